@@ -1,0 +1,1 @@
+"""Raw file -> interactions -> sequences -> batches. Nothing here knows models or training."""

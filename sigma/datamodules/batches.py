@@ -1,0 +1,157 @@
+"""Batches, gathered vectorised from the flat array; no Python runs per sample."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """What a model and the task see of the data.
+
+    Attributes:
+        items: (B, L) int64, left-aligned item ids, 0 is padding.
+        lengths: (B,) int64, real items in each row, at least 1.
+        users: (B,) int64, user index of each row.
+        targets: (M,) int64, item ids to predict (M = B for one target a row).
+        target_rows: (M,) int64, the row each target belongs to.
+        target_columns: (M,) int64, the column whose state predicts it.
+        history_lengths: (B,) int64, length of the whole history, before it was cut to L.
+        seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.
+        seen_items: (S,) int64 items to leave out of that row's ranking.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    users: Tensor
+    targets: Tensor
+    target_rows: Tensor
+    target_columns: Tensor
+    history_lengths: Tensor
+    seen_rows: Tensor
+    seen_items: Tensor
+
+
+class FlatSequences:
+    """The flat arrays as tensors on one device, and the gather that makes batches of them.
+
+    Args:
+        items: (n,) int32 or int64 item ids.
+        offsets: (users + 1,) int64.
+        max_length: L, the number of last items a row may hold.
+    """
+
+    def __init__(self, items: Tensor, offsets: Tensor, max_length: int) -> None:
+        self.items = items
+        self.offsets = offsets
+        self.max_length = max_length
+
+    def batch(self, positions: Tensor, trim: bool = False, mask_history: bool = False) -> Batch:
+        """One row per target position; the input is the last L items before it.
+
+        Args:
+            positions: (B,) int64 target positions.
+            trim: cut the columns to the longest row instead of padding to L.
+            mask_history: fill ``seen_*`` with each row's whole history (the target kept in).
+        """
+        users = torch.searchsorted(self.offsets, positions, right=True) - 1
+        history = positions - self.offsets[users]
+        lengths = history.clamp(max=self.max_length)
+        width = int(lengths.max()) if trim else self.max_length
+        columns = torch.arange(width, device=positions.device)
+        index = (positions - lengths)[:, None] + columns
+        real = columns < lengths[:, None]
+        items = self.items[index.clamp(max=len(self.items) - 1)].long() * real
+        targets = self.items[positions].long()
+        rows = torch.arange(len(positions), device=positions.device)
+        if mask_history:
+            seen_rows = rows.repeat_interleave(history)
+            first = (history.cumsum(0) - history).repeat_interleave(history)
+            within = torch.arange(len(seen_rows), device=positions.device) - first
+            seen_items = self.items[self.offsets[users][seen_rows] + within].long()
+            other = seen_items != targets[seen_rows]  # a repeated target is still to be ranked
+            seen_rows, seen_items = seen_rows[other], seen_items[other]
+        else:
+            seen_rows = seen_items = rows.new_empty(0)
+        return Batch(
+            items, lengths, users, targets, rows, lengths - 1, history, seen_rows, seen_items
+        )
+
+
+class BatchLoader:
+    """An iterable of batches whose order is a pure function of seed and epoch.
+
+    Lightning calls ``set_epoch`` through ``sampler``, and saves ``state_dict`` in checkpoints, so
+    a run resumed in the middle of an epoch goes on with the very next batch.
+
+    Args:
+        data: the flat sequences.
+        positions: (samples,) int64 target positions.
+        batch_size: samples per step over all ranks (the last batch may be smaller).
+        shuffle: draw a new order each epoch.
+        seed: of the shuffle.
+        rank: this process among ``world_size``; every sample goes to exactly one rank.
+        trim: see ``FlatSequences.batch``.
+        mask_history: see ``FlatSequences.batch``.
+    """
+
+    def __init__(
+        self,
+        data: FlatSequences,
+        positions: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        trim: bool = False,
+        mask_history: bool = False,
+    ) -> None:
+        self.data = data
+        self.positions = positions
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.trim = trim
+        self.mask_history = mask_history
+        self.epoch = 0
+        self.position = 0
+        self._resumed = False
+
+    @property
+    def sampler(self) -> "BatchLoader":
+        """Where Lightning looks for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.positions), self.batch_size)
+        # A rest smaller than the number of ranks would leave a rank without a row to step on.
+        return full + (rest >= self.world_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._resumed:
+            self.position = 0
+        self._resumed = False
+        order = self.positions
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = order[torch.randperm(len(order), generator=generator).to(order.device)]
+        while self.position < len(self):
+            start = self.position * self.batch_size
+            chosen = order[start : start + self.batch_size][self.rank :: self.world_size]
+            self.position += 1
+            yield self.data.batch(chosen, self.trim, self.mask_history)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.position = state["position"]
+        self._resumed = True

@@ -1,0 +1,86 @@
+"""Which positions of the flat array are predicted in training, validation and test.
+
+A sample is one position p of ``Sequences.items``: the item at p is the target, and the items of
+the same user before p are the input. No prefix is ever materialised.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigma.datamodules.preprocess import Sequences
+from sigma.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Target positions, each (samples,) int64 and increasing.
+
+    ``train_end[u]`` (users,) is the first position of user u that training must not see.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    train_end: np.ndarray
+
+
+def leave_one_out(data: Sequences) -> Split:
+    """Last item of each user is the test target, the second-last validation, the rest training.
+
+    A user's first sample always trains, as in RecBole: two items give one training sample, three
+    give a training and a test sample.
+    """
+    starts, ends = data.offsets[:-1], data.offsets[1:]
+    samples = ends - starts - 1
+    test = ends[samples >= 2] - 1
+    val = ends[samples >= 3] - 2
+    held_out = np.clip(samples - 1, 0, 2)
+    train_end = ends - held_out
+    is_train = np.ones(len(data.items), dtype=bool)
+    is_train[starts] = False
+    is_train[test] = False
+    is_train[val] = False
+    return Split(np.flatnonzero(is_train), val, test, train_end)
+
+
+def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float = 0.1) -> Split:
+    """Two moments in time cut the data: nothing later than the first is ever trained on.
+
+    The leak-free alternative to leave-one-out: there, one user's training items may be later than
+    another user's test item. The moments are the quantiles of all timestamps such that about
+    ``val_fraction`` and ``test_fraction`` of the interactions lie after them; interactions of the
+    same timestamp always fall on the same side. Every interaction of a period that has a history
+    is a sample of it.
+
+    Raises:
+        UserError: no timestamps, fractions out of range, or a period left empty.
+    """
+    if data.timestamps is None:
+        raise UserError(
+            "dataset.split=global_time needs timestamps, and this data set has none; "
+            "use dataset.split=leave_one_out."
+        )
+    if not (0 < val_fraction and 0 < test_fraction and val_fraction + test_fraction < 1):
+        raise UserError(
+            f"The global-time fractions {val_fraction} and {test_fraction} must be positive and "
+            "sum to less than 1."
+        )
+    times = data.timestamps
+    n = len(times)
+    ordered = np.sort(times)
+    val_from = ordered[int(n * (1 - val_fraction - test_fraction))]
+    test_from = ordered[int(n * (1 - test_fraction))]
+    period = (times >= val_from).astype(np.int8) + (times >= test_from)
+    is_sample = np.ones(n, dtype=bool)
+    is_sample[data.offsets[:-1]] = False
+    cumulative = np.concatenate([[0], np.cumsum(period == 0)])
+    train_end = data.offsets[:-1] + cumulative[data.offsets[1:]] - cumulative[data.offsets[:-1]]
+    split = Split(*(np.flatnonzero(is_sample & (period == k)) for k in range(3)), train_end)
+    for name, positions in (("train", split.train), ("val", split.val), ("test", split.test)):
+        if len(positions) == 0:
+            raise UserError(
+                f"The global-time split leaves no {name} samples; change dataset.val_fraction and "
+                "dataset.test_fraction."
+            )
+    return split
