@@ -1,23 +1,36 @@
 """The machinery every data set shares: find, read, preprocess, cache, split, batch."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
 import torch
 
 from sigma.datamodules.batches import BatchLoader, FlatSequences
-from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.download import Source, download
+from sigma.datamodules.formats import RawData
+from sigma.datamodules.locate import locate, search
 from sigma.datamodules.objectives import NextItem
 from sigma.datamodules.preprocess import Sequences, preprocess
 from sigma.datamodules.splits import Split, global_time, leave_one_out
+from sigma.datamodules.statistics import DatasetStatistics, Expected, describe
 from sigma.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class SequenceDataModule(L.LightningDataModule):
     """Base of every data set; a subclass says only what differs.
 
+    Class attributes a data set sets: ``files``, the names its raw file may have, the best first;
+    ``sources``, where to download it; ``missing``, the sentence for when there are none;
+    ``expected``, the counts it should have.
+
     Args:
-        path: local file or folder with the raw data; None looks in ``root`` and downloads.
+        name: of the data set, as in run folders and tables.
+        path: local file, folder or zip with the raw data, in any format of ``formats.py``; None
+            looks in ``root/<name>`` and downloads into it.
         root: folder of downloads and processed data.
         max_length: L, the number of last items a model sees.
         batch_size: training samples per step, over all processes.
@@ -31,11 +44,22 @@ class SequenceDataModule(L.LightningDataModule):
         mask_history: leave a user's history out of the ranking (the paper does not).
         trim: cut each batch to its longest row (only for models that padding does not change).
         seed: of the training order.
+        columns: names of the ``user``, ``item`` and ``timestamp`` columns of a table; those left
+            out are told from their usual names.
         objective: which samples an epoch holds; None is ``NextItem``.
     """
 
+    files: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+    missing: str = (
+        "The data set {name} is not downloaded by itself; put its file into {folder}, or name a "
+        "local copy with dataset.path=."
+    )
+    expected: Expected | None = None
+
     def __init__(
         self,
+        name: str = "",
         path: str | None = None,
         root: str = "data",
         max_length: int = 50,
@@ -50,9 +74,12 @@ class SequenceDataModule(L.LightningDataModule):
         mask_history: bool = False,
         trim: bool = True,
         seed: int = 2020,
+        columns: Mapping[str, str | None] | None = None,
         objective: NextItem | None = None,
     ) -> None:
         super().__init__()
+        self.name = name or type(self).__name__.lower()
+        self.columns = columns
         self.path = path
         self.root = Path(root)
         self.max_length = max_length
@@ -71,29 +98,58 @@ class SequenceDataModule(L.LightningDataModule):
         self.sequences: Sequences | None = None
         self.split: Split | None = None
 
-    def read(self) -> Interactions:
-        """Raw data -> interactions; the one thing a data set must say."""
-        raise NotImplementedError
+    def raw(self) -> RawData:
+        """The raw file: ``path``, or what lies in ``root/<name>``, or a download into it.
+
+        Raises:
+            UserError: there is none and none can be had; says which file to put where.
+        """
+        folder = self.root / self.name
+        unpack = self.root / "unpacked" / self.name
+        if self.path is not None:
+            return locate(Path(self.path), unpack, self.files, self.columns)
+        if not folder.is_dir() or search(folder, self.files) is None:
+            if not self.sources:
+                raise UserError(self.missing.format(name=self.name, folder=folder.absolute()))
+            download(self.name, self.sources, folder)
+        return locate(folder, unpack, self.files, self.columns)
+
+    def build(self) -> Sequences:
+        """Raw data -> sequences."""
+        return preprocess(
+            self.raw().read(self.columns), self.user_bounds, self.item_bounds, self.drop_duplicates
+        )
+
+    def prepare_data(self) -> None:
+        """Download and process on one process, so that the others find the result."""
+        self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         if self.sequences is not None:
             return
-        self.sequences = preprocess(
-            self.read(), self.user_bounds, self.item_bounds, self.drop_duplicates
-        )
+        sequences = self.build()
         if self.split_name == "leave_one_out":
-            self.split = leave_one_out(self.sequences)
+            self.split = leave_one_out(sequences)
         elif self.split_name == "global_time":
-            self.split = global_time(self.sequences, self.val_fraction, self.test_fraction)
+            self.split = global_time(sequences, self.val_fraction, self.test_fraction)
         else:
             raise UserError(
                 f"Unknown dataset.split '{self.split_name}'; choose leave_one_out or global_time."
             )
+        self.sequences = sequences
         self.flat = FlatSequences(
-            torch.from_numpy(self.sequences.items),
-            torch.from_numpy(self.sequences.offsets),
-            self.max_length,
+            torch.from_numpy(sequences.items), torch.from_numpy(sequences.offsets), self.max_length
         )
+        mismatch = self.statistics.mismatch()
+        if mismatch is not None:
+            log.warning(mismatch)
+
+    @property
+    def statistics(self) -> DatasetStatistics:
+        """Counts of the data after ``setup()``, beside those expected."""
+        assert self.sequences is not None
+        assert self.split is not None
+        return describe(self.name, self.sequences, self.split, self.expected)
 
     @property
     def num_items(self) -> int:
@@ -106,7 +162,8 @@ class SequenceDataModule(L.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def train_dataloader(self) -> BatchLoader:
-        assert self.sequences is not None and self.split is not None
+        assert self.sequences is not None
+        assert self.split is not None
         rank, world_size = self._rank()
         positions = torch.from_numpy(self.objective.train_positions(self.sequences, self.split))
         return BatchLoader(

@@ -61,7 +61,7 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
             "dataset.split=global_time needs timestamps, and this data set has none; "
             "use dataset.split=leave_one_out."
         )
-    if not (0 < val_fraction and 0 < test_fraction and val_fraction + test_fraction < 1):
+    if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
         raise UserError(
             f"The global-time fractions {val_fraction} and {test_fraction} must be positive and "
             "sum to less than 1."

@@ -3,45 +3,60 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from sigma.datamodules.interactions import Interactions, factorize
+from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.readers.columns import IdColumn
+from sigma.datamodules.readers.stream import open_raw, readable
 from sigma.errors import UserError
+
+_TOKENS = 1 << 20  # items held as Python strings at once
 
 
 def read_sequence_text(path: Path) -> Interactions:
     """Read one-user-a-line sequence text.
 
     Raises:
-        UserError: a line without items, or a user on two lines.
+        UserError: a line without items, a user on two lines, or text that is not UTF-8.
     """
-    users: list[str] = []
+    users: dict[str, int] = {}
     lengths: list[int] = []
     tokens: list[str] = []
-    seen: set[str] = set()
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.split()
-            if not fields:
+    items = IdColumn("item", lambda row: str(path))
+    number = 0
+    with readable(path), open_raw(path) as lines:
+        for number, raw in enumerate(lines, start=1):
+            try:
+                user, *rest = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: the bytes are not UTF-8 text; save the file as UTF-8."
+                ) from error
+            except ValueError:  # a blank line
                 continue
-            if len(fields) == 1:
+            if not rest:
                 raise UserError(
-                    f"{path}, line {number}: expected 'user item item …', got only "
-                    f"'{fields[0]}'; add the user's items or remove the line."
+                    f"{path}, line {number}: expected 'user item item …', got only '{user}'; "
+                    "add the user's items or remove the line."
                 )
-            if fields[0] in seen:
+            if users.setdefault(user, len(lengths)) != len(lengths):
                 raise UserError(
-                    f"{path}, line {number}: user '{fields[0]}' stands on an earlier line, too; "
+                    f"{path}, line {number}: user '{user}' stands on an earlier line, too; "
                     "put all items of a user on one line."
                 )
-            seen.add(fields[0])
-            users.append(fields[0])
-            lengths.append(len(fields) - 1)
-            tokens += fields[1:]
-    codes, item_ids = factorize(np.asarray(tokens, dtype=object), "item", str(path))
+            lengths.append(len(rest))
+            tokens += rest
+            if len(tokens) >= _TOKENS:
+                items.add(pa.array(tokens))
+                tokens = []
+    if not lengths:
+        raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
+    items.add(pa.array(tokens, pa.string()))
+    codes, item_ids = items.finish()
     return Interactions(
         users=np.repeat(np.arange(len(users), dtype=np.int32), lengths),
         items=codes,
         timestamps=None,
-        user_ids=np.asarray(users, dtype=object),
+        user_ids=np.array(list(users), dtype=object),
         item_ids=item_ids,
     )

@@ -1,0 +1,164 @@
+"""Which reader a file needs, told from its name and its first line."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.readers import amazon, movielens, sequence_text, table, yelp
+from sigma.datamodules.readers.stream import open_raw, readable
+from sigma.errors import UserError
+
+KNOWN = (
+    "*.inter",
+    "ratings.dat",
+    "u.data",
+    "ratings.csv",
+    "ratings_*.csv",
+    "ratings_*.csv.gz",
+    "reviews_*.json.gz",
+    "reviews_*.json",
+    "yelp_academic_dataset_review.json",
+    "yelp_academic_dataset_review.json.gz",
+    "*.parquet",
+    "*.csv",
+    "*.csv.gz",
+    "*.tsv",
+    "*.txt",
+)
+"""Names of raw files, the most telling first."""
+
+Settings = Mapping[str, str | None] | None
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A file of interactions, the format it is in, and the file of titles beside it."""
+
+    path: Path
+    format: str
+    info: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path] if self.info is None else [self.path, self.info]
+
+    def read(self, columns: Settings = None) -> Interactions:
+        """All interactions in the order of the file; ``columns`` as in ``choose_columns``."""
+        match self.format:
+            case "sequences":
+                return sequence_text.read_sequence_text(self.path)
+            case "recbole":
+                return table.read_recbole(self.path, self.info)
+            case "parquet":
+                return table.read_parquet(self.path, columns)
+            case "csv":
+                return table.read_csv(self.path, columns)
+            case "movielens dat":
+                return movielens.read_ratings_dat(self.path, self.info)
+            case "movielens tab":
+                return movielens.read_u_data(self.path, self.info)
+            case "movielens csv":
+                return movielens.read_ratings_csv(self.path, self.info)
+            case "amazon ratings":
+                return amazon.read_amazon_ratings(self.path, self.info)
+            case "amazon reviews":
+                return amazon.read_amazon_reviews(self.path, self.info)
+            case "yelp":
+                return yelp.read_yelp(self.path, self.info)
+        raise ValueError(f"no reader for {self.format}")
+
+
+def recognise(path: Path, columns: Settings = None) -> RawData:
+    """Tell the format of a file and find its titles.
+
+    Args:
+        path: an existing file.
+        columns: if any is named, text is taken for a table with a header.
+
+    Raises:
+        UserError: no format fits.
+    """
+    name = path.name.removesuffix(".gz").lower()
+    ending = Path(name).suffix
+    named = any((columns or {}).values())
+    if ending in (".parquet", ".pq"):
+        return RawData(path, "parquet")
+    if ending not in (".inter", ".dat", ".data", ".csv", ".tsv", ".txt", ".json", ".jsonl"):
+        raise UserError(
+            f"{path}: the ending '{path.suffix}' is not one of .csv, .tsv, .txt, .json, .dat, "
+            ".data, .inter (these also with .gz), .parquet or .zip; rename or convert the file."
+        )
+    if ending == ".inter":
+        return RawData(path, "recbole", _beside(path, path.with_suffix(".item").name))
+    if ending in (".json", ".jsonl"):
+        return _json_lines(path)
+    delimiter, fields = table.header_fields(path)
+    if fields == [""]:
+        raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
+    if named:
+        return RawData(path, "csv")
+    if "::" in delimiter.join(fields) or ending == ".dat":
+        return RawData(path, "movielens dat", _beside(path, "movies.dat"))
+    if {"userId", "movieId", "timestamp"} <= set(fields):
+        return RawData(path, "movielens csv", _beside(path, "movies.csv"))
+    if ending == ".data":
+        return RawData(path, "movielens tab", _beside(path, "u.item"))
+    if ending == ".txt" and (len(fields) == 1 or _is_number(fields[0])):
+        return RawData(path, "sequences")
+    if delimiter == "," and len(fields) == 4 and all(map(_is_number, fields[2:])):
+        stem = name.removesuffix(".csv").removeprefix("ratings_")
+        meta = _find(path, (f"meta_{_original(path, stem)}.json", "meta_*.json"))
+        return RawData(path, "amazon ratings", meta)
+    return RawData(path, "csv")
+
+
+def _json_lines(path: Path) -> RawData:
+    with readable(path), open_raw(path) as stream:
+        line = stream.readline()
+    if not line.strip():
+        raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
+    try:
+        fields = set(json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}, line 1: not a JSON object ({error}); each line must hold one review."
+        ) from error
+    if {"business_id", "user_id"} <= fields:
+        return RawData(path, "yelp", _find(path, ("yelp_academic_dataset_business.json",)))
+    if {"asin", "reviewerID"} <= fields:
+        return RawData(path, "amazon reviews", _find(path, ("meta_*.json",)))
+    raise UserError(
+        f"{path}: a line of Amazon reviews holds reviewerID, asin and unixReviewTime, one of Yelp "
+        f"user_id, business_id and date, but this file has {', '.join(sorted(map(str, fields)))}; "
+        "convert it to CSV and use dataset=custom."
+    )
+
+
+def _original(path: Path, lowered: str) -> str:
+    """The part of the file's name that ``lowered`` is the lower case of."""
+    start = path.name.lower().find(lowered)
+    return path.name[start : start + len(lowered)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    other = path.with_name(name)
+    return other if other.is_file() else None
+
+
+def _find(path: Path, patterns: tuple[str, ...]) -> Path | None:
+    """The only file beside ``path`` with one of these names, gzipped or not."""
+    for pattern in patterns:
+        found = [*path.parent.glob(pattern), *path.parent.glob(pattern + ".gz")]
+        if len(found) == 1:
+            return found[0]
+    return None

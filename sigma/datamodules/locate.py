@@ -1,0 +1,123 @@
+"""From what ``dataset.path`` names (a file, a folder, a zip) to the raw file to read."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+from sigma.datamodules.formats import KNOWN, RawData, Settings, recognise
+from sigma.errors import UserError
+
+
+def locate(
+    path: Path, unpack: Path, prefer: tuple[str, ...] = (), columns: Settings = None
+) -> RawData:
+    """Find the raw data.
+
+    Args:
+        path: a raw file, a folder that holds one (or a zip of one), or a zip as downloaded.
+        unpack: folder that zips are unpacked into.
+        prefer: names of this data set's files, the best first; then come all known names.
+        columns: see ``recognise``.
+
+    Raises:
+        UserError: nothing there, nothing known there, or several files that could be meant.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"dataset.path={path} does not exist; check the path.")
+    if path.is_dir():
+        found = search(path, prefer)
+        if found is None:
+            names = sorted(p.name for p in path.iterdir())[:8]
+            raise UserError(
+                f"The folder {path} holds no known raw file (such as "
+                f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {', '.join(names) or 'nothing'}."
+            )
+        path = found
+    if path.suffix.lower() == ".zip":
+        found = search(unzip(path, unpack), prefer)
+        if found is None:
+            raise UserError(f"{path} holds no known raw file; unpack it and name the file itself.")
+        path = found
+    return recognise(path, columns)
+
+
+def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
+    """The raw file in a folder (or one level below), else a zip in it, else None.
+
+    Raises:
+        UserError: the folder cannot be listed, or several files fit equally well.
+    """
+    try:
+        here = sorted(p for p in folder.iterdir() if p.is_file())
+        below = sorted(
+            p
+            for d in folder.iterdir()
+            if d.is_dir() and d.name != "__MACOSX"
+            for p in d.iterdir()
+            if p.is_file()
+        )
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be listed ({error.strerror}).") from error
+    for files in (here, below):
+        for pattern in (*prefer, *KNOWN, "*.zip"):
+            fits = [p for p in files if fnmatch(p.name, pattern) and not _is_side_file(p)]
+            if len(fits) > 1 and pattern not in prefer:
+                raise UserError(
+                    f"The folder {folder} holds several files that could be meant: "
+                    f"{', '.join(p.name for p in fits[:8])}; name one with dataset.path=."
+                )
+            if fits:
+                return fits[0]
+    return None
+
+
+def _is_side_file(path: Path) -> bool:
+    """Files that stand beside the interactions and are none."""
+    return path.name.lower() in (
+        "movies.csv",
+        "links.csv",
+        "tags.csv",
+        "genome-scores.csv",
+        "genome-tags.csv",
+        "readme.txt",
+        "checksums.txt",
+        "license.txt",
+    ) or path.name.startswith((".", "meta_"))
+
+
+def unzip(path: Path, into: Path) -> Path:
+    """Unpack an archive once per content, all or nothing; returns the folder.
+
+    Raises:
+        UserError: a damaged archive, a member that leaves the folder, or no room.
+    """
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
+        folder = into / f"{path.stem}-{digest}"
+        if folder.is_dir():
+            return folder
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                if member.startswith("/") or ".." in Path(member).parts:
+                    raise UserError(f"{path} holds the unsafe path '{member}'; fetch it again.")
+            into.mkdir(parents=True, exist_ok=True)
+            partial = tempfile.mkdtemp(prefix=f".{path.stem}-", dir=into)
+            try:
+                archive.extractall(partial)
+                os.chmod(partial, 0o755)
+                os.rename(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise UserError(f"{path} is not a whole zip archive ({error}); fetch it again.") from error
+    except OSError as error:
+        if folder.is_dir():  # another process was first
+            return folder
+        raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
+    return folder

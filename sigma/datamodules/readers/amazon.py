@@ -1,0 +1,76 @@
+"""Amazon reviews of 2014 and 2018: ratings CSV without header, or review JSON lines."""
+
+import ast
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.readers.stream import Columns, open_raw, read_delimited, read_json_lines
+from sigma.datamodules.readers.stream import readable as readable_file
+from sigma.errors import UserError
+
+_SAMPLE = 1000  # lines looked at to tell users from items
+
+
+def read_amazon_ratings(path: Path, meta: Path | None = None) -> Interactions:
+    """Ratings CSV; 2014 is ``user,item,rating,timestamp``, 2018 ``item,user,rating,timestamp``.
+
+    The file does not say which it is, so the ids do: item ids (ASIN) have exactly 10 characters,
+    nearly all user ids have more.
+
+    Raises:
+        UserError: neither column looks like items.
+    """
+    with readable_file(path), open_raw(path) as stream:
+        head = [stream.readline().decode("utf-8", "replace") for _ in range(_SAMPLE)]
+    rows = [fields for fields in csv.reader(head) if len(fields) >= 2]
+    first, second = (sum(len(fields[k].strip()) == 10 for fields in rows) for k in (0, 1))
+    if first == second and rows:
+        raise UserError(
+            f"{path}: cannot tell users from items, as Amazon item ids have 10 characters in one "
+            "of the first two columns only; add a header and use dataset=custom with "
+            "dataset.columns.user= and dataset.columns.item=."
+        )
+    order = ("item", "user") if first > second else ("user", "item")
+    return read_delimited(
+        path,
+        Columns("user", "item", "timestamp"),
+        ",",
+        (*order, "rating", "timestamp"),
+        _titles(meta),
+    )
+
+
+def read_amazon_reviews(path: Path, meta: Path | None = None) -> Interactions:
+    """Review JSON lines with ``reviewerID``, ``asin`` and ``unixReviewTime``."""
+    columns = Columns("reviewerID", "asin", "unixReviewTime")
+    return read_json_lines(path, columns, pa.int64(), _titles(meta))
+
+
+def _titles(path: Path | None) -> pd.DataFrame | None:
+    """Titles by ASIN from ``meta_*.json``; that of 2014 holds Python literals, not JSON."""
+    if path is None:
+        return None
+    titles: dict[str, str] = {}
+    with readable_file(path), open_raw(path) as stream:
+        for number, raw in enumerate(stream, start=1):
+            line = raw.decode("utf-8", "replace").strip()
+            if not line:
+                continue
+            try:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    record = ast.literal_eval(line)
+                if record.get("title"):
+                    titles.setdefault(record["asin"], record["title"])
+            except (ValueError, SyntaxError, KeyError, AttributeError, TypeError) as error:
+                raise UserError(
+                    f"{path}, line {number}: not a product's record ({type(error).__name__}); "
+                    "fetch the file again or remove it to go on without titles."
+                ) from error
+    return pd.DataFrame({"title": pd.Series(titles, dtype=object)})

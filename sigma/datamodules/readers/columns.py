@@ -1,0 +1,197 @@
+"""Columns gathered block by block: raw ids -> int32 codes, raw times -> int64.
+
+A block is one Arrow array, so a file of any size is read with the memory of its codes alone.
+"""
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sigma.errors import UserError
+
+Where = Callable[[int], str]
+"""Row number (from 0, blank lines not counted) -> 'file, line N', for messages."""
+
+_MICRO = 1_000_000
+
+
+class IdColumn:
+    """Codes by first appearance, for ids of any type.
+
+    Args:
+        name: of the column, for messages.
+        where: row -> place, for messages.
+    """
+
+    def __init__(self, name: str, where: Where) -> None:
+        self._name, self._where = name, where
+        self._blocks: list[pa.Array] = []
+        self._rows = 0
+
+    def add(self, values: pa.Array) -> None:
+        """Append one block.
+
+        Raises:
+            UserError: a value is missing, or an id that is a number is not a whole one.
+        """
+        if pa.types.is_floating(values.type):  # what pandas makes of whole numbers with a gap
+            values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        if values.null_count:
+            row = self._rows + pc.index(pc.is_null(values), True).as_py()
+            raise UserError(
+                f"{self._where(row)}: the column '{self._name}' has no value; "
+                "fill it in or remove the row."
+            )
+        if pa.types.is_floating(values.type):
+            whole = pc.equal(pc.floor(values), values)
+            if not pc.all(whole, min_count=0).as_py():
+                row = pc.index(whole, False).as_py()
+                raise UserError(
+                    f"{self._where(self._rows + row)}: the id {values[row]} in the column "
+                    f"'{self._name}' is not a whole number; use whole numbers or text as ids."
+                )
+            values = values.cast(pa.int64())
+        self._rows += len(values)
+        if not pa.types.is_dictionary(values.type):
+            values = values.dictionary_encode()
+        self._blocks.append(values)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """``(codes (n,) int32, raw ids)``; the column is empty afterwards."""
+        if not self._blocks:
+            return np.empty(0, np.int32), np.empty(0, object)
+        column = pa.chunked_array(self._blocks).unify_dictionaries()
+        self._blocks = []
+        ids = column.chunk(0).dictionary.to_numpy(zero_copy_only=False)
+        codes = np.empty(self._rows, np.int32)
+        start = 0
+        for block in column.chunks:
+            codes[start : start + len(block)] = block.indices.to_numpy(zero_copy_only=False)
+            start += len(block)
+        return codes, ids
+
+
+class TimeColumn:
+    """Times as int64, in the unit of the file.
+
+    Whole numbers stay as they are (``881250949.0`` is whole). Dates become seconds since 1970
+    (UTC where no zone is given). If any time of the file has a fraction of a second, all of them
+    become microseconds, rounded, so that the order is kept.
+    """
+
+    def __init__(self, name: str, where: Where) -> None:
+        self._name, self._where = name, where
+        self._blocks: list[tuple[np.ndarray, bool]] = []  # values, in microseconds?
+        self._rows = 0
+        self._dates: bool | None = None
+
+    def add(self, values: pa.Array) -> None:
+        """Append one block.
+
+        Raises:
+            UserError: a time is missing, negative, not readable, or of another kind than before.
+        """
+        if len(values) == 0:
+            return
+        if values.null_count:
+            row = pc.index(pc.is_null(values), True).as_py()
+            raise self._error(row, "is missing")
+        if pa.types.is_null(values.type) or pa.types.is_boolean(values.type):
+            raise self._error(0, f"is of type {values.type}")
+        is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        is_date = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
+        numbers = None if is_date else _numbers(values)
+        if numbers is None:
+            dates = _dates(values)
+            if dates is None:
+                raise (
+                    self._first_bad(values)
+                    if is_text
+                    else self._error(0, f"is of type {values.type}")
+                )
+            numbers = dates
+        is_dates = numbers is not None and (is_date or (is_text and _numbers(values[:1]) is None))
+        if self._dates is None:
+            self._dates = is_dates
+        elif self._dates != is_dates:
+            raise self._error(0, f"({values[0]}) mixes dates with the numbers of other rows")
+        block, micro = numbers
+        if block.min() < 0:
+            row = int(np.argmax(block < 0))
+            raise self._error(row, f"{values[row]} is negative (before 1970)")
+        self._blocks.append((block, micro))
+        self._rows += len(block)
+
+    def finish(self) -> np.ndarray:
+        """Times (n,) int64; the column is empty afterwards."""
+        times = np.empty(self._rows, np.int64)
+        micro = any(unit for _, unit in self._blocks)
+        start = 0
+        for block, unit in self._blocks:
+            times[start : start + len(block)] = block if unit or not micro else block * _MICRO
+            start += len(block)
+        self._blocks = []
+        if micro and not np.any(times % _MICRO):
+            times //= _MICRO
+        return times
+
+    def _first_bad(self, values: pa.Array) -> UserError:
+        dates = _numbers(values[:1]) is None
+        for row in range(len(values)):
+            parsed = _dates(values[row : row + 1]) if dates else _numbers(values[row : row + 1])
+            if parsed is None:
+                return self._error(
+                    row, f"'{values[row]}' is neither a number of seconds nor a date like the rest"
+                )
+        return self._error(0, f"'{values[0]}' is not readable")
+
+    def _error(self, row: int, what: str) -> UserError:
+        return UserError(
+            f"{self._where(self._rows + row)}: the time in the column '{self._name}' {what}; use "
+            "seconds since 1970 or dates such as 2018-10-31 or 2018-10-31 12:00:00."
+        )
+
+
+def _numbers(values: pa.Array) -> tuple[np.ndarray, bool] | None:
+    """``(int64, in microseconds?)``, or None when a value is not a finite number in range."""
+    try:
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            values = pc.utf8_trim_whitespace(values)
+        if not pa.types.is_floating(values.type):
+            return values.cast(pa.int64()).to_numpy(zero_copy_only=False), False
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass
+    try:
+        floats = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    if not np.all(np.isfinite(floats)) or np.abs(floats).max(initial=0) >= 2**63 / _MICRO:
+        whole = np.all(np.isfinite(floats)) and np.abs(floats).max(initial=0) < 2**63
+        return (floats.astype(np.int64), False) if whole else None
+    if np.all(floats == np.floor(floats)):
+        return floats.astype(np.int64), False
+    return np.rint(floats * _MICRO).astype(np.int64), True
+
+
+def _dates(values: pa.Array) -> tuple[np.ndarray, bool] | None:
+    """``(int64 microseconds, True)`` of dates or ISO text, or None when one is not a date."""
+    attempts: tuple[Any, ...] = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
+    for kind in attempts:
+        try:
+            moments = pc.cast(values, kind, safe=False)
+            return moments.cast(pa.int64()).to_numpy(zero_copy_only=False), True
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+    try:  # a mixture of ISO forms that Arrow does not take at once
+        parsed = [datetime.datetime.fromisoformat(str(text)) for text in values]
+    except ValueError:
+        return None
+    zone = datetime.UTC
+    moments = [p if p.tzinfo else p.replace(tzinfo=zone) for p in parsed]
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=zone)
+    step = datetime.timedelta(microseconds=1)
+    return np.array([(m - epoch) // step for m in moments], dtype=np.int64), True

@@ -1,0 +1,156 @@
+"""Tables: a user's own CSV, TSV or Parquet, and RecBole's atomic files."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.readers.columns import IdColumn, TimeColumn
+from sigma.datamodules.readers.stream import Columns, open_raw, read_delimited, readable
+from sigma.errors import UserError
+
+_USUAL = {
+    "user": "user userid uid reviewerid customerid visitorid sessionid",
+    "item": "item itemid iid movieid productid asin parentasin businessid trackid articleid",
+    "timestamp": "timestamp time ts unixreviewtime unixtimestamp date datetime eventtime createdat",
+}
+Column = TypeVar("Column", IdColumn, TimeColumn)
+_BATCH = 1 << 20  # rows of one Parquet column in memory at once
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def choose_columns(
+    found: Iterable[str], wanted: Mapping[str, str | None] | None, path: Path
+) -> Columns:
+    """The columns of users, items and times: those asked for, else those with usual names.
+
+    Raises:
+        UserError: a column asked for is missing, or none has a usual name (times may be absent).
+    """
+    found = list(found)
+    chosen: dict[str, str | None] = {}
+    for role, usual in _USUAL.items():
+        name = (wanted or {}).get(role)
+        if name is not None:
+            if name not in found:
+                raise UserError(
+                    f"{path} has no column '{name}' for dataset.columns.{role}; "
+                    f"it has: {', '.join(found)}."
+                )
+            chosen[role] = name
+            continue
+        names = usual.split()
+        fits = sorted(
+            (c for c in found if _plain(c) in names), key=lambda c: names.index(_plain(c))
+        )
+        chosen[role] = fits[0] if fits else None
+        if not fits and role != "timestamp":
+            raise UserError(
+                f"{path} has no column that looks like the {role} (such as {role}_id); name it "
+                f"with dataset.columns.{role}=, it has: {', '.join(found)}."
+            )
+    user, item, timestamp = chosen["user"] or "", chosen["item"] or "", chosen["timestamp"]
+    if len({user, item, timestamp}) < 3:
+        raise UserError(
+            f"{path}: two of dataset.columns.user ({user}), .item ({item}) and .timestamp "
+            f"({timestamp}) name the same column; name different ones."
+        )
+    return Columns(user, item, timestamp)
+
+
+def header_fields(path: Path, delimiter: str | None = None) -> tuple[str, list[str]]:
+    """``(delimiter, fields of the first line)``; the delimiter is guessed unless given."""
+    with readable(path), open_raw(path) as stream:
+        raw = stream.readline(1 << 20)
+    try:
+        line = raw.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}, line 1: the bytes are not UTF-8 text; save the file as UTF-8, or check that "
+            "its name ends as its format needs (.csv, .csv.gz, .parquet, .zip)."
+        ) from error
+    if delimiter is None:
+        delimiter = max(",\t;|", key=line.count)
+    return delimiter, [field.strip('"') for field in line.split(delimiter)]
+
+
+def read_csv(path: Path, columns: Mapping[str, str | None] | None = None) -> Interactions:
+    """CSV or TSV with a header; ids are kept as text, so that ``007`` is not ``7``."""
+    delimiter, fields = header_fields(path)
+    return read_delimited(path, choose_columns(fields, columns, path), delimiter)
+
+
+def read_parquet(path: Path, columns: Mapping[str, str | None] | None = None) -> Interactions:
+    """Parquet, one column at a time and a batch of it at once."""
+    try:
+        with pq.ParquetFile(path) as file:
+            chosen = choose_columns(file.schema_arrow.names, columns, path)
+            where = lambda row: f"{path}, row {row + 1}"  # noqa: E731
+            users = _parquet_column(file, chosen.user, IdColumn(chosen.user, where))
+            items = _parquet_column(file, chosen.item, IdColumn(chosen.item, where))
+            times = None
+            if chosen.timestamp is not None:
+                times = TimeColumn(chosen.timestamp, where)
+                _parquet_column(file, chosen.timestamp, times)
+            user_codes, user_ids = users.finish()
+            item_codes, item_ids = items.finish()
+            stamps = None if times is None else times.finish()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is not a readable Parquet file ({error}); write or fetch it again."
+        ) from error
+    return Interactions(user_codes, item_codes, stamps, user_ids, item_ids)
+
+
+def _parquet_column(file: pq.ParquetFile, name: str, column: Column) -> Column:
+    for batch in file.iter_batches(_BATCH, columns=[name]):
+        column.add(batch.column(0))
+    return column
+
+
+def read_recbole(path: Path, items: Path | None = None) -> Interactions:
+    """RecBole's ``.inter`` (header ``user_id:token <tab> …``), titles from ``.item``."""
+    _, fields = header_fields(path, "\t")
+    kinds = dict(zip([f.partition(":")[0] for f in fields], fields, strict=True))
+    if any(":" not in field for field in fields):
+        raise UserError(
+            f"{path}: the header of a RecBole atomic file names its fields 'name:type', got "
+            f"'{' '.join(fields)}'; write the types, or name the file .csv or .tsv."
+        )
+    chosen = choose_columns(kinds, None, path)
+    for name in (chosen.user, chosen.item):
+        if kinds[name].endswith("_seq"):
+            raise UserError(
+                f"{path}: the field '{kinds[name]}' holds sequences; use the atomic file with one "
+                "interaction a line."
+            )
+    time = None if chosen.timestamp is None else kinds[chosen.timestamp]
+    columns = Columns(kinds[chosen.user], kinds[chosen.item], time)
+    return read_delimited(path, columns, "\t", None, _recbole_items(items), quoted=False)
+
+
+def _recbole_items(path: Path | None) -> pd.DataFrame | None:
+    if path is None:
+        return None
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, quoting=3, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} is not a RecBole atomic file ({error}); fetch it again or remove it to go on "
+            "without titles."
+        ) from error
+    table.columns = [str(c).partition(":")[0] for c in table.columns]
+    info = pd.DataFrame(index=pd.Index(table.iloc[:, 0]))
+    for name, words in (("title", ("title", "name")), ("genres", ("class", "genre", "categor"))):
+        for column in table.columns[1:]:
+            if name not in info and any(word in column.lower() for word in words):
+                values = table[column].to_numpy(dtype=object)
+                info[name] = values if name == "title" else [v.replace(" ", "|") for v in values]
+    return info

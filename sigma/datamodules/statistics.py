@@ -1,0 +1,77 @@
+"""What a data set holds, and whether it is the vintage the paper used."""
+
+from dataclasses import dataclass
+
+from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.splits import Split
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Counts after filtering that a data set should have; None is not known.
+
+    Attributes:
+        vintage: which release, filtered how; ends a sentence.
+    """
+
+    vintage: str
+    users: int | None = None
+    items: int | None = None
+    interactions: int | None = None
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """Counts of one data set; ``matches`` is None when nothing is expected of it."""
+
+    name: str
+    users: int
+    items: int
+    interactions: int
+    average_length: float
+    sparsity: float
+    train_samples: int
+    val_samples: int
+    test_samples: int
+    expected: Expected | None
+    matches: bool | None
+
+    def mismatch(self) -> str | None:
+        """One sentence when the counts are not those expected, else None."""
+        if self.matches is not False or self.expected is None:
+            return None
+        told = [
+            f"{getattr(self, side):,} {side} instead of {wanted:,}"
+            for side in ("users", "items", "interactions")
+            if (wanted := getattr(self.expected, side)) not in (None, getattr(self, side))
+        ]
+        return (
+            f"{self.name} has {', '.join(told)}, so it is not the expected vintage "
+            f"({self.expected.vintage}); results are not comparable with the paper's."
+        )
+
+
+def describe(
+    name: str, data: Sequences, split: Split, expected: Expected | None
+) -> DatasetStatistics:
+    """Count; sparsity is ``1 - interactions / (users * items)``."""
+    n = len(data.items)
+    counts = {"users": data.num_users, "items": data.num_items, "interactions": n}
+    known = [
+        (side, wanted)
+        for side in counts
+        if expected is not None and (wanted := getattr(expected, side)) is not None
+    ]
+    return DatasetStatistics(
+        name=name,
+        users=data.num_users,
+        items=data.num_items,
+        interactions=n,
+        average_length=n / data.num_users,
+        sparsity=1 - n / (data.num_users * data.num_items),
+        train_samples=len(split.train),
+        val_samples=len(split.val),
+        test_samples=len(split.test),
+        expected=expected,
+        matches=all(counts[side] == wanted for side, wanted in known) if known else None,
+    )
