@@ -8,6 +8,7 @@ import lightning as L
 import torch
 
 from sigma.datamodules.batches import BatchLoader, FlatSequences
+from sigma.datamodules.cache import cache_key, load, save
 from sigma.datamodules.download import Source, download
 from sigma.datamodules.formats import RawData
 from sigma.datamodules.locate import locate, search
@@ -115,10 +116,26 @@ class SequenceDataModule(L.LightningDataModule):
         return locate(folder, unpack, self.files, self.columns)
 
     def build(self) -> Sequences:
-        """Raw data -> sequences."""
-        return preprocess(
-            self.raw().read(self.columns), self.user_bounds, self.item_bounds, self.drop_duplicates
-        )
+        """Raw data -> sequences, from the cache under ``root/processed`` if it holds them."""
+        raw = self.raw()
+        settings = {
+            "format": raw.format,
+            "columns": self.columns,
+            "user_bounds": self.user_bounds,
+            "item_bounds": self.item_bounds,
+            "drop_duplicates": self.drop_duplicates,
+        }
+        key = cache_key(raw.files, settings)
+        cached = self.root / "processed" / f"{self.name}-{key}.npz"
+        sequences = load(cached, key)
+        if sequences is None:
+            interactions = raw.read(self.columns)
+            sequences = preprocess(
+                interactions, self.user_bounds, self.item_bounds, self.drop_duplicates
+            )
+            del interactions
+            save(cached, key, sequences)
+        return sequences
 
     def prepare_data(self) -> None:
         """Download and process on one process, so that the others find the result."""
