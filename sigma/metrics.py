@@ -6,11 +6,13 @@ gives. A NaN score counts as better than the target, a NaN target as worse than 
 never helps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+METRICS = ("hr", "ndcg", "mrr")
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,69 +27,84 @@ def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         score, both int64. The target's rank is uniform on greater + 1 … greater + 1 + ties.
     """
     target_scores = scores.gather(1, targets[:, None] - 1)
-    ties = (scores == target_scores).sum(1)
+    ties = (scores == target_scores).sum(1) - 1
     # Not `scores > target`: a comparison with NaN is false, and NaN must not look good.
     greater = (~(scores <= target_scores)).sum(1)
     broken = target_scores.squeeze(1).isnan()
-    return greater - broken.long(), (ties - 1).clamp(min=0)
+    return torch.where(broken, scores.shape[1] - 1, greater), ties.clamp(min=0)
 
 
-def gain_table(name: str, k: int, device: torch.device | None = None) -> Tensor:
+def gain_table(name: str, k: int) -> Tensor:
     """Cumulated gain (k + 1,) float64: entry i is the sum of the metric's gain at ranks 1 … i.
 
     Args:
         name: ``hr`` (1 in the top k), ``ndcg`` (1 / log2(rank + 1)) or ``mrr`` (1 / rank).
-
-    Raises:
-        ValueError: unknown name, or k < 1.
+        k: cut-off, at least 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    rank = torch.arange(1, k + 1, dtype=torch.float64, device=device)
-    gains = {
-        "hr": torch.ones_like(rank),
-        "ndcg": 1 / torch.log2(rank + 1),
-        "mrr": 1 / rank,
-    }
-    if name not in gains:
-        raise ValueError(f"unknown metric '{name}'; choose from {sorted(gains)}")
-    return torch.cat([rank.new_zeros(1), gains[name].cumsum(0)])
+    rank = torch.arange(1, k + 1, dtype=torch.float64)
+    gain = {"hr": torch.ones_like(rank), "ndcg": 1 / torch.log2(rank + 1), "mrr": 1 / rank}[name]
+    return torch.cat([rank.new_zeros(1), gain.cumsum(0)])
 
 
-class RankMetric(Metric):
-    """Mean of HR, NDCG or MRR at k over samples; exact under ties and distributed evaluation.
+class RankingMetrics(Metric):
+    """Mean HR, NDCG and MRR at every k, overall and by group of history length.
+
+    Exact under ties and under distributed evaluation, as long as every sample reaches exactly one
+    process: sums and counts are added over processes, never means.
 
     Args:
-        name: ``hr``, ``ndcg`` or ``mrr``.
-        k: cut-off.
+        ks: cut-offs, each at least 1.
+        groups: name -> (lower, upper), half open bounds on the history length, None for no bound.
+
+    Raises:
+        ValueError: no cut-off, or one below 1.
     """
 
     full_state_update = False
-    higher_is_better = True
     total: Tensor
     count: Tensor
-    gains: Tensor
 
-    def __init__(self, name: str, k: int) -> None:
+    def __init__(
+        self,
+        ks: Sequence[int] = (5, 10, 20),
+        groups: Mapping[str, Sequence[int | None]] | None = None,
+    ) -> None:
         super().__init__()
-        self.k = k
-        self.register_buffer("gains", gain_table(name, k), persistent=False)
+        if not ks or min(ks) < 1:
+            raise ValueError(f"the cut-offs must be at least 1, got {list(ks)}")
+        self.labels = [f"{name}@{k}" for k in ks for name in METRICS]
+        self.groups = {name: tuple(bounds) for name, bounds in (groups or {}).items()}
+        self.k_max = max(ks)
+        # Beyond its own k a metric gains nothing more, so all share one width.
+        tables = [gain_table(name, k) for k in ks for name in METRICS]
+        widest = [torch.cat([t, t[-1:].expand(self.k_max + 1 - len(t))]) for t in tables]
+        self.register_buffer("gains", torch.stack(widest, dim=1), persistent=False)
         # float64 and integers: the order in which processes are summed cannot show.
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        shape = (1 + len(self.groups), len(self.labels))
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(shape[0], dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, greater: Tensor, ties: Tensor) -> None:
-        """Add samples; ``greater`` and ``ties`` (B,) as from ``target_ranks``."""
-        gained = self.gains[(greater + 1 + ties).clamp(max=self.k)]
-        gained = gained - self.gains[greater.clamp(max=self.k)]
-        self.total += (gained / (ties + 1)).sum()
-        self.count += greater.numel()
+    def update(self, greater: Tensor, ties: Tensor, history_lengths: Tensor) -> None:
+        """Add samples; all (B,) int64, the first two as from ``target_ranks``."""
+        gains = self.get_buffer("gains")
+        gained = gains[(greater + 1 + ties).clamp(max=self.k_max)]
+        gained = gained - gains[greater.clamp(max=self.k_max)]
+        gained = gained / (ties + 1)[:, None]
+        members = [torch.ones_like(greater, dtype=torch.bool)]
+        for lower, upper in self.groups.values():
+            inside = history_lengths >= (0 if lower is None else lower)
+            members.append(inside if upper is None else inside & (history_lengths < upper))
+        member = torch.stack(members)
+        self.total += member.to(gained.dtype) @ gained
+        self.count += member.sum(1)
 
-    def compute(self) -> Tensor:
-        """Mean over samples, NaN where there are none."""
-        return (self.total / self.count).float()
-
-
-def metric_names(ks: Sequence[int]) -> list[tuple[str, str, int]]:
-    """``(label, name, k)`` of every metric, e.g. ``("ndcg@10", "ndcg", 10)``."""
-    return [(f"{name}@{k}", name, k) for k in ks for name in ("hr", "ndcg", "mrr")]
+    def compute(self) -> dict[str, Tensor]:
+        """``{"ndcg@10": …, "short/ndcg@10": …}``; a group without samples is left out."""
+        result = {}
+        for row, group in enumerate(["", *self.groups]):
+            if row and not self.count[row]:
+                continue
+            prefix = f"{group}/" if group else ""
+            for column, label in enumerate(self.labels):
+                result[prefix + label] = (self.total[row, column] / self.count[row]).float()
+        return result

@@ -1,0 +1,86 @@
+"""The paper's stopping rule, the best checkpoint, and the last one for going on after a stop."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+
+
+class PaperEarlyStopping(EarlyStopping):
+    """RecBole's rule: an equal score is an improvement; stops when more than ``patience`` fail.
+
+    Args:
+        monitor: metric, the larger the better.
+        patience: failing validations allowed; the next one stops the run (the 11th for 10).
+    """
+
+    # Private to this class: Lightning's own comparison is strict.
+    mode_dict = {"min": torch.le, "max": torch.ge}  # noqa: RUF012
+
+    def __init__(self, monitor: str = "val/ndcg@10", patience: int = 10) -> None:
+        super().__init__(monitor, mode="max", patience=patience + 1, check_on_train_epoch_end=False)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The best epoch's weights; of equal scores the later one, as in RecBole.
+
+    Args:
+        dirpath: folder of checkpoints.
+        monitor: metric, the larger the better.
+    """
+
+    def __init__(self, dirpath: str, monitor: str = "val/ndcg@10") -> None:
+        super().__init__(
+            dirpath,
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        if current is not None and self.best_model_score is not None:
+            return bool(current >= self.best_model_score)
+        return super().check_monitor_top_k(trainer, current)
+
+
+class LastCheckpoint(Callback):
+    """``last.ckpt``, replaced in one step at each epoch's end and after so many seconds within one.
+
+    A run killed at any moment finds either the older or the newer whole file.
+
+    Args:
+        dirpath: folder of checkpoints.
+        every_seconds: of training between two checkpoints within an epoch.
+    """
+
+    def __init__(self, dirpath: str, every_seconds: float = 60.0) -> None:
+        self.path = Path(dirpath) / "last.ckpt"
+        self.every_seconds = every_seconds
+        self._saved_at = time.monotonic()
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if trainer.fast_dev_run:
+            return
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        # The last batch of an epoch is left to the epoch's end, after validation.
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        if due and not trainer.fit_loop.epoch_loop._is_training_done:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)

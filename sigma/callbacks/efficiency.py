@@ -1,0 +1,84 @@
+"""Time, samples per second and peak memory of a run, added up over stops and resumes."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from sigma.datamodules.batches import Batch
+
+
+class Efficiency(Callback):
+    """Measures training (validation apart), evaluation and memory.
+
+    ``report()`` gives seconds, samples per second of training, and bytes.
+    """
+
+    def __init__(self) -> None:
+        self.train_seconds = 0.0
+        self.train_samples = 0
+        self.eval_seconds = 0.0
+        self.peak_bytes = 0
+        self.sessions = 0
+        self._batch_start = self._eval_start = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        if stage == "fit" and self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.sessions += 1
+
+    def _now(self) -> float:
+        return time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._batch_start = self._now()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, idx: int
+    ) -> None:
+        now = self._now()
+        self.train_seconds += now - self._batch_start
+        self.train_samples += len(batch.targets)
+        self._batch_start = now
+        self._watch_memory()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._eval_start = self._now()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.eval_seconds += self._now() - self._eval_start
+        self._watch_memory()
+
+    def _watch_memory(self) -> None:
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+        else:
+            # Kilobytes on Linux, bytes on macOS.
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        self.peak_bytes = max(self.peak_bytes, peak)
+
+    def report(self) -> dict[str, float]:
+        return {
+            "train_seconds": round(self.train_seconds, 3),
+            "eval_seconds": round(self.eval_seconds, 3),
+            "train_samples": self.train_samples,
+            "train_samples_per_second": round(self.train_samples / max(self.train_seconds, 1e-9), 1),
+            "peak_memory_bytes": self.peak_bytes,
+            "sessions": self.sessions,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("train_seconds", "train_samples", "eval_seconds", "peak_bytes", "sessions")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)

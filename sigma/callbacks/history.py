@@ -1,0 +1,32 @@
+"""Every epoch's numbers, kept through stops: for the result row, curves and tables."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+
+class History(Callback):
+    """``epochs[i]`` holds epoch i's ``epoch``, ``train/loss`` and every ``val/…`` metric."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        values = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(("train/", "val/"))
+        }
+        self.epochs.append({"epoch": trainer.current_epoch, **values})
+
+    def best(self, metric: str = "val/ndcg@10") -> dict[str, float] | None:
+        """The best epoch (the later of equals), or None before any."""
+        valid = [e for e in self.epochs if metric in e]
+        return max(valid, key=lambda e: (e[metric], e["epoch"]), default=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": [dict(e) for e in self.epochs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = state_dict["epochs"]

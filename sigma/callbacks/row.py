@@ -1,0 +1,156 @@
+"""The result row: one small JSON file per run, and the ranks of every user beside it."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from sigma.callbacks.efficiency import Efficiency
+from sigma.callbacks.history import History
+from sigma.task import Ranks
+
+PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "mamba-ssm")
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the code and whether it had uncommitted changes; None where git cannot say."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    info: dict[str, Any] = {"device": device.type, "cpu": platform.processor() or "unknown",
+                            "cores": os.cpu_count(), "threads": torch.get_num_threads()}  # fmt: skip
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                info["cpu"] = line.split(":", 1)[1].strip()
+                break
+    if device.type == "cuda":
+        info["gpu"] = torch.cuda.get_device_name(device)
+    return info
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class ResultRow(Callback):
+    """Writes ``row.json`` and ``ranks.parquet`` into the run's folder when the test has ended.
+
+    The part of the row under ``metrics`` and ``config`` is the same for the same seed, machine and
+    commit; ``efficiency`` is what was measured this time. ``ranks.parquet`` holds for each test
+    sample: user (raw id), target (raw id), history_length, greater, ties (see ``Ranks``).
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self._ranks: list[Ranks] = []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ranks = []
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        self._ranks.append(Ranks(*(x.cpu() for x in outputs)))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fast_dev_run:
+            return
+        ranks = Ranks(*(torch.cat(column) for column in zip(*self._ranks, strict=True)))
+        if trainer.world_size > 1:
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, ranks)
+            ranks = Ranks(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        if not trainer.is_global_zero:
+            return
+        self._write("ranks.parquet", self.ranks_frame(trainer, ranks))
+        self._write("row.json", self.row(trainer))
+
+    def ranks_frame(self, trainer: L.Trainer, ranks: Ranks) -> pd.DataFrame:
+        """One line a test sample, in the order of users."""
+        sequences = trainer.datamodule.sequences  # type: ignore[attr-defined]
+        order = np.lexsort((ranks.history_lengths.numpy(), ranks.users.numpy()))
+        return pd.DataFrame(
+            {
+                "user": [str(u) for u in sequences.user_ids[ranks.users.numpy()[order]]],
+                "target": [str(i) for i in sequences.item_ids[ranks.targets.numpy()[order] - 1]],
+                "history_length": ranks.history_lengths.numpy()[order],
+                "greater": ranks.greater.numpy()[order],
+                "ties": ranks.ties.numpy()[order],
+            }
+        )
+
+    def row(self, trainer: L.Trainer) -> dict[str, Any]:
+        """Everything a table needs to know of this run."""
+        config = json.loads((self.folder / "config.json").read_text())
+        history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
+        efficiency = next(c for c in trainer.callbacks if isinstance(c, Efficiency))  # type: ignore[attr-defined]
+        best = history.best() or {}
+        task = trainer.lightning_module
+        return {
+            "schema": 1,
+            "model": config["model"].get("name"),
+            "dataset": config["dataset"].get("name"),
+            "seed": config["seed"],
+            "metrics": {
+                "val": {k[4:]: v for k, v in best.items() if k.startswith("val/")},
+                "test": {
+                    k[5:]: float(v)
+                    for k, v in trainer.callback_metrics.items()
+                    if k.startswith("test/")
+                },
+            },
+            "best_epoch": best.get("epoch"),
+            "epochs": len(history.epochs),
+            "parameters": sum(p.numel() for p in task.parameters()),
+            "data": getattr(trainer.datamodule, "statistics", None),  # type: ignore[attr-defined]
+            "efficiency": efficiency.report(),
+            "git": git_state(Path(__file__).parents[2]),
+            "versions": versions(),
+            "hardware": hardware(trainer.strategy.root_device),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": config,
+        }
+
+    def _write(self, name: str, content: dict[str, Any] | pd.DataFrame) -> None:
+        """Whole or not at all: a table must never read half a row."""
+        partial = self.folder / f".{name}.partial"
+        if isinstance(content, pd.DataFrame):
+            content.to_parquet(partial, index=False)
+        else:
+            partial.write_text(json.dumps(content, indent=1, sort_keys=True))
+        os.replace(partial, self.folder / name)

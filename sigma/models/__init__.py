@@ -1,0 +1,1 @@
+"""One paper per file: item ids and lengths in, hidden states out."""

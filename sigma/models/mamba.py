@@ -1,0 +1,99 @@
+"""The Mamba block (Mamba-1), with the public parameter names.
+
+Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023.
+
+Symbols: B rows, L positions, D hidden size, d = expand * D inner size, N state size, k convolution
+width, R = rank of the step size's projection.
+
+    x, z = split(X W_in)                                  (B, L, d) each
+    x    = SiLU(causal depthwise convolution of x, width k)
+    Δ', B, C = split(x W_x)                               (B, L, R), (B, L, N), (B, L, N)
+    y    = selective scan(x, Δ' W_dt, A = -exp(A_log), B, C, D) ⊙ SiLU(z)
+    Y    = y W_out                                        (B, L, D)
+
+Parameters have the names and shapes of ``mamba_ssm.Mamba``, so state dicts move both ways.
+Departures: none in the mathematics; initialisation is that of ``mamba_ssm``.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.ops import selective_scan
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Causal depthwise convolution along positions, (B, L, d) -> (B, L, d).
+
+    A sum of shifted products: on the CPU several times faster than a grouped ``conv1d``, which
+    wants channels first.
+
+    Args:
+        x: (B, L, d).
+        weight: (d, 1, k) as ``nn.Conv1d`` holds it; its last tap meets the current position.
+        bias: (d,).
+    """
+    k, length = weight.shape[-1], x.shape[1]
+    padded = F.pad(x, (0, 0, k - 1, 0))
+    y = torch.addcmul(bias, padded[:, :length], weight[:, 0, 0])
+    for tap in range(1, k):
+        y = torch.addcmul(y, padded[:, tap : tap + length], weight[:, 0, tap])
+    return y
+
+
+class Mamba(nn.Module):
+    """One Mamba block, (B, L, D) -> (B, L, D); causal, so padding on the right changes nothing.
+
+    Args:
+        hidden_size: D.
+        state_size: N.
+        conv_width: k.
+        expand: d / D.
+        backend: of the scan, see ``sigma.ops.choose_backend``.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        state_size: int = 32,
+        conv_width: int = 4,
+        expand: int = 2,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        inner = expand * hidden_size
+        self.rank = math.ceil(hidden_size / 16)
+        self.state_size = state_size
+        self.backend = backend
+        self.in_proj = nn.Linear(hidden_size, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, conv_width, groups=inner, padding=conv_width - 1)
+        self.x_proj = nn.Linear(inner, self.rank + 2 * state_size, bias=False)
+        self.dt_proj = nn.Linear(self.rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, state_size + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, hidden_size, bias=False)
+        self._init_step()
+
+    def _init_step(self, low: float = 1e-3, high: float = 0.1) -> None:
+        """Step sizes start log-uniform in [low, high], as in ``mamba_ssm``."""
+        bound = self.rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        step = torch.exp(
+            torch.rand_like(self.dt_proj.bias) * (math.log(high) - math.log(low)) + math.log(low)
+        ).clamp(min=1e-4)
+        with torch.no_grad():  # the inverse of softplus
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        x, z = self.in_proj(states).chunk(2, dim=-1)
+        assert self.conv1d.bias is not None
+        x = F.silu(causal_conv(x, self.conv1d.weight, self.conv1d.bias))
+        sizes = [self.rank, self.state_size, self.state_size]
+        dt, B, C = self.x_proj(x).split(sizes, dim=-1)
+        dt = F.linear(dt, self.dt_proj.weight)  # its bias is added within the scan
+        A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
+        y = selective_scan(x, dt, A, B, C, self.D, z, self.dt_proj.bias, self.backend)
+        return self.out_proj(y)

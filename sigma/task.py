@@ -1,0 +1,125 @@
+"""The only LightningModule: batch -> states -> loss, or ranks and metrics. Knows no model."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from sigma.datamodules.batches import Batch
+from sigma.encoding import target_states
+from sigma.errors import UserError
+from sigma.losses import LOSSES
+from sigma.metrics import RankingMetrics, target_ranks
+
+
+class Ranks(NamedTuple):
+    """What an evaluation step found, each (B,); callbacks read it.
+
+    ``greater`` items score above the target and ``ties`` others equal it.
+    """
+
+    users: Tensor
+    targets: Tensor
+    history_lengths: Tensor
+    greater: Tensor
+    ties: Tensor
+
+
+class SequenceTask(L.LightningModule):
+    """Trains and evaluates any sequence model by full ranking.
+
+    Args:
+        model: maps items (B, L), lengths (B,) to hidden (B, L, D) and has ``logits(states)``.
+        optimizer: builds the optimizer from the parameters.
+        loss: ``cross_entropy`` or ``bpr``.
+        ks: cut-offs of HR, NDCG and MRR.
+        groups: name -> [lower, upper) of the history length, see ``RankingMetrics``.
+        by_length: encode in length groups, for models that padding does not change.
+
+    Raises:
+        UserError: unknown loss or cut-off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        loss: str = "cross_entropy",
+        ks: Sequence[int] = (5, 10, 20),
+        groups: Mapping[str, Sequence[int | None]] | None = None,
+        by_length: bool = True,
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise UserError(f"Unknown loss '{loss}'; choose from {', '.join(sorted(LOSSES))}.")
+        if 10 not in ks or min(ks) < 1:
+            raise UserError(
+                f"task.ks is {list(ks)}; it must hold positive cut-offs and 10, by which the best "
+                "epoch is chosen."
+            )
+        self.model = model
+        self.optimizer = optimizer
+        self.loss = LOSSES[loss]
+        self.by_length = by_length and bool(getattr(model, "padding_invariant", False))
+        self.metrics = nn.ModuleDict(
+            {stage: RankingMetrics(ks, groups) for stage in ("val", "test")}
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters())
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K."""
+        return self.model.logits(states)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        states = target_states(self.model, batch, self.by_length)
+        loss = self.loss(states, batch.targets, self.logits)
+        if not torch.isfinite(loss):
+            raise UserError(self._not_finite(loss.item()))
+        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True,
+                 batch_size=len(batch.targets))  # fmt: skip
+        return loss
+
+    def _not_finite(self, loss: float) -> str:
+        kept = [getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        good = next((path for path in kept if path), None)
+        return (
+            f"The training loss became {loss} at step {self.global_step} (epoch "
+            f"{self.current_epoch}); the last good checkpoint is {good or 'none yet'}. Lower "
+            "task.optimizer.lr or use trainer.precision=32-true."
+        )
+
+    def evaluation_step(self, stage: str, batch: Batch) -> Ranks:
+        """Rank each target among all items and update the metrics of ``stage``."""
+        scores = self.logits(target_states(self.model, batch, self.by_length))
+        if len(batch.seen_rows):
+            scores = scores.index_put(
+                (batch.seen_rows, batch.seen_items - 1), scores.new_tensor(float("-inf"))
+            )
+        greater, ties = target_ranks(scores, batch.targets)
+        self.metrics[stage].update(greater, ties, batch.history_lengths)
+        return Ranks(batch.users, batch.targets, batch.history_lengths, greater, ties)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Ranks:
+        return self.evaluation_step("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Ranks:
+        return self.evaluation_step("test", batch)
+
+    def _log_metrics(self, stage: str) -> None:
+        metrics = self.metrics[stage]
+        for name, value in metrics.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "ndcg@10"))
+        metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, idx: int) -> Any:
+        return Batch(*(x.to(device, non_blocking=True) for x in batch))

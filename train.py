@@ -1,0 +1,62 @@
+"""Train and test one model on one data set: ``python train.py model=sigma dataset=beauty``."""
+
+import logging
+import sys
+
+import hydra
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from sigma.cli import explained, expand_resume
+from sigma.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> float:
+    """Run one configuration from data to result row; returns the best ``val/ndcg@10``."""
+    folder = RunFolder(cfg)
+    if (row := folder.finished_row()) is not None:
+        log.info("This run is finished already: %s", folder.row_path)
+        return float(row["metrics"]["val"]["ndcg@10"])
+    checkpoint = folder.checkpoint_to_resume()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+
+    objective = instantiate(cfg.objective)
+    datamodule = instantiate(cfg.dataset, objective=objective, _convert_="all")
+    datamodule.prepare_data()
+    datamodule.setup()
+    # Seeded again: whether the data came from the cache must not move the initial weights.
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    model = instantiate(cfg.model, num_items=datamodule.num_items, _convert_="all")
+    task = instantiate(cfg.task, model=model, _convert_="all")
+
+    callbacks = list(instantiate(cfg.callbacks, _convert_="all").values())
+    loggers = list(instantiate(cfg.logger, _convert_="all").values())
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    folder.start()
+    trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.test(
+        task,
+        datamodule=datamodule,
+        ckpt_path=None if trainer.fast_dev_run else "best",
+        weights_only=True,
+    )
+    return folder.best_score(trainer)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    OmegaConf.resolve(cfg)
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = expand_resume(sys.argv[1:])
+    with explained():
+        main()
