@@ -79,7 +79,7 @@ class SequenceDataModule(L.LightningDataModule):
         objective: NextItem | None = None,
     ) -> None:
         super().__init__()
-        self.name = name or type(self).__name__.lower()
+        self.name: str = name or type(self).__name__.lower()
         self.columns = columns
         self.path = path
         self.root = Path(root)
@@ -137,6 +137,35 @@ class SequenceDataModule(L.LightningDataModule):
             save(cached, key, sequences)
         return sequences
 
+    def _check_settings(self) -> None:
+        """Settings that would fail late or silently mean something else.
+
+        Raises:
+            UserError: one is out of its range.
+        """
+        for name in ("max_length", "batch_size", "eval_batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"dataset.{name}={value} must be a whole number of at least 1.")
+        for name in ("user_bounds", "item_bounds"):
+            bounds = getattr(self, name)
+            ok = isinstance(bounds, list | tuple) and len(bounds) == 2
+            if not ok or any(b is not None and (type(b) is not int or b < 0) for b in bounds):
+                raise UserError(
+                    f"dataset.{name}={bounds} must be a pair [lower, upper) of whole numbers or "
+                    "null, such as [5,null]."
+                )
+        if self.split_name not in ("leave_one_out", "global_time"):
+            raise UserError(
+                f"Unknown dataset.split '{self.split_name}'; choose leave_one_out or global_time."
+            )
+        unknown = set(self.columns or {}) - {"user", "item", "timestamp"}
+        if unknown:
+            raise UserError(
+                f"Unknown dataset.columns {', '.join(sorted(unknown))}; there are user, item and "
+                "timestamp."
+            )
+
     def prepare_data(self) -> None:
         """Download and process on one process, so that the others find the result."""
         self.setup()
@@ -144,15 +173,12 @@ class SequenceDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.sequences is not None:
             return
+        self._check_settings()
         sequences = self.build()
         if self.split_name == "leave_one_out":
             self.split = leave_one_out(sequences)
-        elif self.split_name == "global_time":
-            self.split = global_time(sequences, self.val_fraction, self.test_fraction)
         else:
-            raise UserError(
-                f"Unknown dataset.split '{self.split_name}'; choose leave_one_out or global_time."
-            )
+            self.split = global_time(sequences, self.val_fraction, self.test_fraction)
         self.sequences = sequences
         self.flat = FlatSequences(
             torch.from_numpy(sequences.items), torch.from_numpy(sequences.offsets), self.max_length

@@ -101,7 +101,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         state.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        state.update(array.reshape(-1).view(np.uint8))
+        state.update(array.reshape(-1).view(np.uint8).data)
     return state.hexdigest()
 
 
@@ -111,10 +111,6 @@ def _pack(arrays: dict[str, np.ndarray], name: str, values: np.ndarray) -> None:
         arrays[name] = values
         return
     texts = [v.encode("utf-8") if isinstance(v, str) else None for v in values]
-    if any(
-        text is None and isinstance(v, bytes | int) for text, v in zip(texts, values, strict=True)
-    ):
-        raise ValueError(f"{name} mixes text with other ids")
     ends = np.cumsum([len(text or b"") for text in texts], dtype=np.int64)
     missing = np.array([text is None for text in texts], dtype=bool)
     arrays[f"{name}.text"] = np.frombuffer(b"".join(t or b"" for t in texts), dtype=np.uint8)

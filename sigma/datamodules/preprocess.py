@@ -81,22 +81,27 @@ def preprocess(
         raise UserError(
             "The data set holds no interactions; check the file dataset.path points at."
         )
-    keep = np.arange(len(data), dtype=np.int64)
-    if drop_duplicates:
-        keep = _first_occurrences(data)
-    keep = _filter(data.users, data.items, keep, user_bounds, item_bounds)
-    if len(keep) == 0:
+    users, items, times = data.users, data.items, data.timestamps
+    # One mask at a time, not lists of indices: at ten million interactions they are what counts.
+    keep = _first_occurrences(data) if drop_duplicates else np.ones(len(users), dtype=bool)
+    while True:
+        if not keep.all():
+            users, items = users[keep], items[keep]
+            times = None if times is None else times[keep]
+        keep = _inside(users, user_bounds)
+        keep &= _inside(items, item_bounds)
+        if keep.all():
+            break
+    if len(users) == 0:
         raise UserError(
             f"No interactions are left after keeping users in {_interval(user_bounds)} and items "
             f"in {_interval(item_bounds)}; lower dataset.user_bounds or dataset.item_bounds."
         )
-    users, kept_users = _densify(data.users[keep])
-    items, kept_items = _densify(data.items[keep])
-    if data.timestamps is not None:
-        order = np.lexsort((data.timestamps[keep], users))
-    else:
-        order = np.argsort(users, kind="stable")
+    users, kept_users = _densify(users)
+    items, kept_items = _densify(items)
     counts = np.bincount(users, minlength=len(kept_users))
+    order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
+    del users
     offsets = np.zeros(len(kept_users) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     item_ids = data.item_ids[kept_items]
@@ -104,9 +109,9 @@ def preprocess(
     if data.item_info is not None:
         info = data.item_info.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
     return Sequences(
-        items=(items + 1)[order],
+        items=items[order] + np.int32(1),
         offsets=offsets,
-        timestamps=None if data.timestamps is None else data.timestamps[keep][order],
+        timestamps=None if times is None else times[order],
         user_ids=data.user_ids[kept_users],
         item_ids=item_ids,
         item_info=info,
@@ -118,45 +123,33 @@ def _interval(bounds: Bounds) -> str:
     return f"[{0 if lower is None else lower}, {'inf' if upper is None else upper})"
 
 
-def _filter(
-    users: np.ndarray,
-    items: np.ndarray,
-    keep: np.ndarray,
-    user_bounds: Bounds,
-    item_bounds: Bounds,
-) -> np.ndarray:
-    """Indices that survive; both sides are counted together and again until nothing changes."""
-
-    def inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
-        counts = np.bincount(codes)
-        lower, upper = bounds
-        good = np.ones(len(counts), dtype=bool)
-        if lower is not None:
-            good &= counts >= lower
-        if upper is not None:
-            good &= counts < upper
-        return good[codes]
-
-    while len(keep):
-        good = inside(users[keep], user_bounds) & inside(items[keep], item_bounds)
-        if good.all():
-            break
-        keep = keep[good]
-    return keep
+def _inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """Mask (n,) of the interactions whose user (or item) has a number of them within bounds."""
+    counts = np.bincount(codes)
+    lower, upper = bounds
+    good = np.ones(len(counts), dtype=bool)
+    if lower is not None:
+        good &= counts >= lower
+    if upper is not None:
+        good &= counts < upper
+    return good[codes]
 
 
 def _first_occurrences(data: Interactions) -> np.ndarray:
-    """Indices, in file order, of each user's earliest interaction with each item."""
+    """Mask (n,) of each user's earliest interaction with each item."""
     pair = data.users.astype(np.int64) * len(data.item_ids) + data.items
-    if data.timestamps is None:
-        return np.sort(np.unique(pair, return_index=True)[1])
-    order = np.argsort(data.timestamps, kind="stable")
-    first = np.unique(pair[order], return_index=True)[1]
-    return np.sort(order[first])
+    order = (
+        np.arange(len(pair))
+        if data.timestamps is None
+        else np.argsort(data.timestamps, kind="stable")
+    )
+    mask = np.zeros(len(pair), dtype=bool)
+    mask[order[np.unique(pair[order], return_index=True)[1]]] = True
+    return mask
 
 
 def _densify(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes renumbered without gaps (their order kept): ``(new codes int32, old code of each)``."""
     used = np.bincount(codes) > 0
-    new = np.cumsum(used, dtype=np.int64) - 1
-    return new[codes].astype(np.int32), np.flatnonzero(used)
+    new = np.cumsum(used, dtype=np.int32) - np.int32(1)
+    return new[codes], np.flatnonzero(used)

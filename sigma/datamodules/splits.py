@@ -76,8 +76,9 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
     is_sample[data.offsets[:-1]] = False
     cumulative = np.concatenate([[0], np.cumsum(period == 0)])
     train_end = data.offsets[:-1] + cumulative[data.offsets[1:]] - cumulative[data.offsets[:-1]]
-    split = Split(*(np.flatnonzero(is_sample & (period == k)) for k in range(3)), train_end)
-    for name, positions in (("train", split.train), ("val", split.val), ("test", split.test)):
+    train, val, test = (np.flatnonzero(is_sample & (period == k)) for k in range(3))
+    split = Split(train, val, test, train_end)
+    for name, positions in (("train", train), ("val", val), ("test", test)):
         if len(positions) == 0:
             raise UserError(
                 f"The global-time split leaves no {name} samples; change dataset.val_fraction and "

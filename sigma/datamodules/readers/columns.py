@@ -38,6 +38,8 @@ class IdColumn:
         Raises:
             UserError: a value is missing, or an id that is a number is not a whole one.
         """
+        if pa.types.is_dictionary(values.type):  # a category's order is not that of the file
+            values = values.dictionary_decode()
         if pa.types.is_floating(values.type):  # what pandas makes of whole numbers with a gap
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         if values.null_count:
@@ -56,9 +58,9 @@ class IdColumn:
                 )
             values = values.cast(pa.int64())
         self._rows += len(values)
-        if not pa.types.is_dictionary(values.type):
-            values = values.dictionary_encode()
-        self._blocks.append(values)
+        if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type)):
+            values = values.cast(pa.string())
+        self._blocks.append(values.dictionary_encode())
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """``(codes (n,) int32, raw ids)``; the column is empty afterwards."""

@@ -175,8 +175,11 @@ class _Lines:
             if not self.delimiter:
                 yield from ((n, [line]) for n, line in enumerate(text, 1) if line.strip())
                 return
-            quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-            rows = csv.reader(text, delimiter=self.delimiter, quoting=quoting)
+            rows = (
+                csv.reader(text, delimiter=self.delimiter)
+                if self.quoted
+                else csv.reader(text, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+            )
             yield from ((rows.line_num, fields) for fields in rows if fields)
 
     def where(self, row: int) -> str:

@@ -1,0 +1,155 @@
+"""Small raw files in the exact official formats, made from one list of interactions."""
+
+import gzip
+import json
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+GENRES = 19
+
+
+class Row(NamedTuple):
+    """One interaction: users and items are numbered from 1, ``time`` is in seconds."""
+
+    user: int
+    item: int
+    time: int
+
+
+def interactions(users: int = 12, items: int = 9, n: int = 150, seed: int = 1) -> list[Row]:
+    """Random rows in no order of time, with ties and repeated pairs."""
+    rng = np.random.default_rng(seed)
+    columns = (rng.integers(1, users + 1, n), rng.integers(1, items + 1, n), rng.integers(0, 60, n))
+    return [Row(int(u), int(i), 964_982_703 + int(t)) for u, i, t in zip(*columns, strict=True)]
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    """Write text, gzipped where the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = text.encode(encoding)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def ml_1m(folder: Path, rows: list[Row]) -> Path:
+    write(folder / "ratings.dat", "".join(f"{u}::{i}::4::{t}\n" for u, i, t in rows))
+    films = "".join(f"{i}::Café {i} (1995)::Comedy|Drama\n" for i in range(1, 50))
+    write(folder / "movies.dat", films, "latin-1")
+    return write(folder / "users.dat", "1::F::1::10::48067\n").parent
+
+
+def ml_100k(folder: Path, rows: list[Row]) -> Path:
+    write(folder / "u.data", "".join(f"{u}\t{i}\t3\t{t}\n" for u, i, t in rows))
+    flags = "|".join("1" if g in (5, 8) else "0" for g in range(GENRES))  # Comedy, Drama
+    film = "{0}|Café {0} (1995)|01-Jan-1995||http://us.imdb.com/{0}|" + flags + "\n"
+    write(folder / "u.item", "".join(film.format(i) for i in range(1, 50)), "latin-1")
+    return folder
+
+
+def ml_csv(folder: Path, rows: list[Row]) -> Path:
+    head = "userId,movieId,rating,timestamp\n"
+    write(folder / "ratings.csv", head + "".join(f"{u},{i},4.0,{t}\n" for u, i, t in rows))
+    films = "".join(f'{i},"Café, the {i} (1995)",Comedy|Drama\n' for i in range(1, 50))
+    write(folder / "movies.csv", "movieId,title,genres\n" + films)
+    write(folder / "links.csv", "movieId,imdbId,tmdbId\n1,0114709,862\n")
+    return write(folder / "tags.csv", "userId,movieId,tag,timestamp\n2,60756,funny,14\n").parent
+
+
+def asin(item: int) -> str:
+    return f"B{item:09d}"
+
+
+def reviewer(user: int) -> str:
+    return f"A{user:012d}"
+
+
+def amazon_2014(path: Path, rows: list[Row]) -> Path:
+    return write(path, "".join(f"{reviewer(u)},{asin(i)},5.0,{t}\n" for u, i, t in rows))
+
+
+def amazon_2018(path: Path, rows: list[Row]) -> Path:
+    return write(path, "".join(f"{asin(i)},{reviewer(u)},5.0,{t}\n" for u, i, t in rows))
+
+
+def amazon_reviews(path: Path, rows: list[Row]) -> Path:
+    records = (
+        {
+            "reviewerID": reviewer(u),
+            "asin": asin(i),
+            "reviewerName": 'J. "Mac"',
+            "helpful": [2, 3],
+            "reviewText": "Fine.\nReally…",
+            "overall": 5.0,
+            "summary": "ok",
+            "unixReviewTime": t,
+            "reviewTime": "09 13, 2009",
+        }
+        for u, i, t in rows
+    )
+    return write(path, "".join(json.dumps(r) + "\n" for r in records))
+
+
+def amazon_meta(path: Path) -> Path:
+    """Product records as of 2014: Python literals, not JSON."""
+    return write(
+        path, "".join(f"{ {'asin': asin(i), 'title': f'Thing {i}'} }\n" for i in range(1, 50))
+    )
+
+
+def yelp(folder: Path, rows: list[Row]) -> Path:
+    reviews, businesses = [], []
+    for k, (u, i, t) in enumerate(rows):
+        date = datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        record = {"review_id": f"r{k}", "user_id": f"u{u}", "business_id": f"b{i}", "stars": 4.0}
+        reviews.append(json.dumps({**record, "useful": 0, "text": "Hm.", "date": date}) + "\n")
+    for i in range(1, 50):
+        record = {"business_id": f"b{i}", "name": f"Café {i}", "categories": "Food, Bars"}
+        businesses.append(json.dumps({**record, "attributes": {"WiFi": "no"}}) + "\n")
+    write(folder / "yelp_academic_dataset_business.json", "".join(businesses))
+    return write(folder / "yelp_academic_dataset_review.json", "".join(reviews)).parent
+
+
+def recbole(folder: Path, name: str, rows: list[Row]) -> Path:
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    lines = "".join(f"{u}\t{i}\t3\t{t}.0\n" for u, i, t in rows)
+    write(folder / f"{name}.inter", head + lines)
+    head = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    lines = "".join(f'{i}\tThe "Café" {i}\t1995\tComedy Drama\n' for i in range(1, 50))
+    return write(folder / f"{name}.item", head + lines).parent
+
+
+def sequence_text(path: Path, rows: list[Row]) -> Path:
+    histories: dict[int, list[Row]] = {}
+    for row in rows:
+        histories.setdefault(row.user, []).append(row)
+    lines = []
+    for user, history in histories.items():
+        ordered = sorted(history, key=lambda row: row.time)
+        lines.append(" ".join(map(str, [user, *(row.item for row in ordered)])))
+    return write(path, "\n".join(lines) + "\n")
+
+
+def csv_table(path: Path, rows: list[Row], header: str = "user_id,item_id,timestamp") -> Path:
+    return write(path, header + "\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+
+
+def parquet(path: Path, rows: list[Row], **columns: pa.Array) -> Path:
+    users, items, times = zip(*rows, strict=True)
+    table = {"user_id": users, "item_id": items, "timestamp": times, **columns}
+    pq.write_table(pa.table({k: v for k, v in table.items() if v is not None}), path)
+    return path
+
+
+def zipped(folder: Path) -> Path:
+    """The folder as its publisher zips it: everything below one folder of the same name."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"{folder.name}/{file.name}")
+    return path

@@ -1,0 +1,92 @@
+"""Splits by hand."""
+
+import numpy as np
+import pytest
+
+from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.splits import global_time, leave_one_out
+from sigma.errors import UserError
+
+
+def sequences(times: list[list[int]]) -> Sequences:
+    """One history per list, its times given; items do not matter here."""
+    lengths = [len(h) for h in times]
+    return Sequences(
+        items=np.ones(sum(lengths), np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        timestamps=np.array([t for h in times for t in h], dtype=np.int64),
+        user_ids=np.arange(len(times)),
+        item_ids=np.arange(1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "train", "val", "test", "train_end"),
+    [
+        (1, [], [], [], 1),
+        (2, [1], [], [], 2),
+        (3, [1], [], [2], 2),
+        (4, [1], [2], [3], 2),
+        (5, [1, 2], [3], [4], 3),
+        (6, [1, 2, 3], [4], [5], 4),
+    ],
+)
+def test_leave_one_out_of_one_user(
+    length: int, train: list[int], val: list[int], test: list[int], train_end: int
+) -> None:
+    split = leave_one_out(sequences([[0] * length]))
+    assert split.train.tolist() == train
+    assert split.val.tolist() == val
+    assert split.test.tolist() == test
+    assert split.train_end.tolist() == [train_end]
+
+
+def test_leave_one_out_of_several_users() -> None:
+    split = leave_one_out(sequences([[0] * n for n in (5, 1, 3, 4, 2)]))
+    # users own 0-4, 5, 6-8, 9-12, 13-14
+    assert split.train.tolist() == [1, 2, 7, 10, 14]
+    assert split.val.tolist() == [3, 11]
+    assert split.test.tolist() == [4, 8, 12]
+    assert split.train_end.tolist() == [3, 6, 8, 11, 15]
+
+
+def test_global_time_by_hand() -> None:
+    # Ten interactions: at fractions .2 and .2 the sixth and eighth in time begin val and test.
+    data = sequences([[0, 3, 6, 9], [1, 2, 4, 7], [5, 8]])
+    split = global_time(data, 0.2, 0.2)
+    assert split.train.tolist() == [1, 5, 6]  # times 3, 2, 4
+    assert split.val.tolist() == [2, 7]  # times 6 and 7; 5 is a first item, of no history
+    assert split.test.tolist() == [3, 9]  # times 9 and 8
+    assert split.train_end.tolist() == [2, 7, 9]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_global_time_never_trains_on_the_later(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = sequences([sorted(rng.integers(0, 50, n).tolist()) for n in rng.integers(1, 12, 60)])
+    assert data.timestamps is not None
+    split = global_time(data, 0.15, 0.2)
+    times = data.timestamps
+    assert times[split.train].max() < times[split.val].min()
+    assert times[split.val].max() < times[split.test].min()
+    every = np.sort(np.concatenate([split.train, split.val, split.test]))
+    assert every.tolist() == sorted(set(range(len(times))) - set(data.offsets[:-1].tolist()))
+    for user, end in enumerate(split.train_end):
+        start, stop = data.offsets[user], data.offsets[user + 1]
+        assert (times[start:end] < times[split.val].min()).all()
+        assert (times[end:stop] >= np.sort(times)[int(len(times) * 0.65)]).all()
+
+
+@pytest.mark.parametrize("fractions", [(0, 0.1), (0.1, 0), (0.5, 0.5), (-0.1, 0.2), (0.1, 1.5)])
+def test_global_time_refuses_fractions_out_of_range(fractions: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="must be positive and sum to less than 1"):
+        global_time(sequences([[0, 1, 2]]), *fractions)
+
+
+def test_global_time_needs_times_and_samples() -> None:
+    data = sequences([[0, 1, 2]])
+    without = Sequences(data.items, data.offsets, None, data.user_ids, data.item_ids)
+    with pytest.raises(UserError, match="needs timestamps"):
+        global_time(without)
+    with pytest.raises(UserError, match="no train samples"):
+        global_time(sequences([[5, 5, 5, 5]]))
