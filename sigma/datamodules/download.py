@@ -1,6 +1,7 @@
 """Public direct downloads: mirrors in turn, checksum, progress bar, and going on where it broke."""
 
 import logging
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,10 @@ def download(
                 folder.mkdir(parents=True, exist_ok=True)
                 downloader = ResumingDownloader(folder / f"{source.file}.part", timeout)
                 path = pooch.retrieve(url, source.checksum, source.file, folder, None, downloader)
+                if source.checksum is None and not _starts_as_named(Path(path)):
+                    Path(path).unlink()
+                    reasons.append(f"{host}: what came is no {Path(path).suffix} file")
+                    continue
                 if source.checksum is None:
                     log.warning(
                         "No checksum is published for %s; its structure is checked instead.",
@@ -127,6 +132,14 @@ def download(
         f"The data set {name} could not be downloaded ({'; '.join(reasons)}); put {files} into "
         f"{folder.absolute()} by hand, or name a local copy with dataset.path=."
     )
+
+
+def _starts_as_named(path: Path) -> bool:
+    """Whether an archive is one, and not the page of a proxy or of a moved site."""
+    if path.suffix == ".zip":
+        return zipfile.is_zipfile(path)
+    with path.open("rb") as stream:
+        return path.suffix != ".gz" or stream.read(2) == b"\x1f\x8b"
 
 
 def _short(error: Exception) -> str:

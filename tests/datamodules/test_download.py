@@ -1,0 +1,198 @@
+"""Downloads from a server on this machine: resume, mirrors, checksums, no network."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sigma.datamodules.download import Source, download
+from sigma.datamodules.ml_latest_small import MLLatestSmall
+from sigma.errors import UserError
+from tests.datamodules import raw_files as raw
+
+CONTENT = bytes(range(256)) * 4000
+SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """A web server whose faults are set by a test."""
+
+    def __init__(self) -> None:
+        self.content = CONTENT
+        self.ranges: list[str | None] = []  # of each request
+        self.break_after: int | None = None  # bytes, of the next request only
+        self.status: int | None = None
+        self.knows_ranges = True
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.answer(self)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/file.bin"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        asked = request.headers.get("Range")
+        self.ranges.append(asked)
+        if self.status is not None:
+            request.send_error(self.status)
+            return
+        start = 0
+        if asked is not None and self.knows_ranges:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(self.content):
+                request.send_response(416)
+                request.send_header("Content-Range", f"bytes */{len(self.content)}")
+                request.end_headers()
+                return
+        request.send_response(206 if start else 200)
+        request.send_header("Content-Length", str(len(self.content) - start))
+        request.end_headers()
+        end = len(self.content) if self.break_after is None else start + self.break_after
+        self.break_after = None
+        request.wfile.write(self.content[start:end])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    yield one
+    one.http.shutdown()
+    one.http.server_close()
+
+
+def fetch(folder: Path, *urls: str, checksum: str | None = SHA) -> Path:
+    return download("toy", (Source("file.bin", urls, checksum),), folder, timeout=5)
+
+
+def test_download(server: Server, tmp_path: Path) -> None:
+    path = fetch(tmp_path / "toy", server.url)
+    assert path == tmp_path / "toy" / "file.bin"
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+    fetch(tmp_path / "toy", server.url)
+    assert server.ranges == [None]  # what is there is not fetched again
+
+
+def test_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.break_after = 300_000
+    with pytest.raises(UserError, match="could not be downloaded"):
+        fetch(tmp_path, server.url)
+    kept = (tmp_path / "file.bin.part").stat().st_size
+    assert 0 < kept <= 300_000
+    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
+    assert server.ranges == [None, f"bytes={kept}-"]
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_mirror_goes_on_where_the_first_broke(server: Server, tmp_path: Path) -> None:
+    server.break_after = 500_000
+    path = fetch(tmp_path, server.url, server.url + "?mirror")
+    assert path.read_bytes() == CONTENT
+    assert server.ranges[1] is not None
+
+
+def test_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.bin.part").write_bytes(CONTENT[:1000])
+    server.knows_ranges = False
+    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
+
+
+def test_part_that_is_whole_already(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.bin.part").write_bytes(CONTENT)
+    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
+
+
+def test_part_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.bin.part").write_bytes(CONTENT + b"more")
+    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
+
+
+def test_part_of_another_file_is_found_out_and_fetched_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.bin.part").write_bytes(b"x" * 1000)
+    assert fetch(tmp_path, server.url, server.url).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_dead_mirror_is_passed_over(server: Server, tmp_path: Path, status: int) -> None:
+    bad = Server()
+    bad.status = status
+    assert fetch(tmp_path, bad.url, server.url).read_bytes() == CONTENT
+    bad.http.shutdown()
+    bad.http.server_close()
+    assert fetch(tmp_path / "b", bad.url, server.url).read_bytes() == CONTENT  # no one listens
+
+
+def test_wrong_checksum_is_refused(server: Server, tmp_path: Path) -> None:
+    server.content = b"<html>moved</html>"
+    with pytest.raises(UserError, match=r"checksum of file\.bin is wrong.*put file\.bin into"):
+        fetch(tmp_path, server.url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_checksum_at_one_mirror_leaves_the_next(server: Server, tmp_path: Path) -> None:
+    bad = Server()
+    bad.content = b"<html>moved</html>"
+    assert fetch(tmp_path, bad.url, server.url).read_bytes() == CONTENT
+    bad.http.shutdown()
+    bad.http.server_close()
+
+
+def test_second_source_is_used_when_the_first_cannot_be_had(server: Server, tmp_path: Path) -> None:
+    sources = (
+        Source("first.bin", ("http://127.0.0.1:9/first.bin",), SHA),
+        Source("second.bin", (server.url,), SHA),
+    )
+    assert download("toy", sources, tmp_path).name == "second.bin"
+
+
+def test_no_network_says_which_file_to_put_where(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        fetch(tmp_path / "toy", "http://127.0.0.1:9/a", "http://nowhere.invalid/a")
+    assert str(error.value) == (
+        "The data set toy could not be downloaded (127.0.0.1:9: no connection; nowhere.invalid: "
+        f"no connection); put file.bin into {tmp_path / 'toy'} by hand, or name a local copy with "
+        "dataset.path=."
+    )
+
+
+def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    raw.write(tmp_path / "toy", "a file")
+    with pytest.raises(UserError, match=r"could not be written.*dataset\.root"):
+        fetch(tmp_path / "toy", server.url)
+
+
+class Films(MLLatestSmall):
+    """The data set at the test's own server."""
+
+
+def test_data_set_downloads_unpacks_and_reads(server: Server, tmp_path: Path) -> None:
+    zipped = raw.zipped(raw.ml_csv(tmp_path / "ml-latest-small", raw.interactions()))
+    server.content = zipped.read_bytes()
+    Films.sources = (Source("ml-latest-small.zip", (server.url,)),)
+    for _ in range(2):
+        data = Films(name="films", root=str(tmp_path / "root"))
+        data.prepare_data()
+        data.setup()
+        assert data.sequences is not None
+        assert "Café" in data.sequences.title(1)
+    assert len(server.ranges) == 1
+    assert (tmp_path / "root" / "films" / "ml-latest-small.zip").exists()
+
+
+def test_download_that_is_no_archive(server: Server, tmp_path: Path) -> None:
+    server.content = b"<html>moved</html>"
+    Films.sources = (Source("ml-latest-small.zip", (server.url,)),)
+    with pytest.raises(UserError, match=r"what came is no \.zip file"):
+        Films(name="films", root=str(tmp_path)).setup()
+    assert list((tmp_path / "films").iterdir()) == []
