@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.cli import explained, expand_resume
+from sigma.cli import expand_resume, explained
 from sigma.runs import RunFolder
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def train(cfg: DictConfig) -> float:
     # Seeded again: whether the data came from the cache must not move the initial weights.
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     model = instantiate(cfg.model, num_items=datamodule.num_items, _convert_="all")
+    datamodule.trim &= model.padding_invariant
     task = instantiate(cfg.task, model=model, _convert_="all")
 
     callbacks = list(instantiate(cfg.callbacks, _convert_="all").values())

@@ -70,7 +70,9 @@ class Efficiency(Callback):
             "train_seconds": round(self.train_seconds, 3),
             "eval_seconds": round(self.eval_seconds, 3),
             "train_samples": self.train_samples,
-            "train_samples_per_second": round(self.train_samples / max(self.train_seconds, 1e-9), 1),
+            "train_samples_per_second": round(
+                self.train_samples / max(self.train_seconds, 1e-9), 1
+            ),
             "peak_memory_bytes": self.peak_bytes,
             "sessions": self.sessions,
         }

@@ -42,7 +42,9 @@ class RandomState(Callback):
         state, self._restored = self._restored, None
         torch.set_rng_state(state["torch"].cpu())
         kind, keys, position, has_gauss, gauss = state["numpy"]
-        np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
+        np.random.set_state(
+            (kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss)
+        )
         version, numbers, following = state["python"]
         random.setstate((version, tuple(numbers), following))
         if "cuda" in state and torch.cuda.is_available():

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -137,7 +138,7 @@ class ResultRow(Callback):
             "best_epoch": best.get("epoch"),
             "epochs": len(history.epochs),
             "parameters": sum(p.numel() for p in task.parameters()),
-            "data": getattr(trainer.datamodule, "statistics", None),  # type: ignore[attr-defined]
+            "data": asdict(trainer.datamodule.statistics),  # type: ignore[attr-defined]
             "efficiency": efficiency.report(),
             "git": git_state(Path(__file__).parents[2]),
             "versions": versions(),

@@ -1,6 +1,7 @@
 """Batches, gathered vectorised from the flat array; no Python runs per sample."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -82,7 +83,7 @@ class FlatSequences:
 class BatchLoader:
     """An iterable of batches whose order is a pure function of seed and epoch.
 
-    Lightning calls ``set_epoch`` through ``sampler``, and saves ``state_dict`` in checkpoints, so
+    Lightning calls ``set_epoch`` through ``batch_sampler``, and saves ``state_dict`` in checkpoints, so
     a run resumed in the middle of an epoch goes on with the very next batch.
 
     Args:
@@ -122,9 +123,9 @@ class BatchLoader:
         self._resumed = False
 
     @property
-    def sampler(self) -> "BatchLoader":
-        """Where Lightning looks for ``set_epoch``."""
-        return self
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for ``set_epoch`` (a ``sampler`` here would be taken as torch's)."""
+        return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

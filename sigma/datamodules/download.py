@@ -8,6 +8,7 @@ from typing import Any
 
 import pooch
 import requests
+from filelock import FileLock
 from tqdm import tqdm
 
 from sigma.errors import UserError
@@ -107,7 +108,11 @@ def download(
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 downloader = ResumingDownloader(folder / f"{source.file}.part", timeout)
-                path = pooch.retrieve(url, source.checksum, source.file, folder, None, downloader)
+                # Of several processes one downloads; the others wait and find the file.
+                with FileLock(folder / f".{source.file}.lock"):
+                    path = pooch.retrieve(
+                        url, source.checksum, source.file, folder, None, downloader
+                    )
                 if source.checksum is None and not _starts_as_named(Path(path)):
                     Path(path).unlink()
                     reasons.append(f"{host}: what came is no {Path(path).suffix} file")

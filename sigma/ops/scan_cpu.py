@@ -89,12 +89,21 @@ def native_library() -> ctypes.CDLL | None:
     if compiler is None or platform.system() != "Linux":
         return None
     source = Path(__file__).with_name("scan_kernel.c")
-    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-mprefer-vector-width=512"]
+    flags = [
+        "-O3",
+        "-march=native",
+        "-ffast-math",
+        "-fopenmp",
+        "-fPIC",
+        "-mprefer-vector-width=512",
+    ]
     if platform.machine() != "x86_64":
         flags.pop()
     try:
         processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-        processor = "".join(s for s in processor.splitlines() if s.startswith(("flags", "Features")))
+        processor = "".join(
+            s for s in processor.splitlines() if s.startswith(("flags", "Features"))
+        )
         key = hashlib.sha256(
             source.read_bytes() + repr((compiler, flags, processor)).encode()
         ).hexdigest()[:16]

@@ -75,11 +75,26 @@ def fetch(folder: Path, *urls: str, checksum: str | None = SHA) -> Path:
     return download("toy", (Source("file.bin", urls, checksum),), folder, timeout=5)
 
 
+def visible(folder: Path) -> list[str]:
+    """Names in a folder, without the locks."""
+    return [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+
+
+def test_processes_that_download_at_once(server: Server, tmp_path: Path) -> None:
+    threads = [threading.Thread(target=fetch, args=(tmp_path, server.url)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert len(server.ranges) == 1
+
+
 def test_download(server: Server, tmp_path: Path) -> None:
     path = fetch(tmp_path / "toy", server.url)
     assert path == tmp_path / "toy" / "file.bin"
     assert path.read_bytes() == CONTENT
-    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+    assert visible(path.parent) == ["file.bin"]
     fetch(tmp_path / "toy", server.url)
     assert server.ranges == [None]  # what is there is not fetched again
 
@@ -92,7 +107,7 @@ def test_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path
     assert 0 < kept <= 300_000
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={kept}-"]
-    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+    assert visible(tmp_path) == ["file.bin"]
 
 
 def test_mirror_goes_on_where_the_first_broke(server: Server, tmp_path: Path) -> None:
@@ -137,7 +152,7 @@ def test_wrong_checksum_is_refused(server: Server, tmp_path: Path) -> None:
     server.content = b"<html>moved</html>"
     with pytest.raises(UserError, match=r"checksum of file\.bin is wrong.*put file\.bin into"):
         fetch(tmp_path, server.url)
-    assert list(tmp_path.iterdir()) == []
+    assert visible(tmp_path) == []
 
 
 def test_wrong_checksum_at_one_mirror_leaves_the_next(server: Server, tmp_path: Path) -> None:
@@ -195,4 +210,4 @@ def test_download_that_is_no_archive(server: Server, tmp_path: Path) -> None:
     Films.sources = (Source("ml-latest-small.zip", (server.url,)),)
     with pytest.raises(UserError, match=r"what came is no \.zip file"):
         Films(name="films", root=str(tmp_path)).setup()
-    assert list((tmp_path / "films").iterdir()) == []
+    assert visible(tmp_path / "films") == []

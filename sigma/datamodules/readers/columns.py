@@ -57,9 +57,15 @@ class IdColumn:
                     f"'{self._name}' is not a whole number; use whole numbers or text as ids."
                 )
             values = values.cast(pa.int64())
-        self._rows += len(values)
         if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type)):
-            values = values.cast(pa.string())
+            try:
+                values = values.cast(pa.string())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise UserError(
+                    f"{self._where(self._rows)}: the column '{self._name}' is of type "
+                    f"{values.type}; use whole numbers or text as ids."
+                ) from error
+        self._rows += len(values)
         self._blocks.append(values.dictionary_encode())
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
@@ -99,32 +105,28 @@ class TimeColumn:
         """
         if len(values) == 0:
             return
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         if values.null_count:
             row = pc.index(pc.is_null(values), True).as_py()
             raise self._error(row, "is missing")
-        if pa.types.is_null(values.type) or pa.types.is_boolean(values.type):
-            raise self._error(0, f"is of type {values.type}")
         is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
         is_date = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
-        numbers = None if is_date else _numbers(values)
-        if numbers is None:
-            dates = _dates(values)
-            if dates is None:
-                raise (
-                    self._first_bad(values)
-                    if is_text
-                    else self._error(0, f"is of type {values.type}")
-                )
-            numbers = dates
-        is_dates = numbers is not None and (is_date or (is_text and _numbers(values[:1]) is None))
-        if self._dates is None:
-            self._dates = is_dates
-        elif self._dates != is_dates:
-            raise self._error(0, f"({values[0]}) mixes dates with the numbers of other rows")
-        block, micro = numbers
+        is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+        if not (is_text or is_date or is_number):
+            raise self._error(0, f"is of type {values.type}")
+        dates = is_date or (is_text and _numbers(values[:1]) is None)
+        read = _dates(values) if dates else _numbers(values)
+        if read is None:
+            raise self._first_bad(values, dates)
+        if self._dates not in (None, dates):
+            raise self._error(0, "mixes dates with numbers", values)
+        self._dates = dates
+        block, micro = read
         if block.min() < 0:
-            row = int(np.argmax(block < 0))
-            raise self._error(row, f"{values[row]} is negative (before 1970)")
+            raise self._error(int(np.argmax(block < 0)), "is before 1970", values)
         self._blocks.append((block, micro))
         self._rows += len(block)
 
@@ -141,20 +143,16 @@ class TimeColumn:
             times //= _MICRO
         return times
 
-    def _first_bad(self, values: pa.Array) -> UserError:
-        dates = _numbers(values[:1]) is None
-        for row in range(len(values)):
-            parsed = _dates(values[row : row + 1]) if dates else _numbers(values[row : row + 1])
-            if parsed is None:
-                return self._error(
-                    row, f"'{values[row]}' is neither a number of seconds nor a date like the rest"
-                )
-        return self._error(0, f"'{values[0]}' is not readable")
+    def _first_bad(self, values: pa.Array, dates: bool) -> UserError:
+        read = _dates if dates else _numbers
+        row = next((r for r in range(len(values)) if read(values[r : r + 1]) is None), 0)
+        return self._error(row, f"is not a {'date' if dates else 'number'} like the rest", values)
 
-    def _error(self, row: int, what: str) -> UserError:
+    def _error(self, row: int, what: str, values: pa.Array | None = None) -> UserError:
+        shown = "" if values is None else f" '{values[row]}'"
         return UserError(
-            f"{self._where(self._rows + row)}: the time in the column '{self._name}' {what}; use "
-            "seconds since 1970 or dates such as 2018-10-31 or 2018-10-31 12:00:00."
+            f"{self._where(self._rows + row)}: the time{shown} in the column '{self._name}' "
+            f"{what}; use seconds since 1970 or dates such as 2018-10-31 or 2018-10-31 12:00:00."
         )
 
 

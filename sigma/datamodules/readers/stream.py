@@ -117,11 +117,8 @@ def read_json_lines(
             blocks = pa.json.open_json(
                 stream, pa.json.ReadOptions(block_size=_BLOCK), parse_options=options
             )
-        except pa.ArrowInvalid as error:
-            raise text.diagnose_json(error, schema) from error
-        try:
             return _gather(blocks, columns, text, item_info, None)
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             raise text.diagnose_json(error, schema) from error
 
 

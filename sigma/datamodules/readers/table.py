@@ -62,6 +62,9 @@ def choose_columns(
             f"{path}: two of dataset.columns.user ({user}), .item ({item}) and .timestamp "
             f"({timestamp}) name the same column; name different ones."
         )
+    for name in (user, item, timestamp):
+        if found.count(name or "") > 1:
+            raise UserError(f"{path} has several columns '{name}'; give each a name of its own.")
     return Columns(user, item, timestamp)
 
 

@@ -1,0 +1,169 @@
+"""SIGMA: Selective Gated Mamba for Sequential Recommendation.
+
+Liu et al., AAAI 2025. Equation numbers are the paper's.
+
+Symbols: B rows, L positions, n_u true length of a row, D hidden size, K items, r items the partial
+flip keeps in place.
+
+    H0  = dropout, layer norm of item embeddings                                  (1)
+    H0f = H0 with its first n_u - r real items reversed                           (2)
+    M   = G(H0) ⊙ Mamba(H0) + G(H0f) ⊙ Mamba(H0f)                                 (3)
+    G   = SiLU(g) + sigmoid(g),  g = Conv1d(H0 W1 + b1) W2 + b2                   (4-6)
+    F   = GRU(Conv1d(H0))                                                         (7)
+    Z   = (a1 M + a2 F) W3 + b3                                                   (8, 9)
+    R   = LayerNorm(Z + GELU(Z W4 + b4) W5 + b5)                                  (10)
+    score of item k = R[n_u] · E[k]                                               (11)
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.models.layers import CausalConv1d
+
+
+def partial_flip(lengths: Tensor, width: int, keep: int) -> Tensor:
+    """Where each position of the partially flipped sequence reads from, (B, L) int64 (eq. 2).
+
+    Of a row with n real items the first n - keep are reversed; the last ``keep`` and the padding
+    stay. A row of at most ``keep`` items is not flipped at all.
+
+    Args:
+        lengths: (B,) real items.
+        width: L.
+        keep: r.
+    """
+    last = (lengths - keep).clamp(min=0)[:, None] - 1
+    position = torch.arange(width, device=lengths.device)
+    return torch.where(position <= last, last - position, position)
+
+
+class DenseSelectiveGate(nn.Module):
+    """G(H) of eq. 4-6, (B, L, D) -> (B, L, D).
+
+    Args:
+        size: D.
+        conv_width: of Conv1d.
+    """
+
+    def __init__(self, size: int, conv_width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(size, size)
+        self.conv = CausalConv1d(size, conv_width)
+        self.outer = nn.Linear(size, size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        g = self.outer(self.conv(self.inner(states)))
+        return F.silu(g) + torch.sigmoid(g)
+
+
+class SigmaLayer(nn.Module):
+    """One G-Mamba block and its PFFN (eq. 2-10); arguments as ``Sigma``."""
+
+    def __init__(
+        self,
+        size: int,
+        dropout: float,
+        keep: int,
+        flip: bool,
+        gate: bool,
+        gru: bool,
+        shared_mamba: bool,
+        conv_width: int,
+        mamba: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__()
+        self.keep = keep
+        self.flip = flip
+        self.mamba = mamba(size)
+        self.flipped_mamba = None if shared_mamba else mamba(size)
+        self.gate = DenseSelectiveGate(size, conv_width) if gate else None
+        self.conv = CausalConv1d(size, conv_width) if gru else None
+        self.gru = nn.GRU(size, size, batch_first=True) if gru else None
+        self.mix_mamba = nn.Parameter(torch.tensor(0.5))
+        self.mix_gru = nn.Parameter(torch.tensor(0.5)) if gru else None
+        self.mixed = nn.Linear(size, size)
+        self.mixed_norm = nn.LayerNorm(size)
+        self.widen = nn.Linear(size, 4 * size)
+        self.narrow = nn.Linear(4 * size, size)
+        self.norm = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, D), (B,) -> (B, L, D)."""
+        index = partial_flip(lengths, states.shape[1], self.keep)
+        flipped = states.gather(1, index[:, :, None].expand_as(states)) if self.flip else states
+        forward = self.mamba(states)
+        backward = (self.flipped_mamba or self.mamba)(flipped)
+        if self.gate is not None:
+            forward = forward + self.gate(states) * forward
+            backward = backward + self.gate(flipped) * backward
+        mixed = self.mix_mamba * (forward + backward)
+        if self.gru is not None and self.conv is not None:
+            mixed = mixed + self.mix_gru * self.gru(self.conv(states))[0]
+        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)))
+        wide = self.dropout(F.gelu(self.widen(mixed)))
+        return self.norm(mixed + self.dropout(self.narrow(wide)))
+
+
+class Sigma(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        mamba: hidden size -> Mamba block.
+        hidden_size: D.
+        num_layers: stacked layers.
+        dropout: probability.
+        r: items the partial flip keeps in place; at least L means no flip, 0 a whole flip.
+        partial_flip: False reads the unflipped sequence twice (ablation).
+        gate: False combines the two directions linearly (ablation).
+        gru: False leaves the FE-GRU out (ablation).
+        shared_mamba: one Mamba for both directions.
+        conv_width: of the convolutions in gate and FE-GRU.
+        name: what tables call the model.
+    """
+
+    padding_invariant = True
+
+    def __init__(
+        self,
+        num_items: int,
+        mamba: Callable[[int], nn.Module],
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.3,
+        r: int = 5,
+        partial_flip: bool = True,
+        gate: bool = True,
+        gru: bool = True,
+        shared_mamba: bool = True,
+        conv_width: int = 3,
+        name: str = "sigma",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = nn.Embedding(num_items + 1, hidden_size, padding_idx=0)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            SigmaLayer(
+                hidden_size, dropout, r, partial_flip, gate, gru, shared_mamba, conv_width, mamba
+            )
+            for _ in range(num_layers)
+        )
+        nn.init.normal_(self.items.weight, std=0.02)
+        with torch.no_grad():
+            self.items.weight[0] = 0
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(items)))
+        for layer in self.layers:
+            states = layer(states, lengths)
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K (eq. 11)."""
+        return states @ self.items.weight[1:].T
