@@ -14,6 +14,8 @@ from sigma.datamodules.formats import RawData
 from sigma.datamodules.locate import locate, search
 from sigma.datamodules.objectives import NextItem
 from sigma.datamodules.preprocess import Sequences, preprocess
+from sigma.datamodules.readers.lines import readable
+from sigma.datamodules.settings import check_settings
 from sigma.datamodules.splits import Split, global_time, leave_one_out
 from sigma.datamodules.statistics import DatasetStatistics, Expected, describe
 from sigma.errors import UserError
@@ -125,7 +127,8 @@ class SequenceDataModule(L.LightningDataModule):
             "item_bounds": self.item_bounds,
             "drop_duplicates": self.drop_duplicates,
         }
-        key = cache_key(raw.files, settings)
+        with readable(raw.path):
+            key = cache_key(raw.files, settings)
         cached = self.root / "processed" / f"{self.name}-{key}.npz"
         sequences = load(cached, key)
         if sequences is None:
@@ -137,35 +140,6 @@ class SequenceDataModule(L.LightningDataModule):
             save(cached, key, sequences)
         return sequences
 
-    def _check_settings(self) -> None:
-        """Settings that would fail late or silently mean something else.
-
-        Raises:
-            UserError: one is out of its range.
-        """
-        for name in ("max_length", "batch_size", "eval_batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"dataset.{name}={value} must be a whole number of at least 1.")
-        for name in ("user_bounds", "item_bounds"):
-            bounds = getattr(self, name)
-            ok = isinstance(bounds, list | tuple) and len(bounds) == 2
-            if not ok or any(b is not None and (type(b) is not int or b < 0) for b in bounds):
-                raise UserError(
-                    f"dataset.{name}={bounds} must be a pair [lower, upper) of whole numbers or "
-                    "null, such as [5,null]."
-                )
-        if self.split_name not in ("leave_one_out", "global_time"):
-            raise UserError(
-                f"Unknown dataset.split '{self.split_name}'; choose leave_one_out or global_time."
-            )
-        unknown = set(self.columns or {}) - {"user", "item", "timestamp"}
-        if unknown:
-            raise UserError(
-                f"Unknown dataset.columns {', '.join(sorted(unknown))}; there are user, item and "
-                "timestamp."
-            )
-
     def prepare_data(self) -> None:
         """Download and process on one process, so that the others find the result."""
         self.setup()
@@ -173,12 +147,17 @@ class SequenceDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.sequences is not None:
             return
-        self._check_settings()
+        check_settings(self)
         sequences = self.build()
         if self.split_name == "leave_one_out":
             self.split = leave_one_out(sequences)
         else:
             self.split = global_time(sequences, self.val_fraction, self.test_fraction)
+        if not (len(self.split.train) and len(self.split.val) and len(self.split.test)):
+            raise UserError(
+                f"{self.name} leaves no samples to train, validate and test on: some user needs "
+                "four interactions or more; raise dataset.user_bounds or take more data."
+            )
         self.sequences = sequences
         self.flat = FlatSequences(
             torch.from_numpy(sequences.items), torch.from_numpy(sequences.offsets), self.max_length

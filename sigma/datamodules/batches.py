@@ -83,8 +83,8 @@ class FlatSequences:
 class BatchLoader:
     """An iterable of batches whose order is a pure function of seed and epoch.
 
-    Lightning calls ``set_epoch`` through ``batch_sampler``, and saves ``state_dict`` in checkpoints, so
-    a run resumed in the middle of an epoch goes on with the very next batch.
+    Lightning calls ``set_epoch`` through ``batch_sampler``, and saves ``state_dict`` in
+    checkpoints, so a run resumed in the middle of an epoch goes on with the very next batch.
 
     Args:
         data: the flat sequences.
@@ -124,7 +124,7 @@ class BatchLoader:
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """Where Lightning looks for ``set_epoch`` (a ``sampler`` here would be taken as torch's)."""
+        """Where Lightning looks for ``set_epoch`` (a ``sampler`` would be taken as torch's)."""
         return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
@@ -147,7 +147,7 @@ class BatchLoader:
             start = self.position * self.batch_size
             chosen = order[start : start + self.batch_size][self.rank :: self.world_size]
             self.position += 1
-            yield self.data.batch(chosen, self.trim, self.mask_history)
+            yield self.data.batch(chosen.contiguous(), self.trim, self.mask_history)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers import amazon, movielens, sequence_text, table, yelp
-from sigma.datamodules.readers.stream import open_raw, readable
+from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.errors import UserError
 
 KNOWN = (

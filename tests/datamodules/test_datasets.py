@@ -145,6 +145,26 @@ def test_bad_settings(settings: dict[str, Any], message: str, tmp_path: Path) ->
     assert "\n" not in str(error.value)
 
 
+def test_histories_too_short_for_a_split(tmp_path: Path) -> None:
+    path = raw.sequence_text(tmp_path / "a.txt", [raw.Row(u, i, i) for u in (1, 2) for i in (1, 2)])
+    data = dataset("custom", tmp_path, path=str(path), user_bounds=[1, None], item_bounds=[1, None])
+    with pytest.raises(UserError, match="leaves no samples to train, validate and test on"):
+        data.setup()
+
+
+def test_zip_in_a_folder_that_is_not_ours_is_unpacked_into_root(tmp_path: Path) -> None:
+    path = raw.zipped(raw.ml_1m(tmp_path / "theirs" / "ml-1m", ROWS))
+    for file in (path.parent / "ml-1m").iterdir():
+        file.unlink()
+    before = sorted(path.parent.rglob("*"))
+    for given in (path, path.parent):
+        data = dataset("ml_1m", tmp_path / "root", path=str(given))
+        data.setup()
+        assert data.statistics.interactions == 400
+    assert sorted(path.parent.rglob("*")) == before
+    assert len(list((tmp_path / "root" / "unpacked" / "ml_1m").iterdir())) == 1
+
+
 @pytest.mark.parametrize("path", [real("beauty.txt")])
 def test_real_beauty(path: Path, tmp_path: Path) -> None:
     data = dataset("beauty", tmp_path, path=str(path))

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 
 from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.readers.stream import Columns, open_raw, read_delimited, read_json_lines
-from sigma.datamodules.readers.stream import readable as readable_file
+from sigma.datamodules.readers.lines import open_raw, readable
+from sigma.datamodules.readers.stream import Columns, read_delimited, read_json_lines
 from sigma.errors import UserError
 
 _SAMPLE = 1000  # lines looked at to tell users from items
@@ -25,7 +25,7 @@ def read_amazon_ratings(path: Path, meta: Path | None = None) -> Interactions:
     Raises:
         UserError: neither column looks like items.
     """
-    with readable_file(path), open_raw(path) as stream:
+    with readable(path), open_raw(path) as stream:
         head = [stream.readline().decode("utf-8", "replace") for _ in range(_SAMPLE)]
     rows = [fields for fields in csv.reader(head) if len(fields) >= 2]
     first, second = (sum(len(fields[k].strip()) == 10 for fields in rows) for k in (0, 1))
@@ -56,7 +56,7 @@ def _titles(path: Path | None) -> pd.DataFrame | None:
     if path is None:
         return None
     titles: dict[str, str] = {}
-    with readable_file(path), open_raw(path) as stream:
+    with readable(path), open_raw(path) as stream:
         for number, raw in enumerate(stream, start=1):
             line = raw.decode("utf-8", "replace").strip()
             if not line:

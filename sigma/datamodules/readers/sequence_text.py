@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import IdColumn
-from sigma.datamodules.readers.stream import open_raw, readable
+from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.errors import UserError
 
 _TOKENS = 1 << 20  # items held as Python strings at once

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import IdColumn, TimeColumn
-from sigma.datamodules.readers.stream import Columns, open_raw, read_delimited, readable
+from sigma.datamodules.readers.lines import open_raw, readable
+from sigma.datamodules.readers.stream import Columns, read_delimited
 from sigma.errors import UserError
 
 _USUAL = {

@@ -7,7 +7,8 @@ import pandas as pd
 import pyarrow as pa
 
 from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.readers.stream import Columns, open_raw, read_json_lines, readable
+from sigma.datamodules.readers.lines import open_raw, readable
+from sigma.datamodules.readers.stream import Columns, read_json_lines
 from sigma.errors import UserError
 
 
