@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sigma.errors import UserError
-
 
 @dataclass(frozen=True)
 class Interactions:
@@ -38,19 +36,3 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.users)
-
-
-def factorize(raw: np.ndarray | pd.Series, column: str, source: str) -> tuple[np.ndarray, ...]:
-    """Integer codes of a column by first appearance: ``(codes (n,) int32, raw ids)``.
-
-    Raises:
-        UserError: a value is missing.
-    """
-    codes, ids = pd.factorize(raw)
-    if len(codes) and codes.min() < 0:
-        row = int(np.argmin(codes))
-        raise UserError(
-            f"{source}: the column '{column}' has no value in data row {row + 1}; "
-            "fill it in or remove the row."
-        )
-    return codes.astype(np.int32), np.asarray(ids)
