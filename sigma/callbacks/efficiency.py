@@ -25,17 +25,25 @@ class Efficiency(Callback):
         self.peak_bytes = 0
         self.sessions = 0
         self._batch_start = self._eval_start = 0.0
+        self._fitted = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device
         if stage == "fit" and self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._fitted = True
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.sessions += 1
 
     def _now(self) -> float:
         return time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A run resumed within an epoch starts no epoch.
+        self._batch_start = self._now()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._batch_start = self._now()
@@ -82,5 +90,6 @@ class Efficiency(Callback):
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        if not self._fitted:  # testing the best checkpoint must not turn the clock back
+            for name, value in state_dict.items():
+                setattr(self, name, value)

@@ -11,6 +11,10 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
+        self._fitted = False
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._fitted = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = {
@@ -29,4 +33,6 @@ class History(Callback):
         return {"epochs": [dict(e) for e in self.epochs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs = state_dict["epochs"]
+        # Testing the best checkpoint must not take the numbers back to that epoch.
+        if not self._fitted:
+            self.epochs = [dict(e) for e in state_dict["epochs"]]

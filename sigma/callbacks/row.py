@@ -41,8 +41,12 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """What the run ran on."""
-    info: dict[str, Any] = {"device": device.type, "cpu": platform.processor() or "unknown",
-                            "cores": os.cpu_count(), "threads": torch.get_num_threads()}  # fmt: skip
+    info: dict[str, Any] = {
+        "device": device.type,
+        "cpu": platform.processor() or "unknown",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

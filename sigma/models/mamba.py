@@ -12,7 +12,8 @@ width, R = rank of the step size's projection.
     Y    = y W_out                                        (B, L, D)
 
 Parameters have the names and shapes of ``mamba_ssm.Mamba``, so state dicts move both ways.
-Departures: none in the mathematics; initialisation is that of ``mamba_ssm``.
+Departures: none; initialisation is that of ``mamba_ssm``, with the range of the first step sizes as
+arguments.
 """
 
 import math
@@ -51,6 +52,8 @@ class Mamba(nn.Module):
         state_size: N.
         conv_width: k.
         expand: d / D.
+        step_min: least step size Δ at the start.
+        step_max: largest; between the two Δ is drawn log-uniform, per channel.
         backend: of the scan, see ``sigma.ops.choose_backend``.
     """
 
@@ -60,6 +63,8 @@ class Mamba(nn.Module):
         state_size: int = 32,
         conv_width: int = 4,
         expand: int = 2,
+        step_min: float = 1e-3,
+        step_max: float = 0.1,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -74,9 +79,9 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, state_size + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, hidden_size, bias=False)
-        self._init_step()
+        self._init_step(step_min, step_max)
 
-    def _init_step(self, low: float = 1e-3, high: float = 0.1) -> None:
+    def _init_step(self, low: float, high: float) -> None:
         """Step sizes start log-uniform in [low, high], as in ``mamba_ssm``."""
         bound = self.rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)

@@ -85,10 +85,11 @@ class SigmaLayer(nn.Module):
         self.mix_mamba = nn.Parameter(torch.tensor(0.5))
         self.mix_gru = nn.Parameter(torch.tensor(0.5)) if gru else None
         self.mixed = nn.Linear(size, size)
-        self.mixed_norm = nn.LayerNorm(size)
+        self.shortcut = nn.Linear(size, size)
+        self.mixed_norm = nn.LayerNorm(size, eps=1e-12)
         self.widen = nn.Linear(size, 4 * size)
         self.narrow = nn.Linear(4 * size, size)
-        self.norm = nn.LayerNorm(size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class SigmaLayer(nn.Module):
         mixed = self.mix_mamba * (forward + backward)
         if self.gru is not None and self.conv is not None:
             mixed = mixed + self.mix_gru * self.gru(self.conv(states))[0]
-        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)))
+        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + self.shortcut(states))
         wide = self.dropout(F.gelu(self.widen(mixed)))
         return self.norm(mixed + self.dropout(self.narrow(wide)))
 
@@ -146,7 +147,7 @@ class Sigma(nn.Module):
         super().__init__()
         self.name = name
         self.items = nn.Embedding(num_items + 1, hidden_size, padding_idx=0)
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             SigmaLayer(

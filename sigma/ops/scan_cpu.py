@@ -89,21 +89,12 @@ def native_library() -> ctypes.CDLL | None:
     if compiler is None or platform.system() != "Linux":
         return None
     source = Path(__file__).with_name("scan_kernel.c")
-    flags = [
-        "-O3",
-        "-march=native",
-        "-ffast-math",
-        "-fopenmp",
-        "-fPIC",
-        "-mprefer-vector-width=512",
-    ]
-    if platform.machine() != "x86_64":
-        flags.pop()
+    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC"]
+    if platform.machine() == "x86_64":
+        flags.append("-mprefer-vector-width=512")
     try:
-        processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-        processor = "".join(
-            s for s in processor.splitlines() if s.startswith(("flags", "Features"))
-        )
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        processor = "".join(line for line in lines if line.startswith(("flags", "Features")))
         key = hashlib.sha256(
             source.read_bytes() + repr((compiler, flags, processor)).encode()
         ).hexdigest()[:16]
