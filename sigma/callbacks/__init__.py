@@ -3,15 +3,20 @@
 from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, PaperEarlyStopping
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
+from sigma.callbacks.loggers import EpochCsv, tensorboard
 from sigma.callbacks.random_state import RandomState
 from sigma.callbacks.row import ResultRow
+from sigma.callbacks.wandb import WandbLogger
 
 __all__ = [
     "BestCheckpoint",
     "Efficiency",
+    "EpochCsv",
     "History",
     "LastCheckpoint",
     "PaperEarlyStopping",
     "RandomState",
     "ResultRow",
+    "WandbLogger",
+    "tensorboard",
 ]

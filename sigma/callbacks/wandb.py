@@ -1,0 +1,212 @@
+"""Weights & Biases, such that it can never cost a run: online, offline, or not at all."""
+
+import json
+import logging
+import netrc
+import os
+import uuid
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+FINISH_SECONDS = 60.0  # how long a finished run waits for its upload; the files stay anyway
+
+
+def has_login() -> bool:
+    """Whether a key is set or a netrc file knows W&B's host."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def choose_mode() -> str:
+    """``online`` with a login, else ``offline``; WANDB_MODE has the last word."""
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked in ("online", "offline", "disabled"):
+        return asked
+    return "online" if has_login() else "offline"
+
+
+class WandbLogger(Logger):
+    """Logs one run's config, metrics by epoch, and a summary of best validation and test.
+
+    A resumed run goes on under the same id, kept in the run's folder. Summary: ``best/val/…`` and
+    ``best/epoch`` (of equals the later, as everywhere), and ``test/…``.
+
+    Args:
+        folder: the run's folder; W&B's files go to ``<folder>/wandb``.
+        project: W&B project.
+        name: of the run, for example ``sigma-beauty-s2020``.
+        group: W&B group, or None.
+        job_type: the model's name.
+        tags: W&B tags.
+        resume: go on under the id kept in the folder.
+        init_timeout: seconds an online start may take before the run goes offline.
+        monitor: metric that chooses the best epoch, the larger the better.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        project: str = "sigma",
+        name: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] = (),
+        resume: bool | str | None = False,
+        init_timeout: float = 30.0,
+        monitor: str = "val/ndcg@10",
+    ) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.described = {"project": project, "name": name, "group": group, "job_type": job_type}
+        self.tags = list(tags)
+        self.resume = resume not in (False, None)
+        self.init_timeout = init_timeout
+        self.monitor = monitor
+        self._state_path = self.folder / "wandb.json"
+        self._state: dict[str, Any] = {}
+        self._run: Any = None
+        self._off = False
+        self._tested = False
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return str(self._state.get("id", ""))
+
+    @property
+    @rank_zero_only
+    def experiment(self) -> Any:
+        """The W&B run, started at first use; None where there is none."""
+        if self._run is None and not self._off:
+            self._guarded(self._start)
+        return self._run
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Whatever W&B raises ends W&B, not the run."""
+        try:
+            action()
+        except Exception as error:
+            self._off = True
+            self._run = None
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning("W&B is off for the rest of this run: %s", reason)
+
+    def _start(self) -> None:
+        # Its own banner would repeat what the run says itself.
+        os.environ.setdefault("WANDB_SILENT", "true")
+        try:
+            import wandb
+        except ImportError:
+            raise RuntimeError("the package wandb is not installed (pip install wandb)") from None
+        if self.resume and self._state_path.is_file():
+            self._state = json.loads(self._state_path.read_text())
+        else:
+            # Not from a seeded generator: two runs of one seed are two runs.
+            self._state = {"id": uuid.uuid4().hex[:8], "best": {}}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "wandb").mkdir(exist_ok=True)
+        self._save_state()
+        mode = choose_mode()
+        if mode == "disabled":
+            self._off = True
+            return
+        try:
+            self._run = self._init(wandb, mode)
+        except Exception as error:
+            if mode != "online":
+                raise
+            reason = " ".join(str(error).split())
+            log.warning("W&B cannot be reached, so this run is logged offline: %s", reason)
+            # The service holds on to the id of a start that failed.
+            wandb.teardown()
+            self._run = self._init(wandb, "offline")
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+        self._run.summary.update(self._best_summary())
+
+    def _init(self, wandb: Any, mode: str) -> Any:
+        config_path = self.folder / "config.json"
+        config = json.loads(config_path.read_text()) if config_path.is_file() else {}
+        return wandb.init(
+            **self.described,
+            tags=self.tags,
+            config=config,
+            id=self._state["id"],
+            resume="allow",
+            mode=mode,
+            dir=str(self.folder),
+            # Jobs of a multirun share a process; each has its own run.
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=self.init_timeout,
+                finish_timeout=FINISH_SECONDS,
+            ),
+        )
+
+    def _save_state(self) -> None:
+        partial = self._state_path.with_suffix(".partial")
+        partial.write_text(json.dumps(self._state, indent=1))
+        os.replace(partial, self._state_path)
+
+    def _best_summary(self) -> dict[str, float]:
+        return {f"best/{name}": value for name, value in self._state["best"].items()}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        run = self.experiment
+        if run is not None:
+            self._guarded(lambda: self._log(run, {k: float(v) for k, v in metrics.items()}, step))
+
+    def _log(self, run: Any, metrics: dict[str, float], step: int | None) -> None:
+        test = {k: v for k, v in metrics.items() if k.startswith("test/")}
+        if test:
+            # One number per run, not a curve.
+            self._tested = True
+            run.summary.update(test)
+            return
+        run.log(metrics if step is None else {**metrics, "step": step})
+        best = self._state["best"].get(self.monitor, float("-inf"))
+        if metrics.get(self.monitor, float("-inf")) >= best:
+            self._state["best"] = {
+                k: v for k, v in metrics.items() if k == "epoch" or k.startswith("val/")
+            }
+            run.summary.update(self._best_summary())
+            self._save_state()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """The whole resolved config is logged at the start already."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close after the test or a failure; Lightning also calls this between fit and test."""
+        run = self._run
+        if run is None or (status == "success" and not self._tested):
+            return
+        self._guarded(lambda: run.finish(exit_code=0 if status == "success" else 1))
+        if run.settings.mode == "offline":
+            folders = sorted((self.folder / "wandb").glob(f"offline-run-*-{run.id}"))
+            log.info("Upload to W&B: wandb sync %s", " ".join(str(f) for f in folders))
+        elif run.url:
+            log.info("W&B: %s", run.url)
+        self._run = None
+        self._off = True
