@@ -121,7 +121,9 @@ class ResultRow(Callback):
 
     def row(self, trainer: L.Trainer) -> dict[str, Any]:
         """Everything a table needs to know of this run."""
-        config = json.loads((self.folder / "config.json").read_text())
+        # Paths within the run's folder are told relative to it: rows travel, folders do not.
+        text = (self.folder / "config.json").read_text()
+        config = json.loads(text.replace(str(self.folder), "."))
         history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
         efficiency = next(c for c in trainer.callbacks if isinstance(c, Efficiency))  # type: ignore[attr-defined]
         best = history.best() or {}

@@ -5,24 +5,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Causal depthwise convolution along positions, (B, L, d) -> (B, L, d).
+
+    A sum of shifted products: on the CPU several times faster than a grouped ``conv1d``, which
+    wants channels first.
+
+    Args:
+        x: (B, L, d).
+        weight: (d, 1, k) as ``nn.Conv1d`` holds it; its last tap meets the current position.
+        bias: (d,).
+    """
+    k, length = weight.shape[-1], x.shape[1]
+    padded = F.pad(x, (0, 0, k - 1, 0))
+    y = torch.addcmul(bias, padded[:, :length], weight[:, 0, 0])
+    for tap in range(1, k):
+        y = torch.addcmul(y, padded[:, tap : tap + length], weight[:, 0, tap])
+    return y
+
+
 class CausalConv1d(nn.Module):
     """Convolution over positions that looks back only, (B, L, D) -> (B, L, D).
 
-    Position t sees t - k + 1 … t, so padding on the right never reaches a real item. Written as
-    one matrix product over k shifted copies: ``nn.Conv1d`` wants channels first, which on the CPU
-    costs more than the convolution.
+    Position t sees t - k + 1 … t, so padding on the right never reaches a real item. The dense
+    form is one matrix product over k shifted copies, for the same reason as in ``causal_conv``.
 
     Args:
         size: D.
         width: k.
+        depthwise: each channel by itself.
     """
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, depthwise: bool = False) -> None:
         super().__init__()
         self.width = width
-        self.conv = nn.Conv1d(size, size, width)  # holds the weight (D, D, k) and its initial draw
+        self.depthwise = depthwise
+        # Holds the weight, (D, 1 or D, k), and its initial draw; its own forward is not used.
+        self.conv = nn.Conv1d(size, size, width, groups=size if depthwise else 1)
 
     def forward(self, states: Tensor) -> Tensor:
+        assert self.conv.bias is not None
+        if self.depthwise:
+            return causal_conv(states, self.conv.weight, self.conv.bias)
         length = states.shape[1]
         padded = F.pad(states, (0, 0, self.width - 1, 0))
         shifted = torch.cat([padded[:, i : i + length] for i in range(self.width)], dim=-1)

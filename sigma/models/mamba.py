@@ -22,26 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.models.layers import causal_conv
 from sigma.ops import selective_scan
-
-
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Causal depthwise convolution along positions, (B, L, d) -> (B, L, d).
-
-    A sum of shifted products: on the CPU several times faster than a grouped ``conv1d``, which
-    wants channels first.
-
-    Args:
-        x: (B, L, d).
-        weight: (d, 1, k) as ``nn.Conv1d`` holds it; its last tap meets the current position.
-        bias: (d,).
-    """
-    k, length = weight.shape[-1], x.shape[1]
-    padded = F.pad(x, (0, 0, k - 1, 0))
-    y = torch.addcmul(bias, padded[:, :length], weight[:, 0, 0])
-    for tap in range(1, k):
-        y = torch.addcmul(y, padded[:, tap : tap + length], weight[:, 0, tap])
-    return y
 
 
 class Mamba(nn.Module):

@@ -51,7 +51,7 @@ class DenseSelectiveGate(nn.Module):
     def __init__(self, size: int, conv_width: int) -> None:
         super().__init__()
         self.inner = nn.Linear(size, size)
-        self.conv = CausalConv1d(size, conv_width)
+        self.conv = CausalConv1d(size, conv_width, depthwise=True)
         self.outer = nn.Linear(size, size)
 
     def forward(self, states: Tensor) -> Tensor:
