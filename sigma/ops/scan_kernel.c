@@ -4,7 +4,7 @@
 // walked once forwards, and backwards the states are recomputed instead of stored, so memory is
 // O(L N) per thread. Included twice below, for float and double (the latter for gradient checks).
 //
-// Symbols (Mamba, Gu & Dao 2023, algorithm 2; layouts as in selective_scan.py):
+// Symbols (Mamba, Gu & Dao 2023, algorithm 2; layouts as in reference.py):
 //   h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t,   y_t = (C_t h_t + D u_t) silu(z_t),
 //   dt_t = softplus(raw_t + bias).
 // Sums over rows (gradients of A, D, bias) are taken per block of ROWS rows and added in order by

@@ -1,0 +1,81 @@
+"""The Mamba block against transformers' own, with the same weights."""
+
+import pytest
+import torch
+
+from sigma.models.mamba import Mamba
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+def peer(block: Mamba, hidden: int, state: int, width: int, expand: int) -> torch.nn.Module:
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    config = transformers.MambaConfig(
+        hidden_size=hidden, state_size=state, conv_kernel=width, expand=expand,
+        time_step_rank=block.rank, use_bias=False, use_conv_bias=True, hidden_act="silu",
+        use_mambapy=False,
+    )  # fmt: skip
+    mixer = MambaMixer(config, layer_idx=0)
+    mixer.load_state_dict(block.state_dict())  # strict: names and shapes are the public ones
+    return mixer
+
+
+@pytest.mark.parametrize(
+    ("hidden", "state", "width", "expand"), [(16, 4, 4, 2), (24, 8, 3, 1), (64, 32, 4, 2)]
+)
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_outputs_and_gradients_equal_transformers(
+    hidden: int, state: int, width: int, expand: int, backend: str
+) -> None:
+    torch.manual_seed(0)
+    block = Mamba(hidden, state, width, expand, step_min=0.1, step_max=1.0, backend=backend)
+    mixer = peer(block, hidden, state, width, expand)
+    x = torch.randn(3, 11, hidden)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y = block(ours)
+    z = mixer(theirs)
+    torch.testing.assert_close(y, z, rtol=1e-4, atol=1e-6)
+    weight = torch.randn_like(y)
+    (y * weight).sum().backward()
+    (z * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+    others = dict(mixer.named_parameters())
+    for name, parameter in block.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, others[name].grad, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: n + m
+        )
+
+
+def test_names_and_shapes_are_those_of_mamba_ssm() -> None:
+    shapes = {name: tuple(p.shape) for name, p in Mamba(64).named_parameters()}
+    assert shapes == {
+        "A_log": (128, 32),
+        "D": (128,),
+        "in_proj.weight": (256, 64),
+        "conv1d.weight": (128, 1, 4),
+        "conv1d.bias": (128,),
+        "x_proj.weight": (68, 128),
+        "dt_proj.weight": (128, 4),
+        "dt_proj.bias": (128,),
+        "out_proj.weight": (64, 128),
+    }
+
+
+def test_causal_and_untouched_by_padding() -> None:
+    torch.manual_seed(0)
+    block = Mamba(16, 4)
+    x = torch.randn(2, 9, 16)
+    y = block(x)
+    changed = x.clone()
+    changed[:, 6:] = 100.0
+    torch.testing.assert_close(block(changed)[:, :6], y[:, :6])
+    torch.testing.assert_close(block(x[:, :5]), y[:, :5])
+
+
+def test_first_step_sizes_lie_in_their_range() -> None:
+    block = Mamba(64, step_min=0.01, step_max=0.2)
+    step = torch.nn.functional.softplus(block.dt_proj.bias)
+    assert step.min() > 0.0099
+    assert step.max() < 0.201
+    assert step.std() > 0.02
