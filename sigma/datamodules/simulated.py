@@ -1,0 +1,46 @@
+"""The simulated shop as a data set: no download, and its best possible hit rate is known."""
+
+from typing import Any
+
+from sigma.datamodules.base import SequenceDataModule
+from sigma.datamodules.preprocess import Sequences, preprocess
+from sigma.datamodules.simulator import Shop
+from sigma.errors import UserError
+
+
+class Simulated(SequenceDataModule):
+    """Sequences of a ``Shop``; made anew at each start, in less time than a cache would save.
+
+    Args:
+        shop: what to simulate; None is the default shop.
+        options: arguments of ``SequenceDataModule``, which rejects those it does not know.
+    """
+
+    def __init__(self, shop: Shop | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        if self.path is not None:
+            raise UserError(
+                "dataset=simulated makes its own data and reads no file; "
+                "use dataset=custom with dataset.path=, or leave dataset.path out."
+            )
+        self.shop = shop or Shop()
+
+    def build(self) -> Sequences:
+        purchases = self.shop.interactions()
+        sequences = preprocess(purchases, self.user_bounds, self.item_bounds, self.drop_duplicates)
+        self.survivors = len(sequences.items) / len(purchases)
+        return sequences
+
+    def achievable_hit_rate(self, k: int = 10, split: str = "test") -> float | None:
+        """Best HR@k that any model can expect on ``val`` or ``test``, after ``setup()``.
+
+        It is told the whole history, so a model that sees only ``max_length`` items of it has a
+        little less to reach. None where settings change the process that the shop knows:
+        duplicates dropped, history masked, or over 2 % of the data filtered away.
+        """
+        assert self.sequences is not None
+        assert self.split is not None
+        if self.drop_duplicates or self.mask_history or self.survivors < 0.98:
+            return None
+        positions = {"val": self.split.val, "test": self.split.test}[split]
+        return self.shop.achievable(self.sequences, positions, k).expected

@@ -1,0 +1,256 @@
+"""A simulated shop whose best possible hit rate is known, so that "learned" has a meaning.
+
+A user's next item j, given his whole history h, is drawn from
+
+    p(j | h) = short_term * T[last(h), j]                  what follows the last item
+             + long_term  * sum_c interest_c(h) * W[c, j]  what the user keeps coming back to
+             + the rest   * popularity_j                   what everybody buys
+
+    interest_c(h) = s_c^focus / sum_c' s_c'^focus,
+    s_c           = sum over earlier items i of category c of decay^(items since i)
+
+T holds a few successors an item, nearly always of other categories; W is popularity within
+category c. Nothing is hidden: p is a function of the history and the shop's fixed tables, so no
+ranking can expect more hits than its k most probable items (``Shop.achievable``). The number of a
+user's purchases is drawn apart from what he buys, so "this is his last item" tells nothing.
+
+Symbols: U users, I items, C categories, n interactions in all, m positions asked about.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.preprocess import Sequences
+from sigma.errors import UserError
+
+SUCCESSORS = (0.5, 0.3, 0.2)
+"""Probabilities of an item's successors, by ``transitions``."""
+
+DAY = 86_400
+"""Seconds; timestamps are whole days, as Amazon's are."""
+
+
+class Catalogue(NamedTuple):
+    """The fixed tables of a shop.
+
+    Attributes:
+        category: (I,) int64, category of each item.
+        popularity: (I,) float64, sums to 1.
+        within: (C, I) float64, W: popularity among the items of a category; rows sum to 1.
+        transitions: (I, I) float64, T; rows sum to 1.
+    """
+
+    category: np.ndarray
+    popularity: np.ndarray
+    within: np.ndarray
+    transitions: np.ndarray
+
+
+class Achievable(NamedTuple):
+    """What the true probabilities get: ``expected`` hit rate, and the ``realised`` one.
+
+    ``expected`` is the mean probability of the k most probable items, the bound that no model
+    beats but by luck; ``realised`` is how often the target was among them.
+    """
+
+    expected: float
+    realised: float
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Settings of a shop; the same settings always give the same data.
+
+    Args:
+        num_users: U.
+        num_items: I.
+        num_categories: C.
+        shortest: fewest purchases of a user.
+        longest: most purchases of a user.
+        median_extra: median of the purchases above ``shortest``, which are log-normal.
+        spread_extra: standard deviation of their logarithm; larger means a longer tail.
+        skew: popularity falls as ``(rank + 5) ** -skew``.
+        short_term: weight of what follows the last item.
+        long_term: weight of the user's interests.
+        decay: how much less an interest counts with each later purchase.
+        focus: above 1, larger interests count more than in proportion.
+        same_day: probability that a purchase falls on the day of the one before it.
+        seed: of the catalogue and of the purchases; not the seed of training.
+
+    Raises:
+        UserError: a setting out of range.
+    """
+
+    num_users: int = 2500
+    num_items: int = 500
+    num_categories: int = 50
+    shortest: int = 5
+    longest: int = 100
+    median_extra: float = 4.0
+    spread_extra: float = 1.1
+    skew: float = 0.8
+    short_term: float = 0.3
+    long_term: float = 0.6
+    decay: float = 0.9
+    focus: float = 1.5
+    same_day: float = 0.4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for good, demand in (
+            (self.num_users >= 1, "num_users must be at least 1"),
+            (2 <= self.num_categories <= self.num_items, "need 2 <= num_categories <= num_items"),
+            (1 <= self.shortest <= self.longest, "need 1 <= shortest <= longest"),
+            (self.median_extra > 0, "median_extra must be above 0"),
+            (self.spread_extra >= 0, "spread_extra must not be negative"),
+            (min(self.short_term, self.long_term) >= 0, "weights must not be negative"),
+            (self.short_term + self.long_term < 1, "short_term + long_term must be below 1"),
+            (0 < self.decay <= 1, "decay must lie in (0, 1]"),
+            (self.focus > 0, "focus must be above 0"),
+            (0 <= self.same_day < 1, "same_day must lie in [0, 1)"),
+            (self.seed >= 0, "seed must not be negative"),
+        ):
+            if not good:
+                raise UserError(f"dataset.shop: {demand}; got {self}.")
+
+    def _generator(self, stream: int) -> np.random.Generator:
+        """Independent streams, so that more users do not mean another catalogue."""
+        return np.random.default_rng([self.seed, stream])
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        rng = self._generator(0)
+        popularity = (np.arange(self.num_items) + 6.0) ** -self.skew
+        popularity /= popularity.sum()
+        # Dealt out by rank, so that categories are about equally popular, and then shuffled, so
+        # that an item's number tells neither its rank nor its category.
+        shuffled = rng.permutation(self.num_items)
+        popularity = popularity[shuffled]
+        category = shuffled % self.num_categories
+        within = popularity * (category == np.arange(self.num_categories)[:, None])
+        within /= within.sum(axis=1, keepdims=True)
+        transitions = np.zeros((self.num_items, self.num_items))
+        for weight in SUCCESSORS:
+            # One circle through all items: every item follows one, and none follows itself.
+            circle = rng.permutation(self.num_items)
+            transitions[circle, np.roll(circle, -1)] += weight
+        return Catalogue(category, popularity, within, transitions)
+
+    def interactions(self) -> Interactions:
+        """All purchases in order of their day; one user's keep their order within a day."""
+        rng = self._generator(1)
+        extra = rng.lognormal(np.log(self.median_extra), self.spread_extra, self.num_users)
+        lengths = np.minimum(self.shortest + extra, self.longest).astype(np.int64)
+        items = self._purchases(lengths, rng)
+        users = np.repeat(np.arange(self.num_users), lengths)
+        gaps = rng.geometric(0.1, len(items)) * (rng.random(len(items)) >= self.same_day)
+        starts = np.cumsum(lengths) - lengths
+        gaps[starts] = 0
+        elapsed = np.cumsum(gaps)
+        first_day = 16_000 + rng.integers(0, 1_000, self.num_users)
+        days = elapsed - elapsed[starts][users] + first_day[users]
+        order = np.argsort(days, kind="stable")
+        names = np.arange(self.num_items)
+        info = pd.DataFrame(
+            {
+                "title": [f"item {item}" for item in names],
+                "genres": [f"category {category}" for category in self.catalogue.category],
+            },
+            index=[str(item) for item in names],
+        )
+        return Interactions(
+            users=users[order].astype(np.int32),
+            items=items[order].astype(np.int32),
+            timestamps=days[order] * DAY,
+            user_ids=np.arange(self.num_users),
+            item_ids=names,
+            item_info=info,
+        )
+
+    def _purchases(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Items (n,) int64, user by user: all users' t-th purchases are drawn at once."""
+        starts = np.cumsum(lengths) - lengths
+        items = np.empty(lengths.sum(), dtype=np.int64)
+        counts = np.zeros((len(lengths), self.num_categories))
+        for t in range(lengths.max()):
+            active = np.flatnonzero(lengths > t)
+            now = starts[active] + t
+            if t == 0:
+                cumulative = np.cumsum(self.catalogue.popularity)[None].repeat(len(active), 0)
+            else:
+                cumulative = np.cumsum(self._mixture(items[now - 1], counts[active]), axis=1)
+            drawn = rng.random((len(active), 1))
+            # Rounding may end the sums just below 1, so the last item takes what is left.
+            items[now] = (cumulative[:, :-1] <= drawn).sum(axis=1)
+            self._remember(counts, active, items[now])
+        return items
+
+    def _remember(self, counts: np.ndarray, users: np.ndarray, items: np.ndarray) -> None:
+        """Update s (U, C) in place with one more item for each of ``users``."""
+        counts[users] *= self.decay
+        counts[users, self.catalogue.category[items]] += 1
+
+    def _mixture(self, last: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """p (m, I) from the last items (m,) and s (m, C); the generator and the oracle share it."""
+        tables = self.catalogue
+        interest = counts**self.focus
+        interest /= interest.sum(axis=1, keepdims=True)
+        rest = 1 - self.short_term - self.long_term
+        return (
+            self.short_term * tables.transitions[last]
+            + self.long_term * (interest @ tables.within)
+            + rest * tables.popularity
+        )
+
+    def probabilities(
+        self, items: np.ndarray, offsets: np.ndarray, positions: np.ndarray
+    ) -> np.ndarray:
+        """True distribution of the item at each position, given all earlier ones of its user.
+
+        Args:
+            items: (n,) items of this shop, from 0, user by user.
+            offsets: (users + 1,) where each user's items start.
+            positions: (m,) positions of ``items``, none of them a user's first.
+
+        Returns:
+            (m, I) float64, rows sum to 1.
+        """
+        starts = offsets[np.searchsorted(offsets, positions, side="right") - 1]
+        history = positions - starts
+        if len(positions) and history.min() < 1:
+            raise ValueError("a position without a history has no last item")
+        counts = np.zeros((len(positions), self.num_categories))
+        for t in range(history.max(initial=0)):
+            active = np.flatnonzero(history > t)
+            self._remember(counts, active, items[starts[active] + t])
+        return self._mixture(items[positions - 1], counts)
+
+    def achievable(
+        self, data: Sequences, positions: np.ndarray, k: int = 10, chunk: int = 4096
+    ) -> Achievable:
+        """Hit rate at k of the true probabilities, for sequences made of ``interactions()``.
+
+        Exact while the filter removed nothing; an item it removed takes its probability with it.
+
+        Args:
+            data: the sequences, with ids of their own; ``data.item_ids`` leads back.
+            positions: (m,) target positions, as in ``Split``.
+            chunk: positions at a time, which bounds memory.
+        """
+        kept = np.asarray(data.item_ids).astype(np.int64)
+        items = kept[data.items - 1]
+        k = min(k, len(kept))
+        expected = realised = 0.0
+        for begin in range(0, len(positions), chunk):
+            some = positions[begin : begin + chunk]
+            p = self.probabilities(items, data.offsets, some)[:, kept]
+            p /= p.sum(axis=1, keepdims=True)
+            best = np.argpartition(p, len(kept) - k, axis=1)[:, len(kept) - k :]
+            expected += float(np.take_along_axis(p, best, axis=1).sum())
+            realised += float((best == data.items[some, None] - 1).sum())
+        return Achievable(expected / len(positions), realised / len(positions))

@@ -1,0 +1,293 @@
+"""The simulator: reproducible, long-tailed, and its claimed probabilities are the true ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from sigma.datamodules.simulated import Simulated
+from sigma.datamodules.simulator import DAY, SUCCESSORS, Achievable, Shop
+from sigma.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture(scope="module")
+def data() -> Simulated:
+    module = Simulated(Shop())
+    module.setup()
+    return module
+
+
+def hit_rate(module: Simulated, scores: np.ndarray, positions: np.ndarray, k: int = 10) -> float:
+    """HR@k of ``scores`` (m, items) for the targets at ``positions``."""
+    best = np.argpartition(-scores, k, axis=1)[:, :k]
+    return float((best == module.sequences.items[positions, None] - 1).any(axis=1).mean())
+
+
+def in_training(module: Simulated) -> np.ndarray:
+    """(n,) bool: positions that training sees."""
+    lengths = np.diff(module.sequences.offsets)
+    return np.arange(len(module.sequences.items)) < np.repeat(module.split.train_end, lengths)
+
+
+def test_same_seed_same_data() -> None:
+    shop = Shop(num_users=200)
+    one, two, other = (s.interactions() for s in (shop, replace(shop), replace(shop, seed=1)))
+    for name in ("users", "items", "timestamps"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert not np.array_equal(one.items[:500], other.items[:500])
+
+
+def test_more_users_shop_in_the_same_catalogue() -> None:
+    small, large = Shop(num_users=10).catalogue, Shop(num_users=99).catalogue
+    for one, other in zip(small, large, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_default_sizes_and_long_tails(data: Simulated) -> None:
+    sequences = data.sequences
+    lengths = np.diff(sequences.offsets)
+    assert (sequences.num_users, sequences.num_items) == (2500, 500)
+    assert 25_000 < len(sequences.items) < 33_000
+    assert lengths.min() == 5
+    assert lengths.max() == 100
+    assert 7 <= np.median(lengths) < 0.85 * lengths.mean()
+    assert 0.05 < (lengths > 20).mean() < 0.2
+    counts = np.sort(np.bincount(sequences.items)[1:])
+    gini = 1 - 2 * (np.cumsum(counts) / counts.sum()).mean()
+    assert gini > 0.3
+    assert counts[-1] > 20 * counts[0]
+
+
+def test_the_filter_keeps_the_data(data: Simulated) -> None:
+    assert data.survivors == 1.0
+    for seed in range(1, 4):
+        other = Simulated(Shop(seed=seed))
+        other.setup()
+        assert other.survivors >= 0.98
+
+
+def test_days_have_ties_and_keep_the_order_of_purchase(data: Simulated) -> None:
+    raw = data.shop.interactions()
+    assert (raw.timestamps % DAY == 0).all()
+    assert (np.diff(raw.timestamps) >= 0).all()
+    inside = np.ones(len(raw) - 1, dtype=bool)
+    inside[data.sequences.offsets[1:-1] - 1] = False
+    gaps = np.diff(data.sequences.timestamps)[inside]
+    assert (gaps >= 0).all()
+    assert (gaps == 0).mean() == pytest.approx(data.shop.same_day, abs=0.02)
+    # The chain of successors shows only in the true order, so ties must not have been shuffled.
+    items = data.sequences.item_ids[data.sequences.items - 1]
+    follows = data.shop.catalogue.transitions[items[:-1], items[1:]][inside] > 0
+    assert follows[gaps == 0].mean() == pytest.approx(follows[gaps > 0].mean(), abs=0.03)
+    assert follows.mean() > data.shop.short_term
+
+
+def test_catalogue_tables_are_distributions() -> None:
+    tables = Shop().catalogue
+    assert tables.popularity.sum() == pytest.approx(1)
+    np.testing.assert_allclose(tables.within.sum(1), 1)
+    np.testing.assert_allclose(tables.transitions.sum(1), 1)
+    assert not tables.transitions.diagonal().any()
+    assert np.bincount(tables.category).min() == np.bincount(tables.category).max() == 10
+
+
+def slow_probabilities(shop: Shop, history: list[int]) -> np.ndarray:
+    """The module's equation, term by term."""
+    tables = shop.catalogue
+    interest = np.zeros(shop.num_categories)
+    for age, item in enumerate(reversed(history)):
+        interest[tables.category[item]] += shop.decay**age
+    interest = interest**shop.focus / (interest**shop.focus).sum()
+    p = np.zeros(shop.num_items)
+    for item in range(shop.num_items):
+        category = tables.category[item]
+        share = tables.popularity[item] / tables.popularity[tables.category == category].sum()
+        p[item] = (
+            shop.short_term * tables.transitions[history[-1], item]
+            + shop.long_term * interest[category] * share
+            + (1 - shop.short_term - shop.long_term) * tables.popularity[item]
+        )
+    return p
+
+
+def test_oracle_equals_the_slow_version(data: Simulated) -> None:
+    shop, sequences = data.shop, data.sequences
+    items = sequences.item_ids[sequences.items - 1]
+    positions = np.concatenate([data.split.test[:5], data.split.train[:5], data.split.val[-3:]])
+    fast = shop.probabilities(items, sequences.offsets, positions)
+    np.testing.assert_allclose(fast.sum(1), 1)
+    for position, p in zip(positions, fast, strict=True):
+        start = sequences.offsets[sequences.offsets <= position].max()
+        np.testing.assert_allclose(p, slow_probabilities(shop, items[start:position].tolist()))
+
+
+def test_oracle_looks_only_back(data: Simulated) -> None:
+    items = data.sequences.item_ids[data.sequences.items - 1]
+    before = data.shop.probabilities(items, data.sequences.offsets, data.split.val)
+    changed = items.copy()
+    changed[data.split.val] = 0
+    changed[data.split.test] = 0
+    after = data.shop.probabilities(changed, data.sequences.offsets, data.split.val)
+    np.testing.assert_array_equal(before, after)
+    with pytest.raises(ValueError, match="history"):
+        data.shop.probabilities(items, data.sequences.offsets, data.sequences.offsets[:1])
+
+
+def test_purchases_follow_the_claimed_probabilities() -> None:
+    """Chi-square of the third purchase in a shop so small that histories repeat often."""
+    shop = Shop(num_users=60_000, num_items=8, num_categories=3, shortest=3, longest=3)
+    raw = shop.interactions()
+    items = raw.items[np.argsort(raw.users, kind="stable")].astype(np.int64).reshape(-1, 3)
+    offsets = np.arange(0, items.size + 1, 3)
+    claimed = shop.probabilities(items.ravel(), offsets, offsets[:-1] + 2)
+    history = items[:, 0] * 8 + items[:, 1]
+    statistic, cells = 0.0, 0
+    for code in np.unique(history):
+        rows = history == code
+        np.testing.assert_allclose(claimed[rows], claimed[rows][:1].repeat(rows.sum(), 0))
+        expected = claimed[rows][0] * rows.sum()
+        seen = np.bincount(items[rows, 2], minlength=8)
+        usable = expected >= 5
+        statistic += ((seen - expected)[usable] ** 2 / expected[usable]).sum()
+        cells += usable.sum()
+    assert cells > 300
+    # At most one degree of freedom a history is lost; mean and variance bracket the statistic.
+    freedom = cells - len(np.unique(history))
+    assert freedom - 5 * np.sqrt(2 * freedom) < statistic < cells + 5 * np.sqrt(2 * cells)
+
+
+def test_every_draw_has_the_probability_claimed(data: Simulated) -> None:
+    """Calibration over the real histories: the mean of p[target] equals the mean of sum p^2."""
+    sequences, positions = data.sequences, np.flatnonzero(in_training(data))[1:]
+    positions = np.setdiff1d(positions, sequences.offsets[:-1])[:6000]
+    items = sequences.item_ids[sequences.items - 1]
+    p = data.shop.probabilities(items, sequences.offsets, positions)
+    difference = p[np.arange(len(p)), items[positions]] - (p**2).sum(1)
+    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(p))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_realised_hits_are_those_expected_and_beat_simple_rankings(
+    data: Simulated, split: str
+) -> None:
+    positions = getattr(data.split, split)
+    best = data.shop.achievable(data.sequences, positions)
+    assert data.achievable_hit_rate(10, split) == best.expected
+    error = np.sqrt(best.expected * (1 - best.expected) / len(positions))
+    assert abs(best.realised - best.expected) < 3 * error
+    assert 0.65 < best.expected < 0.75
+
+    sequences, seen = data.sequences, in_training(data)
+    items = sequences.items - 1
+    popularity = np.bincount(items[seen], minlength=500).astype(float)
+    follows = np.zeros((500, 500))
+    np.add.at(follows, (items[data.split.train - 1], items[data.split.train]), 1)
+    markov = follows + 1e-6 * popularity
+    by_popularity = hit_rate(data, popularity[None].repeat(len(positions), 0), positions)
+    by_markov = hit_rate(data, markov[items[positions - 1]], positions)
+    assert 0.05 < by_popularity < 0.12
+    assert by_popularity + 0.3 < by_markov < best.expected - 0.15
+
+
+def test_no_ranking_of_the_true_shop_is_worse_for_knowing_less(data: Simulated) -> None:
+    """Short-term and long-term parts both matter: dropping either costs hits."""
+    sequences, positions = data.sequences, data.split.test
+    items = sequences.item_ids[sequences.items - 1]
+    blind = [
+        replace(data.shop, short_term=0.0, long_term=0.9),
+        replace(data.shop, short_term=0.9, long_term=0.0),
+    ]
+    best = data.achievable_hit_rate()
+    for shop in blind:
+        scores = shop.probabilities(items, sequences.offsets, positions)[:, sequences.item_ids]
+        assert hit_rate(data, scores, positions) < best - 0.15
+
+
+def test_achievable_by_hand() -> None:
+    """Without a user's memory the k best of T are all there is: k=1 finds the first successor."""
+    shop = Shop(num_users=300, short_term=0.999, long_term=0.0)
+    module = Simulated(shop, item_bounds=(None, None))
+    module.setup()
+    for k in (1, 2, 3):
+        expected = module.achievable_hit_rate(k)
+        assert expected == pytest.approx(sum(SUCCESSORS[:k]), abs=0.02)
+
+
+def test_k_beyond_the_items_hits_always(data: Simulated) -> None:
+    best = data.shop.achievable(data.sequences, data.split.test[:50], k=10_000)
+    assert best == Achievable(pytest.approx(1), 1)
+
+
+def test_chunks_change_nothing(data: Simulated) -> None:
+    whole = data.shop.achievable(data.sequences, data.split.test)
+    parts = data.shop.achievable(data.sequences, data.split.test, chunk=333)
+    assert parts == pytest.approx(whole)
+
+
+def test_global_time_split_has_an_oracle_too() -> None:
+    module = Simulated(split="global_time")
+    module.setup()
+    best = module.shop.achievable(module.sequences, module.split.test)
+    error = 0.5 / np.sqrt(len(module.split.test))
+    assert abs(best.realised - best.expected) < 3 * error
+
+
+def test_unknown_where_settings_change_the_process() -> None:
+    for options in ({"drop_duplicates": True}, {"mask_history": True}, {"item_bounds": (20, None)}):
+        module = Simulated(Shop(num_users=800), **options)
+        module.setup()
+        assert module.achievable_hit_rate() is None
+
+
+def test_titles_and_genres_reach_the_sequences(data: Simulated) -> None:
+    sequences = data.sequences
+    assert sequences.title(1) == f"item {sequences.item_ids[0]}"
+    category = data.shop.catalogue.category[sequences.item_ids[6]]
+    assert sequences.item_info["genres"].iloc[6] == f"category {category}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_users": 0},
+        {"num_categories": 600},
+        {"shortest": 9, "longest": 8},
+        {"median_extra": 0.0},
+        {"spread_extra": -1.0},
+        {"short_term": -0.1},
+        {"short_term": 0.5, "long_term": 0.5},
+        {"decay": 0.0},
+        {"focus": 0.0},
+        {"same_day": 1.0},
+        {"seed": -1},
+    ],
+)
+def test_settings_out_of_range_are_named(settings: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        Shop(**settings)
+
+
+def test_a_path_or_a_typo_is_refused() -> None:
+    with pytest.raises(UserError, match="dataset=custom"):
+        Simulated(path="mine.csv")
+    with pytest.raises(TypeError, match="max_lenght"):
+        Simulated(max_lenght=20)
+
+
+def test_config_is_the_default_shop_whatever_the_training_seed(data: Simulated) -> None:
+    with initialize_config_dir(str(CONF / "dataset"), version_base="1.3"):
+        config = OmegaConf.merge({"seed": 7}, {"dataset": compose("simulated")})
+    module = instantiate(config.dataset, _convert_="all")
+    module.setup()
+    assert module.seed == 7
+    assert module.name == "simulated"
+    assert module.shop == Shop()
+    np.testing.assert_array_equal(module.sequences.items, data.sequences.items)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.items.shape == (128, 20)
