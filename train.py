@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.cli import expand_resume, explained
+from sigma.preflight import check_config
 from sigma.runs import RunFolder
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def train(cfg: DictConfig) -> float:
         datamodule=datamodule,
         ckpt_path=None if trainer.fast_dev_run else "best",
         weights_only=True,
+        verbose=False,
     )
     return folder.best_score(trainer)
 
@@ -54,6 +56,7 @@ def train(cfg: DictConfig) -> float:
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     OmegaConf.resolve(cfg)
+    check_config(OmegaConf.to_container(cfg))
     return train(cfg)
 
 

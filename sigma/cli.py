@@ -1,14 +1,27 @@
 """The command line's edges: what `resume=` means, and errors as one sentence."""
 
+import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import torch
+from hydra.errors import (
+    CompactHydraException,
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sigma.errors import UserError
+from sigma.preflight import suggest
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
@@ -33,26 +46,102 @@ def expand_resume(arguments: list[str]) -> list[str]:
     return [*overrides, *given, f"hydra.run.dir={folder}", "resume=true"]
 
 
-def user_message(error: BaseException) -> str | None:
-    """The sentence meant for the user anywhere in an exception's chain of causes, or None."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what led to it, the outermost first."""
     seen: BaseException | None = error
     while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def user_message(error: BaseException) -> str | None:
+    """One sentence for what the user can mend, or None for a bug, which keeps its traceback."""
+    chain = list(causes(error))
+    for seen in chain:
         if isinstance(seen, UserError):
             return str(seen)
-        seen = seen.__cause__ or seen.__context__
+    for seen in chain:
+        message = hydra_message(seen) or system_message(seen)
+        if message is not None:
+            return message
     return None
+
+
+def hydra_message(error: BaseException) -> str | None:
+    """For what Hydra, OmegaConf and Lightning refuse."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"There is no {group} '{option}'; {suggest(option, list(error.options))}"
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
+        key, parent = str(error.key), error.parent_node
+        place = str(error.full_key or key).rpartition(".")[0]
+        known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+        return f"{place or 'The config'} has no key '{key}'; {suggest(key, known)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"Cannot read '{error.override}': settings are written key=value, with quotes round "
+            "a value that holds , = : or spaces (key='\"a b\"'); see python train.py --help."
+        )
+    if isinstance(error, ConfigCompositionException) and isinstance(
+        error.__cause__, ConfigKeyError | ConfigAttributeError
+    ):
+        return None  # the cause says more
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+        where = str(error).rpartition("full_key: ")[2] if "full_key" in str(error) else "The config"
+        return f"{where}: {one_line(error.__cause__)}"
+    if isinstance(error, CompactHydraException) and not isinstance(error, InstantiationException):
+        return one_line(error)
+    if isinstance(error, OmegaConfBaseException):
+        return one_line(error)
+    if isinstance(error, MisconfigurationException):
+        return f"The trainer refuses its settings: {one_line(error)}"
+    return None
+
+
+def system_message(error: BaseException) -> str | None:
+    """For a full disk, a folder that cannot be written, too little memory, and Ctrl-C."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Stopped by the keyboard."
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"The disk is full or its quota is used up{where}; free some space."
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            return f"Cannot read or write{where}: {error.strerror}."
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
+        return "A checkpoint could not be written; is the disk full?"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    ):
+        return "Out of memory; lower dataset.batch_size, dataset.max_length or model.hidden_size."
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """A message without line breaks, indents and Hydra's full_key tail."""
+    return " ".join(str(error).split("full_key:")[0].split())
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Show errors the user can mend as one sentence and exit with 1; let others through."""
-    # Hydra prints its own traceback and exits unless told to raise.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    """Show what the user can mend as one sentence and exit with 1; let bugs through."""
+    # Unless told to raise, Hydra prints a traceback of its own and exits.
+    asked = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns Ctrl-C into an exit.
+        if isinstance(error, SystemExit) and not any(
+            isinstance(seen, KeyboardInterrupt) for seen in causes(error)
+        ):
+            raise
         message = user_message(error)
-        if message is None:
+        if message is None or asked == "1":
             raise
         print(f"error: {message}", file=sys.stderr)
+        for note in dict.fromkeys(n for e in causes(error) for n in getattr(e, "__notes__", [])):
+            print(note, file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,0 +1,49 @@
+"""The ranking every model must beat: all items by how often they were bought in training."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from sigma.datamodules.base import SequenceDataModule
+from sigma.metrics import RankingMetrics
+
+
+def popularity_metrics(
+    data: SequenceDataModule,
+    split: str = "test",
+    ks: Sequence[int] = (10,),
+    groups: Mapping[str, Sequence[int | None]] | None = None,
+) -> dict[str, float]:
+    """Metrics of the popularity ranking, with the tie rule and names of ``RankingMetrics``.
+
+    Counts every interaction training may see, the first of each user among them.
+
+    Args:
+        data: after ``setup()``.
+        split: ``val`` or ``test``.
+        ks: cut-offs.
+        groups: name -> [lower, upper) of the history length.
+    """
+    assert data.sequences is not None
+    assert data.split is not None
+    items, offsets = data.sequences.items, data.sequences.offsets
+    index = np.arange(len(items))
+    in_training = index < np.repeat(data.split.train_end, np.diff(offsets))
+    counts = np.bincount(items[in_training], minlength=data.num_items + 1)[1:]
+    positions = {"val": data.split.val, "test": data.split.test}[split]
+    users = np.searchsorted(offsets, positions, side="right") - 1
+    own = counts[items[positions] - 1]
+    ordered = np.sort(counts)
+    below = np.searchsorted(ordered, own, side="left")
+    greater = len(counts) - np.searchsorted(ordered, own, side="right")
+    ties = len(counts) - greater - below - 1
+    if data.mask_history:
+        batch = data.flat.batch(torch.from_numpy(positions), mask_history=True)
+        pairs = torch.stack([batch.seen_rows, batch.seen_items]).unique(dim=1).numpy()
+        seen, rows = counts[pairs[1] - 1], pairs[0]
+        greater = greater - np.bincount(rows, seen > own[rows], len(own)).astype(np.int64)
+        ties = ties - np.bincount(rows, seen == own[rows], len(own)).astype(np.int64)
+    metrics = RankingMetrics(ks, groups)
+    metrics.update(*(torch.from_numpy(x) for x in (greater, ties, positions - offsets[users])))
+    return {name: float(value) for name, value in metrics.compute().items()}

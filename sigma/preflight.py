@@ -1,0 +1,141 @@
+"""Looks over a composed config before anything is built, so that a slip costs a second.
+
+Every ``_target_`` is looked up and the keys beside it are held against its arguments: their names,
+their plain types, and ranges of names that mean the same everywhere. Without this a misspelt
+optimizer argument would only show once the data is loaded.
+"""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.utils import get_object
+
+from sigma.errors import UserError
+
+# name -> (what it must be, check); of whatever target it is an argument.
+Range = tuple[str, Callable[[Any], bool]]
+COUNTS = ("hidden_size", "num_layers", "num_heads", "state_size", "conv_width", "expand")
+COUNT: Range = ("a whole number of at least 1", lambda v: v >= 1)
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(COUNTS, COUNT),
+    "max_epochs": ("at least 1, or -1 for no limit", lambda v: v >= 1 or v == -1),
+    "devices": (
+        "at least 1, or -1 for all",
+        lambda v: isinstance(v, str | list) or v >= 1 or v == -1,
+    ),
+    "dropout": ("from 0 to below 1", lambda v: 0 <= v < 1),
+    "lr": ("above 0", lambda v: 0 < v < math.inf),
+    "weight_decay": ("at least 0", lambda v: v >= 0),
+    "patience": ("at least 0", lambda v: v >= 0),
+    "every_seconds": ("above 0", lambda v: v > 0),
+    "r": ("at least 0", lambda v: v >= 0),
+}
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """``; did you mean 'x'? There are: …`` for a message about an unknown name."""
+    close = get_close_matches(name, known, n=1)
+    asked = f"did you mean '{close[0]}'? " if close else ""
+    return f"{asked}There are: {', '.join(sorted(known))}."
+
+
+def parameters(target: Any) -> dict[str, inspect.Parameter] | None:
+    """Arguments of a callable, those its bases take through ``**options`` among them.
+
+    None when they cannot all be known.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    chain = [target]
+    if inspect.isclass(target):
+        chain = [c.__dict__["__init__"] for c in target.__mro__ if "__init__" in c.__dict__]
+    for function in chain:
+        try:
+            # Follows functools.wraps, as of Lightning's Trainer.
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            return None
+        for name, parameter in signature.parameters.items():
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                found.setdefault(name, parameter)
+        if not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()):
+            found.pop("self", None)
+            return found
+    return None
+
+
+def plain_types(annotation: Any) -> set[type] | None:
+    """The plain types an annotation allows; None when it allows anything else as well."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = set(typing.get_args(annotation)) if union else {annotation}
+    return options if options <= {*PLAIN, types.NoneType} else None
+
+
+def fits(value: Any, options: set[type]) -> bool:
+    """Whether a value read from YAML may stand where one of these types is wanted."""
+    if isinstance(value, bool):
+        return bool in options
+    return isinstance(value, tuple(options)) or (isinstance(value, int) and float in options)
+
+
+def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(key, node)`` of every mapping that has a ``_target_``."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, child in node.items():
+            yield from targets(child, f"{key}.{name}" if key else str(name))
+
+
+def check_value(key: str, value: Any, parameter: inspect.Parameter) -> None:
+    """One key against its argument's annotation and the ranges.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    options = plain_types(parameter.annotation)
+    if options is not None and not fits(value, options):
+        wanted = " or ".join(text for kind, text in PLAIN.items() if kind in options)
+        raise UserError(f"{key}={value} must be {wanted}.")
+    wanted, inside = RANGES.get(parameter.name, ("", None))
+    if inside is None or value is None:
+        return
+    try:
+        good = inside(value)
+    except TypeError:  # not a number
+        good = False
+    if not good:
+        raise UserError(f"{key}={value} must be {wanted}.")
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Check every target of a resolved config.
+
+    Raises:
+        UserError: a target that does not exist, an argument it does not take, a value that does
+            not fit; the message names what there is.
+    """
+    seed = config.get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} must be a whole number from 0 to 4294967295.")
+    for key, node in targets(config):
+        try:
+            target = get_object(node["_target_"])
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{key}._target_={node['_target_']} cannot be found: {reason}"
+            ) from None
+        known = parameters(target)
+        for name, value in node.items():
+            if name.startswith("_"):
+                continue
+            if known is not None and name not in known:
+                raise UserError(f"{key} has no key '{name}'; {suggest(name, list(known))}")
+            if known is not None:
+                check_value(f"{key}.{name}", value, known[name])
