@@ -1,7 +1,7 @@
 """The only LightningModule: batch -> states -> loss, or ranks and metrics. Knows no model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import torch
@@ -120,6 +120,3 @@ class SequenceTask(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, idx: int) -> Any:
-        return Batch(*(x.to(device, non_blocking=True) for x in batch))

@@ -71,7 +71,7 @@ class LastCheckpoint(Callback):
         if trainer.fast_dev_run:
             return
         partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
             os.replace(partial, self.path)
         self._saved_at = time.monotonic()

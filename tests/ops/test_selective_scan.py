@@ -74,8 +74,9 @@ def test_reference_equals_scalar_loops(gated: bool) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize(
-    "shape", [(3, 7, 5, 4), (40, 11, 6, 8), (5, 1, 3, 16), (33, 9, 4, 32), (2, 3, 1, 64), (1, 2, 7, 5)]
-)  # fmt: skip
+    "shape",
+    [(3, 7, 5, 4), (40, 11, 6, 8), (5, 1, 3, 16), (33, 9, 4, 32), (2, 3, 1, 64), (1, 2, 7, 5)],
+)
 def test_backend_equals_reference_in_float64(backend: str, shape: tuple, gated: bool) -> None:
     x = inputs(*shape)
     if not gated:
