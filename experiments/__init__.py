@@ -1,0 +1,1 @@
+"""Which runs make which table, and the benchmarks."""
