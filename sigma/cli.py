@@ -41,7 +41,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
             file=sys.stderr,
         )
         raise SystemExit(1)
-    overrides = [o for o in OmegaConf.load(saved) if not str(o).startswith("resume=")]
+    overrides = [o for o in map(str, OmegaConf.load(saved)) if not o.startswith("resume=")]
     given = [a for a in arguments if not a.startswith("resume=")]
     return [*overrides, *given, f"hydra.run.dir={folder}", "resume=true"]
 

@@ -1,11 +1,12 @@
 """The only LightningModule: batch -> states -> loss, or ranks and metrics. Knows no model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from sigma.datamodules.batches import Batch
 from sigma.encoding import target_states
@@ -63,6 +64,9 @@ class SequenceTask(L.LightningModule):
         self.optimizer = optimizer
         self.loss = LOSSES[loss]
         self.by_length = by_length and bool(getattr(model, "padding_invariant", False))
+        # Kept in checkpoints, so that an epoch's mean outlives a stop within it.
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)
         self.metrics = nn.ModuleDict(
             {stage: RankingMetrics(ks, groups) for stage in ("val", "test")}
         )
@@ -72,15 +76,15 @@ class SequenceTask(L.LightningModule):
 
     def logits(self, states: Tensor) -> Tensor:
         """States (M, D) -> scores (M, K) of items 1 … K."""
-        return self.model.logits(states)
+        return self.model.logits(states)  # type: ignore[operator]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         states = target_states(self.model, batch, self.by_length)
         loss = self.loss(states, batch.targets, self.logits)
         if not torch.isfinite(loss):
             raise UserError(self._not_finite(loss.item()))
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True,
-                 batch_size=len(batch.targets))  # fmt: skip
+        self.train_loss.update(loss.detach(), len(batch.targets))
+        self.log("train/loss", self.train_loss, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 
     def _not_finite(self, loss: float) -> str:
@@ -92,6 +96,10 @@ class SequenceTask(L.LightningModule):
             "task.optimizer.lr or use trainer.precision=32-true."
         )
 
+    def ranking(self, stage: str) -> RankingMetrics:
+        """The metrics of ``val`` or ``test``."""
+        return cast(RankingMetrics, self.metrics[stage])
+
     def evaluation_step(self, stage: str, batch: Batch) -> Ranks:
         """Rank each target among all items and update the metrics of ``stage``."""
         scores = self.logits(target_states(self.model, batch, self.by_length))
@@ -100,17 +108,17 @@ class SequenceTask(L.LightningModule):
                 (batch.seen_rows, batch.seen_items - 1), scores.new_tensor(float("-inf"))
             )
         greater, ties = target_ranks(scores, batch.targets)
-        self.metrics[stage].update(greater, ties, batch.history_lengths)
+        self.ranking(stage).update(greater, ties, batch.history_lengths)
         return Ranks(batch.users, batch.targets, batch.history_lengths, greater, ties)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Ranks:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Ranks:  # type: ignore[override]
         return self.evaluation_step("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Ranks:
+    def test_step(self, batch: Batch, batch_idx: int) -> Ranks:  # type: ignore[override]
         return self.evaluation_step("test", batch)
 
     def _log_metrics(self, stage: str) -> None:
-        metrics = self.metrics[stage]
+        metrics = self.ranking(stage)
         for name, value in metrics.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "ndcg@10"))
         metrics.reset()

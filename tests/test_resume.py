@@ -31,6 +31,9 @@ def same(a: Path, b: Path) -> None:
     pd.testing.assert_frame_equal(
         pd.read_parquet(a / "ranks.parquet"), pd.read_parquet(b / "ranks.parquet")
     )
+    saved = [torch.load(x / "checkpoints" / "last.ckpt", weights_only=True) for x in (a, b)]
+    first, second = (s["callbacks"]["History"]["epochs"] for s in saved)
+    assert first == second  # every epoch's loss and metrics
     weights = [torch.load(x / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
                for x in (a, b)]  # fmt: skip
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])

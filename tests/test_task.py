@@ -142,7 +142,7 @@ class Fixed(nn.Module):
 def test_constant_model_ranks_like_chance() -> None:
     constant = SequenceTask(Fixed(), functools.partial(torch.optim.Adam, lr=1e-3))
     constant.evaluation_step("test", batch())
-    assert constant.metrics["test"].compute()["hr@10"].item() == pytest.approx(10 / 20)  # type: ignore[operator]
+    assert constant.ranking("test").compute()["hr@10"].item() == pytest.approx(10 / 20)
 
 
 @pytest.mark.parametrize(

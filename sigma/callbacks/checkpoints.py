@@ -68,7 +68,7 @@ class LastCheckpoint(Callback):
         self._saved_at = time.monotonic()
 
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         partial = self.path.with_suffix(".partial")
         trainer.save_checkpoint(partial, weights_only=False)

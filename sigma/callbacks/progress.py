@@ -139,7 +139,7 @@ class Progress(RichProgressBar):
         """Say what is kept and how to go on; ``sigma.cli`` shows it below the error."""
         super().on_exception(trainer, pl_module, exception)
         folder = Path(trainer.default_root_dir)
-        if trainer.fast_dev_run or trainer.state.fn != "fit":
+        if trainer.fast_dev_run or trainer.state.fn != "fit":  # type: ignore[attr-defined]
             return
         if (folder / "checkpoints" / "last.ckpt").is_file():
             exception.add_note(

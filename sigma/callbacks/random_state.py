@@ -1,7 +1,7 @@
 """Random generators travel with checkpoints, so a resumed run draws what it would have drawn."""
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -19,7 +19,7 @@ class RandomState(Callback):
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+        kind, keys, position, has_gauss, gauss = cast(tuple, np.random.get_state(legacy=True))
         state: dict[str, Any] = {
             "torch": torch.get_rng_state(),
             # As plain numbers and tensors: checkpoints load with weights_only=True.

@@ -93,7 +93,7 @@ class ResultRow(Callback):
         self._ranks.append(Ranks(*(x.cpu() for x in outputs)))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         ranks = Ranks(*(torch.cat(column) for column in zip(*self._ranks, strict=True)))
         if trainer.world_size > 1:

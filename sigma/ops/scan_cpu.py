@@ -127,9 +127,11 @@ class NativeScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
                 z: Tensor | None, dt_bias: Tensor) -> Tensor:  # fmt: skip
-        inputs = [None if x is None else x.contiguous() for x in (u, dt, A, B, C, D, z, dt_bias)]
+        u = u.contiguous()
+        rest = [None if x is None else x.contiguous() for x in (dt, A, B, C, D, z, dt_bias)]
+        inputs = [u, *rest]
         ctx.save_for_backward(*inputs)
-        y = torch.empty_like(inputs[0])
+        y = torch.empty_like(u)
         NativeScan._call("forward", inputs, [y])
         return y
 
@@ -151,7 +153,8 @@ class NativeScan(torch.autograd.Function):
         u, dt, A, B, C, D, z, _ = inputs
         blocks = -(-len(u) // KERNEL_ROWS)
         gu, gdt = torch.empty_like(u), torch.empty_like(dt)
-        gA, gD, gbias = A.new_zeros(blocks, *A.shape), *D.new_zeros(2, blocks, *D.shape)
+        gA = A.new_zeros(blocks, *A.shape)
+        gD, gbias = D.new_zeros(blocks, *D.shape), D.new_zeros(blocks, *D.shape)
         gB, gC = torch.zeros_like(B), torch.zeros_like(C)
         gz = None if z is None else torch.empty_like(z)
         NativeScan._call(
