@@ -51,8 +51,7 @@ def scalar_scan(x: list[Tensor | None]) -> list:
                 total = D[d] * u[b][t][d]
                 for n in range(len(A[d])):
                     states[d][n] = (
-                        math.exp(delta * A[d][n]) * states[d][n]
-                        + delta * B[b][t][n] * u[b][t][d]
+                        math.exp(delta * A[d][n]) * states[d][n] + delta * B[b][t][n] * u[b][t][d]
                     )
                     total += C[b][t][n] * states[d][n]
                 if z is not None:
