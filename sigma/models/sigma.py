@@ -3,16 +3,38 @@
 Liu et al., AAAI 2025. Equation numbers are the paper's.
 
 Symbols: B rows, L positions, n_u true length of a row, D hidden size, K items, r items the partial
-flip keeps in place.
+flip keeps in place, a1 and a2 trainable scalars, ⊙ product by element. All of (B, L, D) but E.
 
-    H0  = dropout, layer norm of item embeddings                                  (1)
+    H0  = LayerNorm(dropout(E[items]))                                            (1)
     H0f = H0 with its first n_u - r real items reversed                           (2)
-    M   = G(H0) ⊙ Mamba(H0) + G(H0f) ⊙ Mamba(H0f)                                 (3)
-    G   = SiLU(g) + sigmoid(g),  g = Conv1d(H0 W1 + b1) W2 + b2                   (4-6)
+    M   = Mamba(H0),  Mf = Mamba(H0f)                                             (3)
+    G   = SiLU(g) + sigmoid(g),  g(H) = Conv1d(H W1 + b1) W2 + b2                 (4-6)
+    M^  = M + G(H0) ⊙ M + Mf + G(H0f) ⊙ Mf                                        (3)
     F   = GRU(Conv1d(H0))                                                         (7)
-    Z   = (a1 M + a2 F) W3 + b3                                                   (8, 9)
-    R   = LayerNorm(Z + GELU(Z W4 + b4) W5 + b5)                                  (10)
-    score of item k = R[n_u] · E[k]                                               (11)
+    Z   = LayerNorm(dropout((a1 M^ + a2 F) W3 + b3) + H0 W6 + b6)                 (8, 9)
+    R   = LayerNorm(Z + dropout(dropout(GELU(Z W4 + b4)) W5 + b5))                (10)
+    score of item k = R[n_u] · E[k], E the (K, D) item table                      (11)
+
+Choices where the paper is silent, or departures; those marked * were chosen on Beauty's validation
+(README, "What makes SIGMA learn"):
+(1)  No positional embedding (paper). Dropout, then layer norm*, as in the authors' code; the item
+     table starts at N(0, 0.02), everything else as PyTorch and mamba_ssm draw it.
+(2)  The flip respects each row's true length: a row of n_u <= r items is not flipped, and padding
+     stays on the right. The authors' code reverses positions 0 … 44 whatever the length, so most
+     users' flipped direction reads padding alone.
+(3)  One Mamba for both directions, as the formula has it and the code does; ``shared_mamba=False``
+     is the text's "two Mamba blocks". Its step sizes start at softplus(0) = 0.69*, where the
+     authors' initialisation puts them, too; mamba_ssm's 0.001 … 0.1 hardly moves the state within
+     the few items of a history. A residual passes each direction by its gate* (authors' code).
+(4)  Depthwise causal convolution of width 3: appendix A counts N D k for it.
+(5)  One gate for both directions, as in the formula.
+(7)  Dense causal convolution of width 3 ("extract and mix"); the authors' looks one item ahead.
+     PyTorch's GRU puts r inside the product: tanh(W c + b + r ⊙ (U f + b')).
+(8)  a1 = a2 = 0.5 at the start; no softmax over them.
+(9)  A projected shortcut H0 W6 + b6*. Without one, training crawls; with the identity, the last
+     item stays its own best match under the tied table, and takes the first ranks although nobody
+     buys it again. A learned map keeps the short path and loses the self-match.
+(10) The residual runs round the PFFN, the norm follows it. Stacked layers repeat (2)-(10).
 """
 
 from collections.abc import Callable
