@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.cli import expand_resume, explained
+from sigma.cli import expand_resume, explained, explained_job
 from sigma.preflight import check_config
 from sigma.runs import RunFolder
 
@@ -55,9 +55,10 @@ def train(cfg: DictConfig) -> float:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
-    OmegaConf.resolve(cfg)
-    check_config(OmegaConf.to_container(cfg))
-    return train(cfg)
+    with explained_job():
+        OmegaConf.resolve(cfg)
+        check_config(OmegaConf.to_container(cfg))
+        return train(cfg)
 
 
 if __name__ == "__main__":

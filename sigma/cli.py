@@ -1,6 +1,7 @@
 """The command line's edges: what `resume=` means, and errors as one sentence."""
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     CompactHydraException,
     ConfigCompositionException,
@@ -16,12 +18,15 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sigma.errors import UserError
-from sigma.preflight import suggest
+from sigma.preflight import accepted, suggest
+
+log = logging.getLogger(__name__)
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
@@ -43,7 +48,8 @@ def expand_resume(arguments: list[str]) -> list[str]:
         raise SystemExit(1)
     overrides = [o for o in map(str, OmegaConf.load(saved)) if not o.startswith("resume=")]
     given = [a for a in arguments if not a.startswith("resume=")]
-    return [*overrides, *given, f"hydra.run.dir={folder}", "resume=true"]
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [*overrides, *given, f"hydra.run.dir='{quoted}'", "resume=true"]
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -51,7 +57,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
 
 
 def user_message(error: BaseException) -> str | None:
@@ -73,10 +79,7 @@ def hydra_message(error: BaseException) -> str | None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"There is no {group} '{option}'; {suggest(option, list(error.options))}"
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
-        key, parent = str(error.key), error.parent_node
-        place = str(error.full_key or key).rpartition(".")[0]
-        known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
-        return f"{place or 'The config'} has no key '{key}'; {suggest(key, known)}"
+        return unknown_key(error)
     if isinstance(error, OverrideParseException):
         return (
             f"Cannot read '{error.override}': settings are written key=value, with quotes round "
@@ -94,8 +97,23 @@ def hydra_message(error: BaseException) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         return one_line(error)
     if isinstance(error, MisconfigurationException):
-        return f"The trainer refuses its settings: {one_line(error)}"
+        absent = "backend found" in str(error)
+        hint = " Use trainer.accelerator=cpu, or auto for what there is." if absent else ""
+        return f"The trainer refuses its settings: {one_line(error)}{hint}"
+    if isinstance(error, RuntimeError) and "conditioned on metric" in str(error):
+        return f"callbacks.early_stopping.monitor: {one_line(error)}"
     return None
+
+
+def unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
+    """What there is beside a key that is not, or how to add it where the target takes it."""
+    key, parent = str(error.key), error.parent_node
+    place = str(error.full_key or key).rpartition(".")[0]
+    known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+    if "_target_" in known and key in accepted(str(parent["_target_"])):
+        return f"{place}.{key} is not set yet; add it with a plus: +{place}.{key}=…"
+    known = [name for name in known if not name.startswith("_")]
+    return f"{place or 'The config'} has no key '{key}'; {suggest(key, known)}"
 
 
 def system_message(error: BaseException) -> str | None:
@@ -106,12 +124,12 @@ def system_message(error: BaseException) -> str | None:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"The disk is full or its quota is used up{where}; free some space."
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):
             return f"Cannot read or write{where}: {error.strerror}."
     if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
         return "A checkpoint could not be written; is the disk full?"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        isinstance(error, RuntimeError) and "tried to allocate" in str(error)
     ):
         return "Out of memory; lower dataset.batch_size, dataset.max_length or model.hidden_size."
     return None
@@ -125,8 +143,9 @@ def one_line(error: BaseException) -> str:
 @contextmanager
 def explained() -> Iterator[None]:
     """Show what the user can mend as one sentence and exit with 1; let bugs through."""
-    # Unless told to raise, Hydra prints a traceback of its own and exits.
-    asked = os.environ.get("HYDRA_FULL_ERROR")
+    # Unless told to raise, Hydra prints a traceback of its own and exits; what the user had asked
+    # for is kept beside it.
+    os.environ.setdefault("SIGMA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
@@ -139,9 +158,23 @@ def explained() -> Iterator[None]:
         ):
             raise
         message = user_message(error)
-        if message is None or asked == "1":
+        if message is None or os.environ["SIGMA_FULL_ERROR"] == "1":
             raise
         print(f"error: {message}", file=sys.stderr)
         for note in dict.fromkeys(n for e in causes(error) for n in getattr(e, "__notes__", [])):
             print(note, file=sys.stderr)
         raise SystemExit(1) from None
+
+
+@contextmanager
+def explained_job() -> Iterator[None]:
+    """The same for one job: at once, so that Hydra adds nothing; in a multirun the next goes on."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        with explained():
+            yield
+        return
+    try:
+        yield
+    except Exception as error:
+        log.error("This job failed: %s", user_message(error) or repr(error))
+        raise

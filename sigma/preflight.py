@@ -39,10 +39,10 @@ PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """``; did you mean 'x'? There are: …`` for a message about an unknown name."""
+    """``did you mean 'x'? There are: …`` for a message about an unknown name."""
+    listed = f"here are: {', '.join(sorted(known))}."
     close = get_close_matches(name, known, n=1)
-    asked = f"did you mean '{close[0]}'? " if close else ""
-    return f"{asked}There are: {', '.join(sorted(known))}."
+    return f"did you mean '{close[0]}'? T{listed}" if close else f"t{listed}"
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter] | None:
@@ -67,6 +67,14 @@ def parameters(target: Any) -> dict[str, inspect.Parameter] | None:
             found.pop("self", None)
             return found
     return None
+
+
+def accepted(target: str) -> list[str]:
+    """Names of the arguments a ``_target_`` takes; none when they cannot be known."""
+    try:
+        return list(parameters(get_object(target)) or {})
+    except Exception:  # importing it may fail in any way
+        return []
 
 
 def plain_types(annotation: Any) -> set[type] | None:
@@ -123,13 +131,17 @@ def check_config(config: dict[str, Any]) -> None:
     seed = config.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed} must be a whole number from 0 to 4294967295.")
+    if config.get("matmul_precision") not in ("highest", "high", "medium"):
+        raise UserError(
+            f"matmul_precision={config.get('matmul_precision')} must be highest, high or medium."
+        )
     for key, node in targets(config):
         try:
             target = get_object(node["_target_"])
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{key}._target_={node['_target_']} cannot be found: {reason}"
+                f"{key}._target_={node['_target_']} cannot be imported: {reason}"
             ) from None
         known = parameters(target)
         for name, value in node.items():

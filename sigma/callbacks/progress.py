@@ -1,6 +1,7 @@
 """What is seen while a run trains: a bar on a terminal, and one line an epoch everywhere."""
 
 import logging
+import shlex
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -143,10 +144,11 @@ class Progress(RichProgressBar):
             return
         if (folder / "checkpoints" / "last.ckpt").is_file():
             exception.add_note(
-                f"The last checkpoint is kept; go on with: python train.py resume={folder}"
+                "The last checkpoint is kept; go on with: python train.py "
+                f"resume={shlex.quote(str(folder))}"
             )
-        else:
-            exception.add_note(f"There is no checkpoint yet in {folder}; start again.")
+        elif isinstance(exception, KeyboardInterrupt):
+            exception.add_note("There is no checkpoint to go on from yet.")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": None if self.best is None else list(self.best)}
