@@ -121,7 +121,8 @@ def system_message(error: BaseException) -> str | None:
     if isinstance(error, KeyboardInterrupt):
         return "Stopped by the keyboard."
     if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
+        path = error.filename2 or error.filename  # of a copy, where it goes
+        where = f" ({path})" if path else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"The disk is full or its quota is used up{where}; free some space."
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):

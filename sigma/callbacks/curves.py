@@ -32,15 +32,17 @@ def draw(epochs: list[dict[str, float]], best: dict[str, float] | None, path: Pa
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    marked = len(epochs) <= 40
     curves = [(left, "train/loss", LOSS_COLOUR, "o")]
     curves += [(right, f"val/{name}", colour, marker) for name, colour, marker in METRICS]
     for axes, name, colour, marker in curves:
         points = [(e["epoch"], e[name]) for e in epochs if name in e]
         if points:
             x, y = zip(*points, strict=True)
-            style = {"marker": marker, "markersize": 4} if marked else {}
-            axes.plot(x, y, color=colour, linewidth=1.8, label=name, **style)
+            every = max(1, len(points) // 15)
+            axes.plot(
+                x, y, color=colour, linewidth=1.8, label=name,
+                marker=marker, markersize=4, markevery=every,
+            )  # fmt: skip
     left.set(title="Training loss", xlabel="epoch")
     right.set(title="Validation", xlabel="epoch")
     right.set_ylim(bottom=0)

@@ -134,6 +134,11 @@ class Progress(RichProgressBar):
                     callback.wait_count,
                 )
 
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_test_end(trainer, pl_module)
+        # The results follow; a live bar would be drawn again below each of their lines.
+        self._stop_progress()
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:

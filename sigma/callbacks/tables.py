@@ -32,7 +32,7 @@ def show(table: Table) -> None:
         console = Console(width=110, force_terminal=False)
     if table.title is not None:
         # Its own line: rich would pad a title to the table's width.
-        console.print(table.title, style="bold")
+        console.print(table.title, style="bold", highlight=False)
         table.title = None
     console.print(table)
 
