@@ -11,7 +11,20 @@ from omegaconf import DictConfig, OmegaConf
 from sigma.errors import UserError
 
 # What may differ when a run goes on: none of it changes what an epoch computes.
-FREE = ("resume", "callbacks", "logger", "trainer", "group", "tags", "dataset.path", "dataset.root")
+FREE = (
+    "resume",
+    "callbacks",
+    "logger",
+    "group",
+    "tags",
+    "dataset.path",
+    "dataset.root",
+    "trainer.max_epochs",
+    "trainer.default_root_dir",
+    "trainer.log_every_n_steps",
+    "trainer.enable_model_summary",
+    "trainer.fast_dev_run",
+)
 
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:

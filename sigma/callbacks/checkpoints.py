@@ -79,6 +79,8 @@ class LastCheckpoint(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         # The last batch of an epoch is left to the epoch's end, after validation.
         due = time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.world_size > 1:  # clocks differ, and saving is done together or not at all
+            due = trainer.strategy.broadcast(due)
         if due and not trainer.fit_loop.epoch_loop._is_training_done:
             self._save(trainer)
 
