@@ -49,6 +49,8 @@ class SequenceDataModule(L.LightningDataModule):
         seed: of the training order.
         columns: names of the ``user``, ``item`` and ``timestamp`` columns of a table; those left
             out are told from their usual names.
+        malformed: ``error`` refuses a file of text with a malformed line; ``skip`` leaves such
+            lines out and says so, up to 1 % of the lines (or 10). Parquet has no lines.
         objective: which samples an epoch holds; None is ``NextItem``.
     """
 
@@ -78,11 +80,13 @@ class SequenceDataModule(L.LightningDataModule):
         trim: bool = True,
         seed: int = 2020,
         columns: Mapping[str, str | None] | None = None,
+        malformed: str = "error",
         objective: NextItem | None = None,
     ) -> None:
         super().__init__()
         self.name: str = name or type(self).__name__.lower()
         self.columns = columns
+        self.malformed = malformed
         self.path = path
         self.root = Path(root)
         self.max_length = max_length
@@ -123,6 +127,7 @@ class SequenceDataModule(L.LightningDataModule):
         settings = {
             "format": raw.format,
             "columns": self.columns,
+            "malformed": self.malformed,
             "user_bounds": self.user_bounds,
             "item_bounds": self.item_bounds,
             "drop_duplicates": self.drop_duplicates,
@@ -132,12 +137,14 @@ class SequenceDataModule(L.LightningDataModule):
         cached = self.root / "processed" / f"{self.name}-{key}.npz"
         sequences = load(cached, key)
         if sequences is None:
-            interactions = raw.read(self.columns)
+            interactions = raw.read(self.columns, self.malformed)
             sequences = preprocess(
                 interactions, self.user_bounds, self.item_bounds, self.drop_duplicates
             )
             del interactions
             save(cached, key, sequences)
+        if sequences.skipped is not None:
+            log.warning(sequences.skipped.sentence(raw.path))
         return sequences
 
     def prepare_data(self) -> None:

@@ -7,17 +7,19 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from sigma.datamodules.interactions import Skipped
 from sigma.datamodules.preprocess import Sequences
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's layout and of the preprocessing; raise it when either changes."""
 
 
@@ -46,6 +48,7 @@ def load(path: Path, key: str) -> Sequences | None:
         info = {
             name: pd.Series(_unpack(arrays, name), dtype=object) for name in arrays["info"].tolist()
         }
+        skipped = json.loads(arrays["skipped"].item())
         return Sequences(
             items=arrays["items"],
             offsets=arrays["offsets"],
@@ -53,8 +56,17 @@ def load(path: Path, key: str) -> Sequences | None:
             user_ids=_unpack(arrays, "user_ids"),
             item_ids=_unpack(arrays, "item_ids"),
             item_info=pd.DataFrame(info) if info else None,
+            skipped=Skipped(**skipped) if skipped else None,
         )
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
         log.warning("The cached data %s cannot be used (%s); it is built again.", path, error)
         return None
 
@@ -71,6 +83,8 @@ def save(path: Path, key: str, data: Sequences) -> None:
     for name in columns:
         assert data.item_info is not None
         _pack(arrays, name, data.item_info[name].to_numpy(dtype=object))
+    # Kept so that a start from the cache tells of the lines left out, too.
+    arrays["skipped"] = np.array(json.dumps(data.skipped and asdict(data.skipped)))
     arrays["digest"] = np.array(_digest(arrays))
     partial: str | None = None
     try:

@@ -44,29 +44,34 @@ class RawData:
     def files(self) -> list[Path]:
         return [self.path] if self.info is None else [self.path, self.info]
 
-    def read(self, columns: Settings = None) -> Interactions:
-        """All interactions in the order of the file; ``columns`` as in ``choose_columns``."""
+    def read(self, columns: Settings = None, malformed: str = "error") -> Interactions:
+        """All interactions in the order of the file.
+
+        Args:
+            columns: see ``choose_columns``.
+            malformed: ``skip`` leaves malformed lines out (of text), ``error`` refuses them.
+        """
         match self.format:
             case "sequences":
-                return sequence_text.read_sequence_text(self.path)
+                return sequence_text.read_sequence_text(self.path, malformed)
             case "recbole":
-                return table.read_recbole(self.path, self.info)
+                return table.read_recbole(self.path, self.info, malformed)
             case "parquet":
                 return table.read_parquet(self.path, columns)
             case "csv":
-                return table.read_csv(self.path, columns)
+                return table.read_csv(self.path, columns, malformed)
             case "movielens dat":
-                return movielens.read_ratings_dat(self.path, self.info)
+                return movielens.read_ratings_dat(self.path, self.info, malformed)
             case "movielens tab":
-                return movielens.read_u_data(self.path, self.info)
+                return movielens.read_u_data(self.path, self.info, malformed)
             case "movielens csv":
-                return movielens.read_ratings_csv(self.path, self.info)
+                return movielens.read_ratings_csv(self.path, self.info, malformed)
             case "amazon ratings":
-                return amazon.read_amazon_ratings(self.path, self.info)
+                return amazon.read_amazon_ratings(self.path, self.info, malformed)
             case "amazon reviews":
-                return amazon.read_amazon_reviews(self.path, self.info)
+                return amazon.read_amazon_reviews(self.path, self.info, malformed)
             case "yelp":
-                return yelp.read_yelp(self.path, self.info)
+                return yelp.read_yelp(self.path, self.info, malformed)
         raise ValueError(f"no reader for {self.format}")
 
 

@@ -1,9 +1,33 @@
 """The form every reader produces: columns of integer codes in file order, plus the raw ids."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Malformed lines of a raw file that were left out.
+
+    Attributes:
+        lines: how many.
+        of: lines the file has.
+        first: number of the first of them, from 1.
+        reason: what is wrong with it.
+    """
+
+    lines: int
+    of: int
+    first: int
+    reason: str
+
+    def sentence(self, path: Path) -> str:
+        return (
+            f"{path}: {self.lines:,} of {self.of:,} lines left out as malformed, the first of them "
+            f"line {self.first}: {self.reason}."
+        )
 
 
 @dataclass(frozen=True)
@@ -19,6 +43,7 @@ class Interactions:
         item_ids: raw item ids, one per code.
         item_info: optional frame indexed by raw item id (as a string), with any of the columns
             ``title`` and ``genres``; items it lacks have no title.
+        skipped: malformed lines that were left out, None where there were none.
     """
 
     users: np.ndarray
@@ -27,6 +52,7 @@ class Interactions:
     user_ids: np.ndarray
     item_ids: np.ndarray
     item_info: pd.DataFrame | None = None
+    skipped: Skipped | None = None
 
     def __post_init__(self) -> None:
         if len(self.users) != len(self.items) or (

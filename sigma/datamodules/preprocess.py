@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.interactions import Interactions, Skipped
 from sigma.errors import UserError
 
 Bounds = tuple[int | None, int | None]
@@ -25,6 +25,7 @@ class Sequences:
         user_ids: raw user ids; user u is ``user_ids[u]``.
         item_ids: raw item ids; item j is ``item_ids[j - 1]``.
         item_info: frame with ``title`` / ``genres`` in the order of ``item_ids``, or None.
+        skipped: malformed lines of the raw file that were left out, or None.
     """
 
     items: np.ndarray
@@ -33,6 +34,7 @@ class Sequences:
     user_ids: np.ndarray
     item_ids: np.ndarray
     item_info: pd.DataFrame | None = None
+    skipped: Skipped | None = None
 
     @property
     def num_users(self) -> int:
@@ -115,6 +117,7 @@ def preprocess(
         user_ids=data.user_ids[kept_users],
         item_ids=item_ids,
         item_info=info,
+        skipped=data.skipped,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from sigma.errors import UserError
 
 SPLITS = ("leave_one_out", "global_time")
+MALFORMED = ("error", "skip")
 
 
 def check_settings(data: Any) -> None:
@@ -27,6 +28,10 @@ def check_settings(data: Any) -> None:
             )
     if data.split_name not in SPLITS:
         raise UserError(f"Unknown dataset.split '{data.split_name}'; choose {' or '.join(SPLITS)}.")
+    if data.malformed not in MALFORMED:
+        raise UserError(
+            f"Unknown dataset.malformed '{data.malformed}'; choose {' or '.join(MALFORMED)}."
+        )
     unknown = set(data.columns or {}) - {"user", "item", "timestamp"}
     if unknown:
         raise UserError(

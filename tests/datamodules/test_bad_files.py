@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,18 @@ CASES: dict[str, Case] = {
 }
 
 
+SKIP = "dataset.malformed=skip"
+# The first line, which tells the format, and files beside the interactions.
+NO_LINE_TO_LEAVE_OUT = {
+    "not UTF-8 header",
+    "UTF-16",
+    "binary as csv",
+    "gzip that is none",
+    "reviews: first line no JSON",
+    "meta: not records",
+}
+
+
 def message(make: Callable[[Path], Path], folder: Path) -> str:
     with pytest.raises(UserError) as error:
         preprocess(locate(make(folder), folder / "unpacked").read())
@@ -235,6 +248,10 @@ def test_bad_file_gets_one_sentence(case: str, tmp_path: Path) -> None:
     assert expected in told
     assert "\n" not in told
     assert told.endswith((".", ")"))
+    malformed_text = re.search(r"\.(csv|txt|json|inter|data|dat), line \d+: ", told)
+    assert (f", or leave such lines out with {SKIP}." in told) == (
+        malformed_text is not None and case not in NO_LINE_TO_LEAVE_OUT
+    )
 
 
 def test_wanted_column_that_is_missing(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"user_bounds": [-1, None]}, "dataset.user_bounds=[-1, None] must be a pair"),
         ({"user_bounds": [9, 5]}, "The user bounds [9, 5) keep nothing"),
         ({"user_bounds": [500, None]}, "No interactions are left after keeping users in [500"),
+        ({"malformed": "ignore"}, "Unknown dataset.malformed 'ignore'; choose error or skip."),
         ({"columns": {"usr": "a"}}, "Unknown dataset.columns usr"),
         ({"split": "global_time", "val_fraction": 0.0}, "must be positive and sum to less than 1"),
     ],
@@ -210,6 +211,22 @@ def test_real_ml_latest_small_has_a_damaged_line(path: Path, tmp_path: Path) -> 
     data = dataset("ml_latest_small", tmp_path, path=str(tmp_path / "x"))
     data.setup()
     assert data.statistics.matches is True
+
+
+@pytest.mark.parametrize("path", [real("ml-latest-small")])
+def test_real_ml_latest_small_without_its_damaged_line(
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """User 5 and item 39 have many more, so that the filter takes nothing along with the line."""
+    data = dataset("ml_latest_small", tmp_path, path=str(path), malformed="skip")
+    with caplog.at_level(logging.WARNING):
+        data.setup()
+    assert (
+        "ratings.csv: 1 of 100,837 lines left out as malformed, the first of them line 522: "
+        in (caplog.text)
+    )
+    stats = data.statistics
+    assert (stats.users, stats.items, stats.interactions) == (610, 3_650, 90_274 - 1)
 
 
 @pytest.mark.parametrize("path", [real("ml-1m.txt")])

@@ -16,7 +16,9 @@ from sigma.errors import UserError
 _SAMPLE = 1000  # lines looked at to tell users from items
 
 
-def read_amazon_ratings(path: Path, meta: Path | None = None) -> Interactions:
+def read_amazon_ratings(
+    path: Path, meta: Path | None = None, malformed: str = "error"
+) -> Interactions:
     """Ratings CSV; 2014 is ``user,item,rating,timestamp``, 2018 ``item,user,rating,timestamp``.
 
     The file does not say which it is, so the ids do: item ids (ASIN) have exactly 10 characters,
@@ -42,13 +44,16 @@ def read_amazon_ratings(path: Path, meta: Path | None = None) -> Interactions:
         ",",
         (*order, "rating", "timestamp"),
         _titles(meta),
+        malformed=malformed,
     )
 
 
-def read_amazon_reviews(path: Path, meta: Path | None = None) -> Interactions:
+def read_amazon_reviews(
+    path: Path, meta: Path | None = None, malformed: str = "error"
+) -> Interactions:
     """Review JSON lines with ``reviewerID``, ``asin`` and ``unixReviewTime``."""
     columns = Columns("reviewerID", "asin", "unixReviewTime")
-    return read_json_lines(path, columns, pa.int64(), _titles(meta))
+    return read_json_lines(path, columns, pa.int64(), _titles(meta), malformed)
 
 
 def _titles(path: Path | None) -> pd.DataFrame | None:

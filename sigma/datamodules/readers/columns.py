@@ -4,7 +4,7 @@ A block is one Arrow array, so a file of any size is read with the memory of its
 """
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,14 @@ import pyarrow.compute as pc
 from sigma.errors import UserError
 
 Where = Callable[[int], str]
-"""Row number (from 0, blank lines not counted) -> 'file, line N', for messages."""
+"""Row number (from 0) -> the file and where in it, for messages."""
 
+TIME_ADVICE = "use seconds since 1970 or dates such as 2018-10-31 or 2018-10-31 12:00:00"
 _MICRO = 1_000_000
+
+
+class BadRowError(UserError):
+    """What is wrong is one row, which text files can do without."""
 
 
 class IdColumn:
@@ -44,7 +49,7 @@ class IdColumn:
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         if values.null_count:
             row = self._rows + pc.index(pc.is_null(values), True).as_py()
-            raise UserError(
+            raise BadRowError(
                 f"{self._where(row)}: the column '{self._name}' has no value; "
                 "fill it in or remove the row."
             )
@@ -120,7 +125,8 @@ class TimeColumn:
         dates = is_date or (is_text and _numbers(values[:1]) is None)
         read = _dates(values) if dates else _numbers(values)
         if read is None:
-            raise self._first_bad(values, dates)
+            row, what = next(bad_times(values, dates))
+            raise self._error(row, what, values)
         if self._dates not in (None, dates):
             raise self._error(0, "mixes dates with numbers", values)
         self._dates = dates
@@ -143,17 +149,25 @@ class TimeColumn:
             times //= _MICRO
         return times
 
-    def _first_bad(self, values: pa.Array, dates: bool) -> UserError:
-        read = _dates if dates else _numbers
-        row = next((r for r in range(len(values)) if read(values[r : r + 1]) is None), 0)
-        return self._error(row, f"is not a {'date' if dates else 'number'} like the rest", values)
-
-    def _error(self, row: int, what: str, values: pa.Array | None = None) -> UserError:
+    def _error(self, row: int, what: str, values: pa.Array | None = None) -> BadRowError:
         shown = "" if values is None else f" '{values[row]}'"
-        return UserError(
+        return BadRowError(
             f"{self._where(self._rows + row)}: the time{shown} in the column '{self._name}' "
-            f"{what}; use seconds since 1970 or dates such as 2018-10-31 or 2018-10-31 12:00:00."
+            f"{what}; {TIME_ADVICE}."
         )
+
+
+def bad_times(values: pa.Array, dates: bool, start: int = 0) -> Iterator[tuple[int, str]]:
+    """``(row, what is wrong)`` of each value that is no time of this kind, found by halving."""
+    read = _dates(values) if dates else _numbers(values)
+    if read is not None:
+        yield from ((start + int(row), "is before 1970") for row in np.flatnonzero(read[0] < 0))
+    elif len(values) == 1:
+        yield start, f"is not a {'date' if dates else 'number'} like the rest"
+    else:
+        half = len(values) // 2
+        yield from bad_times(values[:half], dates, start)
+        yield from bad_times(values[half:], dates, start + half)
 
 
 def _numbers(values: pa.Array) -> tuple[np.ndarray, bool] | None:

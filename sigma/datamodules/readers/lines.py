@@ -1,18 +1,18 @@
-"""The bytes of raw files, and where in them something is wrong."""
+"""The bytes of raw files and the lines they are made of."""
 
 import csv
 import gzip
 import io
-import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
-
-import pyarrow as pa
+from typing import Any, BinaryIO
 
 from sigma.errors import UserError
+
+_LONGEST = 100  # lines that a quoted field may go over
+_CHUNK = 1 << 20
 
 
 def open_raw(path: Path) -> BinaryIO:
@@ -33,94 +33,122 @@ def readable(path: Path) -> Iterator[None]:
 
 
 class Lines:
-    """The text of a file, and where in it a row stands."""
+    """The text of a file.
 
-    def __init__(self, path: Path, delimiter: str, quoted: bool, header: bool) -> None:
-        self.path, self.quoted, self.header = path, quoted, header
+    Args:
+        path: the file, gzipped or not.
+        delimiter: between fields; empty for JSON lines.
+        quoted: whether ``"`` wraps fields.
+
+    Attributes:
+        left_out: numbers of lines that ``open`` leaves blank, from 1.
+    """
+
+    def __init__(self, path: Path, delimiter: str, quoted: bool) -> None:
+        self.path, self.quoted = path, quoted
         self.double = delimiter == "::"  # Arrow splits at single characters only
         self.delimiter = "\t" if self.double else delimiter
+        self.left_out: set[int] = set()
 
     def open(self) -> BinaryIO:
         stream = open_raw(self.path)
+        if self.left_out:
+            stream = io.BufferedReader(_Blanked(stream, self.left_out), _CHUNK)
         if not self.double:
             return stream
         with stream:  # ratings.dat holds numbers alone (ML-10M, the largest: 250 MB)
             return io.BytesIO(stream.read().replace(b"::", b"\t"))
 
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """``(line number, fields)`` of every line that is not blank; slow, for messages."""
+    def rows(self, expected: int | None = None) -> Iterator[tuple[int, int, list[str]]]:
+        """``(first line, last line, fields)`` of all that is not blank; slow.
+
+        Bytes that are not UTF-8 become surrogates. A quote that is never closed, or whose row has
+        not the ``expected`` number of fields (None: that of the first row), wraps its own line
+        only, so that it does not take whole lines after it along.
+        """
         with self.open() as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
-            if not self.delimiter:
-                yield from ((n, [line]) for n, line in enumerate(text, 1) if line.strip())
-                return
-            rows = (
-                csv.reader(text, delimiter=self.delimiter)
-                if self.quoted
-                else csv.reader(text, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
-            )
-            yield from ((rows.line_num, fields) for fields in rows if fields)
+            lines = enumerate(stream, start=1)
+            ahead: list[tuple[int, str]] = []  # lines read and not used yet, the next one last
+            while True:
+                if ahead:
+                    number, text = ahead.pop()
+                else:
+                    number, raw = next(lines, (0, b""))
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
+                if not number:
+                    return
+                if not text.strip("\r\n"):
+                    continue
+                if not self.delimiter:
+                    yield number, number, [text]
+                    continue
+                used, fields = [(number, text)], text.rstrip("\r\n").split(self.delimiter)
+                if self.quoted and '"' in text:
+                    used, fields = self._quoted(used, ahead, lines, expected)
+                expected = expected or len(fields)
+                yield number, used[-1][0], fields
 
-    def where(self, row: int) -> str:
-        """Place of data row ``row`` (from 0)."""
-        row += self.header
-        for index, (line, _) in enumerate(self._rows()):
-            if index == row:
-                return f"{self.path}, line {line}"
-        return str(self.path)
+    def _quoted(
+        self,
+        used: list[tuple[int, str]],
+        ahead: list[tuple[int, str]],
+        lines: Iterator[tuple[int, bytes]],
+        expected: int | None,
+    ) -> tuple[list[tuple[int, str]], list[str]]:
+        """The row that begins with the line ``used``, over more lines where a quote is open."""
+        closed = True
 
-    def diagnose(self, error: Exception, names: Sequence[str] | None) -> UserError:
-        """The first line that does not fit, for an error that Arrow reports without a line."""
-        if "Empty CSV" in str(error):
-            return UserError(f"{self.path} is empty; fetch it again or point dataset.path at data.")
-        bad = self._not_utf8()
-        if bad is not None:
-            return bad
-        expected = len(names) if names else 0
-        for line, fields in self._rows():
-            expected = expected or len(fields)
-            if len(fields) != expected:
-                sign = "::" if self.double else {"\t": "tab"}.get(self.delimiter, self.delimiter)
-                return UserError(
-                    f"{self.path}, line {line}: expected {expected} fields separated by '{sign}', "
-                    f"got {len(fields)}; mend or remove the line."
-                )
-        return UserError(f"{self.path} cannot be read ({error}); check the file.")
+        def take() -> Iterator[str]:
+            nonlocal closed
+            yield used[0][1]
+            while len(used) < _LONGEST:  # csv comes here only while a quote is open
+                if ahead:
+                    used.append(ahead.pop())
+                else:
+                    number, raw = next(lines, (0, b""))
+                    if not number:
+                        break
+                    used.append((number, raw.decode("utf-8", "surrogateescape")))
+                yield used[-1][1]
+            closed = False
 
-    def diagnose_json(self, error: Exception, schema: pa.Schema) -> UserError:
-        """The same for JSON lines."""
-        if "Empty JSON" in str(error):
-            return UserError(f"{self.path} is empty; fetch it again or point dataset.path at data.")
-        bad = self._not_utf8()
-        if bad is not None:
-            return bad
-        for line, (text,) in self._rows():
-            try:
-                record = json.loads(text)
-            except ValueError as reason:
-                return UserError(
-                    f"{self.path}, line {line}: not a JSON object ({reason}); "
-                    "mend or remove the line."
-                )
-            for field in schema:
-                value = record.get(field.name) if isinstance(record, dict) else None
-                kind = str if pa.types.is_string(field.type) else int
-                if not isinstance(value, kind):
-                    return UserError(
-                        f"{self.path}, line {line}: the field '{field.name}' should be "
-                        f"{'text' if kind is str else 'a whole number'}, got {json.dumps(value)}; "
-                        "mend or remove the line."
-                    )
-        return UserError(f"{self.path} cannot be read ({error}); check the file.")
+        try:
+            fields = next(csv.reader(take(), delimiter=self.delimiter))
+        except csv.Error:  # a carriage return inside the line, or a field without end
+            closed, fields = False, []
+        if closed and (len(used) == 1 or len(fields) == (expected or len(fields))):
+            return used, fields
+        ahead.extend(reversed(used[1:]))
+        return used[:1], []
 
-    def _not_utf8(self) -> UserError | None:
-        with self.open() as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError:
-                    return UserError(
-                        f"{self.path}, line {number}: the bytes are not UTF-8 text; "
-                        "save the file as UTF-8."
-                    )
-        return None
+
+class _Blanked(io.RawIOBase):
+    """A stream in which lines of these numbers are blank, so that the others keep their numbers."""
+
+    def __init__(self, stream: BinaryIO, numbers: set[int]) -> None:
+        self._stream, self._numbers = stream, numbers
+        self._chunks = self._blank()
+        self._rest = memoryview(b"")
+
+    def _blank(self) -> Iterator[bytes]:
+        start = 1
+        while lines := self._stream.readlines(_CHUNK):
+            for number in self._numbers & set(range(start, start + len(lines))):
+                lines[number - start] = b"\n"
+            start += len(lines)
+            yield b"".join(lines)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()

@@ -34,15 +34,17 @@ _GENRES = (
 )
 
 
-def read_ratings_dat(path: Path, movies: Path | None = None) -> Interactions:
+def read_ratings_dat(
+    path: Path, movies: Path | None = None, malformed: str = "error"
+) -> Interactions:
     """ML-1M and ML-10M: ``user::item::rating::timestamp``; ``movies.dat`` in Latin-1."""
     info = None
     if movies is not None:
         info = _info(movies, "::", ["id", "title", "genres"], "latin-1")
-    return read_delimited(path, _COLUMNS, "::", _FIELDS, info, quoted=False)
+    return read_delimited(path, _COLUMNS, "::", _FIELDS, info, quoted=False, malformed=malformed)
 
 
-def read_u_data(path: Path, items: Path | None = None) -> Interactions:
+def read_u_data(path: Path, items: Path | None = None, malformed: str = "error") -> Interactions:
     """ML-100K: tab-separated ``user item rating timestamp``; ``u.item`` with flags for genres."""
     info = None
     if items is not None:
@@ -52,13 +54,17 @@ def read_u_data(path: Path, items: Path | None = None) -> Interactions:
         info = table[["title"]].assign(
             genres=["|".join(g for g, on in zip(_GENRES, row, strict=True) if on) for row in flags]
         )
-    return read_delimited(path, _COLUMNS, "\t", _FIELDS, info, quoted=False)
+    return read_delimited(path, _COLUMNS, "\t", _FIELDS, info, quoted=False, malformed=malformed)
 
 
-def read_ratings_csv(path: Path, movies: Path | None = None) -> Interactions:
+def read_ratings_csv(
+    path: Path, movies: Path | None = None, malformed: str = "error"
+) -> Interactions:
     """ML-latest-small, 20M, 25M, 32M: ``userId,movieId,rating,timestamp`` with a header."""
     info = None if movies is None else _info(movies, ",", None, "utf-8")
-    return read_delimited(path, Columns("userId", "movieId", "timestamp"), ",", None, info)
+    return read_delimited(
+        path, Columns("userId", "movieId", "timestamp"), ",", None, info, malformed=malformed
+    )
 
 
 def _info(path: Path, separator: str, names: list[str] | None, encoding: str) -> pd.DataFrame:

@@ -8,13 +8,18 @@ import pyarrow as pa
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import IdColumn
 from sigma.datamodules.readers.lines import open_raw, readable
+from sigma.datamodules.readers.malformed import LeftOut
 from sigma.errors import UserError
 
 _TOKENS = 1 << 20  # items held as Python strings at once
 
 
-def read_sequence_text(path: Path) -> Interactions:
+def read_sequence_text(path: Path, malformed: str = "error") -> Interactions:
     """Read one-user-a-line sequence text.
+
+    Args:
+        path: the file, gzipped or not.
+        malformed: ``skip`` leaves out malformed lines, each a whole user, unless they are too many.
 
     Raises:
         UserError: a line without items, a user on two lines, or text that is not UTF-8.
@@ -23,27 +28,26 @@ def read_sequence_text(path: Path) -> Interactions:
     lengths: list[int] = []
     tokens: list[str] = []
     items = IdColumn("item", lambda row: str(path))
+    left_out = LeftOut(path, malformed)
     number = 0
     with readable(path), open_raw(path) as lines:
         for number, raw in enumerate(lines, start=1):
             try:
                 user, *rest = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: the bytes are not UTF-8 text; save the file as UTF-8."
-                ) from error
+            except UnicodeDecodeError:
+                reason = "the bytes are not UTF-8 text"
+                left_out.add(number, number, reason, "save the file as UTF-8")
+                continue
             except ValueError:  # a blank line
                 continue
             if not rest:
-                raise UserError(
-                    f"{path}, line {number}: expected 'user item item …', got only '{user}'; "
-                    "add the user's items or remove the line."
-                )
+                reason = f"expected 'user item item …', got only '{user}'"
+                left_out.add(number, number, reason, "add the user's items or remove the line")
+                continue
             if users.setdefault(user, len(lengths)) != len(lengths):
-                raise UserError(
-                    f"{path}, line {number}: user '{user}' stands on an earlier line, too; "
-                    "put all items of a user on one line."
-                )
+                reason = f"user '{user}' stands on an earlier line, too"
+                left_out.add(number, number, reason, "put all items of a user on one line")
+                continue
             lengths.append(len(rest))
             tokens += rest
             if len(tokens) >= _TOKENS:
@@ -59,4 +63,5 @@ def read_sequence_text(path: Path) -> Interactions:
         timestamps=None,
         user_ids=np.array(list(users), dtype=object),
         item_ids=item_ids,
+        skipped=left_out.skipped(),
     )

@@ -1,7 +1,7 @@
 """Delimited text and JSON lines, read block by block into codes and times."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import pyarrow.csv
 import pyarrow.json
 
 from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.readers.columns import IdColumn, TimeColumn
+from sigma.datamodules.readers.columns import BadRowError, IdColumn, TimeColumn
 from sigma.datamodules.readers.lines import Lines, readable
+from sigma.datamodules.readers.malformed import LeftOut
+from sigma.datamodules.readers.scan import MISSING, delimited_rows, json_rows, scan
+from sigma.errors import UserError
 
 _BLOCK = 1 << 24  # bytes; also the longest JSON line that can be read
-_MISSING = ["", "nan", "NaN", "null", "NULL"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ def read_delimited(
     names: Sequence[str] | None = None,
     item_info: pd.DataFrame | None = None,
     quoted: bool = True,
+    malformed: str = "error",
 ) -> Interactions:
     """Read CSV-like text.
 
@@ -44,11 +47,12 @@ def read_delimited(
         names: of all fields in order; None takes them from the first line.
         item_info: see ``Interactions``.
         quoted: whether ``"`` wraps fields.
+        malformed: ``skip`` leaves malformed lines out, unless they are too many.
 
     Raises:
         UserError: a damaged file, or a line that does not fit, by its number.
     """
-    text = Lines(path, delimiter, quoted, header=names is None)
+    text = Lines(path, delimiter, quoted)
     wanted = [c for c in (columns.user, columns.item, columns.timestamp) if c is not None]
     options: dict[str, Any] = {
         "read_options": pa.csv.ReadOptions(block_size=_BLOCK, column_names=names),
@@ -60,26 +64,34 @@ def read_delimited(
             column_types=dict.fromkeys(wanted, pa.string()),
             strings_can_be_null=True,
             quoted_strings_can_be_null=True,
-            null_values=_MISSING,
+            null_values=MISSING,
         ),
     }
-    with readable(path), text.open() as stream:
-        try:
-            blocks = pa.csv.open_csv(stream, **options)
-        except pa.ArrowInvalid as error:
-            raise text.diagnose(error, names) from error
-        return _gather(blocks, columns, text, item_info, names)
+
+    def read() -> Interactions:
+        with text.open() as stream:
+            return _gather(pa.csv.open_csv(stream, **options), columns, path, item_info)
+
+    def judge(left_out: LeftOut) -> None:
+        rows = delimited_rows(text, names, columns.user, columns.item, columns.timestamp)
+        scan(rows, columns.timestamp, left_out)
+
+    return _read(text, read, judge, malformed)
 
 
 def read_json_lines(
-    path: Path, columns: Columns, time_type: pa.DataType, item_info: pd.DataFrame | None = None
+    path: Path,
+    columns: Columns,
+    time_type: pa.DataType,
+    item_info: pd.DataFrame | None = None,
+    malformed: str = "error",
 ) -> Interactions:
     """Read one JSON object a line; other fields than ``columns`` are skipped.
 
     Raises:
         UserError: a damaged file, or a line that does not fit, by its number.
     """
-    text = Lines(path, "", False, header=False)
+    text = Lines(path, "", False)
     assert columns.timestamp is not None
     schema = pa.schema(
         [
@@ -89,34 +101,55 @@ def read_json_lines(
         ]
     )
     options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    with readable(path), text.open() as stream:
-        try:
+
+    def read() -> Interactions:
+        with text.open() as stream:
             blocks = pa.json.open_json(
                 stream, pa.json.ReadOptions(block_size=_BLOCK), parse_options=options
             )
-            return _gather(blocks, columns, text, item_info, None)
-        except pa.ArrowException as error:
-            raise text.diagnose_json(error, schema) from error
+            return _gather(blocks, columns, path, item_info)
+
+    def judge(left_out: LeftOut) -> None:
+        scan(json_rows(text, schema), columns.timestamp, left_out)
+
+    return _read(text, read, judge, malformed)
+
+
+def _read(
+    text: Lines, read: Callable[[], Interactions], judge: Callable[[LeftOut], None], malformed: str
+) -> Interactions:
+    """Read at once; only where that fails, judge line by line, then read without the bad lines."""
+    with readable(text.path):
+        try:
+            return read()
+        except (BadRowError, pa.ArrowException, UnicodeDecodeError) as error:
+            failed = _explain(text.path, error)
+        left_out = LeftOut(text.path, malformed)
+        judge(left_out)
+        if not left_out.numbers:
+            raise failed
+        text.left_out = left_out.numbers
+        try:
+            return replace(read(), skipped=left_out.skipped())
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise _explain(text.path, error) from error
+
+
+def _explain(path: Path, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    if "Empty CSV" in str(error) or "Empty JSON" in str(error):
+        return UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
+    return UserError(f"{path} cannot be read ({error}); check the file.")
 
 
 def _gather(
-    blocks: Any,
-    columns: Columns,
-    text: Lines,
-    item_info: pd.DataFrame | None,
-    names: Sequence[str] | None,
+    blocks: Any, columns: Columns, path: Path, item_info: pd.DataFrame | None
 ) -> Interactions:
-    users, items = IdColumn(columns.user, text.where), IdColumn(columns.item, text.where)
-    times = None if columns.timestamp is None else TimeColumn(columns.timestamp, text.where)
-    while True:
-        try:
-            block = blocks.read_next_batch()
-        except StopIteration:
-            break
-        except pa.ArrowInvalid as error:
-            if not text.delimiter:
-                raise
-            raise text.diagnose(error, names) from error
+    where = lambda row: str(path)  # noqa: E731 (the line is found where it is told)
+    users, items = IdColumn(columns.user, where), IdColumn(columns.item, where)
+    times = None if columns.timestamp is None else TimeColumn(columns.timestamp, where)
+    for block in blocks:
         users.add(block.column(columns.user))
         items.add(block.column(columns.item))
         if times is not None:

@@ -85,10 +85,14 @@ def header_fields(path: Path, delimiter: str | None = None) -> tuple[str, list[s
     return delimiter, [field.strip('"') for field in line.split(delimiter)]
 
 
-def read_csv(path: Path, columns: Mapping[str, str | None] | None = None) -> Interactions:
+def read_csv(
+    path: Path, columns: Mapping[str, str | None] | None = None, malformed: str = "error"
+) -> Interactions:
     """CSV or TSV with a header; ids are kept as text, so that ``007`` is not ``7``."""
     delimiter, fields = header_fields(path)
-    return read_delimited(path, choose_columns(fields, columns, path), delimiter)
+    return read_delimited(
+        path, choose_columns(fields, columns, path), delimiter, malformed=malformed
+    )
 
 
 def read_parquet(path: Path, columns: Mapping[str, str | None] | None = None) -> Interactions:
@@ -119,7 +123,7 @@ def _parquet_column(file: pq.ParquetFile, name: str, column: Column) -> Column:
     return column
 
 
-def read_recbole(path: Path, items: Path | None = None) -> Interactions:
+def read_recbole(path: Path, items: Path | None = None, malformed: str = "error") -> Interactions:
     """RecBole's ``.inter`` (header ``user_id:token <tab> …``), titles from ``.item``."""
     _, fields = header_fields(path, "\t")
     kinds = dict(zip([f.partition(":")[0] for f in fields], fields, strict=True))
@@ -137,7 +141,9 @@ def read_recbole(path: Path, items: Path | None = None) -> Interactions:
             )
     time = None if chosen.timestamp is None else kinds[chosen.timestamp]
     columns = Columns(kinds[chosen.user], kinds[chosen.item], time)
-    return read_delimited(path, columns, "\t", None, _recbole_items(items), quoted=False)
+    return read_delimited(
+        path, columns, "\t", None, _recbole_items(items), quoted=False, malformed=malformed
+    )
 
 
 def _recbole_items(path: Path | None) -> pd.DataFrame | None:

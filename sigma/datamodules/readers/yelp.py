@@ -12,10 +12,10 @@ from sigma.datamodules.readers.stream import Columns, read_json_lines
 from sigma.errors import UserError
 
 
-def read_yelp(path: Path, businesses: Path | None = None) -> Interactions:
+def read_yelp(path: Path, businesses: Path | None = None, malformed: str = "error") -> Interactions:
     """Reviews, one JSON object a line; ``date`` (no zone, read as UTC) becomes seconds."""
     columns = Columns("user_id", "business_id", "date")
-    return read_json_lines(path, columns, pa.string(), _names(businesses))
+    return read_json_lines(path, columns, pa.string(), _names(businesses), malformed)
 
 
 def _names(path: Path | None) -> pd.DataFrame | None:

@@ -1,0 +1,245 @@
+"""``dataset.malformed=skip``: malformed lines are left out, counted and told, up to a limit."""
+
+import gzip
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sigma.datamodules.custom import Custom
+from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.locate import locate
+from sigma.datamodules.readers import stream
+from sigma.errors import UserError
+from tests.datamodules import raw_files as raw
+
+ROWS = raw.interactions(n=1500)
+AT = 522  # the first line that gets in between
+REVIEW = {"reviewerID": "A1", "asin": "B1", "unixReviewTime": 5}
+YELP = {"user_id": "u", "business_id": "b", "date": "2018-10-31 12:00:00"}
+
+MAKE: dict[str, Callable[[Path], Path]] = {
+    "csv": lambda p: raw.csv_table(p / "a.csv", ROWS),
+    "csv.gz": lambda p: raw.csv_table(p / "a.csv.gz", ROWS),
+    "movielens csv": lambda p: raw.ml_csv(p, ROWS) / "ratings.csv",
+    "dat": lambda p: raw.ml_1m(p, ROWS) / "ratings.dat",
+    "u.data": lambda p: raw.ml_100k(p, ROWS) / "u.data",
+    "inter": lambda p: raw.recbole(p, "a", ROWS) / "a.inter",
+    "amazon": lambda p: raw.amazon_2014(p / "ratings_Beauty.csv", ROWS),
+    "reviews": lambda p: raw.amazon_reviews(p / "a.json", ROWS),
+    "reviews.gz": lambda p: raw.amazon_reviews(p / "a.json.gz", ROWS),
+    "yelp": lambda p: raw.yelp(p, ROWS) / "yelp_academic_dataset_review.json",
+}
+JUNK: dict[str, tuple[str, list[str | bytes], str]] = {
+    "csv fields": ("csv", ["1,2", "1,2,3,4"], "expected 3 fields separated by ',', got 2"),
+    "csv ids": ("csv", [",2,3", "1,NaN,3"], "the column 'user_id' has no value"),
+    "csv times": (
+        "csv",
+        ["1,2,soon", "1,2,-4", "1,2,", "1,2,inf", "1,2,2018-10-31"],
+        "the time 'soon' in the column 'timestamp' is not a number like the rest",
+    ),
+    "csv bytes": ("csv", [b"1,caf\xe9,3", b"\xff\xfe"], "the bytes are not UTF-8 text"),
+    "csv quotes": ("csv", ['1,"2,3', '"1"",2,3'], "got a quote or a line end out of place"),
+    "csv blanks": ("csv", ["  "], "got 1"),
+    "csv of several kinds": ("csv", ["1,2,x", "1", b"\xff,1,1"], "the time 'x'"),
+    "gzipped csv": ("csv.gz", ["1,2"], "got 2"),
+    "movielens csv": (
+        "movielens csv",
+        ["5,39,3.0,84743496 https://files.grouplens.org/datasets/movielens/ml-latest-small1"],
+        "the time '84743496 https://files.grouplens.org/",
+    ),
+    "dat": ("dat", ["1::2::3", "1::2::3::x"], "expected 4 fields separated by '::', got 3"),
+    "u.data": ("u.data", ["1\t2\t3\t4\t5"], "expected 4 fields separated by 'tab', got 5"),
+    "inter": ("inter", ["1\t2\t3\tx", "1\t2"], "the time 'x' in the column 'timestamp:float'"),
+    "amazon": ("amazon", ["A1,B"], "expected 4 fields"),
+    "reviews": (
+        "reviews",
+        [
+            '{"asin": ',
+            "[1]",
+            "7",
+            *(json.dumps(REVIEW | {"asin": value}) for value in (None, 7)),
+            *(json.dumps(REVIEW | {"unixReviewTime": t}) for t in ("5", 5.5, -5, True, 10**30)),
+        ],
+        "not a JSON object (Expecting value",
+    ),
+    "reviews bytes": (
+        "reviews.gz",
+        [json.dumps(REVIEW).replace("A1", "é").encode("latin-1")],
+        "the bytes are not UTF-8 text",
+    ),
+    "yelp": ("yelp", [json.dumps(YELP | {"date": "May 4"})], "the time 'May 4' in the column"),
+}
+
+
+def insert(path: Path, junk: list[str | bytes], at: int = AT, step: int = 3) -> None:
+    """Put lines into a file, the first as line ``at``."""
+    with stream.Lines(path, "", False).open() as file:
+        lines = file.read().splitlines(keepends=True)
+    for k, line in enumerate(junk):
+        data = line if isinstance(line, bytes) else line.encode()
+        lines.insert(at - 1 + k * step, data + b"\n")
+    whole = b"".join(lines)
+    path.write_bytes(gzip.compress(whole) if path.suffix == ".gz" else whole)
+
+
+def read(path: Path, malformed: str = "skip") -> Interactions:
+    return locate(path, path.parent / "unpacked").read(malformed=malformed)
+
+
+def same(a: Interactions, b: Interactions) -> bool:
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for name in ("users", "items", "timestamps", "user_ids", "item_ids")
+    )
+
+
+@pytest.mark.parametrize("source", MAKE)
+def test_clean_file_is_read_as_ever(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = MAKE[source](tmp_path)
+    monkeypatch.setattr(stream, "scan", None)  # would fail if it were called: nothing is slower
+    assert same(read(path), read(path, "error"))
+    assert read(path).skipped is None
+
+
+@pytest.mark.parametrize("case", JUNK)
+def test_malformed_lines_are_left_out_alone(case: str, tmp_path: Path) -> None:
+    source, junk, reason = JUNK[case]
+    path = MAKE[source](tmp_path)
+    clean = read(path)
+    insert(path, junk)
+    with pytest.raises(UserError) as error:
+        read(path, "error")
+    assert f"{path.name}, line {AT}: " in str(error.value)
+    assert str(error.value).endswith(", or leave such lines out with dataset.malformed=skip.")
+    data = read(path)
+    assert same(data, clean)
+    assert data.skipped is not None
+    header = source in ("csv", "csv.gz", "movielens csv", "inter")
+    assert data.skipped.lines == len(junk)
+    assert data.skipped.of == len(ROWS) + header + len(junk)
+    assert data.skipped.first == AT
+    assert reason in data.skipped.reason
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(("source", "junk"), [("dat", "1::2::3"), ("csv", "1,2,2018-10-31")])
+def test_first_and_last_line(source: str, junk: str, tmp_path: Path) -> None:
+    path = MAKE[source](tmp_path)
+    clean = read(path)
+    insert(path, [junk], 1 if source == "dat" else 2)
+    path.write_bytes(path.read_bytes() + junk.encode())  # without a line end, as if cut off
+    data = read(path)
+    assert same(data, clean)
+    assert data.skipped is not None
+    assert data.skipped.lines == 2
+
+
+def test_what_no_one_reads_may_be_of_any_kind(tmp_path: Path) -> None:
+    """A column of text in another encoding, with quotes and line ends, costs no row."""
+    text = b"user_id,item_id,text\n" + b'1,2,"caf\xe9\nan ""x"", y"\n3,4,5\xe9\n' * 30
+    path = tmp_path / "a.csv"
+    path.write_bytes(text)
+    clean = read(path, "error")
+    path.write_bytes(text + b'1,2\n5,6,"never closed\n7,8,9\n')
+    data = read(path)
+    assert data.skipped is not None
+    assert (data.skipped.lines, data.skipped.first) == (2, 92)
+    assert len(data) == len(clean) + 1
+    assert data.user_ids.tolist() == ["1", "3", "7"]
+
+
+def test_row_over_several_lines_is_left_out_whole(tmp_path: Path) -> None:
+    path = raw.write(tmp_path / "a.csv", 'user,item,time,text\n1,2,x,"a\n1,2,3,b\nc"\n1,2,3,d\n')
+    data = read(path)
+    assert len(data) == 1
+    assert data.skipped is not None
+    assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (3, 5, 2)
+
+
+def test_sequence_text(tmp_path: Path) -> None:
+    lines = [b"1 2 3", b"2", b"3 \xff", b"1 9", b"4 2"]
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(UserError, match=r"line 2: .*, or leave such lines out with dataset\.malf"):
+        read(path, "error")
+    data = read(path)
+    assert data.user_ids.tolist() == ["1", "4"]
+    assert data.item_ids.tolist() == ["2", "3"]
+    assert data.users.tolist() == [0, 0, 1]
+    assert data.skipped is not None
+    assert data.skipped.sentence(path) == (
+        f"{path}: 3 of 5 lines left out as malformed, the first of them line 2: expected "
+        "'user item item …', got only '2'."
+    )
+
+
+def test_parquet_has_no_lines(tmp_path: Path) -> None:
+    path = raw.parquet(tmp_path / "a.parquet", ROWS[:3], timestamp=pa.array([1, None, 3]))
+    told = []
+    for malformed in ("error", "skip"):
+        with pytest.raises(UserError) as error:
+            read(path, malformed)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    assert "row 2: the time in the column 'timestamp' is missing" in told[0]
+    assert "malformed" not in told[0]
+
+
+@pytest.mark.parametrize(("lines", "limit"), [(40, 10), (1000, 10), (3000, 30)])
+def test_too_many_are_refused(lines: int, limit: int, tmp_path: Path) -> None:
+    """Up to 10 lines or 1 % are left out, one more is refused."""
+    for source, bad in (("a.csv", "1,2,x\n"), ("a.txt", "7\n")):
+        head = ["user,item,time\n"] if source == "a.csv" else []
+        for count in (limit, limit + 1):
+            good = [f"{k},2,{k}\n" if head else f"{k} 2\n" for k in range(lines - count)]
+            text = [*head, *good[:5], *[bad] * count, *good[5:]][:lines]
+            path = raw.write(tmp_path / source, "".join(text))
+            if count == limit:
+                skipped = read(path).skipped
+                assert skipped is not None
+                assert skipped.lines == limit
+                continue
+            with pytest.raises(UserError) as error:
+                read(path)
+            assert str(error.value).startswith(
+                f"{path}: more than {limit} of its {lines:,} lines are malformed, too many to be "
+                f"accidents (the first is line {6 + len(head)}: "
+            )
+            assert "\n" not in str(error.value)
+
+
+def test_nothing_but_malformed_lines(tmp_path: Path) -> None:
+    path = raw.write(tmp_path / "a.csv", "user,item,time\n1,2,\n1,,2\n")
+    data = Custom(path=str(path), root=str(tmp_path / "root"), malformed="skip")
+    with pytest.raises(UserError, match="holds no interactions"):
+        data.setup()
+
+
+def test_every_start_warns_once_and_the_setting_is_part_of_the_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = MAKE["csv"](tmp_path)
+    insert(path, ["1,2,soon", "1,2"])
+    told = []
+    for _ in range(2):
+        caplog.clear()
+        data = Custom(path=str(path), root=str(tmp_path / "root"), malformed="skip")
+        with caplog.at_level(logging.WARNING):
+            data.prepare_data()
+            data.setup()
+        told.append([record.getMessage() for record in caplog.records])
+        monkeypatch.setattr("sigma.datamodules.base.preprocess", None)  # only the cache is left
+    assert told[0] == told[1]
+    assert told[0] == [
+        f"{path}: 2 of 1,503 lines left out as malformed, the first of them line 522: the time "
+        "'soon' in the column 'timestamp' is not a number like the rest."
+    ]
+    with pytest.raises(UserError, match="line 522"):  # what skip left in the cache is not used
+        Custom(path=str(path), root=str(tmp_path / "root")).setup()
