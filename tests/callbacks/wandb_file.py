@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,19 @@ def records(path: Path) -> list[Any]:
     return found
 
 
-def contents(path: Path) -> dict[str, Any]:
-    """``run`` (the record), ``config``, ``history`` (a list of dicts), ``summary``, ``exit``."""
+def contents(path: Path, patience: float = 20.0) -> dict[str, Any]:
+    """``run`` (the record), ``config``, ``history`` (a list of dicts), ``summary``, ``exit``.
+
+    W&B's service writes in its own time, so a finished run's last record may be waited for.
+    """
+    deadline = time.monotonic() + patience
+    while (found := parse(path))["exit"] is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """What the file holds now; see ``contents``."""
     result: dict[str, Any] = {"run": None, "config": {}, "history": [], "summary": {}, "exit": None}
 
     def key(item: Any) -> str:

@@ -1,0 +1,187 @@
+"""Every slip gets one sentence and a non-zero exit; only bugs show a traceback."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from sigma.cli import expand_resume, explained, user_message
+from sigma.errors import UserError
+from sigma.preflight import check_config, parameters, suggest
+from tests.front_door import write_sequences
+from tests.in_process import arguments, call
+
+# What is typed after a good command line, and what the answer must hold.
+BAD = [
+    (["model=nope"], "There is no model 'nope'; there are: "),
+    (["dataset=beuaty"], "There is no dataset 'beuaty'; did you mean 'beauty'? There are: beauty"),
+    (["logger=wanbd"], "did you mean 'wandb'?"),
+    (["objective=clozee"], "There is no objective 'clozee'"),
+    (["+experiment=zzz"], "There is no experiment 'zzz'"),
+    (["modle=sigma"], "The config has no key 'modle'; did you mean 'model'?"),
+    (["foo=1"], "The config has no key 'foo'; there are: callbacks, dataset"),
+    (["model.hiden_size=8"], "model has no key 'hiden_size'; did you mean 'hidden_size'?"),
+    (["trainer.strategy=ddp"], "trainer.strategy is not set yet; add it with a plus"),
+    (["+model.typo=1"], "model has no key 'typo'; there are: conv_width, dropout"),
+    (["+model.mamba.typo=1"], "model.mamba has no key 'typo'; there are: backend"),
+    (["+dataset.batchsize=1"], "did you mean 'batch_size'?"),
+    (["+task.optimizer.momentum=.9"], "task.optimizer has no key 'momentum'"),
+    (["+trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
+    (["hidden"], "Cannot read 'hidden': settings are written key=value"),
+    (["model.dropout="], "model.dropout= must be a number"),
+    (["task.optimizer.lr=-1"], "task.optimizer.lr=-1 must be above 0."),
+    (["task.optimizer.lr=fast"], "task.optimizer.lr=fast must be above 0."),
+    (["task.optimizer._target_=torch.optim.Adamm"], "cannot be imported"),
+    (["model._target_=sigma.models.nope.Nope"], "No module named 'sigma.models.nope'"),
+    (["model.dropout=1.5"], "model.dropout=1.5 must be from 0 to below 1."),
+    (["model.hidden_size=0"], "model.hidden_size=0 must be a whole number of at least 1."),
+    (["model.hidden_size=wide"], "model.hidden_size=wide must be a whole number."),
+    (["model.hidden_size=8.5"], "model.hidden_size=8.5 must be a whole number."),
+    (["model.gate=1"], "model.gate=1 must be true or false."),
+    (["model.mamba.backend=turbo"], "Unknown scan backend 'turbo'; choose from auto"),
+    (["trainer.max_epochs=0"], "trainer.max_epochs=0 must be at least 1"),
+    (["trainer.max_epochs=many"], "trainer.max_epochs=many must be a whole number."),
+    (["trainer.devices=0"], "trainer.devices=0 must be at least 1"),
+    (["trainer.accelerator=quantum"], "invalid accelerator name: `accelerator='quantum'`"),
+    (["trainer.precision=12"], "Precision 12 is invalid"),
+    (["trainer.limit_train_batches=-3"], "invalid value -3 for limit_train_batches"),
+    (["dataset.batch_size=0"], "dataset.batch_size=0 must be a whole number of at least 1."),
+    (["dataset.max_length=-1"], "dataset.max_length=-1 must be a whole number of at least 1."),
+    (["dataset.split=random"], "Unknown dataset.split 'random'"),
+    (["dataset.path=/nowhere/x.csv"], "/nowhere/x.csv does not exist"),
+    (["dataset.user_bounds=[1000,null]"], "No interactions are left"),
+    (["seed=-1"], "seed=-1 must be a whole number from 0"),
+    (["seed=x"], "seed=x must be a whole number from 0"),
+    (["matmul_precision=low"], "matmul_precision=low must be highest, high or medium."),
+    (["task.loss=hinge"], "Unknown loss 'hinge'; choose from bpr, cross_entropy."),
+    (["task.ks=[5]"], "it must hold positive cut-offs and 10"),
+    (["callbacks.early_stopping.patience=-1"], "patience=-1 must be at least 0."),
+    (["callbacks.early_stopping.monitor=val/foo"], "metric `val/foo` which is not available"),
+    (["hydra.run.dir=/dev/null/x"], "Cannot read or write (/dev/null/x): Not a directory."),
+    (["resume=/nowhere/run"], "resume=/nowhere/run is not the folder of a run"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sequences(tmp_path_factory.mktemp("data") / "tiny.txt", users=60, items=30)
+
+
+@pytest.mark.parametrize(("typed", "answer"), BAD, ids=lambda x: "".join(x)[:40])
+def test_a_slip_gets_one_sentence(
+    typed: list[str],
+    answer: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *arguments(tmp_path / "run", data, *typed)) == 1
+    errors = capsys.readouterr().err
+    assert answer in errors
+    assert "Traceback" not in errors
+    assert len([line for line in errors.splitlines() if line.startswith("error: ")]) == 1
+    assert not (tmp_path / "run" / "row.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the accelerator is there")
+def test_an_absent_accelerator(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    typed = arguments(tmp_path, data, "trainer.accelerator=gpu", "trainer.devices=3")
+    assert call(monkeypatch, *typed) == 1
+    errors = capsys.readouterr().err
+    assert "No supported gpu backend found! Use trainer.accelerator=cpu" in errors
+
+
+def test_bugs_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), explained():
+        raise ZeroDivisionError
+    with pytest.raises(TypeError), explained():
+        raise TypeError("in the middle of a model")
+
+
+def raise_below() -> None:
+    try:
+        raise UserError("Mend this.")
+    except UserError as error:
+        raise RuntimeError("around it") from error
+
+
+def fill_the_disk() -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "/run/last.ckpt")
+    error.add_note("The last checkpoint is kept; go on with: …")
+    raise error
+
+
+def press_ctrl_c() -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise SystemExit(1)  # noqa: B904 - as Lightning does
+
+
+def test_a_user_error_below_others_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), explained():
+        raise_below()
+    assert capsys.readouterr().err == "error: Mend this.\n"
+
+
+def test_a_full_disk_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), explained():
+        fill_the_disk()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: The disk is full or its quota is used up (/run/last.ckpt)")
+    assert lines[1].startswith("The last checkpoint is kept")
+    assert "is the disk full?" in str(user_message(RuntimeError("PytorchStreamWriter failed")))
+    allocation = RuntimeError("can't allocate memory: you tried to allocate 6400000 bytes")
+    assert "Out of memory; lower dataset.batch_size" in str(user_message(allocation))
+
+
+def test_the_keyboard_through_lightnings_exit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, explained():
+        press_ctrl_c()
+    assert stopped.value.code == 1
+    assert "Stopped by the keyboard" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped, explained():
+        raise SystemExit(0)  # --help
+    assert stopped.value.code == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_resume_brings_back_the_runs_own_overrides(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("- model.r=3\n- resume=false\n")
+    expanded = expand_resume([f"resume={folder}", "trainer.max_epochs=9"])
+    quoted = str(folder).replace("'", "\\'")
+    assert expanded == [
+        "model.r=3", "trainer.max_epochs=9", f"hydra.run.dir='{quoted}'", "resume=true"
+    ]  # fmt: skip
+    assert expand_resume(["resume=true", "seed=1"]) == ["resume=true", "seed=1"]
+
+
+def test_arguments_of_bases_are_known() -> None:
+    from sigma.datamodules.simulated import Simulated
+
+    known = parameters(Simulated)
+    assert known is not None
+    assert {"shop", "batch_size"} <= set(known)
+    assert parameters(dict) is None
+    with pytest.raises(UserError, match="did you mean 'batch_size'"):
+        check_config(
+            {
+                "seed": 1,
+                "matmul_precision": "high",
+                "d": {"_target_": "sigma.datamodules.simulated.Simulated", "batchsize": 1},
+            }
+        )
+
+
+def test_suggestions_read_as_sentences() -> None:
+    assert suggest("x", ["b", "a"]) == "there are: a, b."
+    assert suggest("betas", ["beta"]) == "did you mean 'beta'? There are: beta."
