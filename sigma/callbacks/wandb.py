@@ -2,41 +2,21 @@
 
 import json
 import logging
-import netrc
 import os
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from sigma.callbacks.wandb_mode import choose_mode
+
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60.0  # how long a finished run waits for its upload; the files stay anyway
-
-
-def has_login() -> bool:
-    """Whether a key is set or a netrc file knows W&B's host."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def choose_mode() -> str:
-    """``online`` with a login, else ``offline``; WANDB_MODE has the last word."""
-    asked = os.environ.get("WANDB_MODE", "")
-    if asked in ("online", "offline", "disabled"):
-        return asked
-    return "online" if has_login() else "offline"
 
 
 class WandbLogger(Logger):

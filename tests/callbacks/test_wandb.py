@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sigma.callbacks.wandb import WandbLogger, choose_mode, has_login
+from sigma.callbacks.wandb import WandbLogger
+from sigma.callbacks.wandb_mode import choose_mode, has_login
 from tests.callbacks.wandb_file import contents
 
 KEY = "0123456789" * 4
