@@ -148,6 +148,8 @@ def check_config(config: dict[str, Any]) -> None:
             if name.startswith("_"):
                 continue
             if known is not None and name not in known:
-                raise UserError(f"{key} has no key '{name}'; {suggest(name, list(known))}")
+                # What has no default and is not in the config comes from the program itself.
+                ours = [n for n, p in known.items() if p.default is not p.empty or n in node]
+                raise UserError(f"{key} has no key '{name}'; {suggest(name, ours)}")
             if known is not None:
                 check_value(f"{key}.{name}", value, known[name])
