@@ -39,7 +39,8 @@ def train(cfg: DictConfig) -> float:
     callbacks = list(instantiate(cfg.callbacks, _convert_="all").values())
     loggers = list(instantiate(cfg.logger, _convert_="all").values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
-    folder.start()
+    if not trainer.fast_dev_run:
+        folder.start()
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt

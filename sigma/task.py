@@ -60,6 +60,12 @@ class SequenceTask(L.LightningModule):
                 f"task.ks is {list(ks)}; it must hold positive cut-offs and 10, by which the best "
                 "epoch is chosen."
             )
+        for name, bounds in (groups or {}).items():
+            if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+                raise UserError(
+                    f"task.groups.{name}={bounds} must be a pair [lower, upper) of history "
+                    "lengths, such as [5,20], with null for no bound."
+                )
         self.model = model
         self.optimizer = optimizer
         self.loss = LOSSES[loss]

@@ -150,6 +150,7 @@ def test_constant_model_ranks_like_chance() -> None:
     [
         ({"loss": "hinge"}, "choose from bpr, cross_entropy"),
         ({"ks": [5, 20]}, "must hold positive cut-offs and 10"),
+        ({"groups": {"short": [0]}}, "must be a pair"),
         ({"ks": [0, 10]}, "must hold positive cut-offs and 10"),
     ],
 )

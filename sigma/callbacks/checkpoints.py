@@ -46,6 +46,9 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
         )
 
+    def _ModelCheckpoint__warn_if_dir_not_empty(self, dirpath: object) -> None:  # noqa: N802
+        """A resumed run finds its own checkpoints there; nothing to warn of."""
+
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         if current is not None and self.best_model_score is not None:
             return bool(current >= self.best_model_score)
