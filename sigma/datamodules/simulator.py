@@ -11,8 +11,8 @@ A user's next item j, given his whole history h, is drawn from
 
 T holds a few successors an item, nearly always of other categories; W is popularity within
 category c. Nothing is hidden: p is a function of the history and the shop's fixed tables, so no
-ranking can expect more hits than its k most probable items (``Shop.achievable``). The number of a
-user's purchases is drawn apart from what he buys, so "this is his last item" tells nothing.
+ranking can expect more hits than its k most probable items (``Shop.achievable``). How many items
+a user buys is drawn apart from which, so "this is the last one" tells nothing.
 
 Symbols: U users, I items, C categories, n interactions in all, m positions asked about.
 """
@@ -52,11 +52,8 @@ class Catalogue(NamedTuple):
 
 
 class Achievable(NamedTuple):
-    """What the true probabilities get: ``expected`` hit rate, and the ``realised`` one.
-
-    ``expected`` is the mean probability of the k most probable items, the bound that no model
-    beats but by luck; ``realised`` is how often the target was among them.
-    """
+    """Hit rate of the k truly most probable items: their mean probability (the bound that no
+    model beats but by luck), and how often the target was in fact among them."""
 
     expected: float
     realised: float
@@ -93,11 +90,11 @@ class Shop:
     longest: int = 100
     median_extra: float = 4.0
     spread_extra: float = 1.1
-    skew: float = 0.8
-    short_term: float = 0.3
-    long_term: float = 0.6
+    skew: float = 0.7
+    short_term: float = 0.25
+    long_term: float = 0.65
     decay: float = 0.9
-    focus: float = 1.5
+    focus: float = 2.0
     same_day: float = 0.4
     seed: int = 0
 
@@ -156,13 +153,9 @@ class Shop:
         days = elapsed - elapsed[starts][users] + first_day[users]
         order = np.argsort(days, kind="stable")
         names = np.arange(self.num_items)
-        info = pd.DataFrame(
-            {
-                "title": [f"item {item}" for item in names],
-                "genres": [f"category {category}" for category in self.catalogue.category],
-            },
-            index=[str(item) for item in names],
-        )
+        titles = [f"item {item}" for item in names]
+        genres = [f"category {category}" for category in self.catalogue.category]
+        info = pd.DataFrame({"title": titles, "genres": genres}, index=names.astype(str))
         return Interactions(
             users=users[order].astype(np.int32),
             items=items[order].astype(np.int32),
@@ -180,13 +173,11 @@ class Shop:
         for t in range(lengths.max()):
             active = np.flatnonzero(lengths > t)
             now = starts[active] + t
-            if t == 0:
-                cumulative = np.cumsum(self.catalogue.popularity)[None].repeat(len(active), 0)
-            else:
-                cumulative = np.cumsum(self._mixture(items[now - 1], counts[active]), axis=1)
+            first = self.catalogue.popularity[None]
+            p = self._mixture(items[now - 1], counts[active]) if t else first
             drawn = rng.random((len(active), 1))
             # Rounding may end the sums just below 1, so the last item takes what is left.
-            items[now] = (cumulative[:, :-1] <= drawn).sum(axis=1)
+            items[now] = (np.cumsum(p, axis=1)[:, :-1] <= drawn).sum(axis=1)
             self._remember(counts, active, items[now])
         return items
 

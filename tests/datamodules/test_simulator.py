@@ -181,7 +181,7 @@ def test_realised_hits_are_those_expected_and_beat_simple_rankings(
     assert data.achievable_hit_rate(10, split) == best.expected
     error = np.sqrt(best.expected * (1 - best.expected) / len(positions))
     assert abs(best.realised - best.expected) < 3 * error
-    assert 0.65 < best.expected < 0.75
+    assert 0.7 < best.expected < 0.75
 
     sequences, seen = data.sequences, in_training(data)
     items = sequences.items - 1
@@ -192,7 +192,7 @@ def test_realised_hits_are_those_expected_and_beat_simple_rankings(
     by_popularity = hit_rate(data, popularity[None].repeat(len(positions), 0), positions)
     by_markov = hit_rate(data, markov[items[positions - 1]], positions)
     assert 0.05 < by_popularity < 0.12
-    assert by_popularity + 0.3 < by_markov < best.expected - 0.15
+    assert by_popularity + 0.3 < by_markov < best.expected - 0.2
 
 
 def test_no_ranking_of_the_true_shop_is_worse_for_knowing_less(data: Simulated) -> None:
@@ -290,4 +290,4 @@ def test_config_is_the_default_shop_whatever_the_training_seed(data: Simulated) 
     assert module.shop == Shop()
     np.testing.assert_array_equal(module.sequences.items, data.sequences.items)
     batch = next(iter(module.train_dataloader()))
-    assert batch.items.shape == (128, 20)
+    assert batch.items.shape == (128, 15)
