@@ -1,7 +1,13 @@
 """Train and test one model on one data set: ``python train.py model=sigma dataset=beauty``."""
 
+# ruff: noqa: E402
 import logging
+import os
 import sys
+
+# Read when torch is loaded: threads that wait by spinning starve whatever shares the cores with
+# them, each other included (ten times slower beside one other job on two cores).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
 import lightning as L
