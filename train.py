@@ -1,6 +1,5 @@
 """Train and test one model on one data set: ``python train.py model=sigma dataset=beauty``."""
 
-# ruff: noqa: E402
 import logging
 import os
 import sys
