@@ -42,12 +42,12 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
     lengths, order = batch.lengths.sort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
+    place = rank[batch.target_rows]
     listed = lengths.tolist()
     states, taken = [], []
     for first, last in length_groups(listed):
         rows = order[first:last]
         hidden = model(batch.items[rows, : listed[last - 1]], lengths[first:last])
-        place = rank[batch.target_rows]
         chosen = ((place >= first) & (place < last)).nonzero().squeeze(1)
         states.append(hidden[place[chosen] - first, batch.target_columns[chosen]])
         taken.append(chosen)
