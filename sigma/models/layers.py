@@ -5,6 +5,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def item_table(num_items: int, size: int, extra: int = 0) -> nn.Embedding:
+    """Item embeddings drawn from N(0, 0.02), row 0 (padding) zero and without gradient.
+
+    Args:
+        num_items: K.
+        size: D.
+        extra: rows after item K, such as a mask token's.
+    """
+    table = nn.Embedding(num_items + 1 + extra, size, padding_idx=0)
+    nn.init.normal_(table.weight, std=0.02)
+    with torch.no_grad():
+        table.weight[0] = 0
+    return table
+
+
+def tied_scores(
+    states: Tensor, weight: Tensor, items: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Scores by inner product with the item table.
+
+    Args:
+        states: (M, D).
+        weight: (K, D), the rows of items 1 … K.
+        items: (M, n) item ids from 1 to score for each state; None scores all.
+        bias: (K,) of items 1 … K.
+
+    Returns:
+        (M, K), or (M, n) with ``items``.
+    """
+    if items is None:
+        return F.linear(states, weight, bias)
+    scores = torch.einsum("md,mnd->mn", states, F.embedding(items - 1, weight))
+    return scores if bias is None else scores + bias[items - 1]
+
+
+def init_normal(module: nn.Module, std: float = 0.02) -> None:
+    """RecBole's start: Linear and Embedding N(0, std), biases 0, layer norms 1 and 0.
+
+    Rows of padding stay zero. For use with ``nn.Module.apply``.
+    """
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx] = 0
+    if isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Causal depthwise convolution along positions, (B, L, d) -> (B, L, d).
 

@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import CausalConv1d
+from sigma.models.layers import CausalConv1d, item_table, tied_scores
 
 
 def partial_flip(lengths: Tensor, width: int, keep: int) -> Tensor:
@@ -150,6 +150,7 @@ class Sigma(nn.Module):
     """
 
     padding_invariant = True
+    causal = False  # the flipped direction reads the end of a history first
 
     def __init__(
         self,
@@ -168,7 +169,8 @@ class Sigma(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.items = nn.Embedding(num_items + 1, hidden_size, padding_idx=0)
+        self.causal = not partial_flip
+        self.items = item_table(num_items, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -177,9 +179,6 @@ class Sigma(nn.Module):
             )
             for _ in range(num_layers)
         )
-        nn.init.normal_(self.items.weight, std=0.02)
-        with torch.no_grad():
-            self.items.weight[0] = 0
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         states = self.norm(self.dropout(self.items(items)))
@@ -187,6 +186,6 @@ class Sigma(nn.Module):
             states = layer(states, lengths)
         return states
 
-    def logits(self, states: Tensor) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K (eq. 11)."""
-        return states @ self.items.weight[1:].T
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n) (eq. 11)."""
+        return tied_scores(states, self.items.weight[1:], items)

@@ -1,0 +1,69 @@
+"""GRU4Rec: Session-based Recommendations with Recurrent Neural Networks.
+
+Hidasi et al., ICLR 2016, in the form of Tan et al., "Improved Recurrent Neural Networks for
+Session-based Recommendations", 2016, which RecBole has and the SIGMA authors ran.
+
+Symbols: B rows, L positions, D embedding size, G size of the GRU, K items.
+
+    X = dropout(E[items])                                         (B, L, D)
+    F = GRU(X), num_layers stacked, no bias                       (B, L, G)
+    r, z = sigmoid(W x_t + U f_{t-1}),  n = tanh(W x_t + r ⊙ (U f_{t-1}))
+    f_t  = (1 - z) ⊙ n + z ⊙ f_{t-1}
+    Y = F W + b                                                   (B, L, D)
+    score of item k = Y[n_u] · E[k]
+
+Departures from the paper: an item table tied to the output instead of one-hot vectors, cross
+entropy over all items instead of TOP1 over the batch's items, no session-parallel batches.
+Weights start as RecBole's: the table Xavier normal, the GRU Xavier uniform, the rest as PyTorch.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sigma.models.layers import item_table, tied_scores
+
+
+class GRU4Rec(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        hidden_size: D.
+        gru_size: G.
+        num_layers: stacked GRU layers.
+        dropout: of the embeddings.
+        name: what tables call the model.
+    """
+
+    padding_invariant = True
+    causal = True
+
+    def __init__(
+        self,
+        num_items: int,
+        hidden_size: int = 64,
+        gru_size: int = 128,
+        num_layers: int = 1,
+        dropout: float = 0.3,
+        name: str = "gru4rec",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.gru = nn.GRU(hidden_size, gru_size, num_layers, bias=False, batch_first=True)
+        self.out = nn.Linear(gru_size, hidden_size)
+        nn.init.xavier_normal_(self.items.weight)
+        with torch.no_grad():
+            self.items.weight[0] = 0
+        for key, weight in self.gru.named_parameters():
+            # RecBole's first layer only; a deeper one stays as PyTorch draws it.
+            if key.endswith("l0"):
+                nn.init.xavier_uniform_(weight)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return self.out(self.gru(self.dropout(self.items(items)))[0])
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)

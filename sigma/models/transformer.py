@@ -1,0 +1,155 @@
+"""The transformer's parts as RecBole and BERT lay them out: post-norm, separate projections.
+
+Vaswani et al., "Attention Is All You Need", 2017; Devlin et al., "BERT", 2019.
+
+Symbols: B rows, L positions, D hidden size, H heads, d = D / H.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+
+
+class SelfAttention(nn.Module):
+    """LayerNorm(X + dropout(softmax(Q K^T / sqrt(d)) V W_O)), (B, L, D) -> (B, L, D).
+
+    Args:
+        size: D.
+        num_heads: H.
+        dropout: of the output.
+        attention_dropout: of the attention weights.
+
+    Raises:
+        UserError: H does not divide D.
+    """
+
+    def __init__(
+        self, size: int, num_heads: int, dropout: float, attention_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if size % num_heads:
+            raise UserError(
+                f"model.hidden_size={size} must be a multiple of model.num_heads={num_heads}."
+            )
+        self.num_heads = num_heads
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.out = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.attention_dropout = attention_dropout
+
+    def heads(self, states: Tensor) -> Tensor:
+        """(B, L, D) -> (B, H, L, d)."""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Attend over ``visible`` positions.
+
+        Args:
+            states: (B, L, D).
+            visible: bool, (B, 1, 1, L) or (B, 1, L, L), True where a query (row) may see a key
+                (column); None is causal: position t sees 0 … t.
+        """
+        q, k, v = (self.heads(f(states)) for f in (self.query, self.key, self.value))
+        mixed = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=visible,
+            dropout_p=self.attention_dropout if self.training else 0.0,
+            is_causal=visible is None,
+        )
+        return self.norm(states + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+
+
+class FeedForward(nn.Module):
+    """LayerNorm(X + dropout(f(X W1 + b1) W2 + b2)), (B, L, D) -> (B, L, D).
+
+    Args:
+        size: D.
+        inner: width between the two maps.
+        dropout: of the output.
+        activation: f, ``gelu`` or ``relu``.
+        inner_dropout: of f's output.
+
+    Raises:
+        UserError: unknown activation.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        inner: int,
+        dropout: float,
+        activation: str = "gelu",
+        inner_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UserError(f"Unknown model.activation '{activation}'; choose gelu or relu.")
+        self.widen = nn.Linear(size, inner)
+        self.narrow = nn.Linear(inner, size)
+        self.activation = ACTIVATIONS[activation]
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.inner_dropout = nn.Dropout(inner_dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        wide = self.inner_dropout(self.activation(self.widen(states)))
+        return self.norm(states + self.dropout(self.narrow(wide)))
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, then feed-forward; arguments as theirs."""
+
+    def __init__(
+        self,
+        size: int,
+        num_heads: int,
+        inner: int,
+        dropout: float,
+        attention_dropout: float,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(size, num_heads, dropout, attention_dropout)
+        self.feed_forward = FeedForward(size, inner, dropout, activation)
+
+    def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
+        return self.feed_forward(self.attention(states, visible))
+
+
+class Positions(nn.Module):
+    """Adds a learned embedding of each position, counted from the first item kept.
+
+    Args:
+        max_length: largest L.
+        size: D.
+
+    Raises:
+        UserError: a longer input.
+    """
+
+    def __init__(self, max_length: int, size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_length, size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        length = states.shape[1]
+        if length > self.table.num_embeddings:
+            raise UserError(
+                f"The input holds {length} positions, the model {self.table.num_embeddings}; "
+                "build it with model.max_length of at least the data's dataset.max_length."
+            )
+        return states + self.table.weight[:length]
+
+
+def real_keys(lengths: Tensor, width: int) -> Tensor:
+    """(B,) -> bool (B, 1, 1, L): every query sees the real items and no padding."""
+    return (torch.arange(width, device=lengths.device) < lengths[:, None])[:, None, None]
