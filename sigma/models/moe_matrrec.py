@@ -1,0 +1,128 @@
+"""MoEMaTrRec: Mamba and self-attention side by side, mixed by one gate a history.
+
+Alokam Gnaneswara Sai, "State-Space Models for Large Sequence Modeling in Sequential
+Recommendation", 2024; the class ``SASmambaRec`` of its public code.
+
+Symbols: B rows, L positions, n_u true length of a row, D hidden size, K items, P learned positions.
+All of (B, L, D) but g and E.
+
+    X = dropout(sqrt(D) E[items] + P)
+    A = LayerNorm(dropout(MHA(X)) + X)
+    M = Mamba(X)
+    g = sigmoid(w · mean over positions of X + b)                 (B, L, 1)
+    C = g M + (1 - g) A
+    H = LayerNorm(dropout(ReLU(C W1 + b1) W2 + b2) + C)
+    score of item k = H[n_u] · E[k]
+
+Trained at every position at once with binary cross entropy and one uniform negative a position.
+
+**The leak.** The authors' attention has no mask and their g averages the whole row, so the state at
+position t has already seen item t + 1, which training asks it to predict. The default here is the
+honest model: attention from t sees 0 … t, and g at t is that of the mean over 0 … t, a running
+mean. ``leak=True`` is the authors': attention and mean over all L positions, padding among them. It
+warns, is not ``causal``, is not ``padding_invariant``, and declares ``leaks_on_purpose``, by which
+``objective=all_positions`` lets it through. The state that is read out for the next item is the
+same function of the parameters either way when the row is full; the leak is one of training.
+
+As in the authors' code: every parameter of two or more dimensions starts Xavier normal (see
+``sigma.models.recmamba``), and the attention weights drop out at the same rate.
+
+Departures from the authors' code: rows padded on the right, positions counted from the first item
+kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6, to the
+variance. Their results on LFM-1b, unlike those on KuaiRand, come from an earlier version with two
+trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not rebuilt here.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sigma.models.layers import item_table, tied_scores
+from sigma.models.recmamba import init_xavier
+from sigma.models.transformer import FeedForward, Positions, SelfAttention
+
+log = logging.getLogger(__name__)
+
+
+class MoEMaTrRec(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        max_length: largest L.
+        mamba: hidden size -> Mamba block.
+        hidden_size: D.
+        num_heads: of the attention, divides D.
+        dropout: of embeddings, attention weights and layer outputs.
+        leak: the authors' attention and gate, which see the items to be predicted.
+        name: what tables call the model.
+
+    Attributes:
+        leaks_on_purpose: True with ``leak``; an objective that trains every position and refuses
+            models that are not causal makes an exception for it.
+
+    Raises:
+        UserError: num_heads does not divide D.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int,
+        mamba: Callable[[int], nn.Module],
+        hidden_size: int = 32,
+        num_heads: int = 1,
+        dropout: float = 0.5,
+        leak: bool = False,
+        name: str = "moe_matrrec",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.leak = leak
+        self.causal = not leak
+        self.padding_invariant = not leak
+        self.leaks_on_purpose = leak
+        self.items = item_table(num_items, hidden_size)
+        self.scale = math.sqrt(hidden_size)
+        self.positions = Positions(max_length, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.mamba = mamba(hidden_size)
+        self.attention = SelfAttention(hidden_size, num_heads, dropout, attention_dropout=dropout)
+        self.gate = nn.Linear(hidden_size, 1)
+        self.feed_forward = FeedForward(hidden_size, 4 * hidden_size, dropout, activation="relu")
+        init_xavier(self)
+        self._init_attention()
+        if leak:
+            log.warning(
+                "model.leak=true: trained at every position, this model sees the items it must "
+                "predict (as its author's code does), so its training loss means little; "
+                "model.leak=false is the honest, causal version."
+            )
+
+    def _init_attention(self) -> None:
+        """As Xavier starts torch's MHA: queries, keys and values one (3 D, D) matrix, no biases."""
+        attention = self.attention
+        for layer in (attention.query, attention.key, attention.value):
+            nn.init.xavier_normal_(layer.weight, gain=math.sqrt(0.5))
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(attention.out.bias)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.dropout(self.positions(self.scale * self.items(items)))
+        width = states.shape[1]
+        if self.leak:
+            visible = torch.ones(1, 1, 1, width, dtype=torch.bool, device=states.device)
+            mean = states.mean(1, keepdim=True)
+        else:
+            visible = None
+            mean = states.cumsum(1) / torch.arange(1, width + 1, device=states.device)[:, None]
+        gate = torch.sigmoid(self.gate(mean))
+        attended = self.attention(states, visible)
+        return self.feed_forward(attended + gate * (self.mamba(states) - attended))
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)

@@ -1,0 +1,92 @@
+"""RecMamba: one bare Mamba block over item and position embeddings.
+
+Yang et al., "Uncovering Selective State Space Model's Capabilities in Lifelong Sequential
+Recommendation", 2024, and its public code. MambaRec* (Alokam Gnaneswara Sai, "State-Space Models
+for Large Sequence Modeling in Sequential Recommendation", 2024) is the same class with a smaller D.
+
+Symbols: B rows, L positions, n_u true length of a row, D hidden size, K items, P learned positions.
+
+    X = dropout(sqrt(D) E[items] + P)                             (B, L, D)
+    H = Mamba(X)                                                  (B, L, D)
+    score of item k = H[n_u] · E[k]
+
+No norm, no residual, no feed-forward. Trained at every position at once with binary cross entropy
+and one uniform negative a position (``objective=all_positions``, ``loss=bce``), Adam with
+beta = (0.9, 0.98), learning rate 4e-4 on KuaiRand and 2e-4 on LFM-1b.
+
+As in the authors' code: every parameter of two or more dimensions starts Xavier normal, Mamba's
+A_log included, so all N states start with the same decay, A near -1, not mamba_ssm's -1 … -N. The
+biases of the step size keep mamba_ssm's draw, softplus(bias) in 0.001 … 0.1.
+
+Departures from the authors' code:
+- Rows are padded on the right, theirs on the left. Their line that would zero the padding is
+  commented out, and the Xavier start overwrites the padding row, which then gets no gradient: their
+  Mamba reads L - n_u copies of one random vector, with positions, before the first item. Here
+  padding is zero and comes last, and a causal block never reads it.
+- Positions count from the first item kept; theirs count so that the last item is always L - 1.
+- Their code fixes Mamba's size at 64, whatever the embeddings'; here both are D.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sigma.models.layers import item_table, tied_scores
+from sigma.models.transformer import Positions
+
+
+def init_xavier(model: nn.Module) -> None:
+    """The authors' start: each parameter of two or more dimensions N(0, 2 / (fan in + fan out)).
+
+    Vectors stay as their modules drew them, rows of padding zero.
+    """
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_normal_(parameter)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx] = 0
+
+
+class RecMamba(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        max_length: largest L.
+        mamba: hidden size -> Mamba block.
+        hidden_size: D.
+        dropout: of the embeddings.
+        name: what tables call the model.
+    """
+
+    padding_invariant = True
+    causal = True
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int,
+        mamba: Callable[[int], nn.Module],
+        hidden_size: int = 64,
+        dropout: float = 0.2,
+        name: str = "recmamba",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, hidden_size)
+        self.scale = math.sqrt(hidden_size)
+        self.positions = Positions(max_length, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.mamba = mamba(hidden_size)
+        init_xavier(self)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return self.mamba(self.dropout(self.positions(self.scale * self.items(items))))
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)
