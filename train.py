@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> float:
-    """Run one configuration from data to result row; returns the best ``val/ndcg@10``."""
+    """Run one configuration from data to result row; returns the best validation score."""
     folder = RunFolder(cfg)
-    if (row := folder.finished_row()) is not None:
+    if (score := folder.finished_score()) is not None:
         log.info("This run is finished already: %s", folder.row_path)
-        return float(row["metrics"]["val"]["ndcg@10"])
+        return score
     checkpoint = folder.checkpoint_to_resume()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
@@ -39,8 +39,14 @@ def train(cfg: DictConfig) -> float:
     # Seeded again: whether the data came from the cache must not move the initial weights.
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     model = instantiate(cfg.model, num_items=datamodule.num_items, _convert_="all")
+    objective.check(model)
     datamodule.trim &= model.padding_invariant
-    task = instantiate(cfg.task, model=model, _convert_="all")
+    if hasattr(model, "count"):  # counts the training data instead of learning from it
+        model.count(*datamodule.training_histories())
+    counts = datamodule.item_counts()
+    loss = instantiate(cfg.loss, item_counts=counts)
+    sampled = instantiate(cfg.evaluation.sampled, item_counts=counts)
+    task = instantiate(cfg.task, model=model, loss=loss, sampled=sampled, _convert_="all")
 
     callbacks = list(instantiate(cfg.callbacks, _convert_="all").values())
     loggers = list(instantiate(cfg.logger, _convert_="all").values())

@@ -25,11 +25,12 @@ def measure(backend: str, length: int, rows: int, items: int, steps: int) -> dic
 
     import torch
 
-    from sigma.losses import cross_entropy
+    from sigma.losses import CrossEntropy
     from sigma.models.mamba import Mamba
     from sigma.models.sigma import Sigma
 
     torch.manual_seed(0)
+    cross_entropy = CrossEntropy(torch.ones(items))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = Sigma(items, functools.partial(Mamba, backend=backend))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

@@ -55,6 +55,7 @@ class RankingMetrics(Metric):
     Args:
         ks: cut-offs, each at least 1.
         groups: name -> (lower, upper), half open bounds on the history length, None for no bound.
+        prefix: of every name, such as ``sampled_``.
 
     Raises:
         ValueError: no cut-off, or one below 1.
@@ -68,11 +69,13 @@ class RankingMetrics(Metric):
         self,
         ks: Sequence[int] = (5, 10, 20),
         groups: Mapping[str, Sequence[int | None]] | None = None,
+        prefix: str = "",
     ) -> None:
         super().__init__()
         if not ks or min(ks) < 1:
             raise ValueError(f"the cut-offs must be at least 1, got {list(ks)}")
-        self.labels = [f"{name}@{k}" for k in ks for name in METRICS]
+        self.prefix = prefix
+        self.labels = [f"{prefix}{name}@{k}" for k in ks for name in METRICS]
         self.groups = {name: tuple(bounds) for name, bounds in (groups or {}).items()}
         self.k_max = max(ks)
         # Beyond its own k a metric gains nothing more, so all share one width.

@@ -28,9 +28,7 @@ def popularity_metrics(
     assert data.sequences is not None
     assert data.split is not None
     items, offsets = data.sequences.items, data.sequences.offsets
-    index = np.arange(len(items))
-    in_training = index < np.repeat(data.split.train_end, np.diff(offsets))
-    counts = np.bincount(items[in_training], minlength=data.num_items + 1)[1:]
+    counts = data.item_counts().numpy()
     positions = {"val": data.split.val, "test": data.split.test}[split]
     users = np.searchsorted(offsets, positions, side="right") - 1
     own = counts[items[positions] - 1]

@@ -20,6 +20,7 @@ from sigma.errors import UserError
 # name -> (what it must be, check); of whatever target it is an argument.
 Range = tuple[str, Callable[[Any], bool]]
 COUNTS = ("hidden_size", "num_layers", "num_heads", "state_size", "conv_width", "expand")
+COUNTS += ("inner_size", "gru_size", "max_length", "copies", "negatives", "number")
 COUNT: Range = ("a whole number of at least 1", lambda v: v >= 1)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(COUNTS, COUNT),
@@ -29,6 +30,9 @@ RANGES: dict[str, Range] = {
         lambda v: isinstance(v, str | list) or v >= 1 or v == -1,
     ),
     "dropout": ("from 0 to below 1", lambda v: 0 <= v < 1),
+    "attention_dropout": ("from 0 to below 1", lambda v: 0 <= v < 1),
+    "mask_ratio": ("above 0 and at most 1", lambda v: 0 < v <= 1),
+    "fine_tune_ratio": ("from 0 to 1", lambda v: 0 <= v <= 1),
     "lr": ("above 0", lambda v: 0 < v < math.inf),
     "weight_decay": ("at least 0", lambda v: v >= 0),
     "patience": ("at least 0", lambda v: v >= 0),

@@ -85,7 +85,12 @@ class RunFolder:
         """Keep the resolved config beside what the run will write."""
         (self.path / "config.json").write_text(json.dumps(self.config, indent=1))
 
+    def finished_score(self) -> float | None:
+        """Best validation score of a run that is to be resumed but has ended already."""
+        row, metric = self.finished_row(), self.config["evaluation"]["monitor"]
+        return None if row is None else float(row["metrics"]["val"][metric.removeprefix("val/")])
+
     def best_score(self, trainer: L.Trainer) -> float:
-        """Best ``val/ndcg@10``, the number a sweep optimises (NaN in a development run)."""
+        """Best validation score, the number a sweep optimises (NaN in a development run)."""
         best = getattr(trainer.checkpoint_callback, "best_model_score", None)
         return float("nan") if best is None else float(best)

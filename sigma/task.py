@@ -11,14 +11,15 @@ from torchmetrics import MeanMetric
 from sigma.datamodules.batches import Batch
 from sigma.encoding import target_states
 from sigma.errors import UserError
-from sigma.losses import LOSSES
 from sigma.metrics import RankingMetrics, target_ranks
+from sigma.sampled import SampledNegatives
 
 
 class Ranks(NamedTuple):
     """What an evaluation step found, each (B,); callbacks read it.
 
-    ``greater`` items score above the target and ``ties`` others equal it.
+    ``greater`` items score above the target and ``ties`` others equal it, among all items or, in
+    sampled evaluation, among those drawn.
     """
 
     users: Tensor
@@ -29,32 +30,34 @@ class Ranks(NamedTuple):
 
 
 class SequenceTask(L.LightningModule):
-    """Trains and evaluates any sequence model by full ranking.
+    """Trains and evaluates any sequence model.
 
     Args:
-        model: maps items (B, L), lengths (B,) to hidden (B, L, D) and has ``logits(states)``.
+        model: maps items (B, L), lengths (B,) to hidden (B, L, D) and has ``logits(states, items)``
+            (see ``sigma.models.layers.tied_scores``). May have ``extra_loss(items, lengths, states,
+            targets)``, which is added in training. Without parameters nothing is trained.
         optimizer: builds the optimizer from the parameters.
-        loss: ``cross_entropy`` or ``bpr``.
+        loss: maps states (M, D), targets (M,) and ``logits`` to a scalar.
         ks: cut-offs of HR, NDCG and MRR.
         groups: name -> [lower, upper) of the history length, see ``RankingMetrics``.
         by_length: encode in length groups, for models that padding does not change.
+        sampled: draws negatives to rank the target among; None ranks all items.
 
     Raises:
-        UserError: unknown loss or cut-off.
+        UserError: impossible cut-off or group.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        loss: str = "cross_entropy",
+        loss: nn.Module,
         ks: Sequence[int] = (5, 10, 20),
         groups: Mapping[str, Sequence[int | None]] | None = None,
         by_length: bool = True,
+        sampled: SampledNegatives | None = None,
     ) -> None:
         super().__init__()
-        if loss not in LOSSES:
-            raise UserError(f"Unknown loss '{loss}'; choose from {', '.join(sorted(LOSSES))}.")
         if 10 not in ks or min(ks) < 1:
             raise UserError(
                 f"task.ks is {list(ks)}; it must hold positive cut-offs and 10, by which the best "
@@ -68,25 +71,39 @@ class SequenceTask(L.LightningModule):
                 )
         self.model = model
         self.optimizer = optimizer
-        self.loss = LOSSES[loss]
+        self.loss = loss
+        self.sampled = sampled
         self.by_length = by_length and bool(getattr(model, "padding_invariant", False))
         # Kept in checkpoints, so that an epoch's mean outlives a stop within it.
         self.train_loss = MeanMetric()
         self.train_loss.persistent(True)
         self.metrics = nn.ModuleDict(
-            {stage: RankingMetrics(ks, groups) for stage in ("val", "test")}
+            {
+                stage: RankingMetrics(ks, groups, "" if sampled is None else "sampled_")
+                for stage in ("val", "test")
+            }
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.parameters())
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to learn by gradients."""
+        return any(p.requires_grad for p in self.parameters())
 
-    def logits(self, states: Tensor) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K."""
-        return self.model.logits(states)  # type: ignore[operator]
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        return self.optimizer(self.parameters()) if self.trained else None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return self.model.logits(states, items)  # type: ignore[operator]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if not self.trained:
+            return None
         states = target_states(self.model, batch, self.by_length)
         loss = self.loss(states, batch.targets, self.logits)
+        if hasattr(self.model, "extra_loss"):
+            extra = cast(Callable[..., Tensor], self.model.extra_loss)
+            loss = loss + extra(batch.items, batch.lengths, states, batch.targets)
         if not torch.isfinite(loss):
             raise UserError(self._not_finite(loss.item()))
         self.train_loss.update(loss.detach(), len(batch.targets))
@@ -106,14 +123,23 @@ class SequenceTask(L.LightningModule):
         """The metrics of ``val`` or ``test``."""
         return cast(RankingMetrics, self.metrics[stage])
 
-    def evaluation_step(self, stage: str, batch: Batch) -> Ranks:
-        """Rank each target among all items and update the metrics of ``stage``."""
-        scores = self.logits(target_states(self.model, batch, self.by_length))
+    def target_ranks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Items above and beside each target, (B,) each, among all items or those drawn."""
+        states = target_states(self.model, batch, self.by_length)
+        if self.sampled is not None:
+            drawn = self.sampled(batch)
+            scores = self.logits(states, torch.cat([batch.targets[:, None], drawn], 1))
+            return target_ranks(scores, torch.ones_like(batch.targets))
+        scores = self.logits(states)
         if len(batch.seen_rows):
             scores = scores.index_put(
                 (batch.seen_rows, batch.seen_items - 1), scores.new_tensor(float("-inf"))
             )
-        greater, ties = target_ranks(scores, batch.targets)
+        return target_ranks(scores, batch.targets)
+
+    def evaluation_step(self, stage: str, batch: Batch) -> Ranks:
+        """Rank each target and update the metrics of ``stage``."""
+        greater, ties = self.target_ranks(batch)
         self.ranking(stage).update(greater, ties, batch.history_lengths)
         return Ranks(batch.users, batch.targets, batch.history_lengths, greater, ties)
 
@@ -126,7 +152,8 @@ class SequenceTask(L.LightningModule):
     def _log_metrics(self, stage: str) -> None:
         metrics = self.ranking(stage)
         for name, value in metrics.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "ndcg@10"))
+            shown = stage == "val" and name == f"{metrics.prefix}ndcg@10"
+            self.log(f"{stage}/{name}", value, prog_bar=shown)
         metrics.reset()
 
     def on_validation_epoch_end(self) -> None:

@@ -1,7 +1,6 @@
-"""The task: encoding without padding work, losses, masking, NaN."""
+"""The task: encoding without padding work, masking, chance, extra losses, nothing to train."""
 
 import functools
-import math
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.encoding import length_groups, target_states
 from sigma.errors import UserError
-from sigma.losses import bpr, cross_entropy
+from sigma.losses import CrossEntropy
 from sigma.models.mamba import Mamba
 from sigma.models.sigma import Sigma
 from sigma.task import SequenceTask
@@ -37,7 +36,11 @@ def model(dropout: float = 0.0) -> Sigma:
 
 
 def task(**options: object) -> SequenceTask:
-    return SequenceTask(model(), functools.partial(torch.optim.Adam, lr=1e-3), **options)  # type: ignore[arg-type]
+    optimizer = functools.partial(torch.optim.Adam, lr=1e-3)
+    return SequenceTask(model(), optimizer, CrossEntropy(COUNTS), **options)  # type: ignore[arg-type]
+
+
+COUNTS = torch.ones(20, dtype=torch.int64)
 
 
 def test_encoding_by_length_changes_neither_states_nor_gradients() -> None:
@@ -73,38 +76,6 @@ def test_several_targets_a_row_keep_their_order() -> None:
     )
 
 
-def scores_of(states: Tensor) -> Tensor:
-    return states  # the states are the scores
-
-
-def test_cross_entropy_by_hand() -> None:
-    scores = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
-    want = 0.0
-    for row, target in zip(scores.tolist(), [2, 1], strict=True):
-        want -= row[target - 1] - math.log(sum(math.exp(s) for s in row))
-    got = cross_entropy(scores, torch.tensor([2, 1]), scores_of)
-    assert got.item() == pytest.approx(want / 2)
-
-
-def test_bpr_draws_every_item_but_the_target() -> None:
-    targets = torch.arange(1, 5).repeat(500)
-    # Item j scores 10^j: the loss against a drawn negative tells which item was drawn.
-    scores = torch.tensor([0.0, 1.0, 2.0, 3.0]).repeat(2000, 1).double()
-    torch.manual_seed(0)
-    seen: set[tuple[int, int]] = set()
-    for target, row in zip(targets[:400], scores[:400], strict=True):
-        loss = bpr(row[None], target[None], scores_of).item()
-        difference = round(math.log(math.expm1(loss)))
-        seen.add((int(target), int(target) + difference))
-    assert seen == {(t, n) for t in range(1, 5) for n in range(1, 5) if n != t}
-
-
-def test_bpr_value_with_two_items() -> None:
-    scores = torch.tensor([[1.5, 0.25]], dtype=torch.float64)
-    got = bpr(scores, torch.tensor([1]), scores_of).item()
-    assert got == pytest.approx(-math.log(1 / (1 + math.exp(-1.25))))
-
-
 def test_masked_history_is_left_out_of_the_ranking() -> None:
     data = batch(mask=True)
     whole = task()
@@ -135,12 +106,13 @@ class Fixed(nn.Module):
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         return torch.zeros(*items.shape, 3) + self.weight
 
-    def logits(self, states: Tensor) -> Tensor:
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         return states.sum(1, keepdim=True).expand(-1, 20)
 
 
 def test_constant_model_ranks_like_chance() -> None:
-    constant = SequenceTask(Fixed(), functools.partial(torch.optim.Adam, lr=1e-3))
+    optimizer = functools.partial(torch.optim.Adam, lr=1e-3)
+    constant = SequenceTask(Fixed(), optimizer, CrossEntropy(COUNTS))
     constant.evaluation_step("test", batch())
     assert constant.ranking("test").compute()["hr@10"].item() == pytest.approx(10 / 20)
 
@@ -148,7 +120,6 @@ def test_constant_model_ranks_like_chance() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "hinge"}, "choose from bpr, cross_entropy"),
         ({"ks": [5, 20]}, "must hold positive cut-offs and 10"),
         ({"groups": {"short": [0]}}, "must be a pair"),
         ({"ks": [0, 10]}, "must hold positive cut-offs and 10"),
@@ -157,3 +128,32 @@ def test_constant_model_ranks_like_chance() -> None:
 def test_impossible_settings(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         task(**options)
+
+
+class WithExtra(Fixed):
+    """Adds twice the number of rows to the loss, and remembers what it was given."""
+
+    def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+        assert len(items) == len(lengths)
+        assert len(states) == len(targets)
+        return 2.0 * len(items) + 0 * states.sum()
+
+
+def test_a_models_extra_loss_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = functools.partial(torch.optim.Adam, lr=1e-3)
+    data, losses = batch(), []
+    for net in (Fixed(), WithExtra()):
+        whole = SequenceTask(net, optimizer, CrossEntropy(COUNTS))
+        monkeypatch.setattr(whole, "log", lambda *_, **__: None)
+        loss = whole.training_step(data, 0)
+        assert loss is not None
+        losses.append(loss.item())
+    assert losses[1] - losses[0] == pytest.approx(2 * len(data.items), rel=1e-5)
+
+
+def test_a_model_without_parameters_is_not_trained() -> None:
+    net = Fixed()
+    net.weight.requires_grad_(False)
+    counted = SequenceTask(net, functools.partial(torch.optim.Adam, lr=1e-3), CrossEntropy(COUNTS))
+    assert counted.configure_optimizers() is None
+    assert counted.training_step(batch(), 0) is None

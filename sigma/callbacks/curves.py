@@ -16,14 +16,22 @@ METRICS = (("hr@10", "#009E73", "s"), ("ndcg@10", "#D55E00", "o"), ("mrr@10", "#
 GREY = "#555555"
 
 
-def draw(epochs: list[dict[str, float]], best: dict[str, float] | None, path: Path) -> None:
+def draw(
+    epochs: list[dict[str, float]],
+    best: dict[str, float] | None,
+    path: Path,
+    monitor: str = "val/ndcg@10",
+) -> None:
     """Loss on the left, validation metrics on the right, the best epoch marked.
 
     Args:
         epochs: as in ``History``.
         best: the best of them.
         path: PNG to write.
+        monitor: metric that chose the best epoch; what precedes ``ndcg@10`` in it precedes the
+            other metrics' names, too.
     """
+    prefix = monitor.removesuffix("ndcg@10")
     # No pyplot: it would keep state between the jobs of a multirun and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -33,7 +41,7 @@ def draw(epochs: list[dict[str, float]], best: dict[str, float] | None, path: Pa
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     curves = [(left, "train/loss", LOSS_COLOUR, "o")]
-    curves += [(right, f"val/{name}", colour, marker) for name, colour, marker in METRICS]
+    curves += [(right, prefix + name, colour, marker) for name, colour, marker in METRICS]
     for axes, name, colour, marker in curves:
         points = [(e["epoch"], e[name]) for e in epochs if name in e]
         if points:
@@ -53,8 +61,7 @@ def draw(epochs: list[dict[str, float]], best: dict[str, float] | None, path: Pa
         if best is not None:
             axes.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1)
     if best is not None:
-        score = best["val/ndcg@10"]
-        label = f"best epoch {best['epoch']:.0f}: val/ndcg@10 = {score:.4f}"
+        label = f"best epoch {best['epoch']:.0f}: {monitor} = {best[monitor]:.4f}"
         right.plot([], [], color=GREY, linestyle="--", linewidth=1, label=label)
     if right.get_legend_handles_labels()[0]:
         right.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9)
@@ -78,7 +85,8 @@ class Curves(Callback):
         if not histories or not histories[0].epochs:
             return
         try:
-            draw(histories[0].epochs, histories[0].best(), self.path)
+            history = histories[0]
+            draw(history.epochs, history.best(), self.path, history.monitor)
             log.info("Learning curves: %s", self.path)
         except Exception as error:
             log.warning("The learning curves could not be drawn: %s", error)

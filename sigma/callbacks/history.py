@@ -7,9 +7,14 @@ from lightning.pytorch.callbacks import Callback
 
 
 class History(Callback):
-    """``epochs[i]`` holds epoch i's ``epoch``, ``train/loss`` and every ``val/…`` metric."""
+    """``epochs[i]`` holds epoch i's ``epoch``, ``train/loss`` and every ``val/…`` metric.
 
-    def __init__(self) -> None:
+    Args:
+        monitor: metric that chooses the best epoch, the larger the better.
+    """
+
+    def __init__(self, monitor: str = "val/ndcg@10") -> None:
+        self.monitor = monitor
         self.epochs: list[dict[str, float]] = []
         self._fitted = False
 
@@ -24,10 +29,10 @@ class History(Callback):
         }
         self.epochs.append({"epoch": trainer.current_epoch, **values})
 
-    def best(self, metric: str = "val/ndcg@10") -> dict[str, float] | None:
+    def best(self) -> dict[str, float] | None:
         """The best epoch (the later of equals), or None before any."""
-        valid = [e for e in self.epochs if metric in e]
-        return max(valid, key=lambda e: (e[metric], e["epoch"]), default=None)
+        valid = [e for e in self.epochs if self.monitor in e]
+        return max(valid, key=lambda e: (e[self.monitor], e["epoch"]), default=None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": [dict(e) for e in self.epochs]}

@@ -69,12 +69,21 @@ def versions() -> dict[str, str]:
     return found
 
 
+def evaluation(config: dict[str, Any]) -> str:
+    """What targets were ranked among: ``full``, or such as ``1000 uniform negatives``."""
+    sampled = config["evaluation"]["sampled"]
+    if sampled is None:
+        return "full"
+    return f"{sampled['number']} {sampled['distribution']} negatives"
+
+
 class ResultRow(Callback):
     """Writes ``row.json`` and ``ranks.parquet`` into the run's folder when the test has ended.
 
     The part of the row under ``metrics`` and ``config`` is the same for the same seed, machine and
     commit; ``efficiency`` is what was measured this time. ``ranks.parquet`` holds for each test
-    sample: user (raw id), target (raw id), history_length, greater, ties (see ``Ranks``).
+    sample: user (raw id), target (raw id), history_length, greater, ties (see ``Ranks``; in sampled
+    evaluation sampled_greater and sampled_ties).
 
     Args:
         folder: the run's folder.
@@ -109,13 +118,15 @@ class ResultRow(Callback):
         """One line a test sample, in the order of users."""
         sequences = trainer.datamodule.sequences  # type: ignore[attr-defined]
         order = np.lexsort((ranks.history_lengths.numpy(), ranks.users.numpy()))
+        task: Any = trainer.lightning_module
+        prefix = task.ranking("test").prefix
         return pd.DataFrame(
             {
                 "user": [str(u) for u in sequences.user_ids[ranks.users.numpy()[order]]],
                 "target": [str(i) for i in sequences.item_ids[ranks.targets.numpy()[order] - 1]],
                 "history_length": ranks.history_lengths.numpy()[order],
-                "greater": ranks.greater.numpy()[order],
-                "ties": ranks.ties.numpy()[order],
+                f"{prefix}greater": ranks.greater.numpy()[order],
+                f"{prefix}ties": ranks.ties.numpy()[order],
             }
         )
 
@@ -133,6 +144,8 @@ class ResultRow(Callback):
             "model": config["model"].get("name"),
             "dataset": config["dataset"].get("name"),
             "seed": config["seed"],
+            "objective": type(trainer.datamodule.objective).__name__,  # type: ignore[attr-defined]
+            "evaluation": evaluation(config),
             "metrics": {
                 "val": {k[4:]: v for k, v in best.items() if k.startswith("val/")},
                 "test": {

@@ -64,6 +64,7 @@ def result_table(
     val: dict[str, float],
     test: dict[str, float],
     popularity: dict[str, float],
+    metric_prefix: str = "",
 ) -> Table:
     """Overall and by group: metrics of the best validation, of the test, and of popularity.
 
@@ -72,18 +73,22 @@ def result_table(
         samples: row name -> test samples; ``overall`` and the groups.
         val: ``hr@10``, ``short/hr@10`` … of the best epoch.
         test: the same of the test.
-        popularity: the same of the popularity ranking's test.
+        popularity: the same of the popularity ranking's test, among all items.
+        metric_prefix: of the names in ``val`` and ``test``, such as ``sampled_``.
     """
     table = Table(title=title, box=box.ROUNDED)
     table.add_column("users")
     table.add_column("n test", justify="right")
     for stage in ("val", "test"):
         for name in SHOWN:
-            table.add_column(f"{stage}\n{name.upper()}", justify="right")
+            kind = f"{stage} {metric_prefix.rstrip('_')}".rstrip()
+            table.add_column(f"{kind}\n{name.upper()}", justify="right")
     table.add_column("popularity\ntest HR@10", justify="right")
     for row, count in samples.items():
         prefix = "" if row == "overall" else f"{row}/"
-        values = [found.get(prefix + name) for found in (val, test) for name in SHOWN]
+        values = [
+            found.get(prefix + metric_prefix + name) for found in (val, test) for name in SHOWN
+        ]
         values.append(popularity.get(prefix + "hr@10"))
         cells = ["–" if v is None else f"{v:.4f}" for v in values]
         table.add_row(row, f"{count:,}", *cells, style="bold" if row == "overall" else "")
@@ -128,11 +133,18 @@ class Tables(Callback):
         test = {
             k[5:]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")
         }
-        popularity = popularity_metrics(data, "test", groups=metric.groups)
+        # Among drawn negatives neither the popularity ranking nor the best possible is known.
+        full = not metric.prefix
+        popularity = popularity_metrics(data, "test", groups=metric.groups) if full else {}
         epoch = f", best epoch {best['epoch']:.0f}" if "epoch" in best else ""
         counts = self._counts(data, metric.groups)
-        show(result_table(f"Results: {data.name}{epoch}", counts, val, test, popularity))
-        self._summary(data, test, popularity)
+        title = f"Results: {data.name}{epoch}"
+        if not full:
+            task: Any = pl_module
+            title += f", sampled evaluation: {task.sampled.number} negatives a target"
+        show(result_table(title, counts, val, test, popularity, metric.prefix))
+        if full:
+            self._summary(data, test, popularity)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             log.info(
                 "Development run: %s batch(es) of training, validation and test; no checkpoint, "

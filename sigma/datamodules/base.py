@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 
-from sigma.datamodules.batches import BatchLoader, FlatSequences
+from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
 from sigma.datamodules.cache import cache_key, load, save
 from sigma.datamodules.download import Source, download
 from sigma.datamodules.formats import RawData
 from sigma.datamodules.locate import locate, search
-from sigma.datamodules.objectives import NextItem
+from sigma.datamodules.objectives import NextItem, Objective
 from sigma.datamodules.preprocess import Sequences, preprocess
 from sigma.datamodules.readers.lines import readable
 from sigma.datamodules.settings import check_settings
@@ -81,7 +82,7 @@ class SequenceDataModule(L.LightningDataModule):
         seed: int = 2020,
         columns: Mapping[str, str | None] | None = None,
         malformed: str = "error",
-        objective: NextItem | None = None,
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
         self.name: str = name or type(self).__name__.lower()
@@ -190,24 +191,38 @@ class SequenceDataModule(L.LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
+    def training_histories(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What training may see: items (n,), users one after the other, offsets (users + 1,)."""
+        assert self.sequences is not None
+        assert self.split is not None
+        offsets, ends = self.sequences.offsets, self.split.train_end
+        index = np.arange(len(self.sequences.items))
+        kept = self.sequences.items[index < np.repeat(ends, np.diff(offsets))]
+        lengths = np.concatenate([[0], np.cumsum(ends - offsets[:-1])])
+        return torch.from_numpy(kept), torch.from_numpy(lengths)
+
+    def item_counts(self) -> torch.Tensor:
+        """Training interactions (K,) int64 of items 1 … K."""
+        return torch.bincount(self.training_histories()[0], minlength=self.num_items + 1)[1:]
+
     def train_dataloader(self) -> BatchLoader:
         assert self.sequences is not None
         assert self.split is not None
-        rank, world_size = self._rank()
-        positions = torch.from_numpy(self.objective.train_positions(self.sequences, self.split))
-        return BatchLoader(
-            self.flat, positions, self.batch_size, True, self.seed, rank, world_size, self.trim
-        )
+        rows = self.objective.setup(self.sequences, self.split, self.max_length)
+
+        def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
+            return self.objective.batch(self.flat, chosen, self.trim, generator)
+
+        return BatchLoader(make, rows, self.batch_size, True, self.seed, *self._rank())
 
     def _evaluation_loader(self, positions: torch.Tensor) -> BatchLoader:
         rank, world_size = self._rank()
-        return BatchLoader(
-            self.flat,
-            positions[rank::world_size],
-            self.eval_batch_size,
-            trim=self.trim,
-            mask_history=self.mask_history,
-        )
+
+        def make(chosen: torch.Tensor, _: torch.Generator) -> Batch:
+            batch = self.flat.batch(chosen, self.trim, self.mask_history)
+            return self.objective.evaluation(batch, self.num_items)
+
+        return BatchLoader(make, positions[rank::world_size], self.eval_batch_size)
 
     def val_dataloader(self) -> BatchLoader:
         assert self.split is not None

@@ -1,6 +1,6 @@
 """Batches, gathered vectorised from the flat array; no Python runs per sample."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ class Batch(NamedTuple):
 
     Attributes:
         items: (B, L) int64, left-aligned item ids, 0 is padding.
-        lengths: (B,) int64, real items in each row, at least 1.
+        lengths: (B,) int64, real items in each row, at least 1 (a mask token is one).
         users: (B,) int64, user index of each row.
         targets: (M,) int64, item ids to predict (M = B for one target a row).
         target_rows: (M,) int64, the row each target belongs to.
@@ -59,11 +59,7 @@ class FlatSequences:
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
         lengths = history.clamp(max=self.max_length)
-        width = int(lengths.max()) if trim else self.max_length
-        columns = torch.arange(width, device=positions.device)
-        index = (positions - lengths)[:, None] + columns
-        real = columns < lengths[:, None]
-        items = self.items[index.clamp(max=len(self.items) - 1)].long() * real
+        items = self._gather(positions - lengths, lengths, trim)
         targets = self.items[positions].long()
         rows = torch.arange(len(positions), device=positions.device)
         if mask_history:
@@ -79,45 +75,60 @@ class FlatSequences:
             items, lengths, users, targets, rows, lengths - 1, history, seen_rows, seen_items
         )
 
+    def window(self, spans: Tensor, trim: bool = False) -> Batch:
+        """One row per span of positions, without targets: an objective adds them.
+
+        Args:
+            spans: (B, 2) int64, first position and one past the last, at most L apart.
+            trim: as in ``batch``.
+        """
+        first, stop = spans.T.contiguous()
+        users = torch.searchsorted(self.offsets, first, right=True) - 1
+        items = self._gather(first, stop - first, trim)
+        none = stop.new_empty(0)
+        history = stop - self.offsets[users]
+        return Batch(items, stop - first, users, none, none, none, history, none, none)
+
+    def _gather(self, first: Tensor, lengths: Tensor, trim: bool) -> Tensor:
+        """Item ids (B, L) of the spans, zeros on the right."""
+        width = int(lengths.max()) if trim else self.max_length
+        columns = torch.arange(width, device=first.device)
+        index = (first[:, None] + columns).clamp(max=len(self.items) - 1)
+        return self.items[index].long() * (columns < lengths[:, None])
+
 
 class BatchLoader:
-    """An iterable of batches whose order is a pure function of seed and epoch.
+    """An iterable of batches whose order and content are a pure function of seed and epoch.
 
     Lightning calls ``set_epoch`` through ``batch_sampler``, and saves ``state_dict`` in
     checkpoints, so a run resumed in the middle of an epoch goes on with the very next batch.
 
     Args:
-        data: the flat sequences.
-        positions: (samples,) int64 target positions.
-        batch_size: samples per step over all ranks (the last batch may be smaller).
+        make: rows and a generator (on the CPU, for what is drawn at random) -> batch.
+        rows: (rows, …) what batches are made of, such as target positions.
+        batch_size: rows per step over all ranks (the last batch may be smaller).
         shuffle: draw a new order each epoch.
         seed: of the shuffle.
-        rank: this process among ``world_size``; every sample goes to exactly one rank.
-        trim: see ``FlatSequences.batch``.
-        mask_history: see ``FlatSequences.batch``.
+        rank: this process among ``world_size``; every row goes to exactly one rank.
     """
 
     def __init__(
         self,
-        data: FlatSequences,
-        positions: Tensor,
+        make: Callable[[Tensor, torch.Generator], Batch],
+        rows: Tensor,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        trim: bool = False,
-        mask_history: bool = False,
     ) -> None:
-        self.data = data
-        self.positions = positions
+        self.make = make
+        self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.trim = trim
-        self.mask_history = mask_history
         self.epoch = 0
         self.position = 0
         self._resumed = False
@@ -131,7 +142,7 @@ class BatchLoader:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.positions), self.batch_size)
+        full, rest = divmod(len(self.rows), self.batch_size)
         # A rest smaller than the number of ranks would leave a rank without a row to step on.
         return full + (rest >= self.world_size)
 
@@ -139,15 +150,20 @@ class BatchLoader:
         if not self._resumed:
             self.position = 0
         self._resumed = False
-        order = self.positions
+        order = self.rows
+        generator = torch.Generator()
+        epoch_seed = self.seed * 1_000_003 + self.epoch
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            generator.manual_seed(epoch_seed)
             order = order[torch.randperm(len(order), generator=generator).to(order.device)]
         while self.position < len(self):
             start = self.position * self.batch_size
             chosen = order[start : start + self.batch_size][self.rank :: self.world_size]
+            # Of the place in the epoch alone: a resumed run draws what it would have drawn.
+            place = self.position * self.world_size + self.rank + 1
+            generator.manual_seed((epoch_seed * 1_000_003 + place) % 2**63)
             self.position += 1
-            yield self.data.batch(chosen.contiguous(), self.trim, self.mask_history)
+            yield self.make(chosen.contiguous(), generator)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}

@@ -34,7 +34,9 @@ def samples(data: list[list[int]]) -> list[tuple[int, int, int]]:
 def loader(n: int = 103, **settings: Any) -> BatchLoader:
     data = flat([[1] * (n + 1)])
     defaults = {"batch_size": 10, "shuffle": True, "seed": 3}
-    return BatchLoader(data, torch.arange(1, n + 1), **{**defaults, **settings})
+    return BatchLoader(
+        lambda rows, _: data.batch(rows), torch.arange(1, n + 1), **{**defaults, **settings}
+    )
 
 
 def positions(batch: Batch) -> list[int]:

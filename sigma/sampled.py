@@ -1,0 +1,96 @@
+"""Sampled evaluation: the target is ranked among drawn negatives instead of among all items.
+
+The protocol of SASRec (Kang & McAuley, ICDM 2018) and of many after it. Its numbers are far higher
+than those of full ranking and may even order models differently (Krichene & Rendle, KDD 2020), so
+its metrics are named ``sampled_hr@10`` … wherever they appear.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sigma.datamodules.batches import Batch
+from sigma.errors import UserError
+
+DISTRIBUTIONS = ("uniform", "popularity")
+MAX_ROUNDS = 1000
+
+
+def mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 (Steele et al. 2014): int64 -> int64, as good as random."""
+
+    def xor_shift(v: Tensor, by: int) -> Tensor:
+        return v ^ ((v >> by) & ((1 << (64 - by)) - 1))  # the shift keeps no sign
+
+    x = xor_shift(x, 30) * -0x40A7B892E31B1A47
+    x = xor_shift(x, 27) * -0x6B2FB644ECCEEE15
+    return xor_shift(x, 31)
+
+
+class SampledNegatives(nn.Module):
+    """Draws each evaluation sample's negatives; the same for every model, epoch and batch size.
+
+    With replacement, never the target and never what ``Batch.seen_items`` names (the history, with
+    ``dataset.mask_history=true``), as in SASRec's evaluation. A draw is a function of the seed, the
+    user and the length of the history alone.
+
+    Args:
+        item_counts: (K,) training counts of items 1 … K.
+        number: negatives per sample.
+        distribution: ``uniform``, or ``popularity`` (in proportion to the training count).
+        seed: of the draws.
+
+    Raises:
+        UserError: unknown distribution, or no negatives to draw.
+    """
+
+    def __init__(
+        self,
+        item_counts: Tensor,
+        number: int = 1000,
+        distribution: str = "uniform",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if distribution not in DISTRIBUTIONS:
+            raise UserError(
+                f"Unknown evaluation.sampled.distribution '{distribution}'; choose "
+                f"{' or '.join(DISTRIBUTIONS)}."
+            )
+        if number < 1:
+            raise UserError(f"evaluation.sampled.number={number} must be at least 1.")
+        self.number = number
+        self.seed = seed
+        weights = item_counts if distribution == "popularity" else torch.ones_like(item_counts)
+        self.register_buffer("cumulative", weights.double().cumsum(0), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Item ids (B, number) from 1.
+
+        Raises:
+            UserError: a sample leaves next to nothing to draw.
+        """
+        cumulative = self.get_buffer("cumulative")
+        key = mix(mix(batch.users + (self.seed << 32)) + batch.history_lengths)
+        counter = torch.arange(self.number, device=key.device)
+        num_items = len(cumulative)
+        rows = torch.arange(len(key), device=key.device)
+        excluded = torch.cat([rows, batch.seen_rows]) * (num_items + 1)
+        excluded = (excluded + torch.cat([batch.targets, batch.seen_items])).sort().values
+        items = torch.zeros(len(key), self.number, dtype=torch.int64, device=key.device)
+        redraw = torch.ones_like(items, dtype=torch.bool)
+        for attempt in range(MAX_ROUNDS):
+            at, column = redraw.nonzero(as_tuple=True)
+            if not len(at):
+                return items
+            bits = mix(key[at] + mix(counter[column] + (attempt << 32)))
+            uniform = (bits & ((1 << 53) - 1)).double() / (1 << 53)
+            drawn = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
+            drawn = drawn.clamp(max=num_items - 1) + 1
+            items[at, column] = drawn
+            pair = at * (num_items + 1) + drawn
+            found = torch.searchsorted(excluded, pair).clamp(max=len(excluded) - 1)
+            redraw[at, column] = excluded[found] == pair
+        raise UserError(
+            "Sampled evaluation found too few items to draw that a user has not seen; use "
+            "evaluation=full or dataset.mask_history=false."
+        )

@@ -1,0 +1,162 @@
+"""What every model in ``conf/model`` promises: shapes, padding, causality, and the front door."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from tests.front_door import ROOT
+from tests.in_process import call
+
+MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
+K, L = 20, 9
+# Sizes at which an epoch takes a moment; of those keys that a model has.
+SMALL = {"hidden_size": 16, "gru_size": 12, "inner_size": 24, "mamba.state_size": 4}
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", [f"model={name}", f"dataset.max_length={L}", *overrides])
+
+
+def small(name: str) -> list[str]:
+    model = composed(name).model
+    return [
+        f"model.{key}={value}"
+        for key, value in SMALL.items()
+        if OmegaConf.select(model, key) is not None
+    ]
+
+
+def build(name: str) -> Any:
+    config = composed(name, *small(name))
+    torch.manual_seed(0)
+    model = instantiate(config.model, num_items=K, _convert_="all")
+    if hasattr(model, "count"):
+        items = torch.randint(1, K + 1, (200,), generator=torch.Generator().manual_seed(1))
+        model.count(items, torch.arange(0, 201, 10))
+    return model.eval()
+
+
+def rows(model: nn.Module) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([L, 1, 2, 5])
+    items = torch.randint(1, K + 1, (4, L), generator=torch.Generator().manual_seed(2))
+    return items * (torch.arange(L) < lengths[:, None]), lengths
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_have_the_shape_of_the_catalogue(name: str) -> None:
+    model = build(name)
+    items, lengths = rows(model)
+    hidden = model(items, lengths)
+    assert hidden.shape[:2] == items.shape
+    states = hidden[torch.arange(4), lengths - 1]
+    scores = model.logits(states)
+    assert scores.shape == (4, K)
+    assert torch.isfinite(scores).all()
+    some = torch.tensor([[3, K, 1], [1, 1, 2], [K, 5, 4], [9, 8, 7]])
+    torch.testing.assert_close(model.logits(states, some), scores.gather(1, some - 1))
+    assert isinstance(model.padding_invariant, bool)
+    assert isinstance(model.causal, bool)
+    assert model.name == name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_moves_no_score_of_a_model_that_says_so(name: str) -> None:
+    model = build(name)
+    if not model.padding_invariant:
+        pytest.skip(f"{name} reads padding, and says so; its batches are never trimmed")
+    items, lengths = rows(model)
+    wide = model(items, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = model(items[row : row + 1, :length], lengths[row : row + 1])
+        torch.testing.assert_close(
+            model.logits(alone[0, -1:]), model.logits(wide[row, length - 1][None]),
+            rtol=1e-4, atol=1e-5,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_future_moves_no_state_of_a_model_that_says_so(name: str) -> None:
+    model = build(name)
+    if not model.causal:
+        pytest.skip(f"{name} is not causal, and says so; objective=all_positions refuses it")
+    items, lengths = rows(model)
+    before = model(items, lengths)[0]
+    for position in (1, 4, L - 1):
+        changed = items.clone()
+        changed[0, position:] = changed[0, position:] % K + 1
+        after = model(changed, lengths)[0]
+        torch.testing.assert_close(
+            model.logits(after[:position]), model.logits(before[:position]), rtol=1e-4, atol=1e-5
+        )
+        assert not torch.equal(after[position], before[position])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_learns(name: str) -> None:
+    """A parameter without gradient is a part that is not wired in."""
+    model = build(name).train()
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        pytest.skip(f"{name} is counted, not trained")
+    items, lengths = rows(model)
+    targets = torch.tensor([3, 9, 1, 12])
+    if hasattr(model, "extra_loss"):
+        items, lengths = items.repeat(2, 1), lengths.repeat(2)
+    states = model(items, lengths)[torch.arange(4), lengths[:4] - 1]
+    loss = F.cross_entropy(model.logits(states), targets - 1)
+    if hasattr(model, "extra_loss"):
+        loss = loss + model.extra_loss(items, lengths, states, targets)
+    loss.backward()
+    silent = {key for key, p in parameters.items() if p.grad is None or not p.grad.any()}
+    assert silent <= set(getattr(model, "untrained", ())), silent
+
+
+def overrides(folder: Path, name: str) -> list[str]:
+    return [
+        f"model={name}",
+        *small(name),
+        "dataset=simulated",
+        "dataset.shop.num_users=60",
+        "dataset.shop.num_items=40",
+        "dataset.shop.num_categories=5",
+        "dataset.user_bounds=[4,null]",
+        "dataset.item_bounds=[1,null]",
+        f"dataset.max_length={L}",
+        "dataset.batch_size=64",
+        "logger=none",
+        f"hydra.run.dir={folder}",
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trains_checkpoints_resumes_and_tests(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after an epoch and resumed, a run ends in the row of one that was not stopped."""
+    trained = composed(name).trainer.max_epochs > 1
+    epochs = "trainer.max_epochs=2" if trained else "trainer.max_epochs=1"
+    found = []
+    for folder in (tmp_path / "whole", tmp_path / "stopped"):
+        command = [*overrides(folder, name), "resume=true"]
+        if folder.name == "stopped" and trained:
+            assert call(monkeypatch, *command, "trainer.max_epochs=1") == 0
+            (folder / "row.json").unlink()
+        assert call(monkeypatch, *command, epochs) == 0
+        row = json.loads((folder / "row.json").read_text())
+        assert row["model"] == name
+        assert row["evaluation"] == "full"
+        assert 0 <= row["metrics"]["test"]["hr@10"] <= 1
+        ranks = pd.read_parquet(folder / "ranks.parquet")
+        found.append((row["metrics"], row["best_epoch"], row["parameters"], ranks))
+    assert found[0][:3] == found[1][:3]
+    pd.testing.assert_frame_equal(found[0][3], found[1][3])
