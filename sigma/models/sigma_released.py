@@ -1,0 +1,262 @@
+"""SIGMA as its authors released it, defect for defect, each behind a switch.
+
+Liu et al., AAAI 2025: the computation and the initial draw of ``model/gated_mamba.py`` in the
+authors' repository, at any N. ``sigma.models.sigma`` follows the paper's equations instead.
+
+Symbols: B rows, L columns, padding included (the data set's N), n_u true length of a row, D hidden
+size, K items, w the three mixing weights, σ the sigmoid, ⊙ product by element. All of (B, L, D) but
+E, which is (K + 1, D) with the padding item in row 0.
+
+    X  = LayerNorm(dropout(E[items]))
+    Xf = X with columns 0 … flip_until - 1 reversed
+    M  = Mamba(X),  Mf = Mamba(Xf), one and the same Mamba
+    G  = dropout(SiLU(h) Ws + bs + σ(h) Wg + bg),    h  = X W1 + b1 + X
+    Gf = dropout(SiLU(hf) Ws + bs + σ(G) Wg + bg),   hf = Xf W2 + b2 + Xf
+    F  = GRU(Conv1d(X))
+    Z  = (w2 (M ⊙ G + M) + w1 (Mf ⊙ Gf + Mf) + w0 F) W3 + b3
+    Y  = LayerNorm(dropout(Z)), with + X inside when num_layers > 1
+    H  = LayerNorm(Y + dropout(dropout(GELU(Y W4 + b4)) W5 + b5))
+    score of item k = H[n_u] · E[k];   loss: softmax cross entropy over items 0 … K
+
+Defects, as switches (default: as released; README has what each does to the result):
+flip_until=45       the flip's range is fixed and reads padding; null: each row's first n_u - r.
+cross_gate          Gf's sigmoid reads G, the other direction's finished gate; false: hf.
+look_ahead          Conv1d is centred, so it sees one column ahead: at a row's last item that is
+                    padding, or the zeros round the row when it is full; false: causal.
+reinit_mamba        N(0, 0.02) is drawn inside Mamba as well and zeroes the bias of its step sizes,
+                    which so start at softplus(0) = 0.69; false: Mamba's own draw.
+padding_item        N(0, 0.02) fills row 0 of E as well and the loss counts it as a class. Layer
+                    norm makes every padding column as large as an item's; only the loss moves row
+                    0, since the lookup passes it no gradient. false: row 0 is zero, no class, and a
+                    padding column holds layer norm's bias.
+Other differences from the paper, as arguments: shared_mamba (text: two), separate_dense (paper: one
+gate), gate_residual (paper: G ⊙ M), gate_dropout (paper: none), gru_bias (paper: with), mix.
+Without one: the gate's form (paper: SiLU(g) + σ(g) of one g with a convolution in it).
+
+Departures from the released code, none of which changes a result:
+- ``gru_input = self.conv1d(g1)`` is left out: it stops with an error unless N = D, and its result
+  is not used. So are the softmax over w and the first product with W2, both computed and not used.
+- The padding item's part of the loss is ``extra_loss``, since ``logits`` has items 1 … K alone. It
+  completes cross entropy; use another loss with ``padding_item=false``.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+from sigma.models.layers import CausalConv1d, init_normal, item_table, tied_scores
+from sigma.models.sigma import partial_flip
+from sigma.models.transformer import FeedForward
+
+
+class ReleasedGate(nn.Module):
+    """(X, Xf) -> (G, Gf), all (B, L, D).
+
+    Args:
+        size: D.
+        dropout: of G and Gf.
+        cross: Gf's sigmoid reads G instead of hf.
+        separate_dense: W2, b2 for the flipped direction instead of W1, b1.
+    """
+
+    def __init__(self, size: int, dropout: float, cross: bool, separate_dense: bool) -> None:
+        super().__init__()
+        self.cross = cross
+        self.dense = nn.Linear(size, size)
+        self.flipped_dense = nn.Linear(size, size) if separate_dense else None
+        self.silu = nn.Linear(size, size)
+        self.sigmoid = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.dense(states) + states
+        gate = self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(h)))
+        h = (self.flipped_dense or self.dense)(flipped) + flipped
+        seen = gate if self.cross else h
+        return gate, self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(seen)))
+
+
+class ReleasedLayer(nn.Module):
+    """X -> H, (B, L, D) -> (B, L, D); arguments as ``SigmaReleased``, ``residual`` for + X."""
+
+    def __init__(
+        self,
+        size: int,
+        dropout: float,
+        flip_until: int | None,
+        keep: int,
+        look_ahead: bool,
+        gate: ReleasedGate,
+        gate_residual: bool,
+        shared_mamba: bool,
+        gru_bias: bool,
+        mix: Sequence[float],
+        residual: bool,
+        mamba: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__()
+        self.flip_until = flip_until
+        self.keep = keep
+        self.look_ahead = look_ahead
+        self.gate_residual = gate_residual
+        self.residual = residual
+        self.mambas = nn.ModuleList(mamba(size) for _ in range(1 if shared_mamba else 2))
+        self.gate = gate
+        self.conv = CausalConv1d(size, 3)
+        self.gru = nn.GRU(size, size, bias=gru_bias, batch_first=True)
+        self.mix = nn.Parameter(torch.tensor(mix, dtype=torch.float32))
+        self.mixed = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
+
+    def flip(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Xf."""
+        if self.flip_until is None:
+            index = partial_flip(lengths, states.shape[1], self.keep)
+            return states.gather(1, index[:, :, None].expand_as(states))
+        head, tail = states[:, : self.flip_until], states[:, self.flip_until :]
+        return torch.cat((head.flip(1), tail), dim=1)
+
+    def convolve(self, states: Tensor) -> Tensor:
+        """Conv1d(X); moved by one column, a causal convolution is the centred one."""
+        if self.look_ahead:
+            return self.conv(F.pad(states, (0, 0, 0, 1)))[:, 1:]
+        return self.conv(states)
+
+    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
+        flipped = self.flip(states, lengths)
+        forward, backward = self.mambas[0](states), self.mambas[-1](flipped)
+        gate, flipped_gate = self.gate(states, flipped)
+        if self.gate_residual:
+            gate, flipped_gate = gate + 1, flipped_gate + 1
+        mixed = self.mix[2] * (forward * gate) + self.mix[1] * (backward * flipped_gate)
+        mixed = mixed + self.mix[0] * self.gru(self.convolve(states))[0]
+        mixed = self.dropout(self.mixed(mixed))
+        return self.feed_forward(self.norm(mixed + states if self.residual else mixed))
+
+
+class SigmaReleased(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D). Every default is the released code's.
+
+    Args:
+        num_items: K.
+        mamba: hidden size -> Mamba block.
+        hidden_size: D.
+        num_layers: stacked layers; with more than one each adds its input (+ X).
+        dropout: of embeddings, block and feed-forward layers.
+        flip_until: columns 0 … flip_until - 1 are reversed in every row, whatever its length, at
+            most all L; 0 is no flip; None reverses each row's first n_u - r items.
+        r: items that stay in place; read only when ``flip_until`` is None.
+        cross_gate: the flipped direction's sigmoid branch reads the other direction's gate.
+        look_ahead: centred convolution instead of a causal one.
+        reinit_mamba: N(0, 0.02) inside Mamba, step sizes' bias zero.
+        padding_item: padding has an embedding, and is a class of the softmax.
+        shared_mamba: one Mamba for both directions.
+        separate_dense: a dense layer for each direction in the gate.
+        gate_residual: each direction passes by its gate, too.
+        gate_dropout: of the gates.
+        gru_bias: biases in the GRU.
+        mix: first weights of GRU, flipped and forward direction; trained, no softmax.
+        name: what tables call the model.
+
+    Raises:
+        UserError: a negative ``flip_until`` or ``r``, or ``mix`` not of three numbers.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        mamba: Callable[[int], nn.Module],
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.2,
+        flip_until: int | None = 45,
+        r: int = 5,
+        cross_gate: bool = True,
+        look_ahead: bool = True,
+        reinit_mamba: bool = True,
+        padding_item: bool = True,
+        shared_mamba: bool = True,
+        separate_dense: bool = True,
+        gate_residual: bool = True,
+        gate_dropout: float = 0.2,
+        gru_bias: bool = False,
+        mix: Sequence[float] = (0.1, 0.1, 0.8),
+        name: str = "sigma_released",
+    ) -> None:
+        super().__init__()
+        for key, value in (("flip_until", flip_until), ("r", r)):
+            if value is not None and value < 0:
+                raise UserError(f"model.{key}={value} counts items; give 0 or more.")
+        if len(mix) != 3:
+            raise UserError(
+                f"model.mix={list(mix)} must hold three weights, of GRU, flipped and forward "
+                "direction, such as [0.1,0.1,0.8]."
+            )
+        self.name = name
+        self.padding_item = padding_item
+        # The flip's fixed range and the column after the last item hold padding.
+        no_flip = flip_until is not None and flip_until < 2
+        self.padding_invariant = not look_ahead and (flip_until is None or no_flip)
+        self.causal = not look_ahead and no_flip
+        self.items = item_table(num_items, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            ReleasedLayer(
+                hidden_size,
+                dropout,
+                flip_until,
+                r,
+                look_ahead,
+                ReleasedGate(hidden_size, gate_dropout, cross_gate, separate_dense),
+                gate_residual,
+                shared_mamba,
+                gru_bias,
+                mix,
+                num_layers > 1,
+                mamba,
+            )
+            for _ in range(num_layers)
+        )
+        self._init_weights(reinit_mamba)
+
+    def _init_weights(self, reinit_mamba: bool) -> None:
+        """N(0, 0.02) in linear layers and item table; GRU and convolutions keep PyTorch's draw."""
+        layers = [x for x in self.modules() if isinstance(x, ReleasedLayer)]
+        inside = {module for layer in layers for module in layer.mambas.modules()}
+        for module in self.modules():
+            if reinit_mamba or module not in inside:
+                init_normal(module)
+        if self.padding_item:
+            nn.init.normal_(self.items.weight[0].detach(), std=0.02)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(items)))
+        for layer in self.layers:
+            states = layer(states, lengths)
+        return states
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)
+
+    def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+        """What the padding item adds to the cross entropy over items 1 … K, a scalar.
+
+        -log softmax over 0 … K is that over 1 … K plus log(1 + exp(s_0 - logsumexp(s_1 … s_K))).
+
+        Args:
+            items: (R, L), not read; nor are the lengths and the targets.
+            lengths: (R,).
+            states: (M, D) at the targets.
+            targets: (M,).
+        """
+        if not self.padding_item:
+            return states.new_zeros(())
+        rest = self.logits(states).logsumexp(dim=-1)
+        return F.softplus(states @ self.items.weight[0] - rest).mean()

@@ -1,0 +1,438 @@
+"""The released SIGMA against its computation in plain loops; each defect and its switch."""
+
+import functools
+import inspect
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+from sigma.models.mamba import Mamba
+from sigma.models.sigma_released import ReleasedGate, ReleasedLayer, SigmaReleased
+from tests.models.test_sigma import linear, mamba, norm
+
+MENDED = {
+    "flip_until": None,
+    "r": 2,
+    "cross_gate": False,
+    "look_ahead": False,
+    "reinit_mamba": False,
+    "padding_item": False,
+}
+CLOSER = {
+    "shared_mamba": False,
+    "separate_dense": False,
+    "gate_residual": False,
+    "gru_bias": True,
+    "mix": [0.5, 0.5, 0.5],
+}
+
+
+def build(seed: int = 0, spread: float | None = 0.4, **options: object) -> SigmaReleased:
+    """In float64; ``spread`` redraws every parameter, so that no term is too small to be missed."""
+    torch.manual_seed(seed)
+    settings = {"hidden_size": 6, "dropout": 0.0, "gate_dropout": 0.0} | options
+    block = functools.partial(Mamba, state_size=3)
+    model = SigmaReleased(num_items=12, mamba=block, **settings).double()  # type: ignore[arg-type]
+    if spread is not None:
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=spread)
+        if not model.padding_item:
+            nn.init.zeros_(model.items.weight[0].detach())
+    return model
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([7, 1, 2, 3, 5])
+    g = torch.Generator().manual_seed(1)
+    items = torch.randint(1, 13, (5, 7), generator=g)
+    return items * (torch.arange(7) < lengths[:, None]), lengths
+
+
+def last_states(model: SigmaReleased, items: Tensor, lengths: Tensor) -> Tensor:
+    return model(items, lengths)[torch.arange(len(items)), lengths - 1]
+
+
+# --- the released computation, one row at a time with all its columns, padding among them ---
+
+
+def conv(xs: list[Tensor], layer: nn.Conv1d, ahead: int) -> list[Tensor]:
+    out = []
+    for t in range(len(xs)):
+        y = layer.bias
+        for tap in range(3):
+            if 0 <= (source := t + tap - 2 + ahead) < len(xs):
+                y = y + layer.weight[:, :, tap] @ xs[source]
+        out.append(y)
+    return out
+
+
+def gru(xs: list[Tensor], g: nn.GRU) -> list[Tensor]:
+    f, out = torch.zeros_like(xs[0]), []
+    for x in xs:
+        w, u = g.weight_ih_l0 @ x, g.weight_hh_l0 @ f
+        if g.bias:
+            w, u = w + g.bias_ih_l0, u + g.bias_hh_l0
+        (wr, wz, wn), (ur, uz, un) = w.chunk(3), u.chunk(3)
+        r, z = torch.sigmoid(wr + ur), torch.sigmoid(wz + uz)
+        f = z * f + (1 - z) * torch.tanh(wn + r * un)
+        out.append(f)
+    return out
+
+
+def layer_by_loops(x: list[Tensor], n: int, p: ReleasedLayer, o: dict) -> list[Tensor]:
+    until = o.get("flip_until", 45)
+    span = min(until, len(x)) if until is not None else max(n - o.get("r", 5), 0)
+    xf = [x[span - 1 - t] if t < span else x[t] for t in range(len(x))]
+    shared = o.get("shared_mamba", True)
+    m, mf = mamba(x, p.mambas[0]), mamba(xf, p.mambas[0 if shared else 1])
+    f = gru(conv(x, p.conv.conv, 1 if o.get("look_ahead", True) else 0), p.gru)
+    second = p.gate.flipped_dense if o.get("separate_dense", True) else p.gate.dense
+    out = []
+    for t in range(len(x)):
+        h, hf = linear(x[t], p.gate.dense) + x[t], linear(xf[t], second) + xf[t]
+        g = linear(h * torch.sigmoid(h), p.gate.silu) + linear(torch.sigmoid(h), p.gate.sigmoid)
+        read = g if o.get("cross_gate", True) else hf
+        gf = linear(hf * torch.sigmoid(hf), p.gate.silu)
+        gf = gf + linear(torch.sigmoid(read), p.gate.sigmoid)
+        a, b = m[t] * g, mf[t] * gf
+        if o.get("gate_residual", True):
+            a, b = a + m[t], b + mf[t]
+        z = linear(p.mix[2] * a + p.mix[1] * b + p.mix[0] * f[t], p.mixed)
+        y = norm(z + x[t] if o.get("num_layers", 1) > 1 else z, p.norm)
+        wide = linear(y, p.feed_forward.widen)
+        wide = wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
+        out.append(norm(linear(wide, p.feed_forward.narrow) + y, p.feed_forward.norm))
+    return out
+
+
+def by_loops(model: SigmaReleased, items: Tensor, lengths: Tensor, o: dict) -> Tensor:
+    table = model.items.weight
+    finals = []
+    for row, n in zip(items.tolist(), lengths.tolist(), strict=True):
+        # An embedding with a padding index passes that row no gradient.
+        x = [norm(table[i] if i else table[0].detach(), model.norm) for i in row]
+        for layer in model.layers:
+            x = layer_by_loops(x, n, layer, o)
+        finals.append(x[n - 1])
+    return torch.stack(finals)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"flip_until": 5},
+        {"flip_until": 0},
+        {"flip_until": None, "r": 2},
+        {"cross_gate": False},
+        {"look_ahead": False},
+        {"padding_item": False},
+        *({key: value} for key, value in CLOSER.items()),
+        {"num_layers": 2, "flip_until": 5},
+        MENDED | CLOSER | {"num_layers": 2},
+    ],
+    ids=str,
+)
+def test_equals_the_released_computation_with_gradients(options: dict) -> None:
+    model = build(**options)
+    items, lengths = rows()
+    targets = torch.tensor([3, 9, 1, 12, 5])
+    got = last_states(model, items, lengths)
+    want = by_loops(model, items, lengths, options)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+    got_loss = F.cross_entropy(model.logits(got), targets - 1)
+    got_loss = got_loss + model.extra_loss(items, lengths, got, targets)
+    first = 0 if options.get("padding_item", True) else 1  # the softmax's first class
+    want_loss = torch.zeros((), dtype=torch.float64)
+    for state, target in zip(want, targets, strict=True):
+        scores = model.items.weight[first:] @ state
+        want_loss = want_loss - (scores[target - first] - scores.exp().sum().log()) / len(targets)
+    torch.testing.assert_close(got_loss, want_loss, rtol=1e-9, atol=1e-10)
+    weight = torch.cos(torch.arange(got.numel(), dtype=torch.float64)).view_as(got)
+    parameters = dict(model.named_parameters())
+    ours = torch.autograd.grad((got * weight).sum() + got_loss, parameters.values())
+    theirs = torch.autograd.grad((want * weight).sum() + want_loss, parameters.values())
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
+
+
+# --- the defects ---
+
+
+def flipped_direction_sees(**options: object) -> list[int]:
+    """For n = 1 … 50 of N = 50: real items behind the state that Mf has at a row's last item."""
+    model = build(spread=None, **options)
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: object, out: Tensor) -> None:
+        out.retain_grad()
+        kept.append(out)
+
+    model.norm.register_forward_hook(keep)
+    model.layers[0].mambas[-1].register_forward_hook(keep)
+    lengths = torch.arange(1, 51)
+    real = torch.arange(50) < lengths[:, None]
+    model(real.long() * torch.randint(1, 13, (50, 50)), lengths)
+    embedded, flipped = kept[0], kept[-1]
+    flipped[torch.arange(50), lengths - 1].sum().backward()
+    assert embedded.grad is not None
+    return (embedded.grad.any(dim=-1) & real).sum(dim=1).tolist()
+
+
+def test_flipped_direction_of_at_most_22_items_has_seen_padding_alone() -> None:
+    seen = flipped_direction_sees()
+    assert [n for n, items in enumerate(seen, start=1) if items == 0] == list(range(1, 23))
+    # Then it starts from the oldest padding and ends in the row's items 46 - n … n.
+    assert seen[22:] == [*range(1, 46, 2), *range(46, 51)]
+
+
+def test_mended_flip_shows_every_item() -> None:
+    assert flipped_direction_sees(flip_until=None) == list(range(1, 51))
+
+
+@pytest.mark.parametrize("cross_gate", [True, False])
+def test_cross_gate_is_all_a_short_row_puts_into_the_flipped_direction(cross_gate: bool) -> None:
+    """Only the flipped direction counts (mix); two rows of 22 items that share no item."""
+    model = build(mix=[0, 1, 0], cross_gate=cross_gate, spread=None)
+    items = torch.zeros(2, 50, dtype=torch.long)
+    items[0, :22], items[1, :22] = 3, torch.arange(22) % 3 + 7
+    a, b = last_states(model, items, torch.tensor([22, 22]))
+    assert torch.equal(a, b) is not cross_gate
+
+
+@pytest.mark.parametrize("cross", [True, False])
+def test_cross_gate_reads_the_other_direction(cross: bool) -> None:
+    torch.manual_seed(0)
+    gate = ReleasedGate(6, dropout=0.0, cross=cross, separate_dense=True)
+    states, flipped = torch.randn(2, 2, 3, 6).requires_grad_().unbind()
+    ours, theirs = gate(states, flipped)
+    (other,) = torch.autograd.grad(theirs.sum(), states, retain_graph=True, allow_unused=True)
+    assert (other is not None) is cross
+    assert torch.autograd.grad(ours.sum(), flipped, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        ({"flip_until": 4}, [[3, 2, 1, 0, 4, 5]] * 2),
+        ({"flip_until": 45}, [[5, 4, 3, 2, 1, 0]] * 2),
+        ({"flip_until": 0}, [[0, 1, 2, 3, 4, 5]] * 2),
+        ({"flip_until": None, "r": 2}, [[1, 0, 2, 3, 4, 5], [3, 2, 1, 0, 4, 5]]),
+        ({"flip_until": None, "r": 9}, [[0, 1, 2, 3, 4, 5]] * 2),
+    ],
+    ids=str,
+)
+def test_flip_by_hand(options: dict, order: list[list[int]]) -> None:
+    columns = torch.arange(6.0).view(1, 6, 1).expand(2, 6, 6)
+    flipped = build(**options).layers[0].flip(columns, torch.tensor([4, 6]))
+    assert flipped[:, :, 0].tolist() == order
+
+
+def test_look_ahead_is_a_centred_convolution() -> None:
+    states = torch.randn(3, 7, 6, dtype=torch.float64)
+    for look_ahead in (True, False):
+        layer = build(look_ahead=look_ahead).layers[0]
+        weight, bias = layer.conv.conv.weight, layer.conv.conv.bias
+        room = (1, 1) if look_ahead else (2, 0)
+        want = F.conv1d(F.pad(states.mT, room), weight, bias).mT
+        torch.testing.assert_close(layer.convolve(states), want)
+
+
+def test_gate_residual_lets_a_closed_gate_pass() -> None:
+    items, lengths = rows()
+    for gate_residual in (True, False):
+        model = build(gate_residual=gate_residual, mix=[0.0, 0.1, 0.8])
+        layer = model.layers[0]
+        with torch.no_grad():
+            layer.mix[0] = 0  # no GRU
+            for parameter in (*layer.gate.silu.parameters(), *layer.gate.sigmoid.parameters()):
+                parameter.zero_()
+        states = last_states(model, items, lengths)
+        assert torch.allclose(states, states[0].expand_as(states)) is not gate_residual
+
+
+@pytest.mark.parametrize("reinit", [True, False])
+def test_initial_draw(reinit: bool) -> None:
+    model = build(spread=None, hidden_size=64, reinit_mamba=reinit, shared_mamba=False)
+    layer = model.layers[0]
+    for block in layer.mambas:
+        step = F.softplus(block.dt_proj.bias)
+        if reinit:
+            assert not block.dt_proj.bias.any()
+            assert step[0].item() == pytest.approx(math.log(2))
+        else:
+            assert step.min() >= 0.9e-3
+            assert step.max() <= 0.11
+            assert step.unique().numel() > 100
+        for part in (block.in_proj, block.x_proj, block.dt_proj, block.out_proj):
+            assert (part.weight.std().item() == pytest.approx(0.02, rel=0.2)) is reinit
+        assert block.conv1d.weight.abs().max() > 0.4  # PyTorch's uniform ±1/2
+    for linear_ in (layer.gate.dense, layer.gate.sigmoid, layer.mixed, layer.feed_forward.widen):
+        assert linear_.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert not linear_.bias.any()
+    for weight in (layer.gru.weight_ih_l0, layer.gru.weight_hh_l0):  # PyTorch's uniform ±1/8
+        assert 0.12 < weight.abs().max() <= 0.125
+    assert layer.mix.tolist() == pytest.approx([0.1, 0.1, 0.8])
+
+
+def test_padding_item_looks_like_an_item() -> None:
+    padding = torch.zeros(1, 1, dtype=torch.long)
+    for padding_item in (True, False):
+        model = build(spread=None, hidden_size=64, padding_item=padding_item)
+        nn.init.constant_(model.norm.bias, 0.25)
+        (column,) = model.norm(model.items(padding))[0]
+        if padding_item:
+            assert 0.01 < model.items.weight[0].std() < 0.03
+            assert column.std().item() == pytest.approx(1, abs=0.02)
+        else:
+            assert not model.items.weight[0].any()
+            assert torch.equal(column, model.norm.bias)
+
+
+def test_only_the_loss_moves_the_padding_item() -> None:
+    model = build()
+    items, lengths = rows()
+    states = last_states(model, items, lengths)
+    targets = torch.tensor([3, 9, 1, 12, 5])
+    table = model.items.weight
+    (grad,) = torch.autograd.grad(states.square().sum(), table, retain_graph=True)
+    assert not grad[0].any()
+    extra = model.extra_loss(items, lengths, states, targets)
+    assert torch.autograd.grad(extra, table)[0][0].all()
+    mended = build(padding_item=False)
+    assert mended.extra_loss(items, lengths, states, targets).item() == 0
+
+
+def test_gate_dropout_is_the_gates_alone() -> None:
+    items, lengths = rows()
+    for gate_dropout in (0.0, 0.5):
+        model = build(gate_dropout=gate_dropout)
+        train = model.train()(items, lengths)
+        assert torch.equal(train, model.eval()(items, lengths)) is (gate_dropout == 0)
+
+
+def test_dropouts_and_norms_come_in_the_released_order() -> None:
+    model = build(dropout=0.3, gate_dropout=0.1)
+    order: list[tuple[float | str, int]] = []
+
+    def note(module: nn.Module, args: tuple[Tensor]) -> None:
+        kind = module.p if isinstance(module, nn.Dropout) else "norm"
+        order.append((kind, args[0].shape[-1]))
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.LayerNorm):
+            module.register_forward_pre_hook(note)
+    model(*rows())
+    gates, block = [(0.1, 6), (0.1, 6)], [(0.3, 6), ("norm", 6)]
+    assert order == [*block, *gates, *block, (0.3, 24), *block]
+
+
+# --- the contract ---
+
+
+DECLARED = [
+    # options, padding_invariant, causal
+    ({}, False, False),
+    ({"flip_until": 5}, False, False),
+    ({"look_ahead": False}, False, False),
+    ({"flip_until": 2, "look_ahead": False}, False, False),
+    ({"flip_until": None, "r": 2}, False, False),
+    ({"flip_until": None, "r": 2, "padding_item": False}, False, False),
+    ({"flip_until": 0}, False, False),
+    ({"flip_until": 1, "look_ahead": False}, True, True),
+    ({"flip_until": None, "r": 2, "look_ahead": False}, True, False),
+    (MENDED | CLOSER | {"num_layers": 2}, True, False),
+]
+
+
+@pytest.mark.parametrize(("options", "invariant", "causal"), DECLARED, ids=str)
+def test_padding_and_later_items_move_what_is_declared(
+    options: dict, invariant: bool, causal: bool
+) -> None:
+    model = build(**options)
+    assert (model.padding_invariant, model.causal) == (invariant, causal)
+    items, lengths = rows()
+    same = functools.partial(torch.allclose, rtol=1e-9, atol=1e-10)
+    alone = torch.stack(
+        [model(x[None, :n], n[None])[0, -1] for x, n in zip(items, lengths, strict=True)]
+    )
+    padded = [last_states(model, F.pad(items, (0, extra)), lengths) for extra in (0, 1, 30)]
+    assert all(same(alone, states) for states in padded) is invariant
+    # Row 0 is full; each of its items in turn becomes another, and what came before is compared.
+    hidden = model(items[:1], lengths[:1])[0]
+    stays = []
+    for t in range(7):
+        changed = items[:1].clone()
+        changed[0, t] = items[0, t] % 12 + 1
+        moved = model(changed, lengths[:1])[0]
+        assert not same(hidden[t], moved[t])
+        stays.append(same(hidden[:t], moved[:t]))
+    assert all(stays) is causal
+
+
+@pytest.mark.parametrize("padding_item", [True, False])
+def test_look_ahead_reads_the_first_padding_column_and_no_other(padding_item: bool) -> None:
+    model = build(flip_until=None, r=2, padding_item=padding_item)
+    items, lengths = rows()
+    narrow, one, two = (
+        last_states(model, F.pad(items, (0, extra)), lengths) for extra in (0, 1, 2)
+    )
+    assert not torch.allclose(narrow[0], one[0])  # the full row: zeros, then a padding column
+    torch.testing.assert_close(narrow[1:], one[1:])
+    torch.testing.assert_close(one, two)
+
+
+def test_configuration_is_the_released_one() -> None:
+    path = Path(__file__).parents[2] / "conf" / "model" / "sigma_released.yaml"
+    cfg = OmegaConf.load(path)
+    signature = inspect.signature(SigmaReleased).parameters
+    for key, parameter in signature.items():
+        if key not in ("num_items", "mamba"):
+            value = OmegaConf.to_container(cfg)[key]
+            assert (tuple(value) if isinstance(value, list) else value) == parameter.default, key
+    model = instantiate(cfg, num_items=12101, _convert_="all")
+    # The authors' log of a Beauty run counts 904,517: two scalars more, no longer in the file.
+    assert sum(p.numel() for p in model.parameters()) == 904_515
+    assert model.logits(torch.zeros(2, 64)).shape == (2, 12101)
+    chosen = torch.tensor([[1, 12101], [5, 5]])
+    states = torch.randn(2, 64)
+    torch.testing.assert_close(
+        model.logits(states, chosen), model.logits(states).gather(1, chosen - 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip_until": -1}, r"model\.flip_until=-1 counts items; give 0 or more"),
+        ({"r": -2}, r"model\.r=-2 counts items; give 0 or more"),
+        ({"mix": [0.5, 0.5]}, r"model\.mix=\[0\.5, 0\.5\] must hold three weights"),
+    ],
+)
+def test_bad_settings_are_named(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize("options", [{}, MENDED], ids=["released", "mended"])
+def test_overfits_a_handful_of_users(options: dict) -> None:
+    model = build(hidden_size=32, spread=None, **options).float()
+    items, lengths = rows()
+    targets = torch.tensor([3, 9, 1, 12, 5])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        states = last_states(model, items, lengths)
+        scores = model.logits(states)
+        loss = F.cross_entropy(scores, targets - 1)
+        loss = loss + model.extra_loss(items, lengths, states, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (scores.argmax(1) + 1).tolist() == targets.tolist()
