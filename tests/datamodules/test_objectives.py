@@ -1,4 +1,4 @@
-"""Objectives: what is predicted from what, that nothing held out is seen, and who may be trained."""
+"""Objectives: what is predicted from what, that nothing held out is seen, who may be trained."""
 
 from collections import Counter
 
