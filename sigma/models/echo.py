@@ -1,0 +1,150 @@
+"""EchoMamba4Rec: Harmonizing Bidirectional State Space Models with Spectral Filtering.
+
+Wang, He & Zhu, arXiv 2406.02638, 2024; after the code its authors published.
+
+Symbols: B rows, N positions (always ``max_length``), D hidden size, K items, n_u true length of a
+row, F = N // 2 + 1 frequencies, C complex filter, rev reversal of all N columns, σ sigmoid, ⊙
+product by element. (B, N, D) where nothing else is said.
+
+    X = LayerNorm(dropout(E[items]))
+    X = LayerNorm(dropout(irfft(C ⊙ rfft(X))) + X)                 C (F, D), along positions
+    f = LayerNorm(dropout(Mamba(X)) + X)
+    b = LayerNorm(dropout(rev(Mamba'(rev(X)))) + X)                another Mamba
+    v, g = split((f + b) W1 + b1)                                  W1 (D, 2D)
+    X = LayerNorm(dropout((v ⊙ σ(g)) W2 + b2 + f + b))             num_layers times from the second
+    score of item k = X[n_u] · E[k]                                line on
+
+The filter is a circular convolution along all N columns: what a history's positions hold depends on
+how much padding follows it, and its end reaches its beginning. So the model is always given N
+columns, and it is neither causal nor unmoved by padding. Mamba' reads the padding first.
+
+C is held as real and imaginary part, (F, D, 2), as in the authors' code: real parameters suit every
+optimizer, precision and checkpoint, and Adam treats the two parts alike either way. It starts at
+N(0, 0.02), as do linear maps, within the Mamba blocks, too (see ``sigma.models.mamba4rec``).
+
+Departures from the authors' code:
+- Its n layers hold n pairs of Mamba blocks each, n² in all; here each holds one. The same at n = 1,
+  which they ran.
+- Its attention block, which is built and never used, is left out.
+- The padding row of E stays zero, so padding enters as the first norm's bias. RecBole draws that
+  row, too, and trains it as an item that never comes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+from sigma.models.layers import item_table, tied_scores
+from sigma.models.mamba4rec import init_around_mamba
+
+
+class FourierFilter(nn.Module):
+    """LayerNorm(dropout(irfft(C ⊙ rfft(X))) + X) along positions, (B, N, D) -> (B, N, D).
+
+    Args:
+        max_length: N.
+        size: D.
+        dropout: probability.
+
+    Raises:
+        UserError: an input that has not N positions.
+    """
+
+    def __init__(self, max_length: int, size: int, dropout: float) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.weight = nn.Parameter(0.02 * torch.randn(max_length // 2 + 1, size, 2))
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        length = states.shape[1]
+        if length != self.max_length:
+            raise UserError(
+                f"The input holds {length} positions, the model's Fourier filter "
+                f"{self.max_length}; set model.max_length to the data's dataset.max_length."
+            )
+        spectrum = torch.fft.rfft(states, dim=1) * torch.view_as_complex(self.weight)
+        filtered = torch.fft.irfft(spectrum, n=length, dim=1)
+        return self.norm(self.dropout(filtered) + states)
+
+
+class EchoLayer(nn.Module):
+    """Filter, a Mamba block each way, gated linear unit; arguments as ``EchoMamba4Rec``."""
+
+    def __init__(
+        self, max_length: int, size: int, dropout: float, mamba: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.filter = FourierFilter(max_length, size, dropout)
+        self.forward_mamba = mamba(size)
+        self.backward_mamba = mamba(size)
+        self.forward_norm = nn.LayerNorm(size, eps=1e-5)
+        self.backward_norm = nn.LayerNorm(size, eps=1e-5)
+        self.widen = nn.Linear(size, 2 * size)
+        self.narrow = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        states = self.filter(states)
+        forward = self.forward_mamba(states)
+        backward = self.backward_mamba(states.flip(1)).flip(1)
+        both = self.forward_norm(self.dropout(forward) + states)
+        both = both + self.backward_norm(self.dropout(backward) + states)
+        gated = self.narrow(F.glu(self.widen(both)))
+        return self.norm(self.dropout(gated + both))  # dropout hits the residual, too: as published
+
+
+class EchoMamba4Rec(nn.Module):
+    """Items (B, N), lengths (B,) -> hidden (B, N, D).
+
+    Args:
+        num_items: K.
+        max_length: N.
+        mamba: hidden size -> Mamba block.
+        hidden_size: D.
+        num_layers: stacked layers.
+        dropout: probability.
+        reinit_mamba: N(0, 0.02) within the Mamba blocks, too (authors' code); their own first step
+            sizes then have no effect.
+        name: what tables call the model.
+    """
+
+    padding_invariant = False  # the Fourier transform runs over the padding
+    causal = False
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int,
+        mamba: Callable[[int], nn.Module],
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.3,
+        reinit_mamba: bool = True,
+        name: str = "echo",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            EchoLayer(max_length, hidden_size, dropout, mamba) for _ in range(num_layers)
+        )
+        init_around_mamba(self, reinit_mamba)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(items)))
+        for layer in self.layers:
+            states = layer(states)
+        return states
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)

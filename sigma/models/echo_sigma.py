@@ -1,0 +1,145 @@
+"""ECHO as the authors of SIGMA wrote it anew for their comparison.
+
+EchoMamba4Rec: Wang, He & Zhu, arXiv 2406.02638, 2024 (``sigma.models.echo``). SIGMA: Liu et al.,
+AAAI 2025, whose published baselines hold this other model under the name.
+
+Symbols: B rows, L positions, D hidden size, K items, n_u true length of a row, H high-pass mask and
+C complex filter, both (D,), rev reversal of all L columns, ⊙ product by element. (B, L, D) else.
+
+    X = LayerNorm(dropout(E[items]))
+    x = LayerNorm(Re ifft((H + C) ⊙ fft(X)) + X)          along the hidden dimension
+    x = (x V1 + v1) ⊙ SiLU(x V2 + v2)
+    y = LayerNorm(Mamba(x) + Mamba(rev(x)) + Mamba(X))     one shared Mamba, nothing reversed back
+    a = y U1 + u1
+    y = LayerNorm(dropout(a ⊙ SiLU(y U2 + u2) + a + y))
+    X = LayerNorm(y + dropout(dropout(GELU(y W1 + b1)) W2 + b2))      num_layers times from x on
+    score of item k = X[n_u] · E[k]
+
+What the published file means:
+- H is 1 at frequencies |f| >= ``cutoff`` and 0 below. A comparison has no derivative, so the
+  cut-off, a parameter in their file, is never trained; here it is a plain argument. Frequencies are
+  multiples of 1/D: at 0.001 and D <= 1000, H removes the zero frequency alone, the mean over the
+  hidden dimension, which the layer norm removes anyway. So H has no effect on any score, and with
+  C = 1 at the start, LayerNorm(...) gives X back. All the filter learns is C, as one circular
+  convolution over the hidden dimensions, whose order carries no meaning.
+- rev(x) is not reversed back: column n_u - 1, read out, has seen the *last* n_u of the L columns.
+  For a history of at most L / 2 items these are padding alone, and Mamba(rev(x)) is one constant
+  vector per length. Above that it has seen the last 2 n_u - L items, newest first; so the model is
+  neither causal nor unmoved by padding.
+
+Departures: three unused combining weights are left out; C is held as real and imaginary part,
+(D, 2), which Adam treats as it does a complex parameter. Padding's row of E stays zero, so padding
+enters as the first norm's bias; RecBole draws that row, too, and trains it as an item that never
+comes. N(0, 0.02) at the start, within the Mamba block, too (see ``sigma.models.mamba4rec``).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.models.layers import item_table, tied_scores
+from sigma.models.mamba4rec import init_around_mamba
+from sigma.models.transformer import FeedForward
+
+
+class HiddenFilter(nn.Module):
+    """LayerNorm(Re ifft((H + C) ⊙ fft(X)) + X) along the hidden dimension, (B, L, D) -> (B, L, D).
+
+    Args:
+        size: D.
+        cutoff: of H, in cycles per hidden dimension, up to 0.5.
+    """
+
+    highpass: Tensor
+
+    def __init__(self, size: int, cutoff: float) -> None:
+        super().__init__()
+        highpass = (torch.fft.fftfreq(size).abs() >= cutoff).float()
+        self.register_buffer("highpass", highpass, persistent=False)
+        self.weight = nn.Parameter(torch.tensor([1.0, 0.0]).repeat(size, 1))
+        self.norm = nn.LayerNorm(size, eps=1e-5)
+
+    def forward(self, states: Tensor) -> Tensor:
+        gain = self.highpass + torch.view_as_complex(self.weight)
+        return self.norm(torch.fft.ifft(gain * torch.fft.fft(states)).real + states)
+
+
+class EchoSigmaLayer(nn.Module):
+    """One layer, (B, L, D) -> (B, L, D); arguments as ``EchoSigma``."""
+
+    def __init__(
+        self, size: int, dropout: float, cutoff: float, mamba: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.filter = HiddenFilter(size, cutoff)
+        self.value_in = nn.Linear(size, size)
+        self.gate_in = nn.Linear(size, size)
+        self.mamba = mamba(size)
+        self.mamba_norm = nn.LayerNorm(size, eps=1e-12)
+        self.value_out = nn.Linear(size, size)
+        self.gate_out = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        x = self.filter(states)
+        x = self.value_in(x) * F.silu(self.gate_in(x))
+        # The three inputs share one Mamba, so they go through it as one batch.
+        read = self.mamba(torch.cat([x, x.flip(1), states]))
+        y = self.mamba_norm(read.unflatten(0, (3, -1)).sum(0))
+        value = self.value_out(y)
+        y = self.norm(self.dropout(value * F.silu(self.gate_out(y)) + value + y))
+        return self.feed_forward(y)
+
+
+class EchoSigma(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        mamba: hidden size -> Mamba block.
+        hidden_size: D.
+        num_layers: stacked layers.
+        dropout: probability.
+        cutoff: of the high-pass, in cycles per hidden dimension; at most 1/D has no effect.
+        reinit_mamba: N(0, 0.02) within the Mamba blocks, too (authors' code); their own first step
+            sizes then have no effect.
+        name: what tables call the model.
+    """
+
+    padding_invariant = False  # the reversed direction begins at the end of the padding
+    causal = False
+
+    def __init__(
+        self,
+        num_items: int,
+        mamba: Callable[[int], nn.Module],
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.3,
+        cutoff: float = 0.001,
+        reinit_mamba: bool = True,
+        name: str = "echo_sigma",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            EchoSigmaLayer(hidden_size, dropout, cutoff, mamba) for _ in range(num_layers)
+        )
+        init_around_mamba(self, reinit_mamba)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(items)))
+        for layer in self.layers:
+            states = layer(states)
+        return states
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)

@@ -1,0 +1,113 @@
+"""Mamba4Rec: Towards Efficient Sequential Recommendation with Selective State Space Models.
+
+Liu et al., RelKD at KDD 2024.
+
+Symbols: B rows, L positions, D hidden size, K items, n_u true length of a row.
+
+    X = LayerNorm(dropout(E[items]))                                  (B, L, D)
+    X = LayerNorm(dropout(Mamba(X)) + X)                              num_layers times,
+    X = LayerNorm(X + dropout(dropout(GELU(X W1 + b1)) W2 + b2))      one after the other
+    score of item k = X[n_u] · E[k]
+
+With one layer the residual round Mamba is left out, as in the authors' code: LayerNorm(dropout(
+Mamba(X))). No positions; W1 is (D, 4D).
+
+Initialisation, as the authors' code really does it: every linear map starts at N(0, 0.02) with a
+zero bias, those in the Mamba blocks included. mamba_ssm marks dt_proj's bias ``_no_reinit``, but
+the authors' ``apply`` does not read the mark, so the first step sizes are softplus(about 0) = 0.69
+instead of 0.001 … 0.1. Convolution, A and D keep mamba_ssm's draw; ``reinit_mamba=False`` keeps all
+of the block's.
+
+Departures: the padding row of E stays zero and outside the scores, where RecBole draws it, too, and
+holds it in the softmax as an item that never comes.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sigma.models.layers import init_normal, item_table, tied_scores
+from sigma.models.mamba import Mamba
+from sigma.models.transformer import FeedForward
+
+
+def init_around_mamba(module: nn.Module, reinit_mamba: bool) -> None:
+    """``init_normal`` on the module and all below it, Mamba blocks only with ``reinit_mamba``."""
+    if isinstance(module, Mamba) and not reinit_mamba:
+        return
+    for child in module.children():
+        init_around_mamba(child, reinit_mamba)
+    init_normal(module)
+
+
+class Mamba4RecLayer(nn.Module):
+    """A Mamba block and its feed-forward layer, (B, L, D) -> (B, L, D).
+
+    Args:
+        size: D.
+        dropout: probability.
+        residual: add the block's input to its output.
+        mamba: hidden size -> Mamba block.
+    """
+
+    def __init__(
+        self, size: int, dropout: float, residual: bool, mamba: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.mamba = mamba(size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        mixed = self.dropout(self.mamba(states))
+        return self.feed_forward(self.norm(mixed + states if self.residual else mixed))
+
+
+class Mamba4Rec(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        mamba: hidden size -> Mamba block.
+        hidden_size: D.
+        num_layers: stacked layers.
+        dropout: probability.
+        reinit_mamba: N(0, 0.02) within the Mamba blocks, too (authors' code); their own first step
+            sizes then have no effect.
+        name: what tables call the model.
+    """
+
+    padding_invariant = True
+    causal = True
+
+    def __init__(
+        self,
+        num_items: int,
+        mamba: Callable[[int], nn.Module],
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.3,
+        reinit_mamba: bool = True,
+        name: str = "mamba4rec",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            Mamba4RecLayer(hidden_size, dropout, num_layers > 1, mamba) for _ in range(num_layers)
+        )
+        init_around_mamba(self, reinit_mamba)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(items)))
+        for layer in self.layers:
+            states = layer(states)
+        return states
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)

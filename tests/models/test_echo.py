@@ -1,0 +1,221 @@
+"""EchoMamba4Rec against its equations: explicit Fourier sums, plain loops, whole padded rows."""
+
+import functools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
+from sigma.models.mamba import Mamba
+from tests.models.test_mamba4rec import CONF, assert_same, last, rows, shake
+from tests.models.test_sigma import linear, mamba, norm
+
+
+def build(max_length: int = 7, **options: object) -> EchoMamba4Rec:
+    torch.manual_seed(0)
+    block = functools.partial(Mamba, state_size=3, step_min=0.2, step_max=0.8)
+    settings = {"hidden_size": 6, "dropout": 0.0} | options
+    model = EchoMamba4Rec(
+        num_items=12,
+        max_length=max_length,
+        mamba=block,
+        **settings,  # type: ignore[arg-type]
+    )
+    return model.double()
+
+
+# --- the equations, one row at a time, padding included because the model reads it ---
+
+
+def filtered(xs: list[Tensor], layer: FourierFilter) -> list[Tensor]:
+    """Discrete Fourier sums term by term: forward, times the filter, back, real part."""
+    n = len(xs)
+    spectrum = []  # (real, imaginary) of frequencies 0 … n - 1
+    for k in range(n):
+        re = sum(x * math.cos(2 * math.pi * k * t / n) for t, x in enumerate(xs))
+        im = sum(-x * math.sin(2 * math.pi * k * t / n) for t, x in enumerate(xs))
+        if k <= n // 2:
+            a, b = layer.weight[k].unbind(-1)
+        else:  # a real signal's upper half mirrors the lower one
+            a, b = layer.weight[n - k, :, 0], -layer.weight[n - k, :, 1]
+        spectrum.append((re * a - im * b, re * b + im * a))
+    out = []
+    for t, x in enumerate(xs):
+        y = torch.zeros_like(x)
+        for k, (re, im) in enumerate(spectrum):
+            angle = 2 * math.pi * k * t / n
+            y = y + (re * math.cos(angle) - im * math.sin(angle)) / n
+        out.append(norm(y + x, layer.norm))
+    return out
+
+
+def layer_by_equations(xs: list[Tensor], p: EchoLayer) -> list[Tensor]:
+    xs = filtered(xs, p.filter)
+    forward = mamba(xs, p.forward_mamba)
+    backward = mamba(xs[::-1], p.backward_mamba)[::-1]
+    out = []
+    for x, f, b in zip(xs, forward, backward, strict=True):
+        both = norm(f + x, p.forward_norm) + norm(b + x, p.backward_norm)
+        v, g = linear(both, p.widen).chunk(2)
+        out.append(norm(linear(v / (1 + (-g).exp()), p.narrow) + both, p.norm))
+    return out
+
+
+def by_equations(model: EchoMamba4Rec, items: Tensor, lengths: Tensor) -> Tensor:
+    finals = []
+    for row, length in zip(items, lengths.tolist(), strict=True):
+        # Padding embeds as zero, whose norm is the bias: spelt out, as 0 / 0 it would be nothing.
+        xs = [norm(model.items.weight[i], model.norm) if i else model.norm.bias for i in row]
+        for layer in model.layers:
+            assert isinstance(layer, EchoLayer)
+            xs = layer_by_equations(xs, layer)
+        finals.append(xs[length - 1])
+    return torch.stack(finals)
+
+
+@pytest.mark.parametrize("max_length", [7, 8], ids=["odd", "even"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_equals_the_equations_with_gradients(max_length: int, num_layers: int) -> None:
+    model = build(max_length, num_layers=num_layers)
+    shake(model)
+    items, lengths = rows(max_length)
+    got = last(model(items, lengths), lengths)
+    assert_same(model, got, by_equations(model, items, lengths))
+
+
+def test_one_mamba_a_direction_with_its_own_weights() -> None:
+    layer = build().layers[0]
+    calls = []
+    for module in layer.modules():
+        if isinstance(module, Mamba):
+            module.register_forward_hook(lambda m, a, out: calls.append((m, a[0], out)))
+    layer(torch.randn(2, 7, 6, dtype=torch.float64))
+    (forward, read, _), (backward, read_back, _) = calls
+    assert forward is layer.forward_mamba
+    assert backward is layer.backward_mamba
+    assert not torch.equal(forward.in_proj.weight, backward.in_proj.weight)
+    torch.testing.assert_close(read_back, read.flip(1))  # the whole width, padding first
+
+
+@pytest.mark.parametrize("filters", [True, False])
+@pytest.mark.parametrize("backward", [True, False])
+def test_not_causal_and_moved_by_padding_for_two_reasons(filters: bool, backward: bool) -> None:
+    """The filter and the backward Mamba each suffice; without both, neither holds."""
+    narrow, wide = build(7), build(20)
+    shake(narrow)
+    state = {k: v for k, v in narrow.state_dict().items() if "filter.weight" not in k}
+    wide.load_state_dict(state, strict=False)
+    for model in (narrow, wide):
+        with torch.no_grad():
+            weight = model.layers[0].filter.weight.zero_()
+            if filters:
+                weight[:2] = 0.5
+            if not backward:
+                model.layers[0].backward_mamba.out_proj.weight.zero_()
+    items, lengths = rows()
+    changed = items.clone()
+    changed[0, 6] = items[0, 6] % 12 + 1
+    hidden = narrow(items, lengths)
+    future = (narrow(changed, lengths) - hidden)[0, :6].abs().max().item()
+    padded = wide(F.pad(items, (0, 13)), lengths)
+    padding = (last(padded, lengths) - last(hidden, lengths)).abs().max().item()
+    if filters or backward:
+        assert min(future, padding) > 1e-3
+        assert not narrow.causal
+        assert not narrow.padding_invariant
+    else:
+        assert max(future, padding) < 1e-12
+
+
+def test_start_as_in_the_authors_code() -> None:
+    torch.manual_seed(0)
+    model = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba)
+    layer = model.layers[0]
+    assert layer.filter.weight.shape == (26, 64, 2)
+    for drawn in (layer.filter.weight, layer.widen.weight, layer.forward_mamba.x_proj.weight):
+        assert abs(drawn.std().item() - 0.02) < 0.002
+    assert not layer.backward_mamba.dt_proj.bias.any()
+    own = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba, reinit_mamba=False).layers[0]
+    assert own.forward_mamba.dt_proj.bias.max() < -2
+    assert abs(own.widen.weight.std().item() - 0.02) < 0.002
+
+
+def test_every_norm_has_the_authors_epsilon() -> None:
+    norms = {n for n, m in build().named_modules() if getattr(m, "eps", None) == 1e-12}
+    assert norms == {"norm", "layers.0.norm", "layers.0.filter.norm"}
+    norms = {n for n, m in build().named_modules() if getattr(m, "eps", None) == 1e-5}
+    assert norms == {"layers.0.forward_norm", "layers.0.backward_norm"}
+
+
+def test_dropout_where_the_authors_have_it() -> None:
+    """Embeddings, filter, both directions, and last the sum of branch and residual."""
+    model = build(dropout=0.4)
+    seen = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            assert module.p == 0.4
+            module.register_forward_hook(lambda m, a, out: seen.append((a[0], out)))
+    items, lengths = rows()
+    tail = []
+    model.layers[0].norm.register_forward_hook(lambda m, a, out: tail.append(a[0]))
+    model(items, lengths)
+    assert len(seen) == 5
+    assert tail[0] is seen[-1][1]
+    assert (tail[0] == 0).double().mean().item() > 0.2
+
+
+def test_another_width_is_refused_in_one_sentence() -> None:
+    model = build(max_length=7)
+    for width in (6, 8, 5):
+        with pytest.raises(UserError, match=rf"holds {width} positions.* 7; set model.max_length"):
+            model(torch.ones(2, width, dtype=torch.long), torch.tensor([1, 2]))
+
+
+def test_finite_gradients_for_the_shortest_and_the_full_row() -> None:
+    model = build().float()
+    items, lengths = rows()
+    scores = model.logits(last(model(items, lengths), lengths))
+    assert scores.shape == (5, 12)
+    F.cross_entropy(scores, torch.arange(5)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert not model.items.weight.grad[0].any()
+    chosen = torch.tensor([[1, 12]]).expand(5, 2)
+    some = model.logits(last(model(items, lengths), lengths), chosen)
+    torch.testing.assert_close(some, scores[:, [0, 11]])
+
+
+def test_half_precision_autocast_stays_close() -> None:
+    model = build(num_layers=2).float()
+    items, lengths = rows()
+    want = last(model(items, lengths), lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = last(model(items, lengths), lengths)
+    torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1)
+
+
+def test_the_yaml_builds_it_for_the_data_sets_length() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=["model=echo", "dataset=ml_1m"])
+    model = instantiate(config.model, num_items=20)
+    assert model.layers[0].filter.max_length == config.dataset.max_length == 200
+    assert (model.name, len(model.layers)) == ("echo", 1)
+
+
+def test_overfits_a_handful_of_users() -> None:
+    model = build(hidden_size=32).float()
+    items, lengths = rows()
+    targets = torch.tensor([3, 9, 1, 12, 5])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        scores = model.logits(last(model(items, lengths), lengths))
+        loss = F.cross_entropy(scores, targets - 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (scores.argmax(1) + 1).tolist() == targets.tolist()

@@ -1,0 +1,239 @@
+"""The SIGMA authors' ECHO against its equations: explicit Fourier sums, loops, padded rows."""
+
+import functools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from sigma.models.echo_sigma import EchoSigma, EchoSigmaLayer, HiddenFilter
+from sigma.models.mamba import Mamba
+from tests.models.test_mamba4rec import CONF, assert_same, gelu, last, rows, shake
+from tests.models.test_sigma import linear, mamba, norm
+
+
+def build(**options: object) -> EchoSigma:
+    torch.manual_seed(0)
+    block = functools.partial(Mamba, state_size=3, step_min=0.2, step_max=0.8)
+    settings = {"hidden_size": 6, "dropout": 0.0} | options
+    return EchoSigma(num_items=12, mamba=block, **settings).double()  # type: ignore[arg-type]
+
+
+# --- the equations, one row at a time, padding included because the model reads it ---
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1 + (-x).exp())
+
+
+def filtered(x: Tensor, layer: HiddenFilter, cutoff: float) -> Tensor:
+    """Discrete Fourier sums over hidden dimensions, term by term; real part of the way back."""
+    size = len(x)
+    out = [torch.zeros((), dtype=x.dtype)] * size
+    for k in range(size):
+        re = sum(x[d] * math.cos(2 * math.pi * k * d / size) for d in range(size))
+        im = sum(-x[d] * math.sin(2 * math.pi * k * d / size) for d in range(size))
+        frequency = min(k, size - k) / size  # its size; the upper half is negative
+        a, b = layer.weight[k].unbind()
+        a = a + (1.0 if frequency >= cutoff else 0.0)
+        re, im = re * a - im * b, re * b + im * a
+        for d in range(size):
+            angle = 2 * math.pi * k * d / size
+            out[d] = out[d] + (re * math.cos(angle) - im * math.sin(angle)) / size
+    return norm(torch.stack(out) + x, layer.norm)
+
+
+def layer_by_equations(xs: list[Tensor], p: EchoSigmaLayer, cutoff: float) -> list[Tensor]:
+    hs = [filtered(x, p.filter, cutoff) for x in xs]
+    hs = [linear(h, p.value_in) * silu(linear(h, p.gate_in)) for h in hs]
+    out, ffn = [], p.feed_forward
+    for triple in zip(
+        mamba(hs, p.mamba), mamba(hs[::-1], p.mamba), mamba(xs, p.mamba), strict=True
+    ):
+        y = norm(triple[0] + triple[1] + triple[2], p.mamba_norm)
+        a = linear(y, p.value_out)
+        y = norm(a * silu(linear(y, p.gate_out)) + a + y, p.norm)
+        out.append(norm(y + linear(gelu(linear(y, ffn.widen)), ffn.narrow), ffn.norm))
+    return out
+
+
+def by_equations(model: EchoSigma, items: Tensor, lengths: Tensor, cutoff: float) -> Tensor:
+    finals = []
+    for row, length in zip(items, lengths.tolist(), strict=True):
+        # Padding embeds as zero, whose norm is the bias: spelt out, as 0 / 0 it would be nothing.
+        xs = [norm(model.items.weight[i], model.norm) if i else model.norm.bias for i in row]
+        for layer in model.layers:
+            assert isinstance(layer, EchoSigmaLayer)
+            xs = layer_by_equations(xs, layer, cutoff)
+        finals.append(xs[length - 1])
+    return torch.stack(finals)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"hidden_size": 5}, {"num_layers": 2}, {"cutoff": 0.3}, {"hidden_size": 5, "cutoff": 0.3}],
+    ids=str,
+)
+def test_equals_the_equations_with_gradients(options: dict) -> None:
+    model = build(**options)
+    shake(model)
+    items, lengths = rows()
+    got = last(model(items, lengths), lengths)
+    assert_same(model, got, by_equations(model, items, lengths, options.get("cutoff", 0.001)))
+
+
+def test_one_call_of_one_mamba_for_all_three_inputs() -> None:
+    model = build(num_layers=2)
+    shapes = []
+    for module in model.modules():
+        if isinstance(module, Mamba):
+            module.register_forward_hook(lambda m, a, out: shapes.append(tuple(a[0].shape)))
+    items, lengths = rows()
+    model(items, lengths)
+    assert shapes == [(15, 7, 6), (15, 7, 6)]
+
+
+def test_their_cutoff_has_no_effect_and_the_filter_starts_as_nothing() -> None:
+    items, lengths = rows()
+    scores = {}
+    for cutoff in (0.0, 0.001, 1 / 6, 0.3):
+        model = build(cutoff=cutoff)
+        layer = model.layers[0].filter
+        states = F.layer_norm(torch.randn(2, 3, 6, dtype=torch.float64), (6,), eps=1e-12)
+        if cutoff < 0.3:
+            torch.testing.assert_close(layer(states), states, rtol=0, atol=1e-4)  # eps of the norm
+        else:
+            assert (layer(states) - states).abs().max() > 0.01
+        shake(model)
+        scores[cutoff] = model.logits(last(model(items, lengths), lengths))
+    torch.testing.assert_close(scores[0.001], scores[0.0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(scores[1 / 6], scores[0.0], rtol=1e-10, atol=1e-10)
+    assert (scores[0.3] - scores[0.0]).abs().max() > 0.01
+
+
+def test_the_reversed_direction_of_a_short_history_reads_padding_alone() -> None:
+    model = build()
+    shake(model)
+    read = []
+    model.layers[0].mamba.register_forward_hook(lambda m, a, out: read.append(out.chunk(3)[1]))
+    for length, blind in ((1, True), (3, True), (4, False), (7, False)):
+        items = torch.zeros(2, 7, dtype=torch.long)
+        items[0, :length] = torch.arange(1, length + 1)
+        items[1, :length] = torch.arange(5, length + 5)
+        model(items, torch.tensor([length, length]))
+        difference = (read[-1][0] - read[-1][1])[length - 1].abs().max().item()
+        assert difference < 1e-12 if blind else difference > 1e-3, length
+
+
+def test_not_causal_and_moved_by_padding() -> None:
+    model = build()
+    shake(model)
+    assert not model.causal
+    assert not model.padding_invariant
+    items, lengths = rows()
+    hidden = model(items, lengths)
+    changed = items.clone()
+    changed[0, 6] = items[0, 6] % 12 + 1
+    assert (model(changed, lengths) - hidden)[0, :6].abs().max() > 1e-3
+    moved = last(model(F.pad(items, (0, 13)), lengths), lengths) - last(hidden, lengths)
+    assert ((moved.abs().amax(1) > 1e-3) == (2 * lengths > 7)).all()
+
+
+def test_adam_moves_two_real_parts_as_it_would_move_a_complex_parameter() -> None:
+    start = torch.randn(6, 2)
+    gain = torch.randn(6, dtype=torch.cfloat)
+    real = nn.Parameter(start.clone())
+    paired = nn.Parameter(torch.view_as_complex(start.clone()))
+    for parameter in (real, paired):
+        optimizer = torch.optim.Adam([parameter], lr=0.1)
+        for _ in range(5):
+            value = parameter if parameter.is_complex() else torch.view_as_complex(parameter)
+            optimizer.zero_grad()
+            (value * gain - 1).abs().pow(2).sum().backward()
+            optimizer.step()
+    assert (real - start).abs().max() > 0.1
+    torch.testing.assert_close(torch.view_as_real(paired.data), real.data)
+
+
+def test_start_as_in_the_authors_code() -> None:
+    torch.manual_seed(0)
+    model = EchoSigma(num_items=500, mamba=Mamba)
+    layer = model.layers[0]
+    assert layer.filter.weight.shape == (64, 2)
+    assert (layer.filter.weight == torch.tensor([1.0, 0.0])).all()
+    assert abs(layer.mamba.in_proj.weight.std().item() - 0.02) < 0.002
+    assert not layer.mamba.dt_proj.bias.any()
+    own = EchoSigma(num_items=500, mamba=Mamba, reinit_mamba=False).layers[0]
+    assert own.mamba.dt_proj.bias.max() < -2
+    assert abs(own.value_in.weight.std().item() - 0.02) < 0.002
+
+
+def test_every_norm_has_the_authors_epsilon() -> None:
+    eps = {n: m.eps for n, m in build().named_modules() if isinstance(m, nn.LayerNorm)}
+    assert eps.pop("layers.0.filter.norm") == 1e-5
+    assert len(eps) == 4
+    assert set(eps.values()) == {1e-12}
+
+
+def test_dropout_where_the_authors_have_it() -> None:
+    """Embeddings, the sum before the last but one norm, and twice in the feed-forward layer."""
+    model = build(dropout=0.4)
+    seen, tail = [], []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            assert module.p == 0.4
+            module.register_forward_hook(lambda m, a, out: seen.append(out))
+    model.layers[0].norm.register_forward_hook(lambda m, a, out: tail.append(a[0]))
+    items, lengths = rows()
+    model(items, lengths)
+    assert [out.shape[-1] for out in seen] == [6, 6, 24, 6]
+    assert tail[0] is seen[1]
+
+
+def test_finite_gradients_for_the_shortest_and_the_full_row() -> None:
+    model = build().float()
+    items, lengths = rows()
+    scores = model.logits(last(model(items, lengths), lengths))
+    assert scores.shape == (5, 12)
+    F.cross_entropy(scores, torch.arange(5)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert not model.items.weight.grad[0].any()
+    chosen = torch.tensor([[1, 12]]).expand(5, 2)
+    some = model.logits(last(model(items, lengths), lengths), chosen)
+    torch.testing.assert_close(some, scores[:, [0, 11]])
+
+
+def test_half_precision_autocast_stays_close() -> None:
+    model = build(num_layers=2, hidden_size=8).float()
+    items, lengths = rows()
+    want = last(model(items, lengths), lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = last(model(items, lengths), lengths)
+    torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1)
+
+
+def test_the_yaml_builds_it() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=["model=echo_sigma"])
+    model = instantiate(config.model, num_items=20)
+    assert (model.name, len(model.layers)) == ("echo_sigma", 1)
+    # Frequency 0 alone is cut.
+    assert model.layers[0].filter.highpass.tolist() == [0.0] + [1.0] * 63
+
+
+def test_overfits_a_handful_of_users() -> None:
+    model = build(hidden_size=32).float()
+    items, lengths = rows()
+    targets = torch.tensor([3, 9, 1, 12, 5])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        scores = model.logits(last(model(items, lengths), lengths))
+        loss = F.cross_entropy(scores, targets - 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (scores.argmax(1) + 1).tolist() == targets.tolist()
