@@ -1,0 +1,111 @@
+"""LinRec: Linear Attention Mechanism for Long-term Sequential Recommender Systems.
+
+Liu et al., SIGIR 2023.
+
+Symbols: B rows, L positions, D hidden size, H heads, d = D / H, K items, P learned positions; Q, K
+and V (L, d) per head, from X W_Q + b_Q and so on; q', k' are rows of Q', K'.
+
+    X  = dropout(LayerNorm(E[items] + P))                         (B, L, D)
+    q' = ELU(q) / |ELU(q)|,  k' = ELU(k) / |ELU(k)|               (d,) per head and position
+    A  = Q' (K'^T V) / sqrt(d)                                    (L, d) per head; K'^T V first
+    X  = LayerNorm(X + dropout(A W_O + b_O))                      num_layers times,
+    X  = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))          one after the other
+    score of item k = X[n_u] · E[k]
+
+K'^T V is (d, d), so that a head costs L d^2 where softmax attention costs L^2 d, and no (L, L)
+matrix is kept.
+
+As in the authors' code there is no mask at all: every position reads the whole row, later items and
+padding too. A position of padding holds its position's embedding, so the number of them moves the
+scores, and rows are always padded to ``max_length``. No dropout inside the attention.
+
+Departures: ``mask_padding=True``, not the authors', leaves padding out of K'^T V; scores then
+depend on real items alone, and batches can be trimmed. A zero vector stays zero when normalised
+(NaN in the authors' code). The item row of padding is 0, where RecBole's stays at its random draw.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.models.layers import init_normal, item_table, tied_scores
+from sigma.models.transformer import FeedForward, Positions, SelfAttention, real_keys
+
+
+class LinearAttention(SelfAttention):
+    """LayerNorm(X + dropout(A W_O + b_O)), (B, L, D) -> (B, L, D); arguments as its parent."""
+
+    def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Sum over ``visible`` positions.
+
+        Args:
+            states: (B, L, D).
+            visible: bool (B, 1, 1, L), True where a position enters K'^T V; None is everywhere.
+        """
+        q, k, v = (self.heads(f(states)) for f in (self.query, self.key, self.value))
+        q, k = (F.normalize(F.elu(x), dim=-1) for x in (q, k))
+        if visible is not None:
+            k = k * visible.transpose(-1, -2)
+        mixed = q @ (k.transpose(-1, -2) @ v) / q.shape[-1] ** 0.5
+        return self.norm(states + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+
+
+class LinRec(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        max_length: largest L.
+        hidden_size: D.
+        num_layers: stacked layers.
+        num_heads: H, divides D.
+        inner_size: width of the feed-forward layers.
+        dropout: of embeddings and layer outputs.
+        activation: ``gelu`` or ``relu``.
+        mask_padding: leave padding out of K'^T V.
+        name: what tables call the model.
+
+    Raises:
+        UserError: H does not divide D, or unknown activation.
+    """
+
+    padding_invariant = False
+    causal = False  # K'^T V sums over the whole row
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 8,
+        inner_size: int = 256,
+        dropout: float = 0.3,
+        activation: str = "gelu",
+        mask_padding: bool = False,
+        name: str = "linrec",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.padding_invariant = mask_padding
+        self.items = item_table(num_items, hidden_size)
+        self.positions = Positions(max_length, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.attention = nn.ModuleList(
+            LinearAttention(hidden_size, num_heads, dropout) for _ in range(num_layers)
+        )
+        self.feed_forward = nn.ModuleList(
+            FeedForward(hidden_size, inner_size, dropout, activation) for _ in range(num_layers)
+        )
+        self.apply(init_normal)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        visible = real_keys(lengths, items.shape[1]) if self.padding_invariant else None
+        states = self.dropout(self.norm(self.positions(self.items(items))))
+        for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
+            states = feed_forward(attention(states, visible))
+        return states
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)

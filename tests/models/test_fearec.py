@@ -1,0 +1,483 @@
+"""FEARec against direct circular correlation in plain loops (no Fourier transform anywhere), its
+frequency windows by hand, its contrastive terms against a loop over pairs."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+from sigma.models.fearec import FEARec, HybridAttention, frequency_window, info_nce
+
+ITEMS = 12
+
+
+def build(seed: int = 0, length: int = 8, **options: object) -> FEARec:
+    defaults = {
+        "hidden_size": 6,
+        "num_heads": 2,
+        "inner_size": 5,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
+    torch.manual_seed(seed)
+    model = FEARec(ITEMS, length, **(defaults | options)).double()  # type: ignore[arg-type]
+    # Far from the start, where biases are 0, norms 1 and all correlations close to each other.
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.7)
+    with torch.no_grad():
+        model.items.weight[0] = 0
+    return model
+
+
+def rows(length: int = 8, seed: int = 1) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([length, 1, 2, 3, 5])
+    g = torch.Generator().manual_seed(seed)
+    items = torch.randint(1, ITEMS + 1, (5, length), generator=g)
+    return items * (torch.arange(length) < lengths[:, None]), lengths
+
+
+def last(model: FEARec, items: Tensor, lengths: Tensor) -> Tensor:
+    return model(items, lengths)[torch.arange(len(items)), lengths - 1]
+
+
+# --- the equations, one whole row of N positions at a time: the model is defined on those ---
+
+
+def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
+    centred = x - x.mean()
+    return centred / (centred.pow(2).mean() + layer.eps).sqrt() * layer.weight + layer.bias
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return layer.weight @ x + layer.bias
+
+
+def band(xs: list[Tensor], window: tuple[int, int]) -> list[Tensor]:
+    """The part of a sequence that the window's cosines and sines span."""
+    n = len(xs)
+    out = []
+    for t in range(n):
+        y = torch.zeros_like(xs[0])
+        for s in range(n):
+            for f in range(*window):
+                twice = 1 if f == 0 or 2 * f == n else 2  # a frequency stands for its negative, too
+                y = y + twice * math.cos(2 * math.pi * f * (t - s) / n) / n * xs[s]
+        out.append(y)
+    return out
+
+
+def correlation(q: list[Tensor], k: list[Tensor]) -> Tensor:
+    n, d = len(q), len(q[0])
+    return torch.stack([sum(q[(s + tau) % n] @ k[s] for s in range(n)) / d for tau in range(n)])
+
+
+def hybrid(
+    x: list[list[Tensor]], lengths: list[int], p: HybridAttention, windows: tuple, training: bool
+) -> list[list[Tensor]]:
+    factor, ratio, heads, window = p.topk_factor, p.spatial_ratio, p.num_heads, windows
+    n = len(x[0])
+    count = int(factor * math.log(n))
+    qs, ks, vs = ([[linear(h, m) for h in row] for row in x] for m in (p.query, p.key, p.value))
+    scores = [correlation(band(q, window), k) for q, k in zip(qs, ks, strict=True)]
+    mean = sum(scores) / len(scores)
+    out = []
+    for row, length, q, k, v, r in zip(x, lengths, qs, ks, vs, scores, strict=True):
+        ranked = (mean if training else r).tolist()
+        delays = sorted(range(n), key=lambda tau: -ranked[tau])[:count]
+        exps = [r[tau].exp() for tau in delays]
+        weights = [e / sum(exps) for e in exps]
+        mixed = [
+            sum(w * v[(t + tau) % n] for w, tau in zip(weights, delays, strict=True))
+            for t in range(n)
+        ]
+        if ratio:
+            qw, kw, vw = ([h.chunk(heads) for h in band(z, window)] for z in (q, k, v))
+            for t in range(n):
+                seen = range(min(t + 1, length))
+                parts = []
+                for h in range(heads):
+                    e = [(qw[t][h] @ kw[s][h] / math.sqrt(len(qw[t][h]))).exp() for s in seen]
+                    parts.append(sum(a / sum(e) * vw[s][h] for a, s in zip(e, seen, strict=True)))
+                mixed[t] = (1 - ratio) * mixed[t] + ratio * torch.cat(parts)
+        out.append([norm(h + linear(m, p.out), p.norm) for h, m in zip(row, mixed, strict=True)])
+    return out
+
+
+def by_equations(
+    model: FEARec, items: Tensor, lengths: Tensor, windows: list[tuple[int, int]], training: bool
+) -> Tensor:
+    x = [
+        [
+            norm(model.items.weight[i] + model.positions.table.weight[t], model.norm)
+            for t, i in enumerate(row)
+        ]
+        for row in items
+    ]
+    ns = lengths.tolist()
+    for p, f, window in zip(model.attention, model.feed_forward, windows, strict=True):
+        y = hybrid(x, ns, p, window, training)
+        x = []
+        for row in y:
+            out = []
+            for h in row:
+                wide = linear(h, f.widen)
+                wide = wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
+                out.append(norm(h + linear(wide, f.narrow), f.norm))
+            x.append(out)
+    return torch.stack([row[n - 1] for row, n in zip(x, ns, strict=True)])
+
+
+WHOLE = [(0, 5), (0, 5)]  # N = 8: M = 5 frequencies
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("options", "windows"),
+    [
+        ({}, WHOLE),
+        ({"topk_factor": 1.5}, WHOLE),  # 3 delays instead of 2
+        ({"global_ratio": 0.6}, [(2, 5), (0, 3)]),
+        ({"global_ratio": 0.5}, [(2, 5), (0, 2)]),
+        ({"spatial_ratio": 0.3, "global_ratio": 0.6}, [(2, 5), (0, 3)]),
+        ({"spatial_ratio": 1.0, "num_heads": 3}, WHOLE),
+        ({"num_layers": 1}, [(0, 5)]),
+        ({"length": 7, "global_ratio": 0.8, "spatial_ratio": 0.5}, [(0, 4), (0, 4)]),
+        ({"length": 7, "global_ratio": 0.3}, [(2, 4), (0, 2)]),
+    ],
+    ids=str,
+)
+def test_equals_the_equations_with_gradients(options: dict, windows: list, training: bool) -> None:
+    model = build(**options).train(training)
+    items, lengths = rows(model.max_length)
+    got = last(model, items, lengths)
+    want = by_equations(model, items, lengths, windows, training)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+    weight = torch.cos(torch.arange(got.numel(), dtype=torch.float64)).view_as(got)
+    parameters = dict(model.named_parameters())
+    ours = torch.autograd.grad((got * weight).sum(), parameters.values())
+    theirs = torch.autograd.grad(
+        (want * weight).sum(), parameters.values(), allow_unused=True, materialize_grads=True
+    )
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
+        if name == "items.weight":  # the table's padding row has no gradient by declaration
+            assert not a[0].any()
+            a, b = a[1:], b[1:]
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_heads_and_query_and_key_biases_matter_to_the_time_domain_alone(ratio: float) -> None:
+    items, lengths = rows()
+    plain = build(spatial_ratio=ratio)
+    others = build(spatial_ratio=ratio, num_heads=3), build(spatial_ratio=ratio)
+    with torch.no_grad():
+        for attention in others[1].attention:
+            attention.query.bias += 1
+            attention.key.bias -= 2
+    for other in others:
+        moved = (last(other, items, lengths) - last(plain, items, lengths)).abs().max()
+        assert moved > 1e-3 if ratio else moved < 1e-10
+
+
+def test_time_domain_alone_is_pytorch_attention() -> None:
+    """ρ = 1 and all frequencies: causal attention over real items."""
+    model = build(spatial_ratio=1.0)
+    items, lengths = rows()
+    ours = model.attention[0]
+    theirs = nn.MultiheadAttention(6, 2, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        maps = (ours.query, ours.key, ours.value)
+        theirs.in_proj_weight.copy_(torch.cat([m.weight for m in maps]))
+        theirs.in_proj_bias.copy_(torch.cat([m.bias for m in maps]))
+        theirs.out_proj.load_state_dict(ours.out.state_dict())
+    states = model.norm(model.positions(model.items(items)))
+    causal = torch.ones(8, 8, dtype=torch.bool).tril()
+    real = torch.arange(8) < lengths[:, None]
+    mixed, _ = theirs(
+        states, states, states, attn_mask=~causal, key_padding_mask=~real, need_weights=False
+    )
+    got = ours(states, real[:, None, None] & causal)
+    torch.testing.assert_close(got, ours.norm(states + mixed), rtol=1e-9, atol=1e-10)
+
+
+def test_windows_by_hand() -> None:
+    def windows(length: int, n: int, ratio: float) -> list[tuple[int, int]]:
+        return [frequency_window(length, i, n, ratio) for i in range(n)]
+
+    assert windows(50, 2, 1.0) == [(0, 26), (0, 26)]
+    assert windows(50, 2, 0.6) == [(10, 26), (0, 16)]  # the authors' run: high frequencies first
+    assert windows(50, 3, 0.5) == [(13, 26), (7, 20), (1, 14)]
+    assert windows(50, 2, 0.5) == windows(50, 2, 0.1) == [(13, 26), (0, 13)]
+    assert windows(50, 1, 0.4) == [(0, 26)]
+
+
+@pytest.mark.parametrize("length", [8, 9, 50, 200])
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_narrow_windows_share_the_frequencies_out(length: int, n: int) -> None:
+    windows = [frequency_window(length, i, n, 0.2) for i in range(n)]
+    assert windows[0][1] == length // 2 + 1
+    assert windows[-1][0] == 0
+    assert [w[0] for w in windows[:-1]] == [w[1] for w in windows[1:]]
+
+
+def test_delays_are_shared_in_training_and_own_in_evaluation() -> None:
+    model = build(num_layers=1)
+    items, lengths = rows()
+    other = rows(seed=5)[0]
+    other[0] = items[0]
+    alone = last(model.eval(), items, lengths)
+    torch.testing.assert_close(alone[0], last(model, other, lengths)[0])
+    torch.testing.assert_close(alone[:1], last(model, items[:1], lengths[:1]))
+    shared = last(model.train(), items, lengths)
+    assert (shared - alone).abs().max() > 1e-3
+    # A batch of one has nobody to share with.
+    torch.testing.assert_close(last(model, items[:1], lengths[:1]), alone[:1])
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"attention_dropout": 0.5}], ids=str)
+def test_dropout_acts_in_training_alone(options: dict) -> None:
+    model = build(spatial_ratio=0.5, **options)
+    items, lengths = rows()
+    assert not torch.allclose(last(model, items, lengths), last(model, items, lengths))
+    model.eval()
+    torch.testing.assert_close(last(model, items, lengths), last(model, items, lengths))
+
+
+def test_reads_later_items_and_padding() -> None:
+    model = build().eval()
+    items, lengths = rows()
+    changed = items.clone()
+    changed[0, 7] = items[0, 7] % ITEMS + 1
+    assert ((model(items, lengths) - model(changed, lengths)).abs().amax(-1)[0] > 1e-6).all()
+    assert not model.causal
+    # The same weights, defined on longer rows, score the same histories differently.
+    longer = build(length=11).eval()
+    longer.load_state_dict(
+        model.state_dict() | {"positions.table.weight": longer.positions.table.weight}
+    )
+    with torch.no_grad():
+        longer.positions.table.weight[:8] = model.positions.table.weight
+    moved = last(model, items, lengths) - last(longer, F.pad(items, (0, 3)), lengths)
+    assert (moved.abs().amax(1) > 1e-3).all()
+    assert not model.padding_invariant
+
+
+def test_half_precision_keeps_its_transforms_single() -> None:
+    model = build(spatial_ratio=0.3, contrast="us_x", frequency_weight=0.1).float()
+    items, lengths, targets = twins()
+    with torch.autocast("cpu", torch.bfloat16):
+        states = last(model, items[:5], lengths[:5])
+        loss = states.sum() + model.extra_loss(items, lengths, states, targets)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("width", [7, 9])
+def test_wants_whole_rows(width: int) -> None:
+    items = torch.ones(2, width, dtype=torch.long)
+    with pytest.raises(UserError, match=rf"model.max_length=8 positions and got {width}"):
+        build()(items, torch.tensor([1, 2]))
+
+
+# --- contrastive and frequency terms ---
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b / (a @ a).sqrt() / (b @ b).sqrt()
+
+
+def nce_by_hand(a: Tensor, b: Tensor, temperature: float, similarity: str) -> Tensor:
+    """2 M choices; each state's own partner against all others, whatever their targets."""
+    score = cosine if similarity == "cos" else torch.dot
+    states, m = [*a, *b], len(a)
+    total = torch.zeros((), dtype=a.dtype)
+    for i, state in enumerate(states):
+        partner = i + m if i < m else i - m
+        below = sum((score(state, states[j]) / temperature).exp() for j in range(2 * m) if j != i)
+        total = total - ((score(state, states[partner]) / temperature).exp() / below).log()
+    return total / (2 * m)
+
+
+def gap_by_hand(a: Tensor, b: Tensor) -> Tensor:
+    """Mean length of the difference's Fourier coefficients, from their cosines and sines."""
+    m, d = a.shape
+    total = torch.zeros((), dtype=a.dtype)
+    for row in a - b:
+        for f in range(d // 2 + 1):
+            angle = 2 * math.pi * f * torch.arange(d, dtype=a.dtype) / d
+            real, imaginary = row @ angle.cos(), row @ angle.sin()
+            total = total + (real**2 + imaginary**2).sqrt() / math.sqrt(d)
+    return total / (m * (d // 2 + 1))
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cos"])
+@pytest.mark.parametrize("m", [1, 2, 5])
+def test_info_nce_by_hand(similarity: str, m: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, m, 4, generator=g, dtype=torch.float64).requires_grad_()
+    got, want = info_nce(a, b, 0.7, similarity), nce_by_hand(a, b, 0.7, similarity)
+    torch.testing.assert_close(got, want)
+    for x, y in zip(
+        torch.autograd.grad(got, [a, b]), torch.autograd.grad(want, [a, b]), strict=True
+    ):
+        torch.testing.assert_close(x, y)
+    assert m > 1 or got == 0  # a pair alone has no negatives
+
+
+def twins() -> tuple[Tensor, Tensor, Tensor]:
+    """Ten rows: five samples and their twins; samples 0 and 2 have one target."""
+    items, lengths = rows()
+    others, m = rows(seed=3)[0], len(items)
+    return torch.cat([items, others]), lengths.repeat(2), torch.tensor([4, 1, 4, 2, 3])[:m]
+
+
+@pytest.mark.parametrize("frequency_weight", [0.0, 0.3])
+@pytest.mark.parametrize("contrast", ["un", "su", "us", "us_x"])
+def test_extra_loss_by_hand(contrast: str, frequency_weight: float) -> None:
+    model = build(
+        contrast=contrast,
+        contrast_weight=0.2,
+        semantic_weight=0.5,
+        temperature=0.8,
+        frequency_weight=frequency_weight,
+    )
+    items, lengths, targets = twins()
+    m = len(targets)
+    sample = last(model, items[:m], lengths[:m])
+    # Given states unlike those the model finds, so that it shows which of the two a term took.
+    states = 0.5 * sample
+    twin = last(model, items[m:], lengths[m:])
+    pairs = {
+        "un": [(0.2, states, sample)],
+        "su": [(0.5, states, twin)],
+        "us": [(0.2, states, sample), (0.5, states, twin)],
+        "us_x": [(0.5, sample, twin)],
+    }[contrast]
+    want = sum(
+        w * nce_by_hand(a, b, 0.8, "dot") + frequency_weight * gap_by_hand(a, b)
+        for w, a, b in pairs
+    )
+    got = model.extra_loss(items, lengths, states, targets)
+    torch.testing.assert_close(got, want)
+    parameters = dict(model.named_parameters())
+    ours = torch.autograd.grad(got, parameters.values(), allow_unused=True, retain_graph=True)
+    theirs = torch.autograd.grad(want, parameters.values(), allow_unused=True)
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
+
+
+def test_views_differ_by_dropout_alone() -> None:
+    items, lengths, targets = twins()
+    terms = {}
+    for dropout in (0.0, 0.5):
+        model = build(contrast="un", contrast_weight=0.0, frequency_weight=1.0, dropout=dropout)
+        states = last(model, items[:5], lengths[:5])
+        terms[dropout] = model.extra_loss(items, lengths, states, targets).item()
+    assert terms[0.0] < 1e-12
+    assert terms[0.5] > 1e-2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"contrast": "un", "contrast_weight": 0.0}, {"contrast": "us_x", "semantic_weight": 0.0}],
+    ids=str,
+)
+def test_terms_of_weight_zero_cost_nothing(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(**options)
+    items, lengths, targets = twins()
+    states = last(model, items[:5], lengths[:5])
+    monkeypatch.setattr(FEARec, "forward", lambda *_: pytest.fail("encoded for nothing"))
+    extra = model.extra_loss(items[:5], lengths[:5], states, targets)
+    assert extra == 0
+    assert not extra.requires_grad
+
+
+@pytest.mark.parametrize("contrast", ["su", "us", "us_x"])
+def test_twins_must_be_there(contrast: str) -> None:
+    items, lengths, targets = twins()
+    model = build(contrast=contrast)
+    states = last(model, items[:5], lengths[:5])
+    with pytest.raises(UserError, match="set objective=next_item_twins"):
+        model.extra_loss(items[:5], lengths[:5], states, targets)
+
+
+def test_two_views_need_no_twins() -> None:
+    items, lengths, targets = twins()
+    model = build(contrast="un")
+    states = last(model, items[:5], lengths[:5])
+    alone = model.extra_loss(items[:5], lengths[:5], states, targets)
+    torch.testing.assert_close(alone, model.extra_loss(items, lengths, states, targets))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 4}, "hidden_size=6 must be a multiple of model.num_heads=4"),
+        ({"global_ratio": 0.0}, "model.global_ratio=0.0 must be above 0"),
+        ({"global_ratio": 1.1}, "model.global_ratio=1.1 must be above 0 and at most 1"),
+        ({"num_layers": 7, "global_ratio": 0.1}, "leaves layer 4 none of the 5 frequencies"),
+        ({"spatial_ratio": 1.5}, "model.spatial_ratio=1.5 must be between 0 and 1"),
+        ({"length": 2}, r"model.max_length=2\) must be between 1 delay"),
+        ({"topk_factor": 9.0}, "model.topk_factor=9.0"),
+        ({"contrast": "both"}, "Unknown model.contrast 'both'"),
+        ({"similarity": "l2"}, "Unknown model.similarity 'l2'"),
+        ({"temperature": 0.0}, "model.temperature=0.0 must be above 0"),
+        ({"frequency_weight": 0.1}, "needs model.contrast, whose pairs"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
+)
+def test_impossible_settings_are_named(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(**options)
+
+
+def test_starts_as_recbole() -> None:
+    torch.manual_seed(0)
+    model = FEARec(num_items=300, max_length=50)
+    for name, p in model.named_parameters():
+        if name.endswith("norm.weight"):
+            assert (p == 1).all()
+        elif name.endswith("bias"):
+            assert not p.any()
+        else:
+            assert 0.018 < p.std() < 0.022, name
+    assert not model.items.weight[0].any()
+
+
+def test_scores_all_items_or_those_asked_for() -> None:
+    model = build()
+    states = last(model, *rows())
+    scores = model.logits(states)
+    torch.testing.assert_close(scores, states @ model.items.weight[1:].T)
+    asked = torch.tensor([[1, 12], [3, 3], [2, 5], [7, 1], [12, 11]])
+    torch.testing.assert_close(model.logits(states, asked), scores.gather(1, asked - 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"global_ratio": 0.6, "spatial_ratio": 0.1, "contrast": "us_x", "frequency_weight": 0.1},
+    ],
+    ids=["paper", "authors"],
+)
+def test_overfits_a_handful_of_users(options: dict) -> None:
+    torch.manual_seed(0)
+    model = FEARec(
+        ITEMS, 8, hidden_size=32, inner_size=32, dropout=0.0, attention_dropout=0.0, **options
+    )
+    items, lengths, _ = twins()
+    targets = torch.tensor([3, 9, 1, 12, 5])
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(80):
+        states = last(model, items[:5], lengths[:5])
+        loss = F.cross_entropy(model.logits(states), targets - 1)
+        loss = loss + model.extra_loss(items, lengths, states, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    best = model.eval().logits(last(model, items[:5], lengths[:5])).argmax(1) + 1
+    assert best.tolist() == targets.tolist()
