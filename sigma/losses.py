@@ -1,38 +1,194 @@
-"""Losses: pure functions of states, item scores and targets."""
+"""Losses: states (M, D) and their targets (M,) -> a scalar, the mean over targets.
 
-from collections.abc import Callable
+Symbols: M targets, D hidden size, K items, n negatives of each target, t a target, s_i the score of
+item i, N the target's negatives (``sigma.negatives``: any item but the target), σ the sigmoid.
+
+    CrossEntropy    -s_t + log Σ_{i=1..K} exp s_i
+    BPR             -1/n Σ_{j in N} log σ(s_t - s_j)
+    BCE             -log σ(s_t) - Σ_{j in N} log(1 - σ(s_j))
+    GBCE            -1/(n+1) (β log σ(s_t) + Σ_{j in N} log(1 - σ(s_j)))
+    SampledSoftmax  -s_t + log(exp s_t + 1/n Σ_{j in N} exp(s_j) / Q(j | not t))
+
+Each is built with the training counts of the items, and is called with the model's ``logits``:
+states (M, D) -> (M, K) scores of items 1 … K, or with items (M, n) -> their (M, n) scores. Scores
+of half precision are taken to float32 first.
+
+Where they depart from their papers: SASRec and BPR draw a negative from the items the user never
+touched, gSASRec from all; here it is any item but the target itself, everywhere.
+"""
+
+import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-Logits = Callable[[Tensor], Tensor]
+from sigma.errors import UserError
+from sigma.negatives import Negatives
 
 
-def cross_entropy(states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
-    """Softmax cross entropy over all items (paper eq. 11, 12), mean over targets.
+class Logits(Protocol):
+    """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n), ids from 1."""
+
+    def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor: ...
+
+
+def full_precision(scores: Tensor) -> Tensor:
+    """Scores in float32, float64 kept: the three digits of bfloat16 are too few for a loss."""
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
+class CrossEntropy(nn.Module):
+    """Softmax cross entropy over all items (SIGMA's eq. 11, 12).
 
     Args:
-        states: (M, D).
-        targets: (M,) item ids from 1.
-        logits: states -> scores (M, K) of items 1 … K.
+        item_counts: (K,); not used, every loss takes it.
     """
-    return F.cross_entropy(logits(states), targets - 1)
+
+    def __init__(self, item_counts: Tensor) -> None:
+        super().__init__()
+
+    def forward(self, states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
+        """The loss.
+
+        Args:
+            states: (M, D).
+            targets: (M,) item ids from 1.
+            logits: scores items.
+        """
+        return F.cross_entropy(full_precision(logits(states)), targets - 1)
 
 
-def bpr(states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
-    """Bayesian personalised ranking (Rendle et al. 2009): one uniform negative, never the target.
+class SampledLoss(nn.Module):
+    """What the losses with negatives share.
 
-    Args and shapes as in ``cross_entropy``. -log sigmoid(positive - negative), mean over targets.
+    Args:
+        item_counts: (K,) int64, how often items 1 … K occur in training.
+        negatives: n.
+        distribution: of the negatives, ``uniform`` or ``popularity``.
+        power: exponent of the counts under ``popularity``.
+
+    Raises:
+        UserError: see ``Negatives``.
     """
-    scores = logits(states)
-    num_items = scores.shape[1]
-    # Drawn from the K - 1 others: an index at or above the target stands for the next one.
-    negatives = torch.randint(1, num_items, targets.shape, device=targets.device)
-    negatives = negatives + (negatives >= targets)
-    positive = scores.gather(1, targets[:, None] - 1)
-    negative = scores.gather(1, negatives[:, None] - 1)
-    return F.softplus(negative - positive).mean()
+
+    def __init__(
+        self,
+        item_counts: Tensor,
+        negatives: int = 1,
+        distribution: str = "uniform",
+        power: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.negatives = Negatives(item_counts, negatives, distribution, power)
+
+    def forward(self, states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
+        """The loss; arguments as in ``CrossEntropy``."""
+        negatives = self.negatives(targets)
+        # In one call: a model may transform the states before it scores anything.
+        scores = full_precision(logits(states, torch.cat([targets[:, None], negatives], dim=1)))
+        return self.loss(scores[:, :1], scores[:, 1:], targets, negatives).mean()
+
+    def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+        """Of each target, up to shape.
+
+        Args:
+            positive: (M, 1) scores of the targets.
+            negative: (M, n) scores of the negatives.
+            targets: (M,) item ids.
+            items: (M, n) item ids of the negatives.
+
+        Returns:
+            A tensor whose mean is the loss.
+        """
+        raise NotImplementedError
 
 
-LOSSES = {"cross_entropy": cross_entropy, "bpr": bpr}
+class BPR(SampledLoss):
+    """Bayesian personalised ranking (Rendle et al., UAI 2009); the mean over several negatives."""
+
+    def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+        return -F.logsigmoid(positive - negative)
+
+
+class BCE(SampledLoss):
+    """Binary cross entropy of SASRec (Kang & McAuley, ICDM 2018, section III-E).
+
+    The negatives' terms are added up, as in the paper's formula; with one negative this is the sum
+    of two terms that the authors' code, and RecMamba's and MambaRec's after it, minimise. With n it
+    is n + 1 times the mean over all terms, which GBCE has at t = 0: the minimum is the same.
+    """
+
+    def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+        return -(F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1, keepdim=True))
+
+
+class GBCE(SampledLoss):
+    """Generalised binary cross entropy of gSASRec (Petrov & Macdonald, RecSys 2023).
+
+    A sampled share α of the negatives makes σ(s) overestimate the probability p of an item: BCE's
+    minimum is at p / (p + α (1 - p)). The weight β of the target takes that back:
+
+        α = n / (K - 1),  β = α (t (1 - 1/α) + 1/α) = 1 - t (1 - α)
+
+    With uniform negatives the minimum is at σ(s) = p for t = 1; t = 0 leaves BCE. Drawn by
+    popularity no single β calibrates all items; α is then as if they were uniform.
+
+    Args:
+        item_counts: as in ``SampledLoss``, like the others.
+        t: calibration, from 0 to 1.
+
+    Raises:
+        UserError: t is out of range; see also ``Negatives``.
+    """
+
+    def __init__(
+        self,
+        item_counts: Tensor,
+        negatives: int = 256,
+        distribution: str = "uniform",
+        power: float = 1.0,
+        t: float = 0.75,
+    ) -> None:
+        super().__init__(item_counts, negatives, distribution, power)
+        if not 0 <= t <= 1:
+            raise UserError(f"loss.t={t} must be from 0 (plain BCE) to 1 (calibrated).")
+        alpha = negatives / (len(item_counts) - 1)
+        self.beta = 1 - t * (1 - alpha)
+
+    def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+        total = self.beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1, keepdim=True)
+        return -total / (negative.shape[1] + 1)
+
+
+class SampledSoftmax(SampledLoss):
+    """Cross entropy whose sum over all items is estimated from n negatives.
+
+    Subtracting log(n Q(j | not t)) from a negative's score makes the estimate of Σ exp s_i unbiased
+    (importance sampling: Bengio & Senécal, IEEE TNN 2008; in recommendation Yi et al., RecSys
+    2019). The target is in the sum for certain, not by chance, so its score stays as it is;
+    correcting it as well is the common mistake that "Correcting the LogQ correction" (Khrylchenko
+    et al., RecSys 2025) mends.
+
+    Args:
+        item_counts: as in ``SampledLoss``, like the others.
+        correction: False takes the scores as they are: a softmax over target and negatives.
+    """
+
+    def __init__(
+        self,
+        item_counts: Tensor,
+        negatives: int = 256,
+        distribution: str = "uniform",
+        power: float = 1.0,
+        correction: bool = True,
+    ) -> None:
+        super().__init__(item_counts, negatives, distribution, power)
+        self.correction = correction
+
+    def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+        if self.correction:
+            log_q = self.negatives.log_probability(items, targets).to(negative)
+            negative = negative - (log_q + math.log(negative.shape[1]))
+        return torch.cat([positive, negative], dim=1).logsumexp(1, keepdim=True) - positive

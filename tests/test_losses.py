@@ -1,0 +1,400 @@
+"""Losses against their formulas in plain Python; gradients; what each is known to estimate."""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+from sigma.losses import BCE, BPR, GBCE, CrossEntropy, SampledLoss, SampledSoftmax
+
+COUNTS = [4, 1, 0, 9, 2, 6, 3]  # K = 7
+SAMPLED = [BPR, BCE, GBCE, SampledSoftmax]
+YAMLS = sorted((Path(__file__).parents[1] / "conf" / "loss").glob("*.yaml"))
+
+
+def table_scores(states: Tensor, items: Tensor | None = None) -> Tensor:
+    """The states are the scores."""
+    return states if items is None else states.gather(1, items - 1)
+
+
+def example(rows: int = 5, spread: float = 2.0) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    scores = torch.randn(rows, 7, generator=g, dtype=torch.float64) * spread
+    return scores, torch.tensor([1, 7, 4, 3, 4, 2])[torch.arange(rows) % 6]
+
+
+def drawn(loss: SampledLoss, targets: Tensor, seed: int = 0) -> list[list[int]]:
+    """The negatives that a call after this seed uses."""
+    torch.manual_seed(seed)
+    return loss.negatives(targets).tolist()
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+# --- one target's loss by its formula: scores of all items, target, negatives, options ---
+
+
+def bpr_by_hand(s: list[float], t: int, negatives: list[int], options: dict) -> float:
+    total = 0.0
+    for j in negatives:
+        total -= math.log(sigmoid(s[t - 1] - s[j - 1]))
+    return total / len(negatives)
+
+
+def bce_by_hand(s: list[float], t: int, negatives: list[int], options: dict) -> float:
+    total = -math.log(sigmoid(s[t - 1]))
+    for j in negatives:
+        total -= math.log(1 - sigmoid(s[j - 1]))
+    return total
+
+
+def gbce_by_hand(s: list[float], t: int, negatives: list[int], options: dict) -> float:
+    n = len(negatives)
+    alpha, calibration = n / (len(s) - 1), options.get("t", 0.75)
+    beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+    total = math.log(sigmoid(s[t - 1]) ** beta)
+    for j in negatives:
+        total += math.log(1 - sigmoid(s[j - 1]))
+    return -total / (n + 1)
+
+
+def softmax_by_hand(s: list[float], t: int, negatives: list[int], options: dict) -> float:
+    weights = COUNTS if options.get("distribution") == "popularity" else [1] * len(s)
+    weights = [weight ** options.get("power", 1.0) for weight in weights]
+    total = math.exp(s[t - 1])
+    for j in negatives:
+        q = weights[j - 1] / (sum(weights) - weights[t - 1])
+        correction = len(negatives) * q if options.get("correction", True) else 1
+        total += math.exp(s[j - 1]) / correction
+    return -s[t - 1] + math.log(total)
+
+
+BY_HAND: dict[type, Callable[[list[float], int, list[int], dict], float]] = {
+    BPR: bpr_by_hand,
+    BCE: bce_by_hand,
+    GBCE: gbce_by_hand,
+    SampledSoftmax: softmax_by_hand,
+}
+OPTIONS = [
+    {"negatives": 1},
+    {"negatives": 4},
+    {"negatives": 20},
+    {"negatives": 4, "distribution": "popularity"},
+    {"negatives": 4, "distribution": "popularity", "power": 0.5},
+]
+EXTRA: list[tuple[type, dict]] = [
+    (GBCE, {"negatives": 4, "t": 0.0}),
+    (GBCE, {"negatives": 4, "t": 1.0}),
+    (SampledSoftmax, {"negatives": 4, "correction": False}),
+    (SampledSoftmax, {"negatives": 4, "distribution": "popularity", "correction": False}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [*itertools.product(SAMPLED, OPTIONS), *EXTRA], ids=str
+)
+def test_sampled_losses_by_hand(kind: type, options: dict) -> None:
+    loss = kind(torch.tensor(COUNTS), **options)
+    scores, targets = example()
+    want = [
+        BY_HAND[kind](row, target, negatives, options)
+        for row, target, negatives in zip(
+            scores.tolist(), targets.tolist(), drawn(loss, targets), strict=True
+        )
+    ]
+    torch.manual_seed(0)
+    got = loss(scores, targets, table_scores)
+    assert got.shape == ()
+    assert got.item() == pytest.approx(sum(want) / len(want), rel=1e-10)
+
+
+def test_cross_entropy_by_hand() -> None:
+    scores, targets = example()
+    want = 0.0
+    for row, target in zip(scores.tolist(), targets.tolist(), strict=True):
+        want -= row[target - 1] - math.log(sum(math.exp(s) for s in row))
+    got = CrossEntropy(torch.tensor(COUNTS))(scores, targets, table_scores)
+    assert got.shape == ()
+    assert got.item() == pytest.approx(want / len(targets), rel=1e-12)
+
+
+def test_values_with_two_items() -> None:
+    # The only negative there can be is the other item, so nothing is left to chance.
+    scores, targets, counts = torch.tensor([[1.5, 0.25]]).double(), torch.tensor([1]), [3, 5]
+    want = {
+        CrossEntropy: -1.5 + math.log(math.exp(1.5) + math.exp(0.25)),
+        BPR: math.log(1 + math.exp(-1.25)),
+        BCE: math.log(1 + math.exp(-1.5)) + math.log(1 + math.exp(0.25)),
+        GBCE: (math.log(1 + math.exp(-1.5)) + 6 * math.log(1 + math.exp(0.25))) / 7,
+        SampledSoftmax: -1.5 + math.log(math.exp(1.5) + math.exp(0.25)),
+    }
+    settings: dict[type, dict] = {GBCE: {"negatives": 6, "t": 0}, SampledSoftmax: {"negatives": 6}}
+    for kind, value in want.items():
+        loss = kind(torch.tensor(counts), **settings.get(kind, {}))
+        assert loss(scores, targets, table_scores).item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (CrossEntropy, {}),
+        *itertools.product(SAMPLED, [{"negatives": 3, "distribution": "popularity"}]),
+        (SampledSoftmax, {"negatives": 3, "correction": False}),
+    ],
+    ids=str,
+)
+def test_gradients(kind: type, options: dict) -> None:
+    loss = kind(torch.tensor(COUNTS), **options)
+    g = torch.Generator().manual_seed(2)
+    states = torch.randn(5, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(7, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([1, 7, 4, 3, 4])
+
+    def value(states: Tensor, table: Tensor) -> Tensor:
+        torch.manual_seed(0)  # the same negatives every time
+        return loss(states, targets, lambda s, i=None: table_scores(s @ table.T, i))
+
+    assert torch.autograd.gradcheck(value, (states, table))
+
+
+def test_sampled_losses_score_only_what_they_drew() -> None:
+    for kind in SAMPLED:
+        loss, asked = kind(torch.tensor(COUNTS), negatives=3), []
+
+        def logits(states: Tensor, items: Tensor | None = None) -> Tensor:
+            asked.append(items)  # noqa: B023
+            return table_scores(states, items)
+
+        scores, targets = example()
+        torch.manual_seed(0)
+        loss(scores, targets, logits)
+        negatives = torch.tensor(drawn(loss, targets))
+        assert len(asked) == 1
+        assert torch.equal(asked[0], torch.cat([targets[:, None], negatives], dim=1))
+
+
+# --- gBCE ---
+
+
+@pytest.mark.parametrize("negatives", [1, 6, 9])
+def test_gbce_without_calibration_is_bce(negatives: int) -> None:
+    scores, targets = example()
+    values = []
+    for loss in (
+        GBCE(torch.tensor(COUNTS), negatives, t=0.0),
+        BCE(torch.tensor(COUNTS), negatives),
+    ):
+        torch.manual_seed(0)
+        values.append(loss(scores, targets, table_scores).item())
+    assert values[0] == pytest.approx(values[1] / (negatives + 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.75, 1.0])
+@pytest.mark.parametrize("negatives", [1, 4, 6, 256])
+def test_beta_is_the_papers(negatives: int, t: float) -> None:
+    alpha = negatives / 6
+    beta = GBCE(torch.tensor(COUNTS), negatives, t=t).beta
+    assert beta == pytest.approx(alpha * (t * (1 - 1 / alpha) + 1 / alpha), rel=1e-12)
+    if negatives == 6:  # every negative is there: nothing to calibrate
+        assert beta == pytest.approx(1, rel=1e-12)
+
+
+class Given(nn.Module):
+    """Negatives that were chosen beforehand."""
+
+    def __init__(self, items: Tensor) -> None:
+        super().__init__()
+        self.items = items
+
+    def forward(self, targets: Tensor) -> Tensor:
+        return self.items
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
+def test_gbce_calibrates_the_sigmoid(t: float) -> None:
+    # Item i is the target with probability p_i, and every pair of negatives is as probable as any:
+    # with all combinations in the batch, as often as they occur, the loss is its expectation.
+    p, n = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64), 2
+    rows = [
+        (target, *pair)
+        for target, times in zip(range(1, 5), (4, 3, 2, 1), strict=True)
+        for pair in itertools.product([i for i in range(1, 5) if i != target], repeat=n)
+        for _ in range(times)
+    ]
+    targets, negatives = torch.tensor(rows).split([1, n], dim=1)
+    loss = GBCE(torch.ones(4, dtype=torch.int64), n, t=t)
+    loss.negatives = Given(negatives)  # type: ignore[assignment]
+    alpha = n / 3
+    beta = 1 - t + t * alpha
+    best = beta * p / (beta * p + alpha * (1 - p))
+    if t == 1:
+        torch.testing.assert_close(best, p)
+    else:
+        assert (best > p + 0.01).all()  # overconfident
+    scores = best.logit().requires_grad_()
+    value = loss(scores.expand(len(rows), 4), targets[:, 0], table_scores)
+    (gradient,) = torch.autograd.grad(value, scores)
+    torch.testing.assert_close(gradient, torch.zeros(4).double(), rtol=0, atol=1e-12)
+
+
+# --- sampled softmax ---
+
+
+@pytest.mark.parametrize("target", [1, 4])
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+def test_sampled_softmax_estimates_the_sum_over_all_items(distribution: str, target: int) -> None:
+    # Without the item of count 0, which popularity leaves out.
+    counts, scores = [4, 1, 2, 9, 2, 6, 3], example(1)[0]
+    want = scores.exp().sum().item()
+
+    def estimates(correction: bool) -> Tensor:
+        loss = SampledSoftmax(torch.tensor(counts), 5, distribution, correction=correction)
+        torch.manual_seed(0)
+        values = [
+            loss(scores, torch.tensor([target]), table_scores) + scores[0, target - 1]
+            for _ in range(3000)
+        ]
+        return torch.stack(values).exp()
+
+    def error(z: Tensor) -> float:
+        """Of the mean, in standard errors."""
+        return (z.mean().item() - want) / (z.std().item() / math.sqrt(len(z)))
+
+    assert abs(error(estimates(True))) < 4
+    assert abs(error(estimates(False))) > 10
+    assert estimates(True).std() / math.sqrt(3000) < 0.03 * want  # so it says something
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+def test_sampled_softmax_nears_the_softmax(distribution: str) -> None:
+    counts = torch.tensor([4, 1, 2, 9, 2, 6, 3])
+    scores, targets = example(spread=1.0)
+    scores.requires_grad_()
+    whole = CrossEntropy(counts)(scores, targets, table_scores)
+    (want,) = torch.autograd.grad(whole, scores)
+    errors = []
+    for number, correction in ((10, True), (40_000, True), (40_000, False)):
+        loss = SampledSoftmax(counts, number, distribution, correction=correction)
+        torch.manual_seed(0)
+        (got,) = torch.autograd.grad(loss(scores, targets, table_scores), scores)
+        errors.append(((got - want).norm() / want.norm()).item())
+    few, many, uncorrected = errors
+    assert many < 0.01
+    assert few > 5 * many
+    assert uncorrected > 0.1
+
+
+def test_sampled_softmax_has_the_refined_corrections_gradient() -> None:
+    # Khrylchenko et al.: (1 - P(target)), held constant, times the logQ loss whose sum is over the
+    # negatives alone.
+    loss = SampledSoftmax(torch.tensor(COUNTS), 5, "popularity")
+    scores, targets = example()
+    negatives = torch.tensor(drawn(loss, targets))
+    scores.requires_grad_()
+    q = torch.tensor(COUNTS).double()[negatives - 1]
+    q = q / (sum(COUNTS) - torch.tensor(COUNTS)[targets - 1, None])
+    positive = scores.gather(1, targets[:, None] - 1)[:, 0]
+    others = (scores.gather(1, negatives - 1).exp() / q).mean(1)
+    weight = 1 - (positive.exp() / (positive.exp() + others)).detach()
+    (want,) = torch.autograd.grad((weight * (others.log() - positive)).mean(), scores)
+    torch.manual_seed(0)
+    (got,) = torch.autograd.grad(loss(scores, targets, table_scores), scores)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+# --- numbers and settings ---
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, *SAMPLED])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_scores_are_not_lossy(kind: type, dtype: torch.dtype) -> None:
+    loss = kind(torch.tensor(COUNTS))
+    scores = example()[0].to(dtype)
+    targets = example()[1]
+    values = []
+    for states in (scores, scores.double()):
+        torch.manual_seed(0)
+        values.append(loss(states, targets, table_scores))
+    assert values[0].dtype == torch.float32
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, *SAMPLED])
+def test_extreme_scores_stay_finite(kind: type) -> None:
+    loss = kind(torch.tensor([1, 1]), **({} if kind is CrossEntropy else {"negatives": 1}))
+    scores = torch.tensor([[-1e4, 1e4], [1e4, -1e4]], requires_grad=True)
+    value = loss(scores, torch.tensor([1, 1]), table_scores)
+    # The first row is as wrong as can be, by 2e4 in all, the second is right. GBCE: n + 1 = 2, and
+    # beta = 1 because all items there are, one, were drawn.
+    scale = 1 / 2 if kind is GBCE else 1
+    assert value.item() == pytest.approx(scale * 2e4 / 2, rel=1e-5)
+    (gradient,) = torch.autograd.grad(value, scores)
+    assert torch.isfinite(gradient).all()
+    assert gradient[0, 0] < 0 < gradient[0, 1]
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, *SAMPLED])
+def test_nothing_goes_into_checkpoints(kind: type) -> None:
+    options = {} if kind is CrossEntropy else {"distribution": "popularity"}
+    assert not kind(torch.tensor(COUNTS), **options).state_dict()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_on_a_gpu(kind: type, distribution: str) -> None:
+    # With 4000 negatives the GPU's own draw gives nearly the value of the CPU's.
+    loss = kind(torch.tensor(COUNTS), 4000, distribution)
+    scores, targets = example()
+    want = loss(scores, targets, table_scores).item()
+    got = loss.cuda()(scores.cuda(), targets.cuda(), table_scores)
+    assert got.is_cuda
+    assert got.item() == pytest.approx(want, rel=0.1)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda p: p.stem)
+def test_yaml_builds_the_loss(path: Path) -> None:
+    kinds = {
+        "cross_entropy": CrossEntropy,
+        "bpr": BPR,
+        "bce": BCE,
+        "gbce": GBCE,
+        "sampled_softmax": SampledSoftmax,
+    }
+    config = OmegaConf.load(path)
+    loss = instantiate(config, item_counts=torch.tensor(COUNTS), _convert_="all")
+    assert type(loss) is kinds[path.stem]
+    if isinstance(loss, SampledLoss):
+        assert loss.negatives.number == config.negatives
+        assert loss.negatives.distribution == "uniform"
+
+
+def test_there_is_a_yaml_for_every_loss() -> None:
+    assert len(YAMLS) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (GBCE, {"t": 1.5}, r"loss\.t=1\.5 must be from 0 .* to 1"),
+        (GBCE, {"t": -0.1}, r"loss\.t=-0\.1"),
+        (GBCE, {"t": math.nan}, r"loss\.t=nan"),
+        (BPR, {"negatives": 0}, r"loss\.negatives=0"),
+        (BCE, {"distribution": "zipf"}, r"loss\.distribution=zipf"),
+        (SampledSoftmax, {"power": -1.0}, r"loss\.power=-1\.0"),
+    ],
+    ids=str,
+)
+def test_impossible_settings(kind: type, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        kind(torch.tensor(COUNTS), **options)

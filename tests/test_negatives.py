@@ -1,0 +1,176 @@
+"""Negatives: the distribution wanted, exactly; never the target; the same for a seed."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sigma.errors import UserError
+from sigma.negatives import Negatives
+
+COUNTS = [3, 0, 10, 1, 6, 0]
+CASES = [("uniform", 1.0), ("popularity", 1.0), ("popularity", 0.75), ("popularity", 0.0)]
+
+
+def build(
+    counts: list[int], number: int, distribution: str = "uniform", power: float = 1.0
+) -> Negatives:
+    return Negatives(torch.tensor(counts), number, distribution, power)
+
+
+def wanted(counts: list[int], target: int, distribution: str, power: float) -> list[float]:
+    """Q(i | not target) of items 1 … K, written once more."""
+    weights = []
+    for item, count in enumerate(counts, 1):
+        weight = 1.0 if distribution == "uniform" else count**power if count else 0.0
+        weights.append(0.0 if item == target else weight)
+    return [weight / sum(weights) for weight in weights]
+
+
+def shares(items: Tensor, num_items: int) -> list[float]:
+    return (torch.bincount(items.flatten(), minlength=num_items + 1)[1:] / items.numel()).tolist()
+
+
+@pytest.mark.parametrize(("distribution", "power"), CASES)
+def test_draws_follow_the_distribution(distribution: str, power: float) -> None:
+    number = 20_000
+    negatives = build(COUNTS, number, distribution, power)
+    targets = torch.tensor([1, 2, 3, 4, 5, 6, 3])  # the first, the last, two never seen, one twice
+    torch.manual_seed(0)
+    drawn = negatives(targets)
+    assert drawn.shape == (7, number)
+    assert drawn.dtype == torch.int64
+    for target, row in zip(targets.tolist(), drawn, strict=True):
+        want = wanted(COUNTS, target, distribution, power)
+        for p, share in zip(want, shares(row, 6), strict=True):
+            # No cell may be further off than 4.5 standard errors; what cannot be drawn, never is.
+            assert abs(share - p) <= 4.5 * math.sqrt(p * (1 - p) / number)
+    assert not torch.equal(drawn[2], drawn[6])
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+def test_draws_of_one_target_are_independent(distribution: str) -> None:
+    pairs = 20_000
+    torch.manual_seed(0)
+    drawn = build([2, 5, 2], 2, distribution)(torch.full((pairs,), 2))
+    counts = torch.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=16)
+    for first in (1, 3):
+        for second in (1, 3):
+            share = counts[first * 4 + second].item() / pairs
+            assert share == pytest.approx(1 / 4, abs=4.5 * math.sqrt(3 / 16 / pairs))
+
+
+@pytest.mark.parametrize("power", [1.0, 0.75, 3.0])
+@pytest.mark.parametrize("target", [1, 2, 3, 5, 6])
+def test_popularity_is_exact(target: int, power: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Evenly spaced points instead of random ones: every share is right to one point.
+    number = 10_000
+    grid = (torch.arange(number, dtype=torch.float64) + 0.5) / number
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: grid[None])
+    drawn = build(COUNTS, number, "popularity", power)(torch.tensor([target]))
+    want = wanted(COUNTS, target, "popularity", power)
+    assert shares(drawn, 6) == pytest.approx(want, abs=1.01 / number)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [1, 1],
+        [10**9, 1],
+        [1, 10**9],
+        [0, 7, 0, 7, 0],
+        [10**9, 1, 10**9, 1, 10**9],
+        [1] * 1000,
+        list(range(1, 1001)),
+    ],
+    ids=lambda c: f"{c[:5]}",
+)
+@pytest.mark.parametrize("power", [0.3, 1.0, 4.0])
+def test_smallest_and_largest_draws(
+    counts: list[int], power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edges = torch.tensor([0.0, 2.0**-53, 0.5, 1 - 2.0**-52, 1 - 2.0**-53], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: edges.expand(shape))
+    targets = torch.arange(1, len(counts) + 1)
+    drawn = build(counts, 5, "popularity", power)(targets)
+    seen = [item for item, count in enumerate(counts, 1) if count]
+    for target, row in zip(targets.tolist(), drawn.tolist(), strict=True):
+        others = [item for item in seen if item != target]
+        assert row[0] == others[0]
+        assert row[-1] == others[-1]
+        assert set(row) <= set(others)
+
+
+def test_a_target_with_nearly_all_the_mass_leaves_the_rest_in_proportion() -> None:
+    # (10^6)^4 against 1: beside the others the target's share is 1 to double precision.
+    torch.manual_seed(0)
+    drawn = build([1, 10**6, 1], 10_000, "popularity", 4.0)(torch.tensor([2]))
+    assert shares(drawn, 3) == pytest.approx([0.5, 0, 0.5], abs=4.5 * 0.5 / 100)
+
+
+@pytest.mark.parametrize(("distribution", "power"), CASES)
+def test_log_probability(distribution: str, power: float) -> None:
+    negatives = build(COUNTS, 1, distribution, power)
+    targets = torch.arange(1, 7)
+    got = negatives.log_probability(torch.arange(1, 7).expand(6, 6), targets)
+    for target, row in zip(targets.tolist(), got.exp().tolist(), strict=True):
+        assert row == pytest.approx(wanted(COUNTS, target, distribution, power), rel=1e-12)
+    assert (got.diagonal() == -math.inf).all()
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+def test_a_seed_repeats_the_draw(distribution: str) -> None:
+    negatives, targets = build([2, 3, 4, 5, 6], 8, distribution), torch.tensor([1, 5, 3])
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(negatives(targets))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_half_precision_and_checkpoints_leave_it_alone() -> None:
+    counts = list(range(1, 2001))
+    negatives, targets = build(counts, 50, "popularity", 0.75), torch.arange(1, 2001)
+    assert not negatives.state_dict()
+    draws = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        draws.append(negatives.to(dtype)(targets))
+    assert torch.equal(*draws)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+def test_on_a_gpu(distribution: str) -> None:
+    number = 20_000
+    negatives = build(COUNTS, number, distribution).cuda()
+    targets = torch.arange(1, 7, device="cuda")
+    torch.manual_seed(0)
+    drawn = negatives(targets)
+    assert drawn.device == targets.device
+    log_q = negatives.log_probability(torch.arange(1, 7, device="cuda").expand(6, 6), targets)
+    for target, row, given in zip(range(1, 7), drawn, log_q.exp().tolist(), strict=True):
+        want = wanted(COUNTS, target, distribution, 1.0)
+        assert given == pytest.approx(want, rel=1e-12)
+        for p, share in zip(want, shares(row, 6), strict=True):
+            assert abs(share - p) <= 4.5 * math.sqrt(p * (1 - p) / number)
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "message"),
+    [
+        ([1, 2], {"number": 0}, r"loss\.negatives=0 must be at least 1"),
+        ([1, 2], {"distribution": "zipf"}, r"loss\.distribution=zipf .* uniform, popularity"),
+        ([1, 2], {"distribution": "popularity", "power": -1.0}, r"loss\.power=-1\.0"),
+        ([1, 2], {"distribution": "popularity", "power": math.nan}, r"loss\.power=nan"),
+        ([1, 2], {"distribution": "popularity", "power": math.inf}, r"loss\.power=inf"),
+        ([1], {}, "has 1 item"),
+        ([0, 5, 0], {"distribution": "popularity"}, "needs two items that occur in training"),
+    ],
+)
+def test_impossible_settings(counts: list[int], options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(counts, **({"number": 1} | options))
