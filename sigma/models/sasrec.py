@@ -2,23 +2,72 @@
 
 Kang & McAuley, ICDM 2018.
 
-Symbols: B rows, L positions, D hidden size, H heads, K items, P learned positions.
+Symbols: B rows, L positions, D hidden size, H heads, d = D / H, K items, P learned positions.
+
+RecBole's form, which the SIGMA authors ran:
 
     X = dropout(LayerNorm(E[items] + P))                          (B, L, D)
     X = LayerNorm(X + dropout(causal attention(X)))               num_layers times,
     X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other
     score of item k = X[n_u] · E[k]
 
-Departures from the paper, all RecBole's, whose SASRec the SIGMA authors ran: the norm follows the
-residual instead of preceding it, GELU instead of ReLU, two heads, N(0, 0.02) at the start, and
-cross entropy over all items instead of one sampled negative (the paper's loss is ``loss=bce``, and
-``objective=all_positions`` its one pass over a sequence).
+The form of its authors' code, ``norm_first``:
+
+    X = dropout(sqrt(D) E[items] + P)                             (B, L, D)
+    Q = LayerNorm(X)                                              num_layers times,
+    A = Q + softmax((Q W_Q) (X W_K)^T / sqrt(d), causal) X W_V    one after the other
+    F = LayerNorm(A)
+    X = F + dropout(dropout(ReLU(F W1 + b1)) W2 + b2)
+    score of item k = LayerNorm(X[n_u]) · E[k]
+
+Departures from the paper: in RecBole's form the norm follows the residual, with GELU, an output map
+W_O, a norm of the embeddings and N(0, 0.02) at the start. In the authors' code the norm precedes
+each part, as in the paper, but the residual carries the normed states where the paper's carries X;
+weights start Xavier uniform. The paper's training is ``objective=all_positions loss=bce``.
+Departure from the authors' code: positions are counted from the first item kept; theirs, with
+padding on the left, from the last.
 """
 
+import torch
 from torch import Tensor, nn
 
 from sigma.models.layers import init_normal, item_table, tied_scores
-from sigma.models.transformer import Positions, TransformerLayer
+from sigma.models.transformer import FeedForward, Positions, SelfAttention, TransformerLayer
+
+
+class NormFirstAttention(SelfAttention):
+    """A of the authors' form, (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, size: int, num_heads: int, attention_dropout: float) -> None:
+        super().__init__(size, num_heads, 0.0, attention_dropout)
+        del self.out, self.dropout  # no W_O, and no dropout but of the weights
+
+    def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
+        queries = self.norm(states)
+        return queries + self.mix(queries, states, visible)
+
+
+class NormFirstFeedForward(FeedForward):
+    """X of the authors' form, (B, L, D) -> (B, L, D)."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        states = self.norm(states)
+        return states + self.update(states)
+
+
+def norm_first_layer(
+    size: int,
+    num_heads: int,
+    inner: int,
+    dropout: float,
+    attention_dropout: float,
+    activation: str,
+) -> nn.Module:
+    """One layer of the authors' form; arguments as ``TransformerLayer``."""
+    return nn.Sequential(
+        NormFirstAttention(size, num_heads, attention_dropout),
+        NormFirstFeedForward(size, inner, dropout, activation, inner_dropout=dropout),
+    )
 
 
 class SASRec(nn.Module):
@@ -34,6 +83,7 @@ class SASRec(nn.Module):
         dropout: of embeddings and layer outputs.
         attention_dropout: of attention weights.
         activation: ``gelu`` or ``relu``.
+        norm_first: the authors' form instead of RecBole's.
         name: what tables call the model.
     """
 
@@ -51,27 +101,38 @@ class SASRec(nn.Module):
         dropout: float = 0.5,
         attention_dropout: float = 0.5,
         activation: str = "gelu",
+        norm_first: bool = False,
         name: str = "sasrec",
     ) -> None:
         super().__init__()
         self.name = name
+        self.norm_first = norm_first
         self.items = item_table(num_items, hidden_size)
         self.positions = Positions(max_length, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)  # of the input, or of the output
         self.dropout = nn.Dropout(dropout)
+        layer = norm_first_layer if norm_first else TransformerLayer
         self.layers = nn.ModuleList(
-            TransformerLayer(
-                hidden_size, num_heads, inner_size, dropout, attention_dropout, activation
-            )
+            layer(hidden_size, num_heads, inner_size, dropout, attention_dropout, activation)
             for _ in range(num_layers)
         )
         self.apply(init_normal)
+        if norm_first:
+            for module in self.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    nn.init.xavier_uniform_(module.weight)
+            with torch.no_grad():
+                self.items.weight[0] = 0
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self.dropout(self.norm(self.positions(self.items(items))))
+        states = self.items(items)
+        if self.norm_first:
+            states = self.dropout(self.positions(states * states.shape[-1] ** 0.5))
+        else:
+            states = self.dropout(self.norm(self.positions(states)))
         for layer in self.layers:
             states = layer(states)
-        return states
+        return self.norm(states) if self.norm_first else states
 
     def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""

@@ -5,13 +5,15 @@ Vaswani et al., "Attention Is All You Need", 2017; Devlin et al., "BERT", 2019.
 Symbols: B rows, L positions, D hidden size, H heads, d = D / H.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 class SelfAttention(nn.Module):
@@ -31,7 +33,7 @@ class SelfAttention(nn.Module):
         self, size: int, num_heads: int, dropout: float, attention_dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if size % num_heads:
+        if num_heads < 1 or size % num_heads:
             raise UserError(
                 f"model.hidden_size={size} must be a multiple of model.num_heads={num_heads}."
             )
@@ -48,6 +50,24 @@ class SelfAttention(nn.Module):
         """(B, L, D) -> (B, H, L, d)."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
+    def mix(self, queries: Tensor, states: Tensor, visible: Tensor | None = None) -> Tensor:
+        """softmax(Q K^T / sqrt(d)) V of all heads side by side, before W_O, (B, L, D).
+
+        Args:
+            queries: (B, L, D), mapped to Q.
+            states: (B, L, D), mapped to K and V.
+            visible: see ``forward``.
+        """
+        mixed = F.scaled_dot_product_attention(
+            self.heads(self.query(queries)),
+            self.heads(self.key(states)),
+            self.heads(self.value(states)),
+            attn_mask=visible,
+            dropout_p=self.attention_dropout if self.training else 0.0,
+            is_causal=visible is None,
+        )
+        return mixed.transpose(1, 2).flatten(2)
+
     def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
         """Attend over ``visible`` positions.
 
@@ -56,16 +76,7 @@ class SelfAttention(nn.Module):
             visible: bool, (B, 1, 1, L) or (B, 1, L, L), True where a query (row) may see a key
                 (column); None is causal: position t sees 0 … t.
         """
-        q, k, v = (self.heads(f(states)) for f in (self.query, self.key, self.value))
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=visible,
-            dropout_p=self.attention_dropout if self.training else 0.0,
-            is_causal=visible is None,
-        )
-        return self.norm(states + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+        return self.norm(states + self.dropout(self.out(self.mix(states, states, visible))))
 
 
 class FeedForward(nn.Module):
@@ -100,9 +111,13 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.inner_dropout = nn.Dropout(inner_dropout)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def update(self, states: Tensor) -> Tensor:
+        """What is added to the states before the norm."""
         wide = self.inner_dropout(self.activation(self.widen(states)))
-        return self.norm(states + self.dropout(self.narrow(wide)))
+        return self.dropout(self.narrow(wide))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.norm(states + self.update(states))
 
 
 class TransformerLayer(nn.Module):

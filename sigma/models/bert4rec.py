@@ -1,0 +1,93 @@
+"""BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations.
+
+Sun et al., CIKM 2019, in RecBole's form, which the SIGMA authors ran.
+
+Symbols: B rows, L positions, D hidden size, K items, P learned positions, c output bias.
+
+    X = dropout(LayerNorm(E[items] + P))                          (B, L, D)
+    X = LayerNorm(X + dropout(attention(X) over real items))      num_layers times,
+    X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other
+    Y = LayerNorm(GELU(X W + b))                                  (B, L, D)
+    score of item k at a masked position t = Y[t] · E[k] + c[k]
+
+``objective=cloze`` puts mask tokens, id K + 1, into the items: in training in place of those to be
+predicted, in evaluation one after the last item, so that a row then holds up to L + 1 positions.
+This file only encodes; a mask token counts as real, padding is seen by nobody.
+
+Departures: neither padding nor mask token is scored (in training RecBole ranks padding among the
+items, the authors' code both). Evaluation reads all L items before the mask, so there are L + 1
+positions; the authors' code keeps the last L - 1, RecBole all but the oldest of every row, however
+short. N(0, 0.02) at the start as in RecBole; the authors cut it off at two deviations.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.models.layers import init_normal, item_table, tied_scores
+from sigma.models.transformer import Positions, TransformerLayer, real_keys
+
+
+class BERT4Rec(nn.Module):
+    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+
+    Args:
+        num_items: K.
+        max_length: largest number of items; there is a position more, for the mask token.
+        hidden_size: D.
+        num_layers: stacked transformer layers.
+        num_heads: divides D.
+        inner_size: width of the feed-forward layers.
+        dropout: of embeddings and layer outputs.
+        attention_dropout: of attention weights.
+        activation: of the feed-forward layers, ``gelu`` or ``relu``.
+        name: what tables call the model.
+
+    Attributes:
+        mask_token: K + 1; its presence says that the model reads cloze batches only.
+    """
+
+    padding_invariant = True
+    causal = False
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        inner_size: int = 256,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.2,
+        activation: str = "gelu",
+        name: str = "bert4rec",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.mask_token = num_items + 1
+        self.items = item_table(num_items, hidden_size, extra=1)
+        self.positions = Positions(max_length + 1, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                hidden_size, num_heads, inner_size, dropout, attention_dropout, activation
+            )
+            for _ in range(num_layers)
+        )
+        self.out = nn.Linear(hidden_size, hidden_size)
+        self.out_norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(num_items))
+        self.apply(init_normal)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.dropout(self.norm(self.positions(self.items(items))))
+        visible = real_keys(lengths, items.shape[1])
+        for layer in self.layers:
+            states = layer(states, visible)
+        return self.out_norm(F.gelu(self.out(states)))
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:-1], items, self.bias)
