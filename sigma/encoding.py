@@ -36,10 +36,12 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
         batch: see ``Batch``.
         by_length: encode in length groups.
     """
+    # Rows behind the last that has a target (twins) are left to a model's extra loss.
+    rows_with_target = int(batch.target_rows.max()) + 1
+    items, lengths = batch.items[:rows_with_target], batch.lengths[:rows_with_target]
     if not by_length:
-        hidden = model(batch.items, batch.lengths)
-        return hidden[batch.target_rows, batch.target_columns]
-    lengths, order = batch.lengths.sort(stable=True)
+        return model(items, lengths)[batch.target_rows, batch.target_columns]
+    lengths, order = lengths.sort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
     place = rank[batch.target_rows]
@@ -47,7 +49,7 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
     states, taken = [], []
     for first, last in length_groups(listed):
         rows = order[first:last]
-        hidden = model(batch.items[rows, : listed[last - 1]], lengths[first:last])
+        hidden = model(items[rows, : listed[last - 1]], lengths[first:last])
         chosen = ((place >= first) & (place < last)).nonzero().squeeze(1)
         states.append(hidden[place[chosen] - first, batch.target_columns[chosen]])
         taken.append(chosen)

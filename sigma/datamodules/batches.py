@@ -79,7 +79,7 @@ class FlatSequences:
         """One row per span of positions, without targets: an objective adds them.
 
         Args:
-            spans: (B, 2) int64, first position and one past the last, at most L apart.
+            spans: (B, 2) int64, first position and one past the last.
             trim: as in ``batch``.
         """
         first, stop = spans.T.contiguous()
@@ -91,7 +91,8 @@ class FlatSequences:
 
     def _gather(self, first: Tensor, lengths: Tensor, trim: bool) -> Tensor:
         """Item ids (B, L) of the spans, zeros on the right."""
-        width = int(lengths.max()) if trim else self.max_length
+        longest = int(lengths.max())  # of a cloze window L + 1
+        width = longest if trim else max(longest, self.max_length)
         columns = torch.arange(width, device=first.device)
         index = (first[:, None] + columns).clamp(max=len(self.items) - 1)
         return self.items[index].long() * (columns < lengths[:, None])

@@ -109,9 +109,9 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     assert not (masked & ~real).any()
     per_row = masked.sum(1)
     assert per_row.min() == 1  # never a row without a target
-    full = batch.lengths == L
-    # Of six items at 0.3, given that a row without one gets one: 1.8 + 0.7^6.
-    assert per_row[full].double().mean().item() == pytest.approx(1.8 + 0.7**6, abs=0.1)
+    full = batch.lengths == L + 1
+    # Of seven items at 0.3, given that a row without one gets one: 2.1 + 0.7^7.
+    assert per_row[full].double().mean().item() == pytest.approx(2.1 + 0.7**7, abs=0.1)
     # Every training item of every history, its first and last among them, is visited and masked.
     spans = sum(int(b) - int(a) for a, b in rows[: len(rows) // 50].tolist())
     assert spans == int((split.train_end - data.offsets[:-1]).sum())
@@ -146,6 +146,10 @@ def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(world: tuple, tri
     assert torch.equal(asked.lengths, plain.lengths + 1)
     assert torch.equal(asked.target_columns, plain.lengths)
     assert torch.equal(asked.targets, plain.targets)
+    # The place it is asked at is one that training has predicted, too, for the longest row as well.
+    assert asked.target_columns.max() == L
+    batch = whole(Cloze(fine_tune_ratio=1.0), world)[1]
+    assert set(asked.target_columns.tolist()) <= set(batch.target_columns.tolist())
 
 
 def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
