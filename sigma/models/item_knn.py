@@ -1,0 +1,147 @@
+"""Item-based nearest neighbours: items that the same users have as those of the history.
+
+Sarwar et al., WWW 2001; for rankings of items, Deshpande & Karypis, ACM TOIS 2004.
+
+Symbols: K items, n_i training users who have item i, c_ij who have both i and j, N_i the
+``neighbours`` items j != i most similar to i (of those with c_ij > 0), a_i steps since i last
+occurred in the history (0 for the last item).
+
+    s_ij            = c_ij / (sqrt(n_i n_j) + shrinkage)       cosine of the users' 0-1 vectors
+    score of item j = sum over distinct i of the history with j in N_i of decay^a_i s_ij
+
+and 0 for items of the history itself, as in Deshpande & Karypis; ``remind=True`` scores those, too.
+
+Departures: both papers have neither shrinkage (0) nor decay (1). A history is its last
+``max_length`` items. No lengths are normalised, of users or of the lists N_i (options of Deshpande
+& Karypis). Items that tie with the last neighbour of a list all stay in it. Sarwar et al. divide by
+the sum of the similarities, to predict a rating; a ranking by evidence must not.
+"""
+
+import torch
+from torch import Tensor
+
+from sigma.errors import UserError
+from sigma.models.counted import (
+    CELLS,
+    Counted,
+    distinct,
+    gathered,
+    last_places,
+    offsets_of,
+    owners,
+    rank_in_group,
+    tally,
+)
+
+
+class ItemKNN(Counted):
+    """Items (B, L), lengths (B,) -> states (B, L, W), the history up to each position.
+
+    Args:
+        num_items: K.
+        max_length: W, the number of last items of a history that are read.
+        neighbours: size of N_i, ties apart.
+        shrinkage: makes pairs of rare items less similar.
+        decay: weight of an item relative to the next one of the history; 1 weighs all alike.
+        remind: whether items of the history may be recommended.
+        name: what tables call the model.
+
+    Raises:
+        UserError: a setting out of range.
+    """
+
+    users: Tensor  # (K + 1,) n_i, of item 0 (padding) none
+    offsets: Tensor  # (K + 2,) N_i stands from offsets[i] to before offsets[i + 1]
+    others: Tensor  # j of each neighbour
+    shared: Tensor  # c_ij of each neighbour
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int,
+        neighbours: int = 100,
+        shrinkage: float = 0.0,
+        decay: float = 1.0,
+        remind: bool = False,
+        name: str = "item_knn",
+    ) -> None:
+        super().__init__(num_items, max_length, name)
+        if neighbours < 1:
+            raise UserError(f"model.neighbours={neighbours} must be at least 1.")
+        if not shrinkage >= 0:
+            raise UserError(f"model.shrinkage={shrinkage} must be at least 0.")
+        if not 0 < decay <= 1:
+            raise UserError(
+                f"model.decay={decay} must be above 0 and at most 1, which weighs all items alike."
+            )
+        self.neighbours = neighbours
+        self.shrinkage = shrinkage
+        self.decay = decay
+        self.remind = remind
+        none = torch.zeros(0, dtype=torch.int64)
+        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
+        self.keep(users=sizes[1:], offsets=sizes, others=none, shared=none)
+
+    def similarity(self, shared: Tensor, users: Tensor, other_users: Tensor) -> Tensor:
+        """s_ij from c_ij, n_i and n_j, float64."""
+        return shared / ((users * other_users).double().sqrt() + self.shrinkage)
+
+    def count(self, items: Tensor, offsets: Tensor) -> None:
+        """See ``Counted.count``; items are taken a few at a time, so memory stays bounded."""
+        size = self.num_items + 1
+        pairs = (owners(offsets) * size + items.long()).unique()
+        user, item = pairs // size, pairs % size
+        baskets = offsets_of(user, len(offsets) - 1)  # of each user's distinct items, in ``item``
+        holders = user[item.argsort(stable=True)]
+        held = offsets_of(item, size)  # of each item's users, in ``holders``
+        users = held.diff()
+        # Pairs (i, j) that are counted for all items before i.
+        work = torch.cat([held.new_zeros(1), baskets.diff()[holders].cumsum(0)])[held]
+        first, found = 1, []
+        while first < size:
+            last = int(torch.searchsorted(work, work[first] + CELLS, right=True)) - 1
+            last = max(first + 1, min(last, size))
+            row = owners(held[first : last + 1])
+            which, place = gathered(baskets, holders[held[first] : held[last]])
+            key, shared = tally(row[which] * size + item[place], (last - first) * size)
+            i, j = key // size + first, key % size
+            other = i != j
+            found.append(self._most_similar(i[other], j[other], shared[other], users))
+            first = last
+        i, j, shared = (torch.cat(parts) for parts in zip(*found, strict=True))
+        self.keep(
+            users=users,
+            offsets=offsets_of(i, size),
+            others=j,
+            shared=shared,
+            interactions=torch.tensor(len(items)),
+        )
+
+    def _most_similar(
+        self, i: Tensor, j: Tensor, shared: Tensor, users: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of the pairs, sorted by i, with j in N_i."""
+        similarity = self.similarity(shared, users[i], users[j])
+        falling = similarity.argsort(descending=True)
+        falling = falling[i[falling].argsort(stable=True)]
+        cut = falling[rank_in_group(i, len(users)) == self.neighbours - 1]
+        least = similarity.new_zeros(len(users)).index_put_((i[cut],), similarity[cut])
+        near = similarity >= least[i]
+        return i[near], j[near], shared[near]
+
+    def cells(self) -> int:
+        """Elements of the largest temporary for one row."""
+        return max(super().cells(), self.width * int(self.offsets.diff().max()))
+
+    def scores(self, states: Tensor) -> Tensor:
+        """States (R, W) -> scores (R, K)."""
+        table = last_places(states, self.num_items)
+        row, item, place = distinct(states, table)
+        weight = torch.pow(self.decay, (self.width - place).double())
+        which, at = gathered(self.offsets, item)
+        other = self.others[at]
+        similarity = self.similarity(self.shared[at], self.users[item][which], self.users[other])
+        out = weight.new_zeros(len(states) * (self.num_items + 1))
+        out.index_add_(0, row[which] * (self.num_items + 1) + other, weight[which] * similarity)
+        out = out.view_as(table)
+        return (out if self.remind else out.masked_fill(table > 0, 0))[:, 1:].float()

@@ -1,0 +1,198 @@
+"""What every counted model keeps to: its states, its checkpoints, chunks, and its configuration."""
+
+import copy
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+import sigma.models.counted
+from sigma.errors import UserError
+from sigma.models.counted import Counted, distinct, last_places, tally
+from sigma.models.item_knn import ItemKNN
+from sigma.models.markov import Markov
+from sigma.models.popularity import Popularity
+from sigma.models.vmis_knn import VMISKNN
+
+K, L = 12, 6
+MODELS = {
+    "popularity": lambda: Popularity(K),
+    "markov": lambda: Markov(K, smoothing=0.5),
+    "item_knn": lambda: ItemKNN(K, L, neighbours=4, decay=0.9),
+    "vmis_knn": lambda: VMISKNN(K, L, sessions=7, neighbours=3),
+}
+
+
+def random_histories(
+    users: int, num_items: int, longest: int, seed: int = 0, shortest: int = 1
+) -> list[list[int]]:
+    """Histories with repeats; small item ids are the most frequent."""
+    draw = random.Random(seed)
+    weights = [1 / (1 + i) for i in range(num_items)]
+    return [
+        draw.choices(range(1, num_items + 1), weights, k=draw.randint(shortest, longest))
+        for _ in range(users)
+    ]
+
+
+def flat(histories: list[list[int]], dtype: torch.dtype = torch.int32) -> tuple[Tensor, Tensor]:
+    """The arguments of ``count``."""
+    items = torch.tensor([i for history in histories for i in history], dtype=dtype)
+    return items, torch.tensor([0, *map(len, histories)]).cumsum(0)
+
+
+def padded(histories: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
+    """The last ``width`` items of each, as a batch holds them."""
+    cut = [history[-width:] for history in histories]
+    items = torch.tensor([history + [0] * (width - len(history)) for history in cut])
+    return items, torch.tensor([len(history) for history in cut])
+
+
+def last_scores(model: Counted, histories: list[list[int]], width: int) -> Tensor:
+    """Scores (M, K) after the last item of each history."""
+    items, lengths = padded(histories, width)
+    return model.logits(model(items, lengths)[torch.arange(len(lengths)), lengths - 1])
+
+
+def counted(name: str, seed: int = 0) -> Counted:
+    model = MODELS[name]()
+    model.count(*flat(random_histories(30, K, 9, seed)))
+    return model
+
+
+QUERIES = random_histories(20, K, L, seed=5)
+
+
+def test_last_places_and_distinct_items_by_hand() -> None:
+    states = torch.tensor([[0, 0, 3, 1, 3], [2, 1, 1, 1, 4]])
+    table = last_places(states, 4)
+    assert table.tolist() == [[0, 4, 0, 5, 0], [0, 4, 1, 0, 5]]
+    found = [x.tolist() for x in distinct(states, table)]
+    assert found == [[0, 0, 1, 1, 1], [1, 3, 2, 1, 4], [4, 5, 1, 4, 5]]
+
+
+@pytest.mark.parametrize("size", [8, 10**12])
+def test_tally_by_hand(size: int) -> None:
+    keys, counts = tally(torch.tensor([7, 2, 7, 0, 7, 2]), size)
+    assert keys.tolist() == [0, 2, 7]
+    assert counts.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_and_later_items_change_no_state(name: str) -> None:
+    model = counted(name)
+    assert model.padding_invariant
+    assert model.causal
+    items, lengths = padded(QUERIES, L)
+    real = torch.arange(L) < lengths[:, None]
+    states = model(items, lengths)
+    wide = model(torch.nn.functional.pad(items, (0, 30)), lengths)
+    assert torch.equal(states[real], wide[:, :L][real])
+    for cut in range(1, L):
+        changed = items.clone()
+        changed[:, cut:] = 0
+        prefix = model(changed, lengths.clamp(max=cut))
+        assert torch.equal(states[:, :cut], prefix[:, :cut])
+        # ... which is also what the narrower batch of a length group gives.
+        assert torch.equal(model(items[:, :cut], lengths.clamp(max=cut)), prefix[:, :cut])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checkpoint_needs_no_data(name: str, tmp_path: Path) -> None:
+    model = counted(name)
+    torch.save(torch.nn.ModuleDict({"model": model}).state_dict(), tmp_path / "x.pt")
+    fresh = torch.nn.ModuleDict({"model": MODELS[name]()})
+    fresh.load_state_dict(torch.load(tmp_path / "x.pt", weights_only=True))
+    want = last_scores(model, QUERIES, L)
+    assert want.any()
+    assert torch.equal(last_scores(fresh["model"], QUERIES, L), want)
+    # Into one that counted other data, of other sizes.
+    other = counted(name, seed=9)
+    assert not torch.equal(last_scores(other, QUERIES, L), want)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(last_scores(other, QUERIES, L), want)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_counting_again_starts_anew(name: str) -> None:
+    again = counted(name, seed=9)
+    again.count(*flat(random_histories(30, K, 9), torch.int64))
+    assert torch.equal(last_scores(again, QUERIES, L), last_scores(counted(name), QUERIES, L))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_to_train_and_nothing_that_precision_rounds(name: str) -> None:
+    model = counted(name)
+    assert not list(model.parameters())
+    halved = copy.deepcopy(model).bfloat16()
+    want = last_scores(model, QUERIES, L)
+    assert want.dtype == torch.float32
+    assert torch.equal(last_scores(halved, QUERIES, L), want)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_of_some_items(name: str) -> None:
+    model = counted(name)
+    items, lengths = padded(QUERIES, L)
+    states = model(items, lengths)[torch.arange(len(lengths)), lengths - 1]
+    some = torch.randint(1, K + 1, (len(states), 5), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.logits(states, some), model.logits(states).gather(1, some - 1))
+    assert model.logits(states[:0]).shape == (0, K)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_few_cells_at_a_time_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    want = last_scores(counted(name), QUERIES, L)
+    monkeypatch.setattr(sigma.models.counted, "CELLS", 1)
+    if name == "item_knn":
+        monkeypatch.setattr("sigma.models.item_knn.CELLS", 1)
+    assert torch.equal(last_scores(counted(name), QUERIES, L), want)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_users_without_training_items_count_for_nothing(name: str) -> None:
+    histories = random_histories(30, K, 9)
+    model = MODELS[name]()
+    model.count(*flat([[], *histories[:10], [], [], *histories[10:], []]))
+    assert torch.equal(last_scores(model, QUERIES, L), last_scores(counted(name), QUERIES, L))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scoring_before_counting_says_what_to_do(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} has counted no interactions; .*objective=counted"):
+        last_scores(MODELS[name](), QUERIES, L)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_twenty_thousand_items(name: str) -> None:
+    """A dense table of pairs of items would take 3 GB; nothing here comes near it."""
+    num_items, width = 20_000, 50
+    g = torch.Generator().manual_seed(0)
+    items = torch.randint(1, num_items + 1, (60_000,), generator=g)
+    offsets = torch.arange(0, 60_001, 12)
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+        config = compose("config", [f"model={name}", f"dataset.max_length={width}"])
+    model = instantiate(config.model, num_items=num_items)
+    model.count(items, offsets)
+    assert sum(b.numel() for b in model.buffers()) < 4_000_000
+    queries = [items[i : i + 11].tolist() for i in offsets[:64].tolist()]
+    scores = last_scores(model, queries, width)
+    assert scores.shape == (64, num_items)
+    assert torch.isfinite(scores).all()
+    if name != "popularity":  # the rest of the user's own training history was seen beside it
+        targets = items[offsets[:64] + 11]
+        assert (scores.gather(1, targets[:, None] - 1) > 0).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_configuration_counts_once(name: str) -> None:
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+        config = compose("config", [f"model={name}"])
+    assert config.model.name == name
+    assert config.objective._target_.endswith(".Counted")
+    assert config.trainer.max_epochs == 1
+    assert isinstance(instantiate(config.model, num_items=K), Counted)

@@ -1,0 +1,121 @@
+"""Item kNN against sets and loops in float64."""
+
+import math
+from itertools import permutations
+
+import pytest
+import torch
+
+from sigma.errors import UserError
+from sigma.models.item_knn import ItemKNN
+from tests.models.test_counted import flat, last_scores, random_histories
+
+K, L = 15, 6
+
+
+def by_definition(
+    histories: list[list[int]],
+    queries: list[list[int]],
+    neighbours: int = 100,
+    shrinkage: float = 0.0,
+    decay: float = 1.0,
+    remind: bool = False,
+) -> torch.Tensor:
+    users = {i: {u for u, h in enumerate(histories) if i in h} for i in range(1, K + 1)}
+    near: dict[int, dict[int, float]] = {}
+    for i in users:
+        similar = {
+            j: len(users[i] & users[j]) / (math.sqrt(len(users[i]) * len(users[j])) + shrinkage)
+            for j in users
+            if j != i and users[i] & users[j]
+        }
+        least = sorted(similar.values(), reverse=True)[:neighbours][-1:]
+        near[i] = {j: s for j, s in similar.items() if s >= least[0]}
+    out = []
+    for query in queries:
+        history = query[-L:]
+        terms: dict[int, list[float]] = {j: [] for j in users}
+        for i in set(history):
+            age = history[::-1].index(i)
+            for j, s in near[i].items():
+                terms[j].append(decay**age * s)
+        out.append(
+            [0.0 if j in history and not remind else math.fsum(terms[j]) for j in range(1, K + 1)]
+        )
+    return torch.tensor(out, dtype=torch.float64).float()
+
+
+def test_by_hand() -> None:
+    model = ItemKNN(5, max_length=3, decay=0.5, remind=True)
+    model.count(*flat([[1, 2, 2], [2, 1, 3], [1], [4, 2]]))
+    # Users of 1: 3, of 2: 3, of 3: 1, of 4: 1; both 1 and 2: 2, 1 and 3, 2 and 3, 2 and 4: 1.
+    s12, s13, s24 = 2 / 3, 1 / math.sqrt(3), 1 / math.sqrt(3)
+    got = last_scores(model, [[1], [1, 2], [5, 1, 1, 2, 1]], 5)
+    want = [
+        [0, s12, s13, 0, 0],
+        [s12, 0.5 * s12, 0.5 * s13 + s13, s24, 0],
+        [0.5 * s12, s12, s13 + 0.5 * s13, 0.5 * s24, 0],
+    ]
+    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
+    model.remind = False
+    want[0][0] = want[1][0] = want[1][1] = want[2][0] = want[2][1] = 0
+    torch.testing.assert_close(
+        last_scores(model, [[1], [1, 2], [5, 1, 1, 2, 1]], 5), torch.tensor(want), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"neighbours": 1},
+        {"neighbours": 3},
+        {"neighbours": 3, "shrinkage": 2.5},
+        {"decay": 0.7},
+        {"neighbours": 5, "shrinkage": 1.0, "decay": 0.9, "remind": True},
+    ],
+    ids=str,
+)
+def test_equals_the_definition(options: dict) -> None:
+    histories = random_histories(25, K, 9)
+    queries = random_histories(40, K, 2 * L, seed=1)  # some longer than is read, with repeats
+    model = ItemKNN(K, L, **options)
+    model.count(*flat(histories))
+    got = last_scores(model, queries, 2 * L)
+    assert torch.equal(got, by_definition(histories, queries, **options))
+
+
+def test_all_that_tie_with_the_last_neighbour_stay() -> None:
+    # 2 is nearest to 1; 3, 4 and 5 are equally near; 6 is farther.
+    model = ItemKNN(6, 2, neighbours=2)
+    model.count(*flat([[1, 2, 3, 4, 5, 6], [1, 2], [6, 3, 4, 5], [6]]))
+    scores = last_scores(model, [[1]], 2)[0]
+    assert scores[1] > scores[2] == scores[3] == scores[4] > 0
+    assert scores[5] == 0
+
+
+def test_equal_sums_of_different_items_tie_exactly() -> None:
+    # Item 7 occurs i times beside item i, item 8 so 7 - i times: the same terms in another order.
+    histories = [[i, 7] for i in range(1, 7) for _ in range(i)]
+    histories += [[i, 8] for i in range(1, 7) for _ in range(7 - i)]
+    model = ItemKNN(8, 6)
+    model.count(*flat(histories))
+    queries = [list(query) for query in permutations(range(1, 7))]
+    scores = last_scores(model, queries, 6)
+    assert torch.equal(scores[:, 6], scores[:, 7])
+    assert (scores == scores[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"neighbours": 0}, "model.neighbours=0 must be at least 1"),
+        ({"shrinkage": -0.5}, "model.shrinkage=-0.5 must be at least 0"),
+        ({"decay": 0.0}, "model.decay=0.0 must be above 0 and at most 1"),
+        ({"decay": 1.5}, "model.decay=1.5 must be above 0 and at most 1"),
+    ],
+)
+def test_settings_out_of_range(options: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        ItemKNN(K, L, **options)
+    assert sentence in str(error.value)

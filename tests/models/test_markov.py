@@ -1,0 +1,85 @@
+"""The Markov chain against dictionaries of counts."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+
+from sigma.errors import UserError
+from sigma.metrics import target_ranks
+from sigma.models.markov import Markov
+from tests.models.test_counted import flat, last_scores, random_histories
+
+
+def by_definition(
+    histories: list[list[int]], queries: list[list[int]], num_items: int, alpha: float
+) -> torch.Tensor:
+    popularity = Counter(item for history in histories for item in history)
+    total = sum(popularity.values())
+    after: dict[int, Counter[int]] = {item: Counter() for item in range(1, num_items + 1)}
+    for history in histories:
+        for item, following in pairwise(history):
+            after[item][following] += 1
+    out = []
+    for query in queries:
+        counts = after[query[-1]]
+        weight = sum(counts.values()) + alpha
+        out.append(
+            [
+                (counts[j] + alpha * (popularity[j] / total)) / weight if weight else 0.0
+                for j in range(1, num_items + 1)
+            ]
+        )
+    return torch.tensor(out, dtype=torch.float64).float()
+
+
+def test_by_hand() -> None:
+    histories = [[1, 2, 1, 2], [1, 3], [2, 2, 4]]
+    # After 1: 2, 2, 3; after 2: 1, 2, 4; 3 and 4 end histories. Counts: 3, 4, 1, 1 of 9.
+    model = Markov(5)
+    model.count(*flat(histories))
+    third = 1 / 3
+    want = [[0, 2 * third, third, 0, 0], [third, third, 0, third, 0], [0] * 5, [0] * 5]
+    got = last_scores(model, [[4, 1], [2], [1, 3], [5]], 2)
+    assert torch.equal(got, torch.tensor(want))
+    smooth = Markov(5, smoothing=3.0)
+    smooth.count(*flat(histories))
+    want = [
+        [1 / 6, (2 + 4 / 3) / 6, (1 + 1 / 3) / 6, (1 / 3) / 6, 0],
+        [3 / 9, 4 / 9, 1 / 9, 1 / 9, 0],
+    ]
+    torch.testing.assert_close(last_scores(smooth, [[1], [5]], 1), torch.tensor(want))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.01, 7.0])
+def test_equals_the_definition(alpha: float) -> None:
+    histories = random_histories(40, 15, 8)
+    queries = [[item] for item in range(1, 16)] + random_histories(20, 15, 6, seed=1)
+    model = Markov(15, smoothing=alpha)
+    model.count(*flat(histories))
+    got = last_scores(model, queries, 6)
+    assert torch.equal(got, by_definition(histories, queries, 15, alpha))
+    if alpha:
+        torch.testing.assert_close(got.sum(1), torch.ones(len(queries)))
+
+
+def test_a_chain_without_chance_is_learned_whole() -> None:
+    following = dict(zip(range(1, 21), [*range(8, 21), *range(1, 8)], strict=True))
+    histories, targets = [], []
+    for start in range(1, 21):
+        history = [start]
+        for _ in range(7):
+            history.append(following[history[-1]])
+        histories.append(history)
+        targets.append(following[history[-1]])
+    model = Markov(20)
+    model.count(*flat(histories))
+    greater, ties = target_ranks(last_scores(model, histories, 5), torch.tensor(targets))
+    assert not greater.any()
+    assert not ties.any()
+
+
+def test_negative_smoothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.smoothing=-1 must be at least 0"):
+        Markov(5, smoothing=-1)

@@ -1,0 +1,148 @@
+"""VMIS-kNN against sets, loops and fractions."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+from sigma.errors import UserError
+from sigma.models.counted import last_places
+from sigma.models.vmis_knn import VMISKNN
+from tests.models.test_counted import flat, last_scores, padded, random_histories
+
+K, L = 15, 12
+
+
+def neighbours_by_definition(
+    sessions: list[set[int]], history: list[int], m: int, k: int
+) -> list[tuple[int, Fraction]]:
+    """Session and similarity of each neighbour."""
+    n = len(history)
+    place = {item: p for p, item in enumerate(history, start=1)}
+    candidates = [s for s in range(len(sessions)) if sessions[s] & set(history)][-m:]
+    similar = [
+        (Fraction(sum(place[i] for i in sessions[s] if i in place), n), s)
+        for s in candidates
+        if sessions[s] - set(history)
+    ]
+    return [(s, r) for r, s in sorted(similar, reverse=True)[:k]]
+
+
+def by_definition(
+    histories: list[list[int]],
+    queries: list[list[int]],
+    sessions: int = 500,
+    neighbours: int = 100,
+    remind: bool = False,
+) -> torch.Tensor:
+    pool = [set(history[-(L - 1) :]) for history in histories]
+    out = []
+    for query in queries:
+        history = query[-L:]
+        evidence = dict.fromkeys(range(1, K + 1), Fraction(0))
+        for s, r in neighbours_by_definition(pool, history, sessions, neighbours):
+            x = min(1 + history[::-1].index(i) for i in pool[s] if i in history)
+            for i in pool[s]:
+                evidence[i] += max(Fraction(0), 1 - Fraction(x, 10)) * r
+        row = []
+        for i in range(1, K + 1):
+            holders = sum(i in s for s in pool)
+            hidden = i == history[-1] if remind else i in history
+            idf = math.log(len(pool) / holders) if holders else 0.0
+            row.append(0.0 if hidden else float(evidence[i]) * idf)
+        out.append(row)
+    return torch.tensor(out, dtype=torch.float64).float()
+
+
+def test_by_hand() -> None:
+    # Session 3 holds nothing but items of the history, 4 none of them.
+    histories = [[1, 2, 5, 6], [3, 5, 3], [1, 6], [2, 3, 2], [4, 6]]
+    model = VMISKNN(7, max_length=6, neighbours=2)
+    model.count(*flat(histories))
+    # History 1 2 3 1 has n = 4, places 1: 4, 2: 2, 3: 3. Similarities: session 0 (2 + 4) / 4,
+    # session 1 3/4, session 2 4/4; neighbours are 0 and 2, both matched by the last item, x = 1.
+    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
+    want = [0, 0, 0, 0, 0.9 * 1.5 * math.log(5 / 2), 0.9 * (1.5 + 1) * math.log(5 / 3), 0]
+    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
+    model.neighbours = 3  # session 1 is matched by 3, two from the end, x = 2
+    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
+    want[4] = (0.9 * 1.5 + 0.8 * 0.75) * math.log(5 / 2)
+    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
+    model.remind = True
+    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
+    want[1], want[2] = 0.9 * 1.5 * math.log(5 / 2), 0.8 * 0.75 * math.log(5 / 2)
+    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"neighbours": 1},
+        {"neighbours": 4},
+        {"sessions": 6},
+        {"sessions": 6, "neighbours": 3},
+        {"sessions": 1},
+        {"remind": True, "neighbours": 5},
+    ],
+    ids=str,
+)
+def test_equals_the_definition(options: dict) -> None:
+    histories = random_histories(30, K, 2 * L)
+    queries = random_histories(40, K, 2 * L, seed=1) + [
+        [*h, i % K + 1] for i, h in enumerate(histories)
+    ]
+    model = VMISKNN(K, L, **options)
+    model.count(*flat(histories))
+    got = last_scores(model, queries, 2 * L)
+    assert torch.equal(got, by_definition(histories, queries, **options))
+
+
+def test_the_match_weight_ends_at_the_tenth_item() -> None:
+    # Session u shares item u alone with the history 1 ... 12 and offers item 12 + u.
+    history = list(range(1, 13))
+    model = VMISKNN(25, max_length=13)
+    model.count(*flat([[u, 12 + u] for u in history]))
+    scores = last_scores(model, [history], 13)[0]
+    for u in history:
+        x = 13 - u
+        want = max(0, 10 - x) / 10 * u / 12 * math.log(12)
+        assert scores[11 + u].item() == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("longest", [L, 3 * L])
+def test_the_own_session_is_no_neighbour(longest: int) -> None:
+    """Neither at validation, where the history is all of training, nor at test, one item later."""
+    histories = random_histories(60, 200, longest, shortest=3)
+    train = [history[:-1] for history in histories]
+    model = VMISKNN(200, L, neighbours=60)
+    model.count(*flat(train))
+    others = 0
+    for queries in (train, histories):
+        items, lengths = padded(queries, L)
+        states = model(items, lengths)[torch.arange(60), lengths - 1]
+        row, session, _ = model.nearest(states, last_places(states, 200))
+        assert not (row == session).any()
+        others += len(row)
+    assert others > 60
+
+
+def test_the_more_recent_of_equal_sessions_is_the_neighbour() -> None:
+    model = VMISKNN(5, max_length=4, neighbours=1)
+    model.count(*flat([[1, 2], [1, 3], [1, 4], [5]]))
+    assert (last_scores(model, [[1]], 4)[0] > 0).tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_length": 1}, "model.max_length=1 must be at least 2"),
+        ({"max_length": 5, "sessions": 0}, "model.sessions=0 must be at least 1"),
+        ({"max_length": 5, "neighbours": 0}, "model.neighbours=0 must be at least 1"),
+    ],
+)
+def test_settings_out_of_range(options: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        VMISKNN(K, **options)
+    assert sentence in str(error.value)
