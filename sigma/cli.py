@@ -150,6 +150,9 @@ def explained() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+    # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
+    warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
+    warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
     try:
         yield
     except (Exception, KeyboardInterrupt, SystemExit) as error:

@@ -19,8 +19,10 @@ from sigma.errors import UserError
 
 # name -> (what it must be, check); of whatever target it is an argument.
 Range = tuple[str, Callable[[Any], bool]]
-COUNTS = ("hidden_size", "num_layers", "num_heads", "state_size", "conv_width", "expand")
-COUNTS += ("inner_size", "gru_size", "max_length", "copies", "negatives", "number")
+COUNTS = (
+    *("hidden_size", "num_layers", "num_heads", "state_size", "conv_width", "expand"),
+    *("inner_size", "gru_size", "max_length", "copies", "negatives", "number"),
+)
 COUNT: Range = ("a whole number of at least 1", lambda v: v >= 1)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(COUNTS, COUNT),

@@ -154,11 +154,11 @@ class AllPositions(Objective):
 class Cloze(Objective):
     """Masked items are predicted from both sides (BERT4Rec, Sun et al., CIKM 2019).
 
-    A row is a window of at most L + 1 training items. Per batch, with probability ``fine_tune_ratio``
-    only the last item of each row is masked, as in evaluation; otherwise each item is, with
-    probability ``mask_ratio``, and at random one where none was drawn. The mask is id K + 1.
-    Evaluation appends one mask after the last of at most L items and reads there: in the place that
-    a window's last item has in training, so every position is trained.
+    A row is a window of at most L + 1 training items. Per batch, with probability
+    ``fine_tune_ratio`` only the last item of each row is masked, as in evaluation; otherwise each
+    item is, with probability ``mask_ratio``, and at random one where none was drawn. The mask is id
+    K + 1. Evaluation appends one mask after the last of at most L items and reads there: in the
+    place that a window's last item has in training, so every position is trained.
 
     Departure from RecBole: rows are whole training histories, not their prefixes without the
     target, by which RecBole never shows a user's last training item.
