@@ -126,3 +126,37 @@ def test_what_observes_changes_no_number(
         assert call(monkeypatch, *arguments(tmp_path / name, data, *typed)) == 0
         rows.append(json.loads((tmp_path / name / "row.json").read_text())["metrics"])
     assert rows[0] == rows[1]
+
+
+def test_sampled_evaluation_is_called_so_wherever_it_is_shown(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    typed = arguments(
+        tmp_path, data, "trainer.max_epochs=2", "evaluation=sampled", "logger=default",
+        "evaluation.sampled.number=15", "evaluation.sampled.distribution=popularity",
+    )  # fmt: skip
+    assert call(monkeypatch, *typed) == 0
+    captured = capfd.readouterr()
+    shown = captured.out + captured.err
+    row = json.loads((tmp_path / "row.json").read_text())
+    assert row["evaluation"] == "15 popularity negatives"
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    names = [*row["metrics"]["val"], *row["metrics"]["test"], *header]
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    logged = contents(file)
+    names += [*logged["summary"], *(name for step in logged["history"] for name in step)]
+    metrics = [name for name in names if "@" in name]
+    assert len(metrics) > 40
+    assert all("sampled_" in name for name in metrics)
+    assert "val/sampled_ndcg@10" in shown
+    assert " val/ndcg@10" not in shown
+    assert "sampled evaluation: 15 negatives a target" in shown
+    assert "popularity ranking" not in shown  # that is of full ranking
+    frame = pd.read_parquet(tmp_path / "ranks.parquet")
+    assert frame["sampled_greater"].max() <= 15
+    assert "greater" not in frame
+    # Resuming what has ended gives the score it was chosen by.
+    assert call(monkeypatch, *typed, "resume=true") == 0
