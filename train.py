@@ -18,6 +18,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from sigma.build import build
 from sigma.cli import expand_resume, explained, explained_job
 from sigma.preflight import check_config
 from sigma.runs import RunFolder
@@ -35,22 +36,7 @@ def train(cfg: DictConfig) -> float:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
-    objective = instantiate(cfg.objective)
-    datamodule = instantiate(cfg.dataset, objective=objective, _convert_="all")
-    datamodule.prepare_data()
-    datamodule.setup()
-    # Seeded again: whether the data came from the cache must not move the initial weights.
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    model = instantiate(cfg.model, num_items=datamodule.num_items, _convert_="all")
-    objective.check(model)
-    datamodule.trim &= model.padding_invariant
-    if hasattr(model, "count"):  # counts the training data instead of learning from it
-        model.count(*datamodule.training_histories())
-    counts = datamodule.item_counts()
-    loss = instantiate(cfg.loss, item_counts=counts)
-    sampled = instantiate(cfg.evaluation.sampled, item_counts=counts)
-    task = instantiate(cfg.task, model=model, loss=loss, sampled=sampled, _convert_="all")
-
+    datamodule, task = build(cfg)
     callbacks = list(instantiate(cfg.callbacks, _convert_="all").values())
     loggers = list(instantiate(cfg.logger, _convert_="all").values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")

@@ -5,7 +5,8 @@ of ``conf/model`` as ``train.py`` does (its own objective, loss and batch size),
 evaluates for a while, and prints a table; ``--out results/models.csv`` keeps it. Overrides go to
 every model.
 Each measurement is a process of its own, so that its peak memory is its own; the models take turns
-``--repeats`` times, and the table shows medians, their spread and the ratio to SASRec.
+``--repeats`` times, and the table shows medians, their spread and an epoch's share of SASRec's.
+What an epoch holds is the objective's: all prefixes, all positions, or masked histories.
 """
 
 import argparse
@@ -22,39 +23,33 @@ from typing import Any
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("seed", "dataset", "objective", "model", "loss", "evaluation", "task")
 
 
 def measure(name: str, overrides: list[str], seconds: float) -> dict[str, Any]:
     """Samples per second and memory of one model, warmed up by one step."""
     import torch
     from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from sigma.build import build
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("config", [f"model={name}", *overrides])
-    torch.manual_seed(config.seed)
-    objective = instantiate(config.objective)
-    data = instantiate(config.dataset, objective=objective, _convert_="all")
-    data.setup()
-    model = instantiate(config.model, num_items=data.num_items, _convert_="all")
-    objective.check(model)
-    data.trim &= model.padding_invariant
-    if hasattr(model, "count"):
-        model.count(*data.training_histories())
-    counts = data.item_counts()
-    loss = instantiate(config.loss, item_counts=counts)
-    task = instantiate(config.task, model=model, loss=loss, _convert_="all")
+    # The logger and the callbacks, which ask for a run's folder, stay out of it.
+    parts = {key: config[key] for key in PARTS}
+    data, task = build(OmegaConf.create(OmegaConf.to_container(OmegaConf.create(parts))))
     task.log = lambda *_, **__: None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found: dict[str, Any] = {
         "model": name,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "epoch_targets": len(data.split.train),
+        "parameters": sum(p.numel() for p in task.parameters()),
     }
     if task.trained:
         optimizer = task.configure_optimizers()
         samples, spent = 0, 0.0
         loader = data.train_dataloader()
+        steps = len(loader)
         batches = iter(loader)
         for step in range(10_000):
             start = time.perf_counter()
@@ -70,7 +65,8 @@ def measure(name: str, overrides: list[str], seconds: float) -> dict[str, Any]:
                 spent += time.perf_counter() - start
             if spent > seconds and step >= 3:
                 break
-        found["train_per_second"] = samples / spent
+        found["epoch_seconds"] = steps * spent / max(step, 1)
+        found["targets_per_second"] = samples / spent
     task.eval()
     users, spent = 0, 0.0
     with torch.no_grad():
@@ -81,7 +77,6 @@ def measure(name: str, overrides: list[str], seconds: float) -> dict[str, Any]:
             users += len(batch.users)
             if spent > seconds:
                 break
-    found["eval_per_second"] = users / spent
     found["eval_ms_per_4096"] = 4096e3 * spent / users
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found["peak_mib"] = (peak - before) / 1024
@@ -113,11 +108,13 @@ def main() -> None:
             rows.append({"repeat": repeat} | json.loads(done.stdout.splitlines()[-1]))
     frame = pd.DataFrame(rows)
     by_model = frame.groupby("model", sort=False)
-    table = by_model[["parameters", "train_per_second", "eval_ms_per_4096", "peak_mib"]].median()
-    table["train_low"] = by_model["train_per_second"].min()
-    table["train_high"] = by_model["train_per_second"].max()
+    columns = ["parameters", "epoch_seconds", "targets_per_second", "eval_ms_per_4096", "peak_mib"]
+    table = by_model.median(numeric_only=True).reindex(columns=columns)
+    if "epoch_seconds" in frame:
+        table.insert(2, "epoch_low", by_model["epoch_seconds"].min())
+        table.insert(3, "epoch_high", by_model["epoch_seconds"].max())
     if "sasrec" in table.index:
-        table["times_sasrec"] = table["train_per_second"] / table["train_per_second"]["sasrec"]
+        table.insert(4, "of_sasrec", table["epoch_seconds"] / table["epoch_seconds"]["sasrec"])
     table["parameters"] = table["parameters"].astype(int)
     threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
     table["hardware"] = f"{platform.processor() or platform.machine()}, {threads} threads"

@@ -56,6 +56,7 @@ class RankingMetrics(Metric):
         ks: cut-offs, each at least 1.
         groups: name -> (lower, upper), half open bounds on the history length, None for no bound.
         prefix: of every name, such as ``sampled_``.
+        alone: this process alone computes them, so it does not wait for others.
 
     Raises:
         ValueError: no cut-off, or one below 1.
@@ -70,8 +71,9 @@ class RankingMetrics(Metric):
         ks: Sequence[int] = (5, 10, 20),
         groups: Mapping[str, Sequence[int | None]] | None = None,
         prefix: str = "",
+        alone: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=not alone)
         if not ks or min(ks) < 1:
             raise ValueError(f"the cut-offs must be at least 1, got {list(ks)}")
         self.prefix = prefix
@@ -81,7 +83,7 @@ class RankingMetrics(Metric):
         # Beyond its own k a metric gains nothing more, so all share one width.
         tables = [gain_table(name, k) for k in ks for name in METRICS]
         widest = [torch.cat([t, t[-1:].expand(self.k_max + 1 - len(t))]) for t in tables]
-        self.register_buffer("gains", torch.stack(widest, dim=1), persistent=False)
+        self.gains = torch.stack(widest, dim=1)
         # float64 and integers: the order in which processes are summed cannot show.
         shape = (1 + len(self.groups), len(self.labels))
         self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -89,7 +91,9 @@ class RankingMetrics(Metric):
 
     def update(self, greater: Tensor, ties: Tensor, history_lengths: Tensor) -> None:
         """Add samples; all (B,) int64, the first two as from ``target_ranks``."""
-        gains = self.get_buffer("gains")
+        # Casting the task to half precision (precision=bf16-true) casts buffers and states, too;
+        # sums of many thousand users need more.
+        gains = self.gains.to(greater.device)
         gained = gains[(greater + 1 + ties).clamp(max=self.k_max)]
         gained = gained - gains[greater.clamp(max=self.k_max)]
         gained = gained / (ties + 1)[:, None]
@@ -98,7 +102,7 @@ class RankingMetrics(Metric):
             inside = history_lengths >= (0 if lower is None else lower)
             members.append(inside if upper is None else inside & (history_lengths < upper))
         member = torch.stack(members)
-        self.total += member.to(gained.dtype) @ gained
+        self.total = self.total.to(gained.dtype) + member.to(gained.dtype) @ gained
         self.count += member.sum(1)
 
     def compute(self) -> dict[str, Tensor]:

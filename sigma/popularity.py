@@ -42,6 +42,6 @@ def popularity_metrics(
         seen, rows = counts[pairs[1] - 1], pairs[0]
         greater = greater - np.bincount(rows, seen > own[rows], len(own)).astype(np.int64)
         ties = ties - np.bincount(rows, seen == own[rows], len(own)).astype(np.int64)
-    metrics = RankingMetrics(ks, groups)
+    metrics = RankingMetrics(ks, groups, alone=True)
     metrics.update(*(torch.from_numpy(x) for x in (greater, ties, positions - offsets[users])))
     return {name: float(value) for name, value in metrics.compute().items()}

@@ -46,6 +46,8 @@ PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 def suggest(name: str, known: list[str]) -> str:
     """``did you mean 'x'? There are: …`` for a message about an unknown name."""
+    if not known:
+        return "another option of its group may have it (see python train.py --help)."
     listed = f"here are: {', '.join(sorted(known))}."
     close = get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'? T{listed}" if close else f"t{listed}"
@@ -59,7 +61,13 @@ def parameters(target: Any) -> dict[str, inspect.Parameter] | None:
     found: dict[str, inspect.Parameter] = {}
     chain = [target]
     if inspect.isclass(target):
-        chain = [c.__dict__["__init__"] for c in target.__mro__ if "__init__" in c.__dict__]
+        chain = [
+            c.__dict__["__init__"]
+            for c in target.__mro__
+            if "__init__" in c.__dict__ and c is not object
+        ]
+        if not chain:
+            return {}
     for function in chain:
         try:
             # Follows functools.wraps, as of Lightning's Trainer.
@@ -141,6 +149,9 @@ def check_config(config: dict[str, Any]) -> None:
         raise UserError(
             f"matmul_precision={config.get('matmul_precision')} must be highest, high or medium."
         )
+    evaluation = config.get("evaluation") or {}
+    if evaluation.get("sampled") is not None and "_target_" not in evaluation["sampled"]:
+        raise UserError("evaluation.sampled needs evaluation=sampled beside it.")
     for key, node in targets(config):
         try:
             target = get_object(node["_target_"])

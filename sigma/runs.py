@@ -70,6 +70,10 @@ class RunFolder:
         last = self.path / "checkpoints" / "last.ckpt"
         if not self.resume or not last.is_file():
             return None
+        self._check_unchanged()
+        return str(last)
+
+    def _check_unchanged(self) -> None:
         before = determining(json.loads((self.path / "config.json").read_text()))
         now = determining(self.config)
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
@@ -79,16 +83,22 @@ class RunFolder:
                 + ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
                 + "; resume it unchanged or choose a new hydra.run.dir."
             )
-        return str(last)
 
     def start(self) -> None:
         """Keep the resolved config beside what the run will write."""
         (self.path / "config.json").write_text(json.dumps(self.config, indent=1))
 
     def finished_score(self) -> float | None:
-        """Best validation score of a run that is to be resumed but has ended already."""
+        """Best validation score of a run that is to be resumed but has ended already.
+
+        Raises:
+            UserError: it was made with other settings.
+        """
         row, metric = self.finished_row(), self.config["evaluation"]["monitor"]
-        return None if row is None else float(row["metrics"]["val"][metric.removeprefix("val/")])
+        if row is None:
+            return None
+        self._check_unchanged()
+        return float(row["metrics"]["val"][metric.removeprefix("val/")])
 
     def best_score(self, trainer: L.Trainer) -> float:
         """Best validation score, the number a sweep optimises (NaN in a development run)."""

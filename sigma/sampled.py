@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sigma.datamodules.batches import Batch
 from sigma.errors import UserError
+from sigma.negatives import DISTRIBUTIONS
 
-DISTRIBUTIONS = ("uniform", "popularity")
 MAX_ROUNDS = 1000
 
 
@@ -37,7 +37,7 @@ class SampledNegatives(nn.Module):
         item_counts: (K,) training counts of items 1 … K.
         number: negatives per sample.
         distribution: ``uniform``, or ``popularity`` (in proportion to the training count).
-        seed: of the draws.
+        seed: of the draws, from 0 to 2^31 - 1.
 
     Raises:
         UserError: unknown distribution, or no negatives to draw.
@@ -58,10 +58,15 @@ class SampledNegatives(nn.Module):
             )
         if number < 1:
             raise UserError(f"evaluation.sampled.number={number} must be at least 1.")
+        if not 0 <= seed < 2**31:
+            raise UserError(f"evaluation.sampled.seed={seed} must be from 0 to 2147483647.")
         self.number = number
         self.seed = seed
         weights = item_counts if distribution == "popularity" else torch.ones_like(item_counts)
-        self.register_buffer("cumulative", weights.double().cumsum(0), persistent=False)
+        if not weights.any():
+            raise UserError("There are no training interactions to draw negatives by popularity.")
+        # Whole numbers: casting the module to half precision does not touch them.
+        self.register_buffer("cumulative", weights.long().cumsum(0), persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
         """Item ids (B, number) from 1.
@@ -83,9 +88,9 @@ class SampledNegatives(nn.Module):
             if not len(at):
                 return items
             bits = mix(key[at] + mix(counter[column] + (attempt << 32)))
-            uniform = (bits & ((1 << 53) - 1)).double() / (1 << 53)
-            drawn = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
-            drawn = drawn.clamp(max=num_items - 1) + 1
+            # 62 bits, so that the remainder favours no item by more than 1e-9.
+            point = (bits & ((1 << 62) - 1)) % cumulative[-1]
+            drawn = torch.searchsorted(cumulative, point, right=True) + 1
             items[at, column] = drawn
             pair = at * (num_items + 1) + drawn
             found = torch.searchsorted(excluded, pair).clamp(max=len(excluded) - 1)

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 from sigma.datamodules.batches import Batch
 from sigma.encoding import target_states
 from sigma.errors import UserError
+from sigma.losses import CrossEntropy
 from sigma.metrics import RankingMetrics, target_ranks
 from sigma.sampled import SampledNegatives
 
@@ -60,8 +61,8 @@ class SequenceTask(L.LightningModule):
         super().__init__()
         if 10 not in ks or min(ks) < 1:
             raise UserError(
-                f"task.ks is {list(ks)}; it must hold positive cut-offs and 10, by which the best "
-                "epoch is chosen."
+                f"task.ks is {list(ks)}; it must hold positive cut-offs and 10, which tables show "
+                "and by which the best epoch is chosen."
             )
         for name, bounds in (groups or {}).items():
             if not isinstance(bounds, list | tuple) or len(bounds) != 2:
@@ -69,7 +70,13 @@ class SequenceTask(L.LightningModule):
                     f"task.groups.{name}={bounds} must be a pair [lower, upper) of history "
                     "lengths, such as [5,20], with null for no bound."
                 )
+        if getattr(model, "needs_cross_entropy", False) and not isinstance(loss, CrossEntropy):
+            raise UserError(
+                f"{getattr(model, 'name', 'This model')} counts padding as an item of the softmax, "
+                "so it needs loss=cross_entropy; or set model.padding_item=false."
+            )
         self.model = model
+        self.count_seconds = 0.0  # that a counted model took to count
         self.optimizer = optimizer
         self.loss = loss
         self.sampled = sampled
@@ -89,6 +96,18 @@ class SequenceTask(L.LightningModule):
         """Whether there is anything to learn by gradients."""
         return any(p.requires_grad for p in self.parameters())
 
+    def setup(self, stage: str) -> None:
+        if not self.trained and self.trainer.world_size > 1:
+            raise UserError(
+                f"{getattr(self.model, 'name', 'This model')} learns nothing by gradients and runs "
+                "in one process; use trainer.devices=1."
+            )
+
+    def on_train_start(self) -> None:
+        if self.trainer.world_size > 1:
+            # All processes were seeded alike; their dropout and negatives must differ.
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         return self.optimizer(self.parameters()) if self.trained else None
 
@@ -107,6 +126,11 @@ class SequenceTask(L.LightningModule):
         if not torch.isfinite(loss):
             raise UserError(self._not_finite(loss.item()))
         self.train_loss.update(loss.detach(), len(batch.targets))
+        if self._trainer is not None and self.trainer.world_size > 1:
+            # Gradients are averaged over processes; the loss is a mean over all their targets.
+            count = torch.tensor(float(len(batch.targets)), device=loss.device)
+            counts = cast(Tensor, self.all_gather(count))
+            loss = loss * (count / counts.mean())
         self.log("train/loss", self.train_loss, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 

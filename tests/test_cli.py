@@ -75,7 +75,17 @@ BAD = [
     ),
     (["task.ks=[5]"], "it must hold positive cut-offs and 10"),
     (["callbacks.early_stopping.patience=-1"], "patience=-1 must be at least 0."),
-    (["callbacks.early_stopping.monitor=val/foo"], "metric `val/foo` which is not available"),
+    (
+        ["callbacks.early_stopping.monitor=val/foo"],
+        "early_stopping.monitor=val/foo is not available; there are: val/hr@5",
+    ),
+    (["evaluation.monitor=val/nope@10"], "monitor=val/nope@10 is not available"),
+    (["evaluation.sampled.number=2"], "evaluation.sampled has no key 'number'; another option"),
+    (["+evaluation.sampled.number=2"], "evaluation.sampled needs evaluation=sampled beside it."),
+    (["evaluation=sampled", "evaluation.sampled.seed=-1"], "seed=-1 must be from 0 to 2147483647"),
+    (["loss.negatives=2"], "loss has no key 'negatives'; another option of its group"),
+    (["+objective.copies=2"], "objective has no key 'copies'; another option of its group"),
+    (["+objective.foo=1"], "objective has no key 'foo'"),
     (["hydra.run.dir=/dev/null/x"], "Cannot read or write (/dev/null/x): Not a directory."),
     (["resume=/nowhere/run"], "resume=/nowhere/run is not the folder of a run"),
 ]

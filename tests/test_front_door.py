@@ -108,9 +108,25 @@ def test_help_lists_groups_and_examples(
 ) -> None:
     assert call(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
-    for group in ("callbacks", "dataset", "logger", "model", "objective", "trainer"):
+    for group in (
+        "callbacks",
+        "dataset",
+        "evaluation",
+        "logger",
+        "loss",
+        "model",
+        "objective",
+        "trainer",
+    ):
         assert f"\n{group}: " in shown
-    for word in ("ml_100k", "resume=", "dataset.path=", "fast_dev_run", "-m seed=1,2", "--cfg job"):
+    for word in (
+        "ml_100k",
+        "resume=",
+        "dataset.path=",
+        "fast_dev_run",
+        "-m model=sigma,sasrec",
+        "--cfg job",
+    ):
         assert word in shown
 
 
@@ -158,5 +174,7 @@ def test_sampled_evaluation_is_called_so_wherever_it_is_shown(
     frame = pd.read_parquet(tmp_path / "ranks.parquet")
     assert frame["sampled_greater"].max() <= 15
     assert "greater" not in frame
-    # Resuming what has ended gives the score it was chosen by.
+    # Resuming what has ended gives the score it was chosen by; another protocol is another run.
     assert call(monkeypatch, *typed, "resume=true") == 0
+    assert call(monkeypatch, *typed, "resume=true", "evaluation=full") == 1
+    assert "was started with another dataset.mask_history" in capfd.readouterr().err

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy
+from sigma.metrics import target_ranks
+from sigma.models.layers import tied_scores
 from sigma.sampled import SampledNegatives
 from sigma.task import SequenceTask
 
@@ -69,6 +71,26 @@ def test_distribution_is_the_one_asked_for() -> None:
         chi = ((found - wanted)[wanted > 0] ** 2 / wanted[wanted > 0]).sum()
         assert chi < 60  # 28 degrees of freedom: 0.04 % of chances lie above
         assert not found[wanted == 0].any()
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+def test_half_precision_draws_the_same(distribution: str) -> None:
+    """``trainer.precision=bf16-true`` casts the whole task."""
+    counts = torch.arange(1, 12_102)
+    data = batch(mask=False)
+    exact = SampledNegatives(counts, 100, distribution)
+    assert torch.equal(exact(data), SampledNegatives(counts, 100, distribution).bfloat16()(data))
+    assert exact(data).unique().numel() > 5_000
+
+
+@pytest.mark.parametrize("n", [3, 400])
+def test_equal_items_tie_wherever_they_stand(n: int) -> None:
+    weight = torch.randn(1, 48).expand(500, 48).contiguous()
+    items = torch.randint(1, 501, (64, n))
+    scores = tied_scores(torch.randn(64, 48), weight, items)
+    greater, ties = target_ranks(scores, torch.ones(64, dtype=torch.int64))
+    assert not greater.any()
+    assert (ties == n - 1).all()
 
 
 class Scores(nn.Module):

@@ -10,6 +10,25 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
+from sigma.errors import UserError
+
+
+def check_monitor(owner: str, monitor: str, pl_module: L.LightningModule) -> None:
+    """Refuse a metric that no validation will report, before an epoch is spent on it.
+
+    Raises:
+        UserError: names those there are.
+    """
+    ranking: Any = pl_module.metrics["val"]  # type: ignore[index]
+    group, _, metric = monitor.removeprefix("val/").rpartition("/")
+    known = metric in ranking.labels and (not group or group in ranking.groups)
+    if not monitor.startswith("val/") or not known:
+        raise UserError(
+            f"{owner}={monitor} is not available; there are: "
+            f"{', '.join(f'val/{label}' for label in ranking.labels)}"
+            f"{', and of groups, such as val/short/…' if ranking.groups else ''}."
+        )
+
 
 class PaperEarlyStopping(EarlyStopping):
     """RecBole's rule: an equal score is an improvement; stops when more than ``patience`` fail.
@@ -24,6 +43,10 @@ class PaperEarlyStopping(EarlyStopping):
 
     def __init__(self, monitor: str = "val/ndcg@10", patience: int = 10) -> None:
         super().__init__(monitor, mode="max", patience=patience + 1, check_on_train_epoch_end=False)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        check_monitor("callbacks.early_stopping.monitor", self.monitor, pl_module)
+        super().setup(trainer, pl_module, stage)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -45,6 +68,10 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        check_monitor("callbacks.best.monitor", str(self.monitor), pl_module)
+        super().setup(trainer, pl_module, stage)
 
     def _ModelCheckpoint__warn_if_dir_not_empty(self, dirpath: object) -> None:  # noqa: N802
         """A resumed run finds its own checkpoints there; nothing to warn of."""

@@ -1,6 +1,7 @@
 """Learning curves as ``curves.png`` in the run's folder."""
 
 import logging
+import re
 from pathlib import Path
 
 import lightning as L
@@ -28,10 +29,10 @@ def draw(
         epochs: as in ``History``.
         best: the best of them.
         path: PNG to write.
-        monitor: metric that chose the best epoch; what precedes ``ndcg@10`` in it precedes the
-            other metrics' names, too.
+        monitor: metric that chose the best epoch; what precedes the metric in its name, such as
+            ``sampled_``, precedes the others, too.
     """
-    prefix = monitor.removesuffix("ndcg@10")
+    prefix = re.sub(r"^val/|(hr|ndcg|mrr)@\d+$", "", monitor)
     # No pyplot: it would keep state between the jobs of a multirun and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def draw(
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     curves = [(left, "train/loss", LOSS_COLOUR, "o")]
-    curves += [(right, prefix + name, colour, marker) for name, colour, marker in METRICS]
+    curves += [(right, f"val/{prefix}{name}", colour, marker) for name, colour, marker in METRICS]
     for axes, name, colour, marker in curves:
         points = [(e["epoch"], e[name]) for e in epochs if name in e]
         if points:

@@ -15,7 +15,8 @@ from sigma.datamodules.batches import Batch
 class Efficiency(Callback):
     """Measures training (validation apart), evaluation and memory.
 
-    ``report()`` gives seconds, samples per second of training, and bytes.
+    ``report()`` gives seconds, samples per second of training, and bytes. Of a counted model the
+    counting is its training.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class Efficiency(Callback):
         self.sessions = 0
         self._batch_start = self._eval_start = 0.0
         self._fitted = False
+        self._trained = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device
@@ -37,6 +39,8 @@ class Efficiency(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.sessions += 1
+        self.train_seconds += getattr(pl_module, "count_seconds", 0.0)
+        self._trained = getattr(pl_module, "trained", True)
 
     def _now(self) -> float:
         return time.perf_counter()
@@ -53,7 +57,7 @@ class Efficiency(Callback):
     ) -> None:
         now = self._now()
         self.train_seconds += now - self._batch_start
-        self.train_samples += len(batch.targets)
+        self.train_samples += len(batch.targets) if self._trained else 0
         self._batch_start = now
         self._watch_memory()
 
@@ -74,16 +78,17 @@ class Efficiency(Callback):
         self.peak_bytes = max(self.peak_bytes, peak)
 
     def report(self) -> dict[str, float]:
-        return {
+        found = {
             "train_seconds": round(self.train_seconds, 3),
             "eval_seconds": round(self.eval_seconds, 3),
-            "train_samples": self.train_samples,
-            "train_samples_per_second": round(
-                self.train_samples / max(self.train_seconds, 1e-9), 1
-            ),
             "peak_memory_bytes": self.peak_bytes,
             "sessions": self.sessions,
         }
+        if self.train_samples:
+            found["train_samples"] = self.train_samples
+            rate = self.train_samples / max(self.train_seconds, 1e-9)
+            found["train_samples_per_second"] = round(rate, 1)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         names = ("train_seconds", "train_samples", "eval_seconds", "peak_bytes", "sessions")

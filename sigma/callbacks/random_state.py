@@ -49,6 +49,9 @@ class RandomState(Callback):
         random.setstate((version, tuple(numbers), following))
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        if trainer.global_rank:
+            # A checkpoint holds the first process's; the others must not draw the same.
+            torch.manual_seed(int(torch.randint(2**31, ())) + trainer.global_rank)
 
 
 def list_of(value: Any) -> Any:

@@ -140,7 +140,7 @@ class ResultRow(Callback):
         best = history.best() or {}
         task = trainer.lightning_module
         return {
-            "schema": 1,
+            "schema": 2,  # 1 knew neither objective nor evaluation
             "model": config["model"].get("name"),
             "dataset": config["dataset"].get("name"),
             "seed": config["seed"],

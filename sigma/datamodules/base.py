@@ -37,7 +37,8 @@ class SequenceDataModule(L.LightningDataModule):
             looks in ``root/<name>`` and downloads into it.
         root: folder of downloads and processed data.
         max_length: L, the number of last items a model sees.
-        batch_size: training samples per step, over all processes.
+        batch_size: rows of the objective (samples, or windows of histories) per training step, over
+            all processes.
         eval_batch_size: users per evaluation step.
         user_bounds: [lower, upper) on a user's interactions, None for no bound.
         item_bounds: the same for items.

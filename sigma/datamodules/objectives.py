@@ -63,6 +63,10 @@ class Objective:
             raise UserError(
                 f"{title(model)} is counted, not trained; use objective=counted, its default."
             )
+        if hasattr(model, "mask_token"):
+            raise UserError(
+                f"{title(model)} predicts masked items; use objective=cloze, its default."
+            )
 
 
 def title(model: nn.Module) -> str:
@@ -211,7 +215,8 @@ class Cloze(Objective):
         )
 
     def check(self, model: nn.Module) -> None:
-        super().check(model)
+        if hasattr(model, "count"):
+            super().check(model)
         if not hasattr(model, "mask_token"):
             raise UserError(
                 f"objective=cloze needs a model with a mask token, and {title(model)} has none; "

@@ -15,9 +15,11 @@ predicted, in evaluation one after the last item, so that a row then holds up to
 This file only encodes; a mask token counts as real, padding is seen by nobody.
 
 Departures: neither padding nor mask token is scored (in training RecBole ranks padding among the
-items, the authors' code both). Evaluation reads all L items before the mask, so there are L + 1
-positions; the authors' code keeps the last L - 1, RecBole all but the oldest of every row, however
-short. N(0, 0.02) at the start as in RecBole; the authors cut it off at two deviations.
+items, the authors' code both). An epoch masks every training history five times
+(``objective.copies``), on Beauty about as many rows as RecBole has prefixes. Evaluation reads all L
+items before the mask, so there are L + 1 positions; the authors' code keeps the last L - 1, RecBole
+all but the oldest of every row, however short. N(0, 0.02) at the start as in RecBole; the authors
+cut it off at two deviations.
 """
 
 import torch
@@ -44,7 +46,7 @@ class BERT4Rec(nn.Module):
         name: what tables call the model.
 
     Attributes:
-        mask_token: K + 1; its presence says that the model reads cloze batches only.
+        mask_token: K + 1; objectives without masks refuse a model that has one.
     """
 
     padding_invariant = True

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import item_table, tied_scores
+from sigma.models.layers import item_table, spectrum, tied_scores
 from sigma.models.mamba4rec import init_around_mamba
 
 
@@ -67,8 +67,9 @@ class FourierFilter(nn.Module):
                 f"The input holds {length} positions, the model's Fourier filter "
                 f"{self.max_length}; set model.max_length to the data's dataset.max_length."
             )
-        spectrum = torch.fft.rfft(states, dim=1) * torch.view_as_complex(self.weight)
-        filtered = torch.fft.irfft(spectrum, n=length, dim=1)
+        transformed = spectrum(states)
+        weight = torch.view_as_complex(self.weight.to(transformed.real.dtype))
+        filtered = torch.fft.irfft(transformed * weight, n=length, dim=1).to(states.dtype)
         return self.norm(self.dropout(filtered) + states)
 
 

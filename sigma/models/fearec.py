@@ -48,7 +48,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import init_normal, item_table, tied_scores
+from sigma.models.layers import init_normal, item_table, spectrum, tied_scores
 from sigma.models.transformer import FeedForward, Positions, SelfAttention, real_keys
 
 PAIRS: dict[str | None, list[tuple[str, str]]] = {
@@ -86,11 +86,6 @@ def frequency_window(length: int, layer: int, num_layers: int, ratio: float) -> 
             f"of model.max_length={length}; use fewer layers or a larger model.global_ratio."
         )
     return left, right
-
-
-def spectrum(x: Tensor, norm: str = "backward") -> Tensor:
-    """Fourier transform along axis 1; in single precision at least, as there is none in half."""
-    return torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1, norm=norm)
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, similarity: str) -> Tensor:

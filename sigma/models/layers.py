@@ -36,8 +36,17 @@ def tied_scores(
     """
     if items is None:
         return F.linear(states, weight, bias)
-    scores = torch.einsum("md,mnd->mn", states, F.embedding(items - 1, weight))
+    if items.shape[1] * states.shape[1] > len(weight):
+        # Gathering that many rows of the table costs more than scoring all of it.
+        return F.linear(states, weight, bias).gather(1, items - 1)
+    # Not a matrix product: it may round one item's score differently from place to place.
+    scores = (states[:, None] * F.embedding(items - 1, weight)).sum(-1)
     return scores if bias is None else scores + bias[items - 1]
+
+
+def spectrum(x: Tensor, norm: str = "backward") -> Tensor:
+    """Fourier transform along axis 1; in single precision at least, as there is none in half."""
+    return torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1, norm=norm)
 
 
 def init_normal(module: nn.Module, std: float = 0.02) -> None:

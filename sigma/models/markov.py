@@ -1,4 +1,4 @@
-"""First-order Markov chain: what followed the last item in other histories.
+"""First-order Markov chain: what followed the last item in training.
 
 Symbols: K items, n_k training interactions with item k, n their sum, c_ij how often j came right
 after i in a training history (i itself among them), c_i = sum_j c_ij, alpha >= 0 ``smoothing``.

@@ -118,7 +118,9 @@ class MoEMaTrRec(nn.Module):
             mean = states.mean(1, keepdim=True)
         else:
             visible = None
-            mean = states.cumsum(1) / torch.arange(1, width + 1, device=states.device)[:, None]
+            # A product, as CUDA has no deterministic cumsum.
+            count = torch.arange(1, width + 1, device=states.device, dtype=states.dtype)
+            mean = (states.new_ones(width, width).tril() / count[:, None]) @ states
         gate = torch.sigmoid(self.gate(mean))
         attended = self.attention(states, visible)
         return self.feed_forward(attended + gate * (self.mamba(states) - attended))

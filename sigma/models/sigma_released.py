@@ -245,6 +245,11 @@ class SigmaReleased(nn.Module):
         """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
         return tied_scores(states, self.items.weight[1:], items)
 
+    @property
+    def needs_cross_entropy(self) -> bool:
+        """The padding item is a class of the softmax over all items, of no other loss."""
+        return self.padding_item
+
     def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
         """What the padding item adds to the cross entropy over items 1 … K, a scalar.
 

@@ -197,6 +197,8 @@ class Model(nn.Module):
         (Cloze(), {"causal": True}, "needs a model with a mask token, and toy has none"),
         (NextItem(), {"count": 1}, "toy is counted, not trained; use objective=counted"),
         (Cloze(), {"count": 1, "mask_token": 3}, "toy is counted"),
+        (NextItem(), {"mask_token": 3}, "toy predicts masked items; use objective=cloze"),
+        (AllPositions(), {"mask_token": 3}, "toy predicts masked items"),
         (Counted(), {}, "trains nothing, and toy learns by gradients"),
     ],
 )

@@ -1,0 +1,41 @@
+"""From a composed config to data and task: the one order in which the parts are made."""
+
+import time
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from sigma.datamodules.base import SequenceDataModule
+from sigma.task import SequenceTask
+
+
+def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
+    """Data that is set up, and the task around the model that fits it.
+
+    Args:
+        cfg: resolved, with ``seed``, ``dataset``, ``objective``, ``model``, ``loss``,
+            ``evaluation`` and ``task``.
+
+    Raises:
+        UserError: parts that do not go together.
+    """
+    objective = instantiate(cfg.objective)
+    data = instantiate(cfg.dataset, objective=objective, _convert_="all")
+    data.prepare_data()
+    data.setup()
+    # Seeded again: whether the data came from the cache must not move the initial weights.
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    model = instantiate(cfg.model, num_items=data.num_items, _convert_="all")
+    objective.check(model)
+    data.trim &= model.padding_invariant
+    start = time.perf_counter()
+    if hasattr(model, "count"):  # counts the training data instead of learning from it
+        model.count(*data.training_histories())
+    seconds = time.perf_counter() - start
+    counts = data.item_counts()
+    loss = instantiate(cfg.loss, item_counts=counts)
+    sampled = instantiate(cfg.evaluation.sampled, item_counts=counts)
+    task = instantiate(cfg.task, model=model, loss=loss, sampled=sampled, _convert_="all")
+    task.count_seconds = seconds
+    return data, task
