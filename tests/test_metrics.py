@@ -153,3 +153,15 @@ def test_two_processes_give_one_process_metrics(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(_one_process, (2, port, str(tmp_path)), nprocs=2)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+
+
+def test_half_precision_of_the_task_leaves_the_sums_alone() -> None:
+    """``trainer.precision=bf16-true`` casts every module, metrics among them."""
+    generator = torch.Generator().manual_seed(0)
+    greater = torch.randint(0, 40, (5000,), generator=generator)
+    both = [RankingMetrics(), torch.nn.ModuleList([RankingMetrics()]).to(torch.bfloat16)[0]]
+    for metrics in both:
+        for part in greater.split(100):
+            metrics.update(part, torch.zeros_like(part), torch.ones_like(part))
+    exact, cast = (metrics.compute() for metrics in both)
+    assert exact == cast
