@@ -1,14 +1,11 @@
 """What every counted model keeps to: its states, its checkpoints, chunks, and its configuration."""
 
 import copy
-import random
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from torch import Tensor
 
 import sigma.models.counted
 from sigma.errors import UserError
@@ -17,6 +14,8 @@ from sigma.models.item_knn import ItemKNN
 from sigma.models.markov import Markov
 from sigma.models.popularity import Popularity
 from sigma.models.vmis_knn import VMISKNN
+from tests.models.checks import composed
+from tests.models.histories import flat, last_scores, padded, random_histories
 
 K, L = 12, 6
 MODELS = {
@@ -25,37 +24,6 @@ MODELS = {
     "item_knn": lambda: ItemKNN(K, L, neighbours=4, decay=0.9),
     "vmis_knn": lambda: VMISKNN(K, L, sessions=7, neighbours=3),
 }
-
-
-def random_histories(
-    users: int, num_items: int, longest: int, seed: int = 0, shortest: int = 1
-) -> list[list[int]]:
-    """Histories with repeats; small item ids are the most frequent."""
-    draw = random.Random(seed)
-    weights = [1 / (1 + i) for i in range(num_items)]
-    return [
-        draw.choices(range(1, num_items + 1), weights, k=draw.randint(shortest, longest))
-        for _ in range(users)
-    ]
-
-
-def flat(histories: list[list[int]], dtype: torch.dtype = torch.int32) -> tuple[Tensor, Tensor]:
-    """The arguments of ``count``."""
-    items = torch.tensor([i for history in histories for i in history], dtype=dtype)
-    return items, torch.tensor([0, *map(len, histories)]).cumsum(0)
-
-
-def padded(histories: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
-    """The last ``width`` items of each, as a batch holds them."""
-    cut = [history[-width:] for history in histories]
-    items = torch.tensor([history + [0] * (width - len(history)) for history in cut])
-    return items, torch.tensor([len(history) for history in cut])
-
-
-def last_scores(model: Counted, histories: list[list[int]], width: int) -> Tensor:
-    """Scores (M, K) after the last item of each history."""
-    items, lengths = padded(histories, width)
-    return model.logits(model(items, lengths)[torch.arange(len(lengths)), lengths - 1])
 
 
 def counted(name: str, seed: int = 0) -> Counted:
@@ -174,8 +142,7 @@ def test_twenty_thousand_items(name: str) -> None:
     g = torch.Generator().manual_seed(0)
     items = torch.randint(1, num_items + 1, (60_000,), generator=g)
     offsets = torch.arange(0, 60_001, 12)
-    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-        config = compose("config", [f"model={name}", f"dataset.max_length={width}"])
+    config = composed(name, f"dataset.max_length={width}")
     model = instantiate(config.model, num_items=num_items)
     model.count(items, offsets)
     assert sum(b.numel() for b in model.buffers()) < 4_000_000
@@ -190,9 +157,7 @@ def test_twenty_thousand_items(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_configuration_counts_once(name: str) -> None:
-    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-        config = compose("config", [f"model={name}"])
-    assert config.model.name == name
+    config = composed(name)
     assert config.objective._target_.endswith(".Counted")
     assert config.trainer.max_epochs == 1
     assert isinstance(instantiate(config.model, num_items=K), Counted)

@@ -1,33 +1,35 @@
 """The SIGMA authors' ECHO against its equations: explicit Fourier sums, loops, padded rows."""
 
-import functools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from sigma.models.echo_sigma import EchoSigma, EchoSigmaLayer, HiddenFilter
 from sigma.models.mamba import Mamba
-from tests.models.test_mamba4rec import CONF, assert_same, gelu, last, rows, shake
-from tests.models.test_sigma import linear, mamba, norm
+from tests.models.checks import (
+    MAMBA,
+    K,
+    assert_close_in_half_precision,
+    assert_same_scores,
+    composed,
+    last,
+    rows,
+    shake,
+)
+from tests.models.slow import embedded, feed_forward, gelu, linear, mamba, norm, silu
 
 
 def build(**options: object) -> EchoSigma:
     torch.manual_seed(0)
-    block = functools.partial(Mamba, state_size=3, step_min=0.2, step_max=0.8)
     settings = {"hidden_size": 6, "dropout": 0.0} | options
-    return EchoSigma(num_items=12, mamba=block, **settings).double()  # type: ignore[arg-type]
+    return EchoSigma(num_items=K, mamba=MAMBA, **settings).double()  # type: ignore[arg-type]
 
 
 # --- the equations, one row at a time, padding included because the model reads it ---
-
-
-def silu(x: Tensor) -> Tensor:
-    return x / (1 + (-x).exp())
 
 
 def filtered(x: Tensor, layer: HiddenFilter, cutoff: float) -> Tensor:
@@ -50,27 +52,27 @@ def filtered(x: Tensor, layer: HiddenFilter, cutoff: float) -> Tensor:
 def layer_by_equations(xs: list[Tensor], p: EchoSigmaLayer, cutoff: float) -> list[Tensor]:
     hs = [filtered(x, p.filter, cutoff) for x in xs]
     hs = [linear(h, p.value_in) * silu(linear(h, p.gate_in)) for h in hs]
-    out, ffn = [], p.feed_forward
+    out = []
     for triple in zip(
         mamba(hs, p.mamba), mamba(hs[::-1], p.mamba), mamba(xs, p.mamba), strict=True
     ):
         y = norm(triple[0] + triple[1] + triple[2], p.mamba_norm)
         a = linear(y, p.value_out)
         y = norm(a * silu(linear(y, p.gate_out)) + a + y, p.norm)
-        out.append(norm(y + linear(gelu(linear(y, ffn.widen)), ffn.narrow), ffn.norm))
+        out.append(feed_forward(y, p.feed_forward, gelu))
     return out
 
 
 def by_equations(model: EchoSigma, items: Tensor, lengths: Tensor, cutoff: float) -> Tensor:
-    finals = []
+    """States at every real position, row by row."""
+    out = []
     for row, length in zip(items, lengths.tolist(), strict=True):
-        # Padding embeds as zero, whose norm is the bias: spelt out, as 0 / 0 it would be nothing.
-        xs = [norm(model.items.weight[i], model.norm) if i else model.norm.bias for i in row]
+        xs = [norm(embedded(model.items, i), model.norm) for i in row]
         for layer in model.layers:
             assert isinstance(layer, EchoSigmaLayer)
             xs = layer_by_equations(xs, layer, cutoff)
-        finals.append(xs[length - 1])
-    return torch.stack(finals)
+        out.extend(xs[:length])
+    return torch.stack(out)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +84,8 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
     shake(model)
     items, lengths = rows()
-    got = last(model(items, lengths), lengths)
-    assert_same(model, got, by_equations(model, items, lengths, options.get("cutoff", 0.001)))
+    want = by_equations(model, items, lengths, options.get("cutoff", 0.001))
+    assert_same_scores(model, items, lengths, want)
 
 
 def test_one_call_of_one_mamba_for_all_three_inputs() -> None:
@@ -194,46 +196,12 @@ def test_dropout_where_the_authors_have_it() -> None:
     assert tail[0] is seen[1]
 
 
-def test_finite_gradients_for_the_shortest_and_the_full_row() -> None:
-    model = build().float()
-    items, lengths = rows()
-    scores = model.logits(last(model(items, lengths), lengths))
-    assert scores.shape == (5, 12)
-    F.cross_entropy(scores, torch.arange(5)).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert not model.items.weight.grad[0].any()
-    chosen = torch.tensor([[1, 12]]).expand(5, 2)
-    some = model.logits(last(model(items, lengths), lengths), chosen)
-    torch.testing.assert_close(some, scores[:, [0, 11]])
-
-
 def test_half_precision_autocast_stays_close() -> None:
-    model = build(num_layers=2, hidden_size=8).float()
-    items, lengths = rows()
-    want = last(model(items, lengths), lengths)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = last(model(items, lengths), lengths)
-    torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1)
+    assert_close_in_half_precision(build(num_layers=2, hidden_size=8).float())
 
 
 def test_the_yaml_builds_it() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=["model=echo_sigma"])
-    model = instantiate(config.model, num_items=20)
-    assert (model.name, len(model.layers)) == ("echo_sigma", 1)
+    model = instantiate(composed("echo_sigma").model, num_items=20)
+    assert len(model.layers) == 1
     # Frequency 0 alone is cut.
     assert model.layers[0].filter.highpass.tolist() == [0.0] + [1.0] * 63
-
-
-def test_overfits_a_handful_of_users() -> None:
-    model = build(hidden_size=32).float()
-    items, lengths = rows()
-    targets = torch.tensor([3, 9, 1, 12, 5])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        scores = model.logits(last(model(items, lengths), lengths))
-        loss = F.cross_entropy(scores, targets - 1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert (scores.argmax(1) + 1).tolist() == targets.tolist()

@@ -1,5 +1,6 @@
 """What every model in ``conf/model`` promises: shapes, padding, causality, and the front door."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ K, L = 20, 9
 SMALL = {"hidden_size": 16, "gru_size": 12, "inner_size": 24, "mamba.state_size": 4}
 
 
+@functools.cache
 def composed(name: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", [f"model={name}", f"dataset.max_length={L}", *overrides])
@@ -127,8 +129,75 @@ def test_every_parameter_learns(name: str) -> None:
     if hasattr(model, "extra_loss"):
         loss = loss + model.extra_loss(items, lengths, states, targets)
     loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in parameters.values())
+    if hasattr(model, "items") and not getattr(model, "padding_item", False):
+        assert not model.items.weight[0].any()
+        assert not model.items.weight.grad[0].any()
     silent = {key for key, p in parameters.items() if p.grad is None or not p.grad.any()}
     assert not silent
+
+
+def without_dropout(name: str, **settings: object) -> Any:
+    """The model in training, but for ``settings`` without any dropout; skips if it is counted."""
+    config = composed(name, *small(name)).model
+    off = {key: 0.0 for key in config if key.endswith("dropout")}
+    torch.manual_seed(0)
+    model = instantiate(config, num_items=K, _convert_="all", **(off | settings))
+    if hasattr(model, "count"):
+        pytest.skip(f"{name} is counted, not trained")
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_dropout_acts_in_training_alone(name: str) -> None:
+    plain = without_dropout(name).eval()
+    items, lengths = rows(plain)
+    for key in composed(name).model:
+        if key.endswith("dropout"):
+            model = without_dropout(name, **{key: 0.5})
+            # In the attention of the time domain, which this setting leaves out.
+            idle = (name, key) == ("fearec", "attention_dropout")
+            assert torch.equal(model(items, lengths), model(items, lengths)) == idle, key
+            assert torch.equal(model.eval()(items, lengths), plain(items, lengths)), key
+
+
+# Switches that change what is computed and that no YAML sets.
+SWITCHED = [
+    ("linrec", {"mask_padding": True}),
+    ("moe_matrrec", {"leak": True}),
+    (
+        "sigma_released",
+        dict.fromkeys(("cross_gate", "look_ahead", "reinit_mamba", "padding_item"), False)
+        | {"flip_until": None},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [*((name, {}) for name in MODELS), *SWITCHED], ids=str
+)
+def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any]) -> None:
+    """HR@1 = 1 on what it was trained on; a model's own loss beside the cross entropy."""
+    model = without_dropout(name, **settings)
+    # No two end alike, so that a first-order model can learn them, too.
+    histories = [[7], [2, 1], [10, 3, 5], [5, 3, 10], [2, 12, 1, 9], [6, 11, 3, 9, 4], [8, 2] * 4]
+    targets = torch.tensor([3, 9, 1, 12, 5, 20, 3])
+    if hasattr(model, "mask_token"):  # it stands where the next item is asked for
+        histories = [[*history, model.mask_token] for history in histories]
+    items = torch.tensor([history + [0] * (L - len(history)) for history in histories])
+    lengths = torch.tensor([len(history) for history in histories])
+    users = torch.arange(len(lengths))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        states = model(items, lengths)[users, lengths - 1]
+        loss = F.cross_entropy(model.logits(states), targets - 1)
+        if hasattr(model, "extra_loss"):  # each history its own twin: one with the same target
+            loss = loss + model.extra_loss(items.repeat(2, 1), lengths.repeat(2), states, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scores = model.eval().logits(model(items, lengths)[users, lengths - 1])
+    assert (scores.argmax(1) + 1).tolist() == targets.tolist()
 
 
 def overrides(folder: Path, name: str) -> list[str]:

@@ -6,15 +6,24 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.errors import UserError
 from sigma.models.fearec import FEARec, HybridAttention, frequency_window, info_nce
+from tests.models.checks import (
+    K,
+    assert_same,
+    assert_same_scores,
+    assert_starts_as_recboles,
+    last,
+    rows,
+    shake,
+    torch_attention,
+)
+from tests.models.slow import attend, embedded, feed_forward, gelu, linear, norm
 
-ITEMS = 12
 
-
-def build(seed: int = 0, length: int = 8, **options: object) -> FEARec:
+def build(length: int = 8, **options: object) -> FEARec:
     defaults = {
         "hidden_size": 6,
         "num_heads": 2,
@@ -22,37 +31,13 @@ def build(seed: int = 0, length: int = 8, **options: object) -> FEARec:
         "dropout": 0.0,
         "attention_dropout": 0.0,
     }
-    torch.manual_seed(seed)
-    model = FEARec(ITEMS, length, **(defaults | options)).double()  # type: ignore[arg-type]
-    # Far from the start, where biases are 0, norms 1 and all correlations close to each other.
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.7)
-    with torch.no_grad():
-        model.items.weight[0] = 0
-    return model
-
-
-def rows(length: int = 8, seed: int = 1) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([length, 1, 2, 3, 5])
-    g = torch.Generator().manual_seed(seed)
-    items = torch.randint(1, ITEMS + 1, (5, length), generator=g)
-    return items * (torch.arange(length) < lengths[:, None]), lengths
-
-
-def last(model: FEARec, items: Tensor, lengths: Tensor) -> Tensor:
-    return model(items, lengths)[torch.arange(len(items)), lengths - 1]
+    torch.manual_seed(0)
+    model = FEARec(K, length, **(defaults | options))  # type: ignore[arg-type]
+    shake(model, 0.7)  # at the start all correlations are close to each other
+    return model.double()
 
 
 # --- the equations, one whole row of N positions at a time: the model is defined on those ---
-
-
-def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
-    centred = x - x.mean()
-    return centred / (centred.pow(2).mean() + layer.eps).sqrt() * layer.weight + layer.bias
-
-
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    return layer.weight @ x + layer.bias
 
 
 def band(xs: list[Tensor], window: tuple[int, int]) -> list[Tensor]:
@@ -94,14 +79,11 @@ def hybrid(
             for t in range(n)
         ]
         if ratio:
-            qw, kw, vw = ([h.chunk(heads) for h in band(z, window)] for z in (q, k, v))
+            qw, kw, vw = (band(z, window) for z in (q, k, v))
             for t in range(n):
-                seen = range(min(t + 1, length))
-                parts = []
-                for h in range(heads):
-                    e = [(qw[t][h] @ kw[s][h] / math.sqrt(len(qw[t][h]))).exp() for s in seen]
-                    parts.append(sum(a / sum(e) * vw[s][h] for a, s in zip(e, seen, strict=True)))
-                mixed[t] = (1 - ratio) * mixed[t] + ratio * torch.cat(parts)
+                seen = min(t + 1, length)
+                spatial = attend(qw[t], kw[:seen], vw[:seen], heads)
+                mixed[t] = (1 - ratio) * mixed[t] + ratio * spatial
         out.append([norm(h + linear(m, p.out), p.norm) for h, m in zip(row, mixed, strict=True)])
     return out
 
@@ -109,9 +91,10 @@ def hybrid(
 def by_equations(
     model: FEARec, items: Tensor, lengths: Tensor, windows: list[tuple[int, int]], training: bool
 ) -> Tensor:
+    """States at every real position, row by row."""
     x = [
         [
-            norm(model.items.weight[i] + model.positions.table.weight[t], model.norm)
+            norm(embedded(model.items, i) + model.positions.table.weight[t], model.norm)
             for t, i in enumerate(row)
         ]
         for row in items
@@ -119,15 +102,8 @@ def by_equations(
     ns = lengths.tolist()
     for p, f, window in zip(model.attention, model.feed_forward, windows, strict=True):
         y = hybrid(x, ns, p, window, training)
-        x = []
-        for row in y:
-            out = []
-            for h in row:
-                wide = linear(h, f.widen)
-                wide = wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
-                out.append(norm(h + linear(wide, f.narrow), f.norm))
-            x.append(out)
-    return torch.stack([row[n - 1] for row, n in zip(x, ns, strict=True)])
+        x = [[feed_forward(h, f, gelu) for h in row] for row in y]
+    return torch.stack([h for row, n in zip(x, ns, strict=True) for h in row[:n]])
 
 
 WHOLE = [(0, 5), (0, 5)]  # N = 8: M = 5 frequencies
@@ -152,54 +128,38 @@ WHOLE = [(0, 5), (0, 5)]  # N = 8: M = 5 frequencies
 def test_equals_the_equations_with_gradients(options: dict, windows: list, training: bool) -> None:
     model = build(**options).train(training)
     items, lengths = rows(model.max_length)
-    got = last(model, items, lengths)
     want = by_equations(model, items, lengths, windows, training)
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
-    weight = torch.cos(torch.arange(got.numel(), dtype=torch.float64)).view_as(got)
-    parameters = dict(model.named_parameters())
-    ours = torch.autograd.grad((got * weight).sum(), parameters.values())
-    theirs = torch.autograd.grad(
-        (want * weight).sum(), parameters.values(), allow_unused=True, materialize_grads=True
-    )
-    for name, a, b in zip(parameters, ours, theirs, strict=True):
-        if name == "items.weight":  # the table's padding row has no gradient by declaration
-            assert not a[0].any()
-            a, b = a[1:], b[1:]
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
+    assert_same_scores(model, items, lengths, want)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_heads_and_query_and_key_biases_matter_to_the_time_domain_alone(ratio: float) -> None:
-    items, lengths = rows()
+    items, lengths = rows(8)
     plain = build(spatial_ratio=ratio)
     others = build(spatial_ratio=ratio, num_heads=3), build(spatial_ratio=ratio)
     with torch.no_grad():
         for attention in others[1].attention:
             attention.query.bias += 1
             attention.key.bias -= 2
+    before = last(plain(items, lengths), lengths)
     for other in others:
-        moved = (last(other, items, lengths) - last(plain, items, lengths)).abs().max()
+        moved = (last(other(items, lengths), lengths) - before).abs().max()
         assert moved > 1e-3 if ratio else moved < 1e-10
 
 
 def test_time_domain_alone_is_pytorch_attention() -> None:
     """ρ = 1 and all frequencies: causal attention over real items."""
     model = build(spatial_ratio=1.0)
-    items, lengths = rows()
+    items, lengths = rows(8)
     ours = model.attention[0]
-    theirs = nn.MultiheadAttention(6, 2, batch_first=True, dtype=torch.float64)
-    with torch.no_grad():
-        maps = (ours.query, ours.key, ours.value)
-        theirs.in_proj_weight.copy_(torch.cat([m.weight for m in maps]))
-        theirs.in_proj_bias.copy_(torch.cat([m.bias for m in maps]))
-        theirs.out_proj.load_state_dict(ours.out.state_dict())
+    theirs = torch_attention(ours, heads=2)
     states = model.norm(model.positions(model.items(items)))
     causal = torch.ones(8, 8, dtype=torch.bool).tril()
-    real = torch.arange(8) < lengths[:, None]
+    keys = torch.arange(8) < lengths[:, None]
     mixed, _ = theirs(
-        states, states, states, attn_mask=~causal, key_padding_mask=~real, need_weights=False
+        states, states, states, attn_mask=~causal, key_padding_mask=~keys, need_weights=False
     )
-    got = ours(states, real[:, None, None] & causal)
+    got = ours(states, keys[:, None, None] & causal)
     torch.testing.assert_close(got, ours.norm(states + mixed), rtol=1e-9, atol=1e-10)
 
 
@@ -225,32 +185,23 @@ def test_narrow_windows_share_the_frequencies_out(length: int, n: int) -> None:
 
 def test_delays_are_shared_in_training_and_own_in_evaluation() -> None:
     model = build(num_layers=1)
-    items, lengths = rows()
-    other = rows(seed=5)[0]
+    items, lengths = rows(8)
+    other = rows(8, seed=5)[0]
     other[0] = items[0]
-    alone = last(model.eval(), items, lengths)
-    torch.testing.assert_close(alone[0], last(model, other, lengths)[0])
-    torch.testing.assert_close(alone[:1], last(model, items[:1], lengths[:1]))
-    shared = last(model.train(), items, lengths)
+    alone = last(model.eval()(items, lengths), lengths)
+    torch.testing.assert_close(alone[0], last(model(other, lengths), lengths)[0])
+    torch.testing.assert_close(alone[:1], last(model(items[:1], lengths[:1]), lengths[:1]))
+    shared = last(model.train()(items, lengths), lengths)
     assert (shared - alone).abs().max() > 1e-3
     # A batch of one has nobody to share with.
-    torch.testing.assert_close(last(model, items[:1], lengths[:1]), alone[:1])
-
-
-@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"attention_dropout": 0.5}], ids=str)
-def test_dropout_acts_in_training_alone(options: dict) -> None:
-    model = build(spatial_ratio=0.5, **options)
-    items, lengths = rows()
-    assert not torch.allclose(last(model, items, lengths), last(model, items, lengths))
-    model.eval()
-    torch.testing.assert_close(last(model, items, lengths), last(model, items, lengths))
+    torch.testing.assert_close(last(model(items[:1], lengths[:1]), lengths[:1]), alone[:1])
 
 
 def test_reads_later_items_and_padding() -> None:
     model = build().eval()
-    items, lengths = rows()
+    items, lengths = rows(8)
     changed = items.clone()
-    changed[0, 7] = items[0, 7] % ITEMS + 1
+    changed[0, 7] = items[0, 7] % K + 1
     assert ((model(items, lengths) - model(changed, lengths)).abs().amax(-1)[0] > 1e-6).all()
     assert not model.causal
     # The same weights, defined on longer rows, score the same histories differently.
@@ -260,7 +211,8 @@ def test_reads_later_items_and_padding() -> None:
     )
     with torch.no_grad():
         longer.positions.table.weight[:8] = model.positions.table.weight
-    moved = last(model, items, lengths) - last(longer, F.pad(items, (0, 3)), lengths)
+    padded = longer(F.pad(items, (0, 3)), lengths)
+    moved = last(model(items, lengths), lengths) - last(padded, lengths)
     assert (moved.abs().amax(1) > 1e-3).all()
     assert not model.padding_invariant
 
@@ -269,7 +221,7 @@ def test_half_precision_keeps_its_transforms_single() -> None:
     model = build(spatial_ratio=0.3, contrast="us_x", frequency_weight=0.1).float()
     items, lengths, targets = twins()
     with torch.autocast("cpu", torch.bfloat16):
-        states = last(model, items[:5], lengths[:5])
+        states = last(model(items[:5], lengths[:5]), lengths[:5])
         loss = states.sum() + model.extra_loss(items, lengths, states, targets)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -329,8 +281,8 @@ def test_info_nce_by_hand(similarity: str, m: int) -> None:
 
 def twins() -> tuple[Tensor, Tensor, Tensor]:
     """Ten rows: five samples and their twins; samples 0 and 2 have one target."""
-    items, lengths = rows()
-    others, m = rows(seed=3)[0], len(items)
+    items, lengths = rows(8)
+    others, m = rows(8, seed=3)[0], len(items)
     return torch.cat([items, others]), lengths.repeat(2), torch.tensor([4, 1, 4, 2, 3])[:m]
 
 
@@ -346,10 +298,10 @@ def test_extra_loss_by_hand(contrast: str, frequency_weight: float) -> None:
     )
     items, lengths, targets = twins()
     m = len(targets)
-    sample = last(model, items[:m], lengths[:m])
+    sample = last(model(items[:m], lengths[:m]), lengths[:m])
     # Given states unlike those the model finds, so that it shows which of the two a term took.
     states = 0.5 * sample
-    twin = last(model, items[m:], lengths[m:])
+    twin = last(model(items[m:], lengths[m:]), lengths[m:])
     pairs = {
         "un": [(0.2, states, sample)],
         "su": [(0.5, states, twin)],
@@ -361,12 +313,7 @@ def test_extra_loss_by_hand(contrast: str, frequency_weight: float) -> None:
         for w, a, b in pairs
     )
     got = model.extra_loss(items, lengths, states, targets)
-    torch.testing.assert_close(got, want)
-    parameters = dict(model.named_parameters())
-    ours = torch.autograd.grad(got, parameters.values(), allow_unused=True, retain_graph=True)
-    theirs = torch.autograd.grad(want, parameters.values(), allow_unused=True)
-    for name, a, b in zip(parameters, ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
+    assert_same(model, got, want)
 
 
 def test_views_differ_by_dropout_alone() -> None:
@@ -374,7 +321,7 @@ def test_views_differ_by_dropout_alone() -> None:
     terms = {}
     for dropout in (0.0, 0.5):
         model = build(contrast="un", contrast_weight=0.0, frequency_weight=1.0, dropout=dropout)
-        states = last(model, items[:5], lengths[:5])
+        states = last(model(items[:5], lengths[:5]), lengths[:5])
         terms[dropout] = model.extra_loss(items, lengths, states, targets).item()
     assert terms[0.0] < 1e-12
     assert terms[0.5] > 1e-2
@@ -388,7 +335,7 @@ def test_views_differ_by_dropout_alone() -> None:
 def test_terms_of_weight_zero_cost_nothing(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(**options)
     items, lengths, targets = twins()
-    states = last(model, items[:5], lengths[:5])
+    states = last(model(items[:5], lengths[:5]), lengths[:5])
     monkeypatch.setattr(FEARec, "forward", lambda *_: pytest.fail("encoded for nothing"))
     extra = model.extra_loss(items[:5], lengths[:5], states, targets)
     assert extra == 0
@@ -399,7 +346,7 @@ def test_terms_of_weight_zero_cost_nothing(options: dict, monkeypatch: pytest.Mo
 def test_twins_must_be_there(contrast: str) -> None:
     items, lengths, targets = twins()
     model = build(contrast=contrast)
-    states = last(model, items[:5], lengths[:5])
+    states = last(model(items[:5], lengths[:5]), lengths[:5])
     with pytest.raises(UserError, match="set objective=next_item_twins"):
         model.extra_loss(items[:5], lengths[:5], states, targets)
 
@@ -407,7 +354,7 @@ def test_twins_must_be_there(contrast: str) -> None:
 def test_two_views_need_no_twins() -> None:
     items, lengths, targets = twins()
     model = build(contrast="un")
-    states = last(model, items[:5], lengths[:5])
+    states = last(model(items[:5], lengths[:5]), lengths[:5])
     alone = model.extra_loss(items[:5], lengths[:5], states, targets)
     torch.testing.assert_close(alone, model.extra_loss(items, lengths, states, targets))
 
@@ -437,47 +384,4 @@ def test_impossible_settings_are_named(options: dict, message: str) -> None:
 def test_starts_as_recbole() -> None:
     torch.manual_seed(0)
     model = FEARec(num_items=300, max_length=50)
-    for name, p in model.named_parameters():
-        if name.endswith("norm.weight"):
-            assert (p == 1).all()
-        elif name.endswith("bias"):
-            assert not p.any()
-        else:
-            assert 0.018 < p.std() < 0.022, name
-    assert not model.items.weight[0].any()
-
-
-def test_scores_all_items_or_those_asked_for() -> None:
-    model = build()
-    states = last(model, *rows())
-    scores = model.logits(states)
-    torch.testing.assert_close(scores, states @ model.items.weight[1:].T)
-    asked = torch.tensor([[1, 12], [3, 3], [2, 5], [7, 1], [12, 11]])
-    torch.testing.assert_close(model.logits(states, asked), scores.gather(1, asked - 1))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"global_ratio": 0.6, "spatial_ratio": 0.1, "contrast": "us_x", "frequency_weight": 0.1},
-    ],
-    ids=["paper", "authors"],
-)
-def test_overfits_a_handful_of_users(options: dict) -> None:
-    torch.manual_seed(0)
-    model = FEARec(
-        ITEMS, 8, hidden_size=32, inner_size=32, dropout=0.0, attention_dropout=0.0, **options
-    )
-    items, lengths, _ = twins()
-    targets = torch.tensor([3, 9, 1, 12, 5])
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(80):
-        states = last(model, items[:5], lengths[:5])
-        loss = F.cross_entropy(model.logits(states), targets - 1)
-        loss = loss + model.extra_loss(items, lengths, states, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    best = model.eval().logits(last(model, items[:5], lengths[:5])).argmax(1) + 1
-    assert best.tolist() == targets.tolist()
+    assert_starts_as_recboles(model)

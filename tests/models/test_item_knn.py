@@ -8,7 +8,7 @@ import torch
 
 from sigma.errors import UserError
 from sigma.models.item_knn import ItemKNN
-from tests.models.test_counted import flat, last_scores, random_histories
+from tests.models.histories import flat, last_scores, random_histories
 
 K, L = 15, 6
 

@@ -9,7 +9,7 @@ import torch
 from sigma.errors import UserError
 from sigma.metrics import target_ranks
 from sigma.models.markov import Markov
-from tests.models.test_counted import flat, last_scores, random_histories
+from tests.models.histories import flat, last_scores, random_histories
 
 
 def by_definition(

@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from sigma.models.popularity import Popularity
-from tests.models.test_counted import flat, last_scores, random_histories
+from tests.models.histories import flat, last_scores, random_histories
 
 
 def test_by_hand() -> None:

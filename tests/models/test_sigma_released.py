@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from sigma.errors import UserError
 from sigma.models.mamba import Mamba
 from sigma.models.sigma_released import ReleasedGate, ReleasedLayer, SigmaReleased
-from tests.models.test_sigma import linear, mamba, norm
+from tests.models.checks import K, assert_same, last, rows, shake
+from tests.models.slow import conv, embedded, feed_forward, gelu, gru, linear, mamba, norm
 
 MENDED = {
     "flip_until": None,
@@ -34,56 +35,19 @@ CLOSER = {
 }
 
 
-def build(seed: int = 0, spread: float | None = 0.4, **options: object) -> SigmaReleased:
-    """In float64; ``spread`` redraws every parameter, so that no term is too small to be missed."""
-    torch.manual_seed(seed)
+def build(shaken: bool = True, **options: object) -> SigmaReleased:
+    torch.manual_seed(0)
     settings = {"hidden_size": 6, "dropout": 0.0, "gate_dropout": 0.0} | options
     block = functools.partial(Mamba, state_size=3)
-    model = SigmaReleased(num_items=12, mamba=block, **settings).double()  # type: ignore[arg-type]
-    if spread is not None:
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=spread)
+    model = SigmaReleased(num_items=K, mamba=block, **settings)  # type: ignore[arg-type]
+    if shaken:
+        shake(model)
         if not model.padding_item:
             nn.init.zeros_(model.items.weight[0].detach())
-    return model
-
-
-def rows() -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([7, 1, 2, 3, 5])
-    g = torch.Generator().manual_seed(1)
-    items = torch.randint(1, 13, (5, 7), generator=g)
-    return items * (torch.arange(7) < lengths[:, None]), lengths
-
-
-def last_states(model: SigmaReleased, items: Tensor, lengths: Tensor) -> Tensor:
-    return model(items, lengths)[torch.arange(len(items)), lengths - 1]
+    return model.double()
 
 
 # --- the released computation, one row at a time with all its columns, padding among them ---
-
-
-def conv(xs: list[Tensor], layer: nn.Conv1d, ahead: int) -> list[Tensor]:
-    out = []
-    for t in range(len(xs)):
-        y = layer.bias
-        for tap in range(3):
-            if 0 <= (source := t + tap - 2 + ahead) < len(xs):
-                y = y + layer.weight[:, :, tap] @ xs[source]
-        out.append(y)
-    return out
-
-
-def gru(xs: list[Tensor], g: nn.GRU) -> list[Tensor]:
-    f, out = torch.zeros_like(xs[0]), []
-    for x in xs:
-        w, u = g.weight_ih_l0 @ x, g.weight_hh_l0 @ f
-        if g.bias:
-            w, u = w + g.bias_ih_l0, u + g.bias_hh_l0
-        (wr, wz, wn), (ur, uz, un) = w.chunk(3), u.chunk(3)
-        r, z = torch.sigmoid(wr + ur), torch.sigmoid(wz + uz)
-        f = z * f + (1 - z) * torch.tanh(wn + r * un)
-        out.append(f)
-    return out
 
 
 def layer_by_loops(x: list[Tensor], n: int, p: ReleasedLayer, o: dict) -> list[Tensor]:
@@ -92,7 +56,8 @@ def layer_by_loops(x: list[Tensor], n: int, p: ReleasedLayer, o: dict) -> list[T
     xf = [x[span - 1 - t] if t < span else x[t] for t in range(len(x))]
     shared = o.get("shared_mamba", True)
     m, mf = mamba(x, p.mambas[0]), mamba(xf, p.mambas[0 if shared else 1])
-    f = gru(conv(x, p.conv.conv, 1 if o.get("look_ahead", True) else 0), p.gru)
+    ahead = 1 if o.get("look_ahead", True) else 0
+    f = gru(conv(x, p.conv.conv, False, ahead), p.gru, bias=o.get("gru_bias", False))
     second = p.gate.flipped_dense if o.get("separate_dense", True) else p.gate.dense
     out = []
     for t in range(len(x)):
@@ -106,18 +71,14 @@ def layer_by_loops(x: list[Tensor], n: int, p: ReleasedLayer, o: dict) -> list[T
             a, b = a + m[t], b + mf[t]
         z = linear(p.mix[2] * a + p.mix[1] * b + p.mix[0] * f[t], p.mixed)
         y = norm(z + x[t] if o.get("num_layers", 1) > 1 else z, p.norm)
-        wide = linear(y, p.feed_forward.widen)
-        wide = wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
-        out.append(norm(linear(wide, p.feed_forward.narrow) + y, p.feed_forward.norm))
+        out.append(feed_forward(y, p.feed_forward, gelu))
     return out
 
 
 def by_loops(model: SigmaReleased, items: Tensor, lengths: Tensor, o: dict) -> Tensor:
-    table = model.items.weight
     finals = []
-    for row, n in zip(items.tolist(), lengths.tolist(), strict=True):
-        # An embedding with a padding index passes that row no gradient.
-        x = [norm(table[i] if i else table[0].detach(), model.norm) for i in row]
+    for row, n in zip(items, lengths.tolist(), strict=True):
+        x = [norm(embedded(model.items, i), model.norm) for i in row]
         for layer in model.layers:
             x = layer_by_loops(x, n, layer, o)
         finals.append(x[n - 1])
@@ -144,9 +105,8 @@ def test_equals_the_released_computation_with_gradients(options: dict) -> None:
     model = build(**options)
     items, lengths = rows()
     targets = torch.tensor([3, 9, 1, 12, 5])
-    got = last_states(model, items, lengths)
+    got = last(model(items, lengths), lengths)
     want = by_loops(model, items, lengths, options)
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
     got_loss = F.cross_entropy(model.logits(got), targets - 1)
     got_loss = got_loss + model.extra_loss(items, lengths, got, targets)
     first = 0 if options.get("padding_item", True) else 1  # the softmax's first class
@@ -154,13 +114,11 @@ def test_equals_the_released_computation_with_gradients(options: dict) -> None:
     for state, target in zip(want, targets, strict=True):
         scores = model.items.weight[first:] @ state
         want_loss = want_loss - (scores[target - first] - scores.exp().sum().log()) / len(targets)
-    torch.testing.assert_close(got_loss, want_loss, rtol=1e-9, atol=1e-10)
-    weight = torch.cos(torch.arange(got.numel(), dtype=torch.float64)).view_as(got)
-    parameters = dict(model.named_parameters())
-    ours = torch.autograd.grad((got * weight).sum() + got_loss, parameters.values())
-    theirs = torch.autograd.grad((want * weight).sum() + want_loss, parameters.values())
-    for name, a, b in zip(parameters, ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
+    assert_same(
+        model,
+        torch.cat([got.flatten(), got_loss[None]]),
+        torch.cat([want.flatten(), want_loss[None]]),
+    )
 
 
 # --- the defects ---
@@ -168,7 +126,7 @@ def test_equals_the_released_computation_with_gradients(options: dict) -> None:
 
 def flipped_direction_sees(**options: object) -> list[int]:
     """For n = 1 … 50 of N = 50: real items behind the state that Mf has at a row's last item."""
-    model = build(spread=None, **options)
+    model = build(shaken=False, **options)
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, args: object, out: Tensor) -> None:
@@ -200,10 +158,10 @@ def test_mended_flip_shows_every_item() -> None:
 @pytest.mark.parametrize("cross_gate", [True, False])
 def test_cross_gate_is_all_a_short_row_puts_into_the_flipped_direction(cross_gate: bool) -> None:
     """Only the flipped direction counts (mix); two rows of 22 items that share no item."""
-    model = build(mix=[0, 1, 0], cross_gate=cross_gate, spread=None)
+    model = build(mix=[0, 1, 0], cross_gate=cross_gate, shaken=False)
     items = torch.zeros(2, 50, dtype=torch.long)
     items[0, :22], items[1, :22] = 3, torch.arange(22) % 3 + 7
-    a, b = last_states(model, items, torch.tensor([22, 22]))
+    a, b = model(items, torch.tensor([22, 22]))[:, 21]
     assert torch.equal(a, b) is not cross_gate
 
 
@@ -254,13 +212,13 @@ def test_gate_residual_lets_a_closed_gate_pass() -> None:
             layer.mix[0] = 0  # no GRU
             for parameter in (*layer.gate.silu.parameters(), *layer.gate.sigmoid.parameters()):
                 parameter.zero_()
-        states = last_states(model, items, lengths)
+        states = last(model(items, lengths), lengths)
         assert torch.allclose(states, states[0].expand_as(states)) is not gate_residual
 
 
 @pytest.mark.parametrize("reinit", [True, False])
 def test_initial_draw(reinit: bool) -> None:
-    model = build(spread=None, hidden_size=64, reinit_mamba=reinit, shared_mamba=False)
+    model = build(shaken=False, hidden_size=64, reinit_mamba=reinit, shared_mamba=False)
     layer = model.layers[0]
     for block in layer.mambas:
         step = F.softplus(block.dt_proj.bias)
@@ -285,7 +243,7 @@ def test_initial_draw(reinit: bool) -> None:
 def test_padding_item_looks_like_an_item() -> None:
     padding = torch.zeros(1, 1, dtype=torch.long)
     for padding_item in (True, False):
-        model = build(spread=None, hidden_size=64, padding_item=padding_item)
+        model = build(shaken=False, hidden_size=64, padding_item=padding_item)
         nn.init.constant_(model.norm.bias, 0.25)
         (column,) = model.norm(model.items(padding))[0]
         if padding_item:
@@ -299,7 +257,7 @@ def test_padding_item_looks_like_an_item() -> None:
 def test_only_the_loss_moves_the_padding_item() -> None:
     model = build()
     items, lengths = rows()
-    states = last_states(model, items, lengths)
+    states = last(model(items, lengths), lengths)
     targets = torch.tensor([3, 9, 1, 12, 5])
     table = model.items.weight
     (grad,) = torch.autograd.grad(states.square().sum(), table, retain_graph=True)
@@ -308,14 +266,6 @@ def test_only_the_loss_moves_the_padding_item() -> None:
     assert torch.autograd.grad(extra, table)[0][0].all()
     mended = build(padding_item=False)
     assert mended.extra_loss(items, lengths, states, targets).item() == 0
-
-
-def test_gate_dropout_is_the_gates_alone() -> None:
-    items, lengths = rows()
-    for gate_dropout in (0.0, 0.5):
-        model = build(gate_dropout=gate_dropout)
-        train = model.train()(items, lengths)
-        assert torch.equal(train, model.eval()(items, lengths)) is (gate_dropout == 0)
 
 
 def test_dropouts_and_norms_come_in_the_released_order() -> None:
@@ -363,7 +313,7 @@ def test_padding_and_later_items_move_what_is_declared(
     alone = torch.stack(
         [model(x[None, :n], n[None])[0, -1] for x, n in zip(items, lengths, strict=True)]
     )
-    padded = [last_states(model, F.pad(items, (0, extra)), lengths) for extra in (0, 1, 30)]
+    padded = [last(model(F.pad(items, (0, extra)), lengths), lengths) for extra in (0, 1, 30)]
     assert all(same(alone, states) for states in padded) is invariant
     # Row 0 is full; each of its items in turn becomes another, and what came before is compared.
     hidden = model(items[:1], lengths[:1])[0]
@@ -382,7 +332,7 @@ def test_look_ahead_reads_the_first_padding_column_and_no_other(padding_item: bo
     model = build(flip_until=None, r=2, padding_item=padding_item)
     items, lengths = rows()
     narrow, one, two = (
-        last_states(model, F.pad(items, (0, extra)), lengths) for extra in (0, 1, 2)
+        last(model(F.pad(items, (0, extra)), lengths), lengths) for extra in (0, 1, 2)
     )
     assert not torch.allclose(narrow[0], one[0])  # the full row: zeros, then a padding column
     torch.testing.assert_close(narrow[1:], one[1:])
@@ -400,12 +350,6 @@ def test_configuration_is_the_released_one() -> None:
     model = instantiate(cfg, num_items=12101, _convert_="all")
     # The authors' log of a Beauty run counts 904,517: two scalars more, no longer in the file.
     assert sum(p.numel() for p in model.parameters()) == 904_515
-    assert model.logits(torch.zeros(2, 64)).shape == (2, 12101)
-    chosen = torch.tensor([[1, 12101], [5, 5]])
-    states = torch.randn(2, 64)
-    torch.testing.assert_close(
-        model.logits(states, chosen), model.logits(states).gather(1, chosen - 1)
-    )
 
 
 @pytest.mark.parametrize(
@@ -419,20 +363,3 @@ def test_configuration_is_the_released_one() -> None:
 def test_bad_settings_are_named(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(**options)
-
-
-@pytest.mark.parametrize("options", [{}, MENDED], ids=["released", "mended"])
-def test_overfits_a_handful_of_users(options: dict) -> None:
-    model = build(hidden_size=32, spread=None, **options).float()
-    items, lengths = rows()
-    targets = torch.tensor([3, 9, 1, 12, 5])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        states = last_states(model, items, lengths)
-        scores = model.logits(states)
-        loss = F.cross_entropy(scores, targets - 1)
-        loss = loss + model.extra_loss(items, lengths, states, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert (scores.argmax(1) + 1).tolist() == targets.tolist()

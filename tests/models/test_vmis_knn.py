@@ -9,7 +9,7 @@ import torch
 from sigma.errors import UserError
 from sigma.models.counted import last_places
 from sigma.models.vmis_knn import VMISKNN
-from tests.models.test_counted import flat, last_scores, padded, random_histories
+from tests.models.histories import flat, last_scores, padded, random_histories
 
 K, L = 15, 12
 

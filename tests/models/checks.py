@@ -1,0 +1,128 @@
+"""What the tests of several models share beside ``slow``: a batch, its states, and checks."""
+
+import functools
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from sigma.models.mamba import Mamba
+from sigma.models.transformer import SelfAttention, TransformerLayer
+from tests.front_door import ROOT
+
+K = 12  # items
+MAMBA = functools.partial(Mamba, state_size=3, step_min=0.2, step_max=0.8)
+
+
+def composed(model: str, *overrides: str) -> DictConfig:
+    """The configuration of a run."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", [f"model={model}", *overrides])
+
+
+def parameters_beside_the_table(config: DictConfig) -> int:
+    """Of a model and an optimizer that are built from the configuration."""
+    model = instantiate(config.model, num_items=9, _convert_="all")
+    optimizer = instantiate(config.task.optimizer, _convert_="all")(model.parameters())
+    assert optimizer.defaults["lr"] == config.task.optimizer.lr
+    assert optimizer.defaults["betas"] == (0.9, 0.98)
+    return sum(p.numel() for p in model.parameters()) - model.items.weight.numel()
+
+
+def rows(width: int = 7, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Items (5, width) and lengths: a full row, one of one item, short ones."""
+    lengths = torch.tensor([width, 1, 2, 3, width - 2])
+    items = torch.randint(1, K + 1, (5, width), generator=torch.Generator().manual_seed(seed))
+    return items * (torch.arange(width) < lengths[:, None]), lengths
+
+
+def real(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, D) -> (sum of lengths, D), the states of real items, row by row."""
+    return hidden[torch.arange(hidden.shape[1]) < lengths[:, None]]
+
+
+def last(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, D) -> (B, D), the states that are scored."""
+    return hidden[torch.arange(len(lengths)), lengths - 1]
+
+
+def shake(model: nn.Module, std: float = 0.4) -> None:
+    """Move every parameter off its start, where zeros and ones would hide an error.
+
+    Padding's row of the table too: nothing may read it in a model that is ``padding_invariant``.
+    """
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(std * torch.randn(p.shape, generator=g))
+
+
+def assert_same(model: nn.Module, got: Tensor, want: Tensor) -> None:
+    """The same numbers, and the same gradient of every parameter from each of them."""
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+    weight = torch.cos(torch.arange(got.numel(), dtype=torch.float64)).view_as(got)
+    parameters = dict(model.named_parameters())
+    # The two may have a part in common, such as states that were given to both.
+    ours = torch.autograd.grad((got * weight).sum(), parameters.values(), retain_graph=True)
+    theirs = torch.autograd.grad((want * weight).sum(), parameters.values())
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def assert_same_scores(model: nn.Module, items: Tensor, lengths: Tensor, want: Tensor) -> None:
+    """Scores at every real position, row by row, are those of ``want``, the states by equations."""
+    got = model.logits(real(model(items, lengths), lengths))
+    assert_same(model, got, want @ model.items.weight[1:].T)
+
+
+def assert_starts_as_recboles(model: nn.Module) -> None:
+    """Maps and tables N(0, 0.02), biases 0, norms 1 and 0, nothing of padding."""
+    for name, p in model.named_parameters():
+        if "norm" in name:
+            assert (p == (1.0 if name.endswith("weight") else 0.0)).all(), name
+        elif p.dim() == 2:
+            assert p.std().item() == pytest.approx(0.02, rel=0.05), name
+        else:
+            assert not p.any(), name
+    assert not model.items.weight[0].any()
+
+
+def assert_close_in_half_precision(model: nn.Module) -> None:
+    items, lengths = rows()
+    want = last(model(items, lengths), lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = last(model(items, lengths), lengths)
+    torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1)
+
+
+def torch_attention(ours: SelfAttention, heads: int) -> nn.MultiheadAttention:
+    """Torch's own with the same weights; for an output map that ours lacks, the identity."""
+    size = len(ours.query.bias)
+    theirs = nn.MultiheadAttention(size, heads, batch_first=True).double()
+    maps = (ours.query, ours.key, ours.value)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([m.weight for m in maps]))
+        theirs.in_proj_bias.copy_(torch.cat([m.bias for m in maps]))
+        if hasattr(ours, "out"):
+            theirs.out_proj.load_state_dict(ours.out.state_dict())
+        else:
+            theirs.out_proj.weight.copy_(torch.eye(size))
+            theirs.out_proj.bias.zero_()
+    return theirs
+
+
+def torch_layer(ours: TransformerLayer, heads: int, activation: str) -> nn.TransformerEncoderLayer:
+    """Torch's own with the same weights."""
+    size, inner = ours.feed_forward.narrow.weight.shape
+    theirs = nn.TransformerEncoderLayer(
+        size, heads, inner, 0.0, activation, layer_norm_eps=1e-12, batch_first=True
+    ).double()
+    theirs.self_attn.load_state_dict(torch_attention(ours.attention, heads).state_dict())
+    theirs.norm1.load_state_dict(ours.attention.norm.state_dict())
+    theirs.linear1.load_state_dict(ours.feed_forward.widen.state_dict())
+    theirs.linear2.load_state_dict(ours.feed_forward.narrow.state_dict())
+    theirs.norm2.load_state_dict(ours.feed_forward.norm.state_dict())
+    return theirs
