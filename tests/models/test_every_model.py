@@ -67,6 +67,8 @@ def test_scores_have_the_shape_of_the_catalogue(name: str) -> None:
     assert torch.isfinite(scores).all()
     some = torch.tensor([[3, K, 1], [1, 1, 2], [K, 5, 4], [9, 8, 7]])
     torch.testing.assert_close(model.logits(states, some), scores.gather(1, some - 1))
+    few = some[:, :1]  # ``tied_scores`` has another way for them
+    torch.testing.assert_close(model.logits(states, few), scores.gather(1, few - 1))
     assert isinstance(model.padding_invariant, bool)
     assert isinstance(model.causal, bool)
     assert model.name == name
