@@ -122,3 +122,16 @@ def test_starts_as_recbole() -> None:
 def test_heads_must_divide() -> None:
     with pytest.raises(UserError, match=r"hidden_size=6 must be a multiple of model.num_heads=4"):
         build(num_heads=4)
+
+
+def test_the_embeddings_are_dropped_out_too() -> None:
+    """The layers' own dropout aside, training still draws."""
+    model = build(dropout=0.5)
+    for module in model.layers.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    items, lengths = rows()
+    still = model.eval()(items, lengths)
+    assert not torch.allclose(model.train()(items, lengths), still)
+    model.dropout.p = 0.0
+    torch.testing.assert_close(model(items, lengths), still)
