@@ -127,8 +127,8 @@ def test_heads_must_divide() -> None:
 def test_the_embeddings_are_dropped_out_too() -> None:
     """The layers' own dropout aside, training still draws."""
     model = build(dropout=0.5)
-    for module in model.layers.modules():
-        if isinstance(module, torch.nn.Dropout):
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and name != "dropout":
             module.p = 0.0
     items, lengths = rows()
     still = model.eval()(items, lengths)
