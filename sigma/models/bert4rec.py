@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal, item_table, tied_scores
-from sigma.models.transformer import Positions, TransformerLayer, real_keys
+from sigma.models.layers import init_normal, tied_scores
+from sigma.models.transformer import PositionedItems, TransformerLayer, real_keys
 
 
-class BERT4Rec(nn.Module):
+class BERT4Rec(PositionedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -65,13 +65,8 @@ class BERT4Rec(nn.Module):
         activation: str = "gelu",
         name: str = "bert4rec",
     ) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(num_items, max_length + 1, hidden_size, dropout, name, extra=1)
         self.mask_token = num_items + 1
-        self.items = item_table(num_items, hidden_size, extra=1)
-        self.positions = Positions(max_length + 1, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(
                 hidden_size, num_heads, inner_size, dropout, attention_dropout, activation
@@ -84,7 +79,7 @@ class BERT4Rec(nn.Module):
         self.apply(init_normal)
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self.dropout(self.norm(self.positions(self.items(items))))
+        states = self.embedded(items)
         visible = real_keys(lengths, items.shape[1])
         for layer in self.layers:
             states = layer(states, visible)

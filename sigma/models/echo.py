@@ -37,8 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import item_table, spectrum, tied_scores
-from sigma.models.mamba4rec import init_around_mamba
+from sigma.models.layers import spectrum
+from sigma.models.mamba4rec import MambaStack
 
 
 class FourierFilter(nn.Module):
@@ -101,7 +101,7 @@ class EchoLayer(nn.Module):
         return self.norm(self.dropout(gated + both))  # dropout hits the residual, too: as published
 
 
-class EchoMamba4Rec(nn.Module):
+class EchoMamba4Rec(MambaStack):
     """Items (B, N), lengths (B,) -> hidden (B, N, D).
 
     Args:
@@ -130,22 +130,5 @@ class EchoMamba4Rec(nn.Module):
         reinit_mamba: bool = True,
         name: str = "echo",
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            EchoLayer(max_length, hidden_size, dropout, mamba) for _ in range(num_layers)
-        )
-        init_around_mamba(self, reinit_mamba)
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self.norm(self.dropout(self.items(items)))
-        for layer in self.layers:
-            states = layer(states)
-        return states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)
+        layers = (EchoLayer(max_length, hidden_size, dropout, mamba) for _ in range(num_layers))
+        super().__init__(num_items, hidden_size, dropout, layers, reinit_mamba, name)

@@ -39,8 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import item_table, tied_scores
-from sigma.models.mamba4rec import init_around_mamba
+from sigma.models.mamba4rec import MambaStack
 from sigma.models.transformer import FeedForward
 
 
@@ -98,7 +97,7 @@ class EchoSigmaLayer(nn.Module):
         return self.feed_forward(y)
 
 
-class EchoSigma(nn.Module):
+class EchoSigma(MambaStack):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -127,22 +126,5 @@ class EchoSigma(nn.Module):
         reinit_mamba: bool = True,
         name: str = "echo_sigma",
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            EchoSigmaLayer(hidden_size, dropout, cutoff, mamba) for _ in range(num_layers)
-        )
-        init_around_mamba(self, reinit_mamba)
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self.norm(self.dropout(self.items(items)))
-        for layer in self.layers:
-            states = layer(states)
-        return states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)
+        layers = (EchoSigmaLayer(hidden_size, dropout, cutoff, mamba) for _ in range(num_layers))
+        super().__init__(num_items, hidden_size, dropout, layers, reinit_mamba, name)

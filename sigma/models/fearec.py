@@ -48,8 +48,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import init_normal, item_table, spectrum, tied_scores
-from sigma.models.transformer import FeedForward, Positions, SelfAttention, real_keys
+from sigma.models.layers import init_normal, spectrum
+from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention, real_keys
 
 PAIRS: dict[str | None, list[tuple[str, str]]] = {
     None: [],
@@ -165,7 +165,7 @@ class HybridAttention(SelfAttention):
         return self.norm(states + self.dropout(self.out(mixed.to(states.dtype))))
 
 
-class FEARec(nn.Module):
+class FEARec(PositionedItems):
     """Items (B, N), lengths (B,) -> hidden (B, N, D).
 
     Args:
@@ -219,7 +219,7 @@ class FEARec(nn.Module):
         frequency_weight: float = 0.0,
         name: str = "fearec",
     ) -> None:
-        super().__init__()
+        super().__init__(num_items, max_length, hidden_size, dropout, name)
         if not 1 <= int(topk_factor * math.log(max_length)) <= max_length:
             raise UserError(
                 f"model.topk_factor={topk_factor} times ln(model.max_length={max_length}) must be "
@@ -240,7 +240,6 @@ class FEARec(nn.Module):
                 f"model.frequency_weight={frequency_weight} needs model.contrast, whose pairs it "
                 "compares; choose un, su, us or us_x."
             )
-        self.name = name
         self.max_length = max_length
         self.spatial_ratio = spatial_ratio
         self.contrast = contrast
@@ -248,10 +247,6 @@ class FEARec(nn.Module):
         self.temperature = temperature
         self.pair_weight = {"view": contrast_weight, "twin": semantic_weight}
         self.frequency_weight = frequency_weight
-        self.items = item_table(num_items, hidden_size)
-        self.positions = Positions(max_length, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
         self.attention, self.feed_forward = nn.ModuleList(), nn.ModuleList()
         for i in range(num_layers):
             window = frequency_window(max_length, i, num_layers, global_ratio)
@@ -280,14 +275,10 @@ class FEARec(nn.Module):
         if self.spatial_ratio:
             causal = torch.ones(n, n, dtype=torch.bool, device=items.device).tril()
             visible = real_keys(lengths, n) & causal
-        states = self.dropout(self.norm(self.positions(self.items(items))))
+        states = self.embedded(items)
         for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
             states = feed_forward(attention(states, visible))
         return states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)
 
     def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
         """Contrastive and frequency terms of a training batch, a scalar; 0 where all are off.

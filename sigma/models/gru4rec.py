@@ -22,10 +22,10 @@ RecBole draws it too, and ranks it among the items in training.
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import item_table, tied_scores
+from sigma.models.layers import TiedItems, item_table
 
 
-class GRU4Rec(nn.Module):
+class GRU4Rec(TiedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -65,7 +65,3 @@ class GRU4Rec(nn.Module):
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         return self.out(self.gru(self.dropout(self.items(items)))[0])
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)

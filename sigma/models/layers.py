@@ -44,6 +44,20 @@ def tied_scores(
     return scores if bias is None else scores + bias[items - 1]
 
 
+class TiedItems(nn.Module):
+    """Base of the models that score items by inner product with their item table.
+
+    Attributes:
+        items: the table, (K + 1, D), set by the subclass; row 0 is padding.
+    """
+
+    items: nn.Embedding
+
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
+        return tied_scores(states, self.items.weight[1:], items)
+
+
 def spectrum(x: Tensor, norm: str = "backward") -> Tensor:
     """Fourier transform along axis 1; in single precision at least, as there is none in half."""
     return torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1, norm=norm)

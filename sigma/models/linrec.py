@@ -27,8 +27,8 @@ depend on real items alone, and batches can be trimmed. A zero vector stays zero
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal, item_table, tied_scores
-from sigma.models.transformer import FeedForward, Positions, SelfAttention, real_keys
+from sigma.models.layers import init_normal
+from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention, real_keys
 
 
 class LinearAttention(SelfAttention):
@@ -49,7 +49,7 @@ class LinearAttention(SelfAttention):
         return self.norm(states + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
 
 
-class LinRec(nn.Module):
+class LinRec(PositionedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -84,13 +84,8 @@ class LinRec(nn.Module):
         mask_padding: bool = False,
         name: str = "linrec",
     ) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(num_items, max_length, hidden_size, dropout, name)
         self.padding_invariant = mask_padding
-        self.items = item_table(num_items, hidden_size)
-        self.positions = Positions(max_length, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
         self.attention = nn.ModuleList(
             LinearAttention(hidden_size, num_heads, dropout) for _ in range(num_layers)
         )
@@ -101,11 +96,7 @@ class LinRec(nn.Module):
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         visible = real_keys(lengths, items.shape[1]) if self.padding_invariant else None
-        states = self.dropout(self.norm(self.positions(self.items(items))))
+        states = self.embedded(items)
         for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
             states = feed_forward(attention(states, visible))
         return states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)

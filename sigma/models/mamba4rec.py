@@ -22,11 +22,11 @@ Departures: the padding row of E stays zero and outside the scores, where RecBol
 holds it in the softmax as an item that never comes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal, item_table, tied_scores
+from sigma.models.layers import TiedItems, init_normal, item_table
 from sigma.models.mamba import Mamba
 from sigma.models.transformer import FeedForward
 
@@ -38,6 +38,42 @@ def init_around_mamba(module: nn.Module, reinit_mamba: bool) -> None:
     for child in module.children():
         init_around_mamba(child, reinit_mamba)
     init_normal(module)
+
+
+class MambaStack(TiedItems):
+    """LayerNorm(dropout(E[items])), then layers one after the other; of Mamba4Rec and both ECHOs.
+
+    Args:
+        num_items: K.
+        size: D.
+        dropout: of the embeddings.
+        layers: (B, L, D) -> (B, L, D) each; drawn from only once the item table has been drawn.
+        reinit_mamba: see ``init_around_mamba``.
+        name: what tables call the model.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        size: int,
+        dropout: float,
+        layers: Iterator[nn.Module],
+        reinit_mamba: bool,
+        name: str,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(layers)
+        init_around_mamba(self, reinit_mamba)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(items)))
+        for layer in self.layers:
+            states = layer(states)
+        return states
 
 
 class Mamba4RecLayer(nn.Module):
@@ -65,7 +101,7 @@ class Mamba4RecLayer(nn.Module):
         return self.feed_forward(self.norm(mixed + states if self.residual else mixed))
 
 
-class Mamba4Rec(nn.Module):
+class Mamba4Rec(MambaStack):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -92,22 +128,7 @@ class Mamba4Rec(nn.Module):
         reinit_mamba: bool = True,
         name: str = "mamba4rec",
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
+        layers = (
             Mamba4RecLayer(hidden_size, dropout, num_layers > 1, mamba) for _ in range(num_layers)
         )
-        init_around_mamba(self, reinit_mamba)
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self.norm(self.dropout(self.items(items)))
-        for layer in self.layers:
-            states = layer(states)
-        return states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)
+        super().__init__(num_items, hidden_size, dropout, layers, reinit_mamba, name)

@@ -40,14 +40,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import item_table, tied_scores
+from sigma.models.layers import TiedItems, item_table
 from sigma.models.recmamba import init_xavier
 from sigma.models.transformer import FeedForward, Positions, SelfAttention
 
 log = logging.getLogger(__name__)
 
 
-class MoEMaTrRec(nn.Module):
+class MoEMaTrRec(TiedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -124,7 +124,3 @@ class MoEMaTrRec(nn.Module):
         gate = torch.sigmoid(self.gate(mean))
         attended = self.attention(states, visible)
         return self.feed_forward(attended + gate * (self.mamba(states) - attended))
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)

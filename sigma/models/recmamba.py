@@ -33,7 +33,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import item_table, tied_scores
+from sigma.models.layers import TiedItems, item_table
 from sigma.models.transformer import Positions
 
 
@@ -51,7 +51,7 @@ def init_xavier(model: nn.Module) -> None:
                 module.weight[module.padding_idx] = 0
 
 
-class RecMamba(nn.Module):
+class RecMamba(TiedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -86,7 +86,3 @@ class RecMamba(nn.Module):
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         return self.mamba(self.dropout(self.positions(self.scale * self.items(items))))
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)

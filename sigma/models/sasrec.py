@@ -31,8 +31,8 @@ padding on the left, from the last.
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal, item_table, tied_scores
-from sigma.models.transformer import FeedForward, Positions, SelfAttention, TransformerLayer
+from sigma.models.layers import init_normal
+from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention, TransformerLayer
 
 
 class NormFirstAttention(SelfAttention):
@@ -70,7 +70,7 @@ def norm_first_layer(
     )
 
 
-class SASRec(nn.Module):
+class SASRec(PositionedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -104,17 +104,14 @@ class SASRec(nn.Module):
         norm_first: bool = False,
         name: str = "sasrec",
     ) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(num_items, max_length, hidden_size, dropout, name)
         self.norm_first = norm_first
-        self.items = item_table(num_items, hidden_size)
-        self.positions = Positions(max_length, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)  # of the input, or of the output
-        self.dropout = nn.Dropout(dropout)
         layer = norm_first_layer if norm_first else TransformerLayer
-        self.layers = nn.ModuleList(
-            layer(hidden_size, num_heads, inner_size, dropout, attention_dropout, activation)
-            for _ in range(num_layers)
+        self.layers = nn.Sequential(
+            *(
+                layer(hidden_size, num_heads, inner_size, dropout, attention_dropout, activation)
+                for _ in range(num_layers)
+            )
         )
         self.apply(init_normal)
         if norm_first:
@@ -125,15 +122,8 @@ class SASRec(nn.Module):
                 self.items.weight[0] = 0
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        if not self.norm_first:
+            return self.layers(self.embedded(items))
         states = self.items(items)
-        if self.norm_first:
-            states = self.dropout(self.positions(states * states.shape[-1] ** 0.5))
-        else:
-            states = self.dropout(self.norm(self.positions(states)))
-        for layer in self.layers:
-            states = layer(states)
-        return self.norm(states) if self.norm_first else states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)
+        states = self.dropout(self.positions(states * states.shape[-1] ** 0.5))
+        return self.norm(self.layers(states))

@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import CausalConv1d, item_table, tied_scores
+from sigma.models.layers import CausalConv1d, TiedItems, item_table
 
 
 def partial_flip(lengths: Tensor, width: int, keep: int) -> Tensor:
@@ -131,7 +131,7 @@ class SigmaLayer(nn.Module):
         return self.norm(mixed + self.dropout(self.narrow(wide)))
 
 
-class Sigma(nn.Module):
+class Sigma(TiedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D).
 
     Args:
@@ -185,7 +185,3 @@ class Sigma(nn.Module):
         for layer in self.layers:
             states = layer(states, lengths)
         return states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n) (eq. 11)."""
-        return tied_scores(states, self.items.weight[1:], items)

@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import CausalConv1d, init_normal, item_table, tied_scores
+from sigma.models.layers import CausalConv1d, TiedItems, init_normal, item_table
 from sigma.models.sigma import partial_flip
 from sigma.models.transformer import FeedForward
 
@@ -139,7 +139,7 @@ class ReleasedLayer(nn.Module):
         return self.feed_forward(self.norm(mixed + states if self.residual else mixed))
 
 
-class SigmaReleased(nn.Module):
+class SigmaReleased(TiedItems):
     """Items (B, L), lengths (B,) -> hidden (B, L, D). Every default is the released code's.
 
     Args:
@@ -240,10 +240,6 @@ class SigmaReleased(nn.Module):
         for layer in self.layers:
             states = layer(states, lengths)
         return states
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)
 
     @property
     def needs_cross_entropy(self) -> bool:

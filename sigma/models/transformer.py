@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
+from sigma.models.layers import TiedItems, item_table
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
@@ -163,6 +164,39 @@ class Positions(nn.Module):
                 "build it with model.max_length of at least the data's dataset.max_length."
             )
         return states + self.table.weight[:length]
+
+
+class PositionedItems(TiedItems):
+    """dropout(LayerNorm(E[items] + P)), where the transformers here begin.
+
+    Args:
+        num_items: K.
+        max_length: largest L.
+        size: D.
+        dropout: of the embeddings.
+        name: what tables call the model.
+        extra: rows of E after item K.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: int,
+        size: int,
+        dropout: float,
+        name: str,
+        extra: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, size, extra)
+        self.positions = Positions(max_length, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def embedded(self, items: Tensor) -> Tensor:
+        """(B, L) -> (B, L, D)."""
+        return self.dropout(self.norm(self.positions(self.items(items))))
 
 
 def real_keys(lengths: Tensor, width: int) -> Tensor:
