@@ -23,22 +23,18 @@ from typing import Any
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("seed", "dataset", "objective", "model", "loss", "evaluation", "task")
 
 
 def measure(name: str, overrides: list[str], seconds: float) -> dict[str, Any]:
     """Samples per second and memory of one model, warmed up by one step."""
     import torch
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
     from sigma.build import build
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("config", [f"model={name}", *overrides])
-    # The logger and the callbacks, which ask for a run's folder, stay out of it.
-    parts = {key: config[key] for key in PARTS}
-    data, task = build(OmegaConf.create(OmegaConf.to_container(OmegaConf.create(parts))))
+    data, task = build(config)
     task.log = lambda *_, **__: None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found: dict[str, Any] = {

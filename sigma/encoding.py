@@ -36,9 +36,9 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
         batch: see ``Batch``.
         by_length: encode in length groups.
     """
-    # Rows behind the last that has a target (twins) are left to a model's extra loss.
-    rows_with_target = int(batch.target_rows.max()) + 1
-    items, lengths = batch.items[:rows_with_target], batch.lengths[:rows_with_target]
+    # Rows without a target are left to a model's extra loss; they stand behind the others.
+    kept = min(len(batch.items), len(batch.targets))
+    items, lengths = batch.items[:kept], batch.lengths[:kept]
     if not by_length:
         return model(items, lengths)[batch.target_rows, batch.target_columns]
     lengths, order = lengths.sort(stable=True)

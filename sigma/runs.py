@@ -55,12 +55,6 @@ class RunFolder:
         self.resume = cfg.resume is True
         self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
 
-    def finished_row(self) -> dict[str, Any] | None:
-        """The row of a run that is to be resumed but has ended already."""
-        if self.resume and self.row_path.is_file():
-            return json.loads(self.row_path.read_text())
-        return None
-
     def checkpoint_to_resume(self) -> str | None:
         """The last checkpoint, when resuming and there is one.
 
@@ -94,11 +88,11 @@ class RunFolder:
         Raises:
             UserError: it was made with other settings.
         """
-        row, metric = self.finished_row(), self.config["evaluation"]["monitor"]
-        if row is None:
+        if not self.resume or not self.row_path.is_file():
             return None
         self._check_unchanged()
-        return float(row["metrics"]["val"][metric.removeprefix("val/")])
+        metric = self.config["evaluation"]["monitor"].removeprefix("val/")
+        return float(json.loads(self.row_path.read_text())["metrics"]["val"][metric])
 
     def best_score(self, trainer: L.Trainer) -> float:
         """Best validation score, the number a sweep optimises (NaN in a development run)."""

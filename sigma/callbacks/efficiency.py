@@ -27,7 +27,6 @@ class Efficiency(Callback):
         self.sessions = 0
         self._batch_start = self._eval_start = 0.0
         self._fitted = False
-        self._trained = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device
@@ -40,7 +39,6 @@ class Efficiency(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.sessions += 1
         self.train_seconds += getattr(pl_module, "count_seconds", 0.0)
-        self._trained = getattr(pl_module, "trained", True)
 
     def _now(self) -> float:
         return time.perf_counter()
@@ -57,7 +55,7 @@ class Efficiency(Callback):
     ) -> None:
         now = self._now()
         self.train_seconds += now - self._batch_start
-        self.train_samples += len(batch.targets) if self._trained else 0
+        self.train_samples += len(batch.targets) if outputs else 0  # none of a counted model
         self._batch_start = now
         self._watch_memory()
 

@@ -196,11 +196,11 @@ class SequenceDataModule(L.LightningDataModule):
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""
         assert self.sequences is not None
         assert self.split is not None
-        offsets, ends = self.sequences.offsets, self.split.train_end
-        index = np.arange(len(self.sequences.items))
-        kept = self.sequences.items[index < np.repeat(ends, np.diff(offsets))]
-        lengths = np.concatenate([[0], np.cumsum(ends - offsets[:-1])])
-        return torch.from_numpy(kept), torch.from_numpy(lengths)
+        starts, ends = self.sequences.offsets[:-1], self.split.train_end
+        parts = np.stack([ends - starts, self.sequences.offsets[1:] - ends], axis=1)
+        seen = np.repeat(np.tile([True, False], len(starts)), parts.ravel())
+        offsets = np.concatenate([[0], np.cumsum(parts[:, 0])])
+        return torch.from_numpy(self.sequences.items[seen]), torch.from_numpy(offsets)
 
     def item_counts(self) -> torch.Tensor:
         """Training interactions (K,) int64 of items 1 … K."""

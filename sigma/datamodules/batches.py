@@ -16,7 +16,8 @@ class Batch(NamedTuple):
         lengths: (B,) int64, real items in each row, at least 1 (a mask token is one).
         users: (B,) int64, user index of each row.
         targets: (M,) int64, item ids to predict (M = B for one target a row).
-        target_rows: (M,) int64, the row each target belongs to.
+        target_rows: (M,) int64, the row each target belongs to; rows without one (twins) stand
+            behind all others.
         target_columns: (M,) int64, the column whose state predicts it.
         history_lengths: (B,) int64, length of the whole history, before it was cut to L.
         seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.

@@ -36,8 +36,23 @@ def windows(starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
     return np.stack([np.maximum(stop - width, starts[span]), stop], axis=1).astype(np.int64)
 
 
+# A model made for one objective has a mark, and is refused by the others.
+MARKS = {
+    "count": "is counted, not trained; use objective=counted, its default.",
+    "mask_token": "predicts masked items; use objective=cloze, its default.",
+}
+
+
 class Objective:
-    """Base: rows are target positions, evaluation batches stay as they are."""
+    """Base: rows are target positions, evaluation batches stay as they are.
+
+    Attributes:
+        mark: what a model must have for this objective, a key of ``MARKS``; None for any model.
+        unmarked: what to say of a model without it.
+    """
+
+    mark: str | None = None
+    unmarked = ""
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         """The rows of one training epoch, along the first dimension."""
@@ -59,14 +74,11 @@ class Objective:
         Raises:
             UserError: says why, and what to use instead.
         """
-        if hasattr(model, "count"):
-            raise UserError(
-                f"{title(model)} is counted, not trained; use objective=counted, its default."
-            )
-        if hasattr(model, "mask_token"):
-            raise UserError(
-                f"{title(model)} predicts masked items; use objective=cloze, its default."
-            )
+        for mark, sentence in MARKS.items():
+            if mark != self.mark and hasattr(model, mark):
+                raise UserError(f"{title(model)} {sentence}")
+        if self.mark is not None and not hasattr(model, self.mark):
+            raise UserError(self.unmarked.format(model=title(model)))
 
 
 def title(model: nn.Module) -> str:
@@ -173,6 +185,12 @@ class Cloze(Objective):
         copies: times an epoch visits each window, with other masks (``dupe_factor`` of BERT).
     """
 
+    mark = "mask_token"
+    unmarked = (
+        "objective=cloze needs a model with a mask token, and {model} has none; use "
+        "model=bert4rec or objective=next_item."
+    )
+
     def __init__(
         self, mask_ratio: float = 0.2, fine_tune_ratio: float = 0.5, copies: int = 1
     ) -> None:
@@ -214,25 +232,15 @@ class Cloze(Objective):
             items=items, lengths=batch.lengths + 1, target_columns=batch.target_columns + 1
         )
 
-    def check(self, model: nn.Module) -> None:
-        if hasattr(model, "count"):
-            super().check(model)
-        if not hasattr(model, "mask_token"):
-            raise UserError(
-                f"objective=cloze needs a model with a mask token, and {title(model)} has none; "
-                "use model=bert4rec or objective=next_item."
-            )
-
 
 class Counted(Objective):
     """For models that count the training data once and learn nothing: an epoch of one sample."""
 
+    mark = "count"
+    unmarked = (
+        "objective=counted trains nothing, and {model} learns by gradients; use "
+        "objective=next_item."
+    )
+
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         return torch.from_numpy(split.train[:1])
-
-    def check(self, model: nn.Module) -> None:
-        if not hasattr(model, "count"):
-            raise UserError(
-                f"objective=counted trains nothing, and {title(model)} learns by gradients; use "
-                "objective=next_item."
-            )
