@@ -32,15 +32,24 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
     """States (M, D) at the batch's targets, in their order.
 
     Args:
-        model: items (B, L), lengths (B,) -> hidden (B, L, D).
+        model: items (B, L), lengths (B,) -> hidden (B, L, D). One with ``reads_one`` also takes
+            columns (B,) and returns the states there alone, (B, 1, D), for less work.
         batch: see ``Batch``.
-        by_length: encode in length groups.
+        by_length: encode in length groups, cut to their longest row unless a model cuts them itself
+            (``cuts_columns``: it reads past a row's end, but not everywhere).
     """
     # Rows without a target are left to a model's extra loss; they stand behind the others.
     kept = min(len(batch.items), len(batch.targets))
     items, lengths = batch.items[:kept], batch.lengths[:kept]
-    if not by_length:
+    one_each = len(batch.targets) == kept and getattr(model, "reads_one", False)
+    if not by_length and not one_each:
         return model(items, lengths)[batch.target_rows, batch.target_columns]
+    columns = torch.empty_like(lengths)
+    if one_each:
+        columns[batch.target_rows] = batch.target_columns
+    if not by_length:
+        return model(items, lengths, columns)[batch.target_rows, 0]
+    trim = not getattr(model, "cuts_columns", False)
     lengths, order = lengths.sort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
@@ -49,10 +58,16 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
     states, taken = [], []
     for first, last in length_groups(listed):
         rows = order[first:last]
-        hidden = model(items[rows, : listed[last - 1]], lengths[first:last])
+        group = items[rows, : listed[last - 1]] if trim else items[rows]
+        if one_each:
+            states.append(model(group, lengths[first:last], columns[rows]).squeeze(1))
+            continue
+        hidden = model(group, lengths[first:last])
         chosen = ((place >= first) & (place < last)).nonzero().squeeze(1)
         states.append(hidden[place[chosen] - first, batch.target_columns[chosen]])
         taken.append(chosen)
+    if one_each:
+        return torch.cat(states)[place]
     index = torch.cat(taken)
     inverse = torch.empty_like(index)
     inverse[index] = torch.arange(len(index), device=index.device)

@@ -80,7 +80,9 @@ class SequenceTask(L.LightningModule):
         self.optimizer = optimizer
         self.loss = loss
         self.sampled = sampled
-        self.by_length = by_length and bool(getattr(model, "padding_invariant", False))
+        self.by_length = by_length and any(
+            getattr(model, mark, False) for mark in ("padding_invariant", "cuts_columns")
+        )
         # Kept in checkpoints, so that an epoch's mean outlives a stop within it.
         self.train_loss = MeanMetric()
         self.train_loss.persistent(True)

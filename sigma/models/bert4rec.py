@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal, tied_scores
+from sigma.models.layers import TiedScores, init_normal
 from sigma.models.transformer import PositionedItems, TransformerLayer, real_keys
 
 
@@ -51,6 +51,7 @@ class BERT4Rec(PositionedItems):
 
     padding_invariant = True
     causal = False
+    reads_one = True
 
     def __init__(
         self,
@@ -78,13 +79,12 @@ class BERT4Rec(PositionedItems):
         self.bias = nn.Parameter(torch.zeros(num_items))
         self.apply(init_normal)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self.embedded(items)
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         visible = real_keys(lengths, items.shape[1])
-        for layer in self.layers:
-            states = layer(states, visible)
+        states = self.encoded(self.embedded(items), self.layers, visible, columns)
         return self.out_norm(F.gelu(self.out(states)))
 
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:-1], items, self.bias)
+    @property
+    def logits(self) -> TiedScores:
+        """To be called with states (M, D), see ``TiedScores``."""
+        return TiedScores(self.items.weight[1:-1], self.bias)

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import spectrum
+from sigma.models.layers import Dropout, at, spectrum
 from sigma.models.mamba4rec import MambaStack
 
 
@@ -58,7 +58,7 @@ class FourierFilter(nn.Module):
         self.max_length = max_length
         self.weight = nn.Parameter(0.02 * torch.randn(max_length // 2 + 1, size, 2))
         self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
         length = states.shape[1]
@@ -88,13 +88,19 @@ class EchoLayer(nn.Module):
         self.widen = nn.Linear(size, 2 * size)
         self.narrow = nn.Linear(size, size)
         self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, 1, D) at one column (B,) of each row."""
         states = self.filter(states)
-        forward = self.forward_mamba(states)
-        backward = self.backward_mamba(states.flip(1)).flip(1)
+        if columns is None:
+            forward = self.forward_mamba(states)
+            backward = self.backward_mamba(states.flip(1)).flip(1)
+        else:  # each direction as far as it is read
+            n, first, last = states.shape[1], int(columns.min()), int(columns.max())
+            forward = self.forward_mamba(states[:, : last + 1], columns)
+            backward = self.backward_mamba(states[:, first:].flip(1), n - 1 - columns)
+            states = at(states, columns)
         both = self.forward_norm(self.dropout(forward) + states)
         both = both + self.backward_norm(self.dropout(backward) + states)
         gated = self.narrow(F.glu(self.widen(both)))
@@ -118,6 +124,7 @@ class EchoMamba4Rec(MambaStack):
 
     padding_invariant = False  # the Fourier transform runs over the padding
     causal = False
+    cuts_columns = True
 
     def __init__(
         self,

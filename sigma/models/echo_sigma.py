@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.models.layers import Dropout
 from sigma.models.mamba4rec import MambaStack
 from sigma.models.transformer import FeedForward
 
@@ -69,7 +70,7 @@ class HiddenFilter(nn.Module):
 
 
 class EchoSigmaLayer(nn.Module):
-    """One layer, (B, L, D) -> (B, L, D); arguments as ``EchoSigma``."""
+    """One layer, (B, L, D) -> (B, L, D), or (B, 1, D) at columns; arguments as ``EchoSigma``."""
 
     def __init__(
         self, size: int, dropout: float, cutoff: float, mamba: Callable[[int], nn.Module]
@@ -83,14 +84,19 @@ class EchoSigmaLayer(nn.Module):
         self.value_out = nn.Linear(size, size)
         self.gate_out = nn.Linear(size, size)
         self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
         x = self.filter(states)
         x = self.value_in(x) * F.silu(self.gate_in(x))
         # The three inputs share one Mamba, so they go through it as one batch.
-        read = self.mamba(torch.cat([x, x.flip(1), states]))
+        if columns is None:
+            read = self.mamba(torch.cat([x, x.flip(1), states]))
+        else:  # no further than they are read
+            end = int(columns.max()) + 1
+            inputs = torch.cat([x[:, :end], x.flip(1)[:, :end], states[:, :end]])
+            read = self.mamba(inputs, columns.repeat(3))
         y = self.mamba_norm(read.unflatten(0, (3, -1)).sum(0))
         value = self.value_out(y)
         y = self.norm(self.dropout(value * F.silu(self.gate_out(y)) + value + y))
@@ -114,6 +120,7 @@ class EchoSigma(MambaStack):
 
     padding_invariant = False  # the reversed direction begins at the end of the padding
     causal = False
+    cuts_columns = True
 
     def __init__(
         self,

@@ -48,8 +48,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import init_normal, spectrum
-from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention, real_keys
+from sigma.models.layers import at, init_normal, spectrum
+from sigma.models.transformer import (
+    Block,
+    FeedForward,
+    PositionedItems,
+    SelfAttention,
+    attend,
+    real_keys,
+)
 
 PAIRS: dict[str | None, list[tuple[str, str]]] = {
     None: [],
@@ -140,12 +147,15 @@ class HybridAttention(SelfAttention):
         chosen = torch.zeros_like(ranked, dtype=torch.bool).scatter(1, top, True)
         return correlation.masked_fill(~chosen, -math.inf).softmax(-1)
 
-    def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self, states: Tensor, visible: Tensor | None = None, columns: Tensor | None = None
+    ) -> Tensor:
         """Attend in both domains.
 
         Args:
             states: (B, N, D).
             visible: bool (B, 1, N, N), where S's queries (rows) see its keys; not read if ρ = 0.
+            columns: (B,) the one position of each row to return, (B, 1, D); None returns all.
         """
         n, (left, right) = states.shape[1], self.window
         q, k, v = (spectrum(f(states)) for f in (self.query, self.key, self.value))
@@ -154,15 +164,17 @@ class HybridAttention(SelfAttention):
         # The mean before the inverse transform: one short signal a row instead of D.
         correlation = torch.fft.irfft(F.pad((q * k.conj()).mean(-1), beyond), n=n)
         weights = spectrum(self.delay_weights(correlation))
-        mixed = torch.fft.irfft(weights.conj()[:, :, None] * v, n=n, dim=1)
+        mixed = at(torch.fft.irfft(weights.conj()[:, :, None] * v, n=n, dim=1), columns)
         if self.spatial_ratio:
             banded = (F.pad(x, (0, 0, *beyond)) for x in (q, k, v[:, left:right]))
-            q, k, v = (self.heads(torch.fft.irfft(x, n=n, dim=1)) for x in banded)
-            p = self.attention_dropout if self.training else 0.0
-            spatial = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=p)
-            spatial = spatial.transpose(1, 2).flatten(2)
+            q, k, v = (torch.fft.irfft(x, n=n, dim=1) for x in banded)
+            q, k, v = self.heads(at(q, columns)), self.heads(k), self.heads(v)
+            if columns is not None and visible is not None:
+                visible = visible.gather(2, columns[:, None, None, None].expand(-1, -1, -1, n))
+            spatial = attend(q, k, v, visible, self.attention_dropout).transpose(1, 2).flatten(2)
             mixed = (1 - self.spatial_ratio) * mixed + self.spatial_ratio * spatial
-        return self.norm(states + self.dropout(self.out(mixed.to(states.dtype))))
+        mixed = self.dropout(self.out(mixed.to(states.dtype)))
+        return self.norm(at(states, columns) + mixed)
 
 
 class FEARec(PositionedItems):
@@ -196,6 +208,7 @@ class FEARec(PositionedItems):
 
     padding_invariant = False
     causal = False
+    reads_one = True
 
     def __init__(
         self,
@@ -247,24 +260,23 @@ class FEARec(PositionedItems):
         self.temperature = temperature
         self.pair_weight = {"view": contrast_weight, "twin": semantic_weight}
         self.frequency_weight = frequency_weight
-        self.attention, self.feed_forward = nn.ModuleList(), nn.ModuleList()
+        self.layers = nn.ModuleList()
         for i in range(num_layers):
             window = frequency_window(max_length, i, num_layers, global_ratio)
-            self.attention.append(
-                HybridAttention(
-                    hidden_size,
-                    num_heads,
-                    dropout,
-                    attention_dropout,
-                    window,
-                    topk_factor,
-                    spatial_ratio,
-                )
+            attention = HybridAttention(
+                hidden_size,
+                num_heads,
+                dropout,
+                attention_dropout,
+                window,
+                topk_factor,
+                spatial_ratio,
             )
-            self.feed_forward.append(FeedForward(hidden_size, inner_size, dropout, activation))
+            feed_forward = FeedForward(hidden_size, inner_size, dropout, activation)
+            self.layers.append(Block(attention, feed_forward))
         self.apply(init_normal)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         n = items.shape[1]
         if n != self.max_length:
             raise UserError(
@@ -275,10 +287,7 @@ class FEARec(PositionedItems):
         if self.spatial_ratio:
             causal = torch.ones(n, n, dtype=torch.bool, device=items.device).tril()
             visible = real_keys(lengths, n) & causal
-        states = self.embedded(items)
-        for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
-            states = feed_forward(attention(states, visible))
-        return states
+        return self.encoded(self.embedded(items), self.layers, visible, columns)
 
     def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
         """Contrastive and frequency terms of a training batch, a scalar; 0 where all are off.
@@ -307,8 +316,7 @@ class FEARec(PositionedItems):
         # Each in a pass of its own, as in the authors' code: the rows of a pass share their delays.
         for name, rows in (("view", slice(0, m)), ("twin", slice(m, 2 * m))):
             if name in needed:
-                hidden, ends = self(items[rows], lengths[rows]), lengths[rows] - 1
-                encoded[name] = hidden[torch.arange(m, device=items.device), ends]
+                encoded[name] = self(items[rows], lengths[rows], lengths[rows] - 1).squeeze(1)
         for a, b in pairs:
             first, second, weight = encoded[a], encoded[b], self.pair_weight[b]
             if weight:

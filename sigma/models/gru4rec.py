@@ -22,7 +22,7 @@ RecBole draws it too, and ranks it among the items in training.
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import TiedItems, item_table
+from sigma.models.layers import Dropout, TiedItems, at, item_table
 
 
 class GRU4Rec(TiedItems):
@@ -39,6 +39,7 @@ class GRU4Rec(TiedItems):
 
     padding_invariant = True
     causal = True
+    reads_one = True
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class GRU4Rec(TiedItems):
         super().__init__()
         self.name = name
         self.items = item_table(num_items, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gru = nn.GRU(hidden_size, gru_size, num_layers, bias=False, batch_first=True)
         self.out = nn.Linear(gru_size, hidden_size)
         nn.init.xavier_normal_(self.items.weight)
@@ -63,5 +64,5 @@ class GRU4Rec(TiedItems):
             if key.endswith("l0"):
                 nn.init.xavier_uniform_(weight)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return self.out(self.gru(self.dropout(self.items(items)))[0])
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
+        return self.out(at(self.gru(self.dropout(self.items(items)))[0], columns))

@@ -1,5 +1,7 @@
 """Layers that several models use."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,6 +46,24 @@ def tied_scores(
     return scores if bias is None else scores + bias[items - 1]
 
 
+@dataclass(frozen=True)
+class TiedScores:
+    """Scores by inner product: states (M, D) -> (M, K), or (M, n) of ``items`` (M, n).
+
+    A loss over a large catalogue reads ``weight`` and ``bias`` and never asks for all scores.
+
+    Args:
+        weight: (K, D), the rows of items 1 … K.
+        bias: (K,) of items 1 … K.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        return tied_scores(states, self.weight, items, self.bias)
+
+
 class TiedItems(nn.Module):
     """Base of the models that score items by inner product with their item table.
 
@@ -53,9 +73,35 @@ class TiedItems(nn.Module):
 
     items: nn.Embedding
 
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return tied_scores(states, self.items.weight[1:], items)
+    @property
+    def logits(self) -> TiedScores:
+        """To be called with states (M, D), see ``TiedScores``."""
+        return TiedScores(self.items.weight[1:])
+
+
+def at(states: Tensor, columns: Tensor | None) -> Tensor:
+    """(B, L, D), (B,) -> (B, 1, D), each row's state at one column; all states without columns."""
+    if columns is None:
+        return states
+    return states.gather(1, columns[:, None, None].expand(-1, -1, states.shape[-1]))
+
+
+class Dropout(nn.Dropout):
+    """PyTorch's dropout, on the CPU from 16 random bits an element instead of a drawn float.
+
+    There ``F.dropout`` is most of what a small model costs: it draws one by one. The probability is
+    rounded to a multiple of 2^-16, and kept elements are scaled by what it was rounded to.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p in (0, 1) or x.device.type != "cpu":
+            return super().forward(x)
+        steps = min(round(self.p * 2**16), 2**16 - 1)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        drawn = words.view(torch.int16)[: x.numel()].view(x.shape)
+        # In float: comparing and multiplying with bool tensors is several times slower.
+        kept = drawn.to(torch.promote_types(x.dtype, torch.float32)).ge_(steps - 2**15)
+        return x * kept.mul_(1 / (1 - steps / 2**16)).to(x.dtype)
 
 
 def spectrum(x: Tensor, norm: str = "backward") -> Tensor:

@@ -27,26 +27,39 @@ depend on real items alone, and batches can be trimmed. A zero vector stays zero
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal
-from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention, real_keys
+from sigma.models.layers import at, init_normal
+from sigma.models.transformer import (
+    Block,
+    FeedForward,
+    PositionedItems,
+    SelfAttention,
+    real_keys,
+)
 
 
 class LinearAttention(SelfAttention):
     """LayerNorm(X + dropout(A W_O + b_O)), (B, L, D) -> (B, L, D); arguments as its parent."""
 
-    def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self, states: Tensor, visible: Tensor | None = None, columns: Tensor | None = None
+    ) -> Tensor:
         """Sum over ``visible`` positions.
 
         Args:
             states: (B, L, D).
             visible: bool (B, 1, 1, L), True where a position enters K'^T V; None is everywhere.
+            columns: (B,) the one position of each row to return, (B, 1, D); None returns all.
         """
-        q, k, v = (self.heads(f(states)) for f in (self.query, self.key, self.value))
+        return self.update(at(states, columns), states, visible)
+
+    def mix(self, queries: Tensor, states: Tensor, visible: Tensor | None = None) -> Tensor:
+        q = self.heads(self.query(queries))
+        k, v = (self.heads(f(states)) for f in (self.key, self.value))
         q, k = (F.normalize(F.elu(x), dim=-1) for x in (q, k))
         if visible is not None:
             k = k * visible.transpose(-1, -2)
         mixed = q @ (k.transpose(-1, -2) @ v) / q.shape[-1] ** 0.5
-        return self.norm(states + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class LinRec(PositionedItems):
@@ -70,6 +83,7 @@ class LinRec(PositionedItems):
 
     padding_invariant = False
     causal = False  # K'^T V sums over the whole row
+    reads_one = True
 
     def __init__(
         self,
@@ -86,17 +100,15 @@ class LinRec(PositionedItems):
     ) -> None:
         super().__init__(num_items, max_length, hidden_size, dropout, name)
         self.padding_invariant = mask_padding
-        self.attention = nn.ModuleList(
-            LinearAttention(hidden_size, num_heads, dropout) for _ in range(num_layers)
-        )
-        self.feed_forward = nn.ModuleList(
-            FeedForward(hidden_size, inner_size, dropout, activation) for _ in range(num_layers)
+        self.layers = nn.ModuleList(
+            Block(
+                LinearAttention(hidden_size, num_heads, dropout),
+                FeedForward(hidden_size, inner_size, dropout, activation),
+            )
+            for _ in range(num_layers)
         )
         self.apply(init_normal)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         visible = real_keys(lengths, items.shape[1]) if self.padding_invariant else None
-        states = self.embedded(items)
-        for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
-            states = feed_forward(attention(states, visible))
-        return states
+        return self.encoded(self.embedded(items), self.layers, visible, columns)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import causal_conv
+from sigma.models.layers import at, causal_conv
 from sigma.ops import selective_scan
 
 
@@ -73,14 +73,21 @@ class Mamba(nn.Module):
         with torch.no_grad():  # the inverse of softplus
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        x, z = self.in_proj(states).chunk(2, dim=-1)
+    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, 1, D) at one column (B,) of each row."""
+        if columns is None:
+            x, z = self.in_proj(states).chunk(2, dim=-1)
+        else:
+            to_x, to_z = self.in_proj.weight.chunk(2)
+            x, z = F.linear(states, to_x), F.linear(at(states, columns), to_z)
         assert self.conv1d.bias is not None
         x = F.silu(causal_conv(x, self.conv1d.weight, self.conv1d.bias))
         sizes = [self.rank, self.state_size, self.state_size]
         dt, B, C = self.x_proj(x).split(sizes, dim=-1)
         dt = F.linear(dt, self.dt_proj.weight)  # its bias is added within the scan
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
-        y = selective_scan(x, dt, A, B, C, self.D, z, self.dt_proj.bias, self.backend)
+        gate = z if columns is None else None
+        y = selective_scan(x, dt, A, B, C, self.D, gate, self.dt_proj.bias, self.backend)
+        if columns is not None:
+            y = at(y, columns) * F.silu(z)
         return self.out_proj(y)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from sigma.models.layers import TiedItems, init_normal, item_table
+from sigma.models.layers import Dropout, TiedItems, at, init_normal, item_table
 from sigma.models.mamba import Mamba
 from sigma.models.transformer import FeedForward
 
@@ -47,10 +47,13 @@ class MambaStack(TiedItems):
         num_items: K.
         size: D.
         dropout: of the embeddings.
-        layers: (B, L, D) -> (B, L, D) each; drawn from only once the item table has been drawn.
+        layers: (B, L, D), columns -> (B, L, D) or at these columns (B, 1, D); drawn from only once
+            the item table has been drawn.
         reinit_mamba: see ``init_around_mamba``.
         name: what tables call the model.
     """
+
+    reads_one = True
 
     def __init__(
         self,
@@ -65,19 +68,19 @@ class MambaStack(TiedItems):
         self.name = name
         self.items = item_table(num_items, size)
         self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(layers)
         init_around_mamba(self, reinit_mamba)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         states = self.norm(self.dropout(self.items(items)))
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             states = layer(states)
-        return states
+        return self.layers[-1](states, columns)
 
 
 class Mamba4RecLayer(nn.Module):
-    """A Mamba block and its feed-forward layer, (B, L, D) -> (B, L, D).
+    """A Mamba block and its feed-forward layer, (B, L, D) -> (B, L, D), or at columns (B, 1, D).
 
     Args:
         size: D.
@@ -93,12 +96,14 @@ class Mamba4RecLayer(nn.Module):
         self.residual = residual
         self.mamba = mamba(size)
         self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
 
-    def forward(self, states: Tensor) -> Tensor:
-        mixed = self.dropout(self.mamba(states))
-        return self.feed_forward(self.norm(mixed + states if self.residual else mixed))
+    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
+        mixed = self.dropout(self.mamba(states, columns))
+        if self.residual:
+            mixed = mixed + at(states, columns)
+        return self.feed_forward(self.norm(mixed))
 
 
 class Mamba4Rec(MambaStack):

@@ -40,7 +40,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import TiedItems, item_table
+from sigma.models.layers import Dropout, TiedItems, item_table
 from sigma.models.recmamba import init_xavier
 from sigma.models.transformer import FeedForward, Positions, SelfAttention
 
@@ -88,7 +88,7 @@ class MoEMaTrRec(TiedItems):
         self.items = item_table(num_items, hidden_size)
         self.scale = math.sqrt(hidden_size)
         self.positions = Positions(max_length, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.mamba = mamba(hidden_size)
         self.attention = SelfAttention(hidden_size, num_heads, dropout, attention_dropout=dropout)
         self.gate = nn.Linear(hidden_size, 1)

@@ -33,7 +33,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import TiedItems, item_table
+from sigma.models.layers import Dropout, TiedItems, item_table
 from sigma.models.transformer import Positions
 
 
@@ -80,7 +80,7 @@ class RecMamba(TiedItems):
         self.items = item_table(num_items, hidden_size)
         self.scale = math.sqrt(hidden_size)
         self.positions = Positions(max_length, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.mamba = mamba(hidden_size)
         init_xavier(self)
 

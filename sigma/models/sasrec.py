@@ -32,7 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from sigma.models.layers import init_normal
-from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention, TransformerLayer
+from sigma.models.transformer import (
+    Block,
+    FeedForward,
+    PositionedItems,
+    SelfAttention,
+    TransformerLayer,
+)
 
 
 class NormFirstAttention(SelfAttention):
@@ -42,8 +48,8 @@ class NormFirstAttention(SelfAttention):
         super().__init__(size, num_heads, 0.0, attention_dropout)
         del self.out, self.dropout  # no W_O, and no dropout but of the weights
 
-    def forward(self, states: Tensor, visible: Tensor | None = None) -> Tensor:
-        queries = self.norm(states)
+    def update(self, queries: Tensor, states: Tensor, visible: Tensor | None) -> Tensor:
+        queries = self.norm(queries)
         return queries + self.mix(queries, states, visible)
 
 
@@ -64,7 +70,7 @@ def norm_first_layer(
     activation: str,
 ) -> nn.Module:
     """One layer of the authors' form; arguments as ``TransformerLayer``."""
-    return nn.Sequential(
+    return Block(
         NormFirstAttention(size, num_heads, attention_dropout),
         NormFirstFeedForward(size, inner, dropout, activation, inner_dropout=dropout),
     )
@@ -89,6 +95,7 @@ class SASRec(PositionedItems):
 
     padding_invariant = True
     causal = True
+    reads_one = True
 
     def __init__(
         self,
@@ -107,11 +114,9 @@ class SASRec(PositionedItems):
         super().__init__(num_items, max_length, hidden_size, dropout, name)
         self.norm_first = norm_first
         layer = norm_first_layer if norm_first else TransformerLayer
-        self.layers = nn.Sequential(
-            *(
-                layer(hidden_size, num_heads, inner_size, dropout, attention_dropout, activation)
-                for _ in range(num_layers)
-            )
+        self.layers = nn.ModuleList(
+            layer(hidden_size, num_heads, inner_size, dropout, attention_dropout, activation)
+            for _ in range(num_layers)
         )
         self.apply(init_normal)
         if norm_first:
@@ -121,9 +126,9 @@ class SASRec(PositionedItems):
             with torch.no_grad():
                 self.items.weight[0] = 0
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         if not self.norm_first:
-            return self.layers(self.embedded(items))
+            return self.encoded(self.embedded(items), self.layers, None, columns)
         states = self.items(items)
         states = self.dropout(self.positions(states * states.shape[-1] ** 0.5))
-        return self.norm(self.layers(states))
+        return self.norm(self.encoded(states, self.layers, None, columns))

@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import CausalConv1d, TiedItems, item_table
+from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, item_table
 
 
 def partial_flip(lengths: Tensor, width: int, keep: int) -> Tensor:
@@ -63,7 +63,7 @@ def partial_flip(lengths: Tensor, width: int, keep: int) -> Tensor:
 
 
 class DenseSelectiveGate(nn.Module):
-    """G(H) of eq. 4-6, (B, L, D) -> (B, L, D).
+    """G(H) of eq. 4-6, (B, L, D) -> (B, L, D), or (B, 1, D) at one column (B,) of each row.
 
     Args:
         size: D.
@@ -76,8 +76,8 @@ class DenseSelectiveGate(nn.Module):
         self.conv = CausalConv1d(size, conv_width, depthwise=True)
         self.outer = nn.Linear(size, size)
 
-    def forward(self, states: Tensor) -> Tensor:
-        g = self.outer(self.conv(self.inner(states)))
+    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
+        g = self.outer(at(self.conv(self.inner(states)), columns))
         return F.silu(g) + torch.sigmoid(g)
 
 
@@ -112,21 +112,42 @@ class SigmaLayer(nn.Module):
         self.widen = nn.Linear(size, 4 * size)
         self.narrow = nn.Linear(4 * size, size)
         self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D)."""
-        index = partial_flip(lengths, states.shape[1], self.keep)
-        flipped = states.gather(1, index[:, :, None].expand_as(states)) if self.flip else states
-        forward = self.mamba(states)
-        backward = (self.flipped_mamba or self.mamba)(flipped)
-        if self.gate is not None:
-            forward = forward + self.gate(states) * forward
-            backward = backward + self.gate(flipped) * backward
-        mixed = self.mix_mamba * (forward + backward)
-        if self.gru is not None and self.conv is not None:
-            mixed = mixed + self.mix_gru * self.gru(self.conv(states))[0]
-        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + self.shortcut(states))
+    def direction(self, states: Tensor, columns: Tensor | None, mamba: nn.Module) -> Tensor:
+        """M + G(H) ⊙ M of one direction's H (B, L, D), (B, L or 1, D)."""
+        read = mamba(states, columns)
+        return read if self.gate is None else read + self.gate(states, columns) * read
+
+    def flipped(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """H0f of eq. 2; ``states`` itself where no row is long enough to be flipped."""
+        width = states.shape[1]
+        if not self.flip or width <= self.keep + 1:
+            return states
+        index = partial_flip(lengths, width, self.keep)
+        return states.gather(1, index[:, :, None].expand_as(states))
+
+    def both_directions(self, states: Tensor, lengths: Tensor, columns: Tensor | None) -> Tensor:
+        """M^ of eq. 3, (B, L or 1, D)."""
+        flipped = self.flipped(states, lengths)
+        if self.flipped_mamba is not None:
+            forward = self.direction(states, columns, self.mamba)
+            return forward + self.direction(flipped, columns, self.flipped_mamba)
+        if flipped is states:
+            return 2 * self.direction(states, columns, self.mamba)
+        twice = None if columns is None else columns.repeat(2)
+        forward, backward = self.direction(
+            torch.cat([states, flipped]), twice, self.mamba
+        ).chunk(2)  # fmt: skip
+        return forward + backward
+
+    def forward(self, states: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
+        """(B, L, D), (B,) -> (B, L, D), or (B, 1, D) at one column (B,) of each row."""
+        mixed = self.mix_mamba * self.both_directions(states, lengths, columns)
+        if self.gru is not None and self.conv is not None and self.mix_gru is not None:
+            mixed = mixed + self.mix_gru * at(self.gru(self.conv(states))[0], columns)
+        shortcut = self.shortcut(at(states, columns))
+        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + shortcut)
         wide = self.dropout(F.gelu(self.widen(mixed)))
         return self.norm(mixed + self.dropout(self.narrow(wide)))
 
@@ -151,6 +172,7 @@ class Sigma(TiedItems):
 
     padding_invariant = True
     causal = False  # the flipped direction reads the end of a history first
+    reads_one = True
 
     def __init__(
         self,
@@ -172,7 +194,7 @@ class Sigma(TiedItems):
         self.causal = not partial_flip
         self.items = item_table(num_items, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             SigmaLayer(
                 hidden_size, dropout, r, partial_flip, gate, gru, shared_mamba, conv_width, mamba
@@ -180,8 +202,8 @@ class Sigma(TiedItems):
             for _ in range(num_layers)
         )
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         states = self.norm(self.dropout(self.items(items)))
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             states = layer(states, lengths)
-        return states
+        return self.layers[-1](states, lengths, columns)

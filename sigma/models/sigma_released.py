@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import CausalConv1d, TiedItems, init_normal, item_table
+from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
 from sigma.models.sigma import partial_flip
 from sigma.models.transformer import FeedForward
 
@@ -69,7 +69,7 @@ class ReleasedGate(nn.Module):
         self.flipped_dense = nn.Linear(size, size) if separate_dense else None
         self.silu = nn.Linear(size, size)
         self.sigmoid = nn.Linear(size, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, states: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
         h = self.dense(states) + states
@@ -109,7 +109,7 @@ class ReleasedLayer(nn.Module):
         self.gru = nn.GRU(size, size, bias=gru_bias, batch_first=True)
         self.mix = nn.Parameter(torch.tensor(mix, dtype=torch.float32))
         self.mixed = nn.Linear(size, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
 
@@ -127,16 +127,21 @@ class ReleasedLayer(nn.Module):
             return self.conv(F.pad(states, (0, 0, 0, 1)))[:, 1:]
         return self.conv(states)
 
-    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, states: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         flipped = self.flip(states, lengths)
-        forward, backward = self.mambas[0](states), self.mambas[-1](flipped)
-        gate, flipped_gate = self.gate(states, flipped)
+        if columns is not None:  # nothing but the flip looks further ahead
+            end = int(columns.max()) + 1 + self.look_ahead
+            states, flipped = states[:, :end], flipped[:, :end]
+        forward, backward = self.mambas[0](states, columns), self.mambas[-1](flipped, columns)
+        gate, flipped_gate = self.gate(at(states, columns), at(flipped, columns))
         if self.gate_residual:
             gate, flipped_gate = gate + 1, flipped_gate + 1
         mixed = self.mix[2] * (forward * gate) + self.mix[1] * (backward * flipped_gate)
-        mixed = mixed + self.mix[0] * self.gru(self.convolve(states))[0]
+        mixed = mixed + self.mix[0] * at(self.gru(self.convolve(states))[0], columns)
         mixed = self.dropout(self.mixed(mixed))
-        return self.feed_forward(self.norm(mixed + states if self.residual else mixed))
+        if self.residual:
+            mixed = mixed + at(states, columns)
+        return self.feed_forward(self.norm(mixed))
 
 
 class SigmaReleased(TiedItems):
@@ -166,6 +171,9 @@ class SigmaReleased(TiedItems):
     Raises:
         UserError: a negative ``flip_until`` or ``r``, or ``mix`` not of three numbers.
     """
+
+    reads_one = True
+    cuts_columns = True
 
     def __init__(
         self,
@@ -205,7 +213,7 @@ class SigmaReleased(TiedItems):
         self.causal = not look_ahead and no_flip
         self.items = item_table(num_items, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             ReleasedLayer(
                 hidden_size,
@@ -235,11 +243,11 @@ class SigmaReleased(TiedItems):
         if self.padding_item:
             nn.init.normal_(self.items.weight[0].detach(), std=0.02)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
         states = self.norm(self.dropout(self.items(items)))
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             states = layer(states, lengths)
-        return states
+        return self.layers[-1](states, lengths, columns)
 
     @property
     def needs_cross_entropy(self) -> bool:

@@ -15,6 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+import sigma.encoding
+from sigma.datamodules.batches import Batch
+from sigma.encoding import target_states
 from tests.front_door import ROOT, run
 from tests.in_process import call
 
@@ -113,6 +116,34 @@ def test_the_future_moves_states_as_a_model_says(name: str) -> None:
         moved |= not torch.allclose(after[:position].float(), before[:position].float(), atol=1e-5)
         assert not torch.equal(after[position], before[position])
     assert moved != model.causal
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_states_are_the_same_however_they_are_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One column of each row, in length groups or not: states and gradients of the whole pass."""
+    monkeypatch.setattr(sigma.encoding, "MIN_ROWS", 1)
+    model = build(name).double()
+    lengths = torch.tensor([L, 1, 2, 5, 3, 8, 2])
+    items = torch.randint(1, K + 1, (7, L), generator=torch.Generator().manual_seed(2))
+    items *= torch.arange(L) < lengths[:, None]
+    rows, none = torch.arange(7), torch.empty(0, dtype=torch.int64)
+    batch = Batch(items, lengths, rows, rows + 1, rows, lengths - 1, lengths, none, none)
+    parameters = list(model.parameters())
+    may_group = model.padding_invariant or getattr(model, "cuts_columns", False)
+
+    def outcome(states: Tensor) -> list[Tensor]:
+        states = states.double()  # those of some counted models are not
+        if not parameters:
+            return [states]
+        loss = (states * torch.linspace(-1, 1, states.numel()).reshape(states.shape)).sum()
+        return [states, *torch.autograd.grad(loss, parameters, materialize_grads=True)]
+
+    whole = outcome(model(items, lengths)[rows, lengths - 1])
+    for by_length in {False, may_group}:
+        for got, wanted in zip(outcome(target_states(model, batch, by_length)), whole, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", MODELS)

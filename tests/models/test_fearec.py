@@ -100,7 +100,8 @@ def by_equations(
         for row in items
     ]
     ns = lengths.tolist()
-    for p, f, window in zip(model.attention, model.feed_forward, windows, strict=True):
+    for layer, window in zip(model.layers, windows, strict=True):
+        p, f = layer.attention, layer.feed_forward
         y = hybrid(x, ns, p, window, training)
         x = [[feed_forward(h, f, gelu) for h in row] for row in y]
     return torch.stack([h for row, n in zip(x, ns, strict=True) for h in row[:n]])
@@ -138,9 +139,9 @@ def test_heads_and_query_and_key_biases_matter_to_the_time_domain_alone(ratio: f
     plain = build(spatial_ratio=ratio)
     others = build(spatial_ratio=ratio, num_heads=3), build(spatial_ratio=ratio)
     with torch.no_grad():
-        for attention in others[1].attention:
-            attention.query.bias += 1
-            attention.key.bias -= 2
+        for layer in others[1].layers:
+            layer.attention.query.bias += 1
+            layer.attention.key.bias -= 2
     before = last(plain(items, lengths), lengths)
     for other in others:
         moved = (last(other(items, lengths), lengths) - before).abs().max()
@@ -151,7 +152,7 @@ def test_time_domain_alone_is_pytorch_attention() -> None:
     """ρ = 1 and all frequencies: causal attention over real items."""
     model = build(spatial_ratio=1.0)
     items, lengths = rows(8)
-    ours = model.attention[0]
+    ours = model.layers[0].attention
     theirs = torch_attention(ours, heads=2)
     states = model.norm(model.positions(model.items(items)))
     causal = torch.ones(8, 8, dtype=torch.bool).tril()

@@ -46,7 +46,8 @@ def by_equations(model: LinRec, items: Tensor, lengths: Tensor, options: dict) -
             norm(embedded(model.items, i) + model.positions.table.weight[t], model.norm)
             for t, i in enumerate(row[:seen])
         ]
-        for a, f in zip(model.attention, model.feed_forward, strict=True):
+        for layer in model.layers:
+            a, f = layer.attention, layer.feed_forward
             q, k, v = ([linear(h, m).chunk(heads) for h in x] for m in (a.query, a.key, a.value))
             y = []
             for t in range(seen):
@@ -104,9 +105,9 @@ def test_full_rows_know_no_mask() -> None:
 
 def test_a_zero_vector_is_no_division_by_zero() -> None:
     model = build()
-    for attention in model.attention:
-        nn.init.zeros_(attention.query.weight)
-        nn.init.zeros_(attention.query.bias)
+    for layer in model.layers:
+        nn.init.zeros_(layer.attention.query.weight)
+        nn.init.zeros_(layer.attention.query.bias)
     hidden = model(*rows())
     hidden.sin().sum().backward()
     assert hidden.isfinite().all()

@@ -170,9 +170,9 @@ def test_attention_starts_as_torchs_does_under_xavier() -> None:
 
 def test_every_dropout_is_in_force_in_training_only() -> None:
     items, lengths = rows()
-    for kept in ("dropout", "attention.dropout", "feed_forward.dropout", "attention_dropout"):
+    parts = ("dropout", "attention.dropout", "feed_forward.dropout", "attention.attention_dropout")
+    for kept in parts:
         model = build(dropout=0.5)
-        model.attention.attention_dropout *= kept == "attention_dropout"
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout):
                 module.p *= name == kept

@@ -34,9 +34,9 @@ def build(**options: object) -> SASRec:
 
 
 def norm_first_layer(
-    x: list[Tensor], p: nn.Sequential, activation: Callable, heads: int
+    x: list[Tensor], p: nn.Module, activation: Callable, heads: int
 ) -> list[Tensor]:
-    a, f = p
+    a, f = p.attention, p.feed_forward
     queries = [norm(x_t, a.norm) for x_t in x]
     out = []
     for q_t, m_t in zip(queries, mixed(queries, x, a, heads, causal=True), strict=True):
