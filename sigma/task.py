@@ -11,8 +11,9 @@ from torchmetrics import MeanMetric
 from sigma.datamodules.batches import Batch
 from sigma.encoding import target_states
 from sigma.errors import UserError
-from sigma.losses import CrossEntropy
+from sigma.losses import CrossEntropy, Logits, full_precision
 from sigma.metrics import RankingMetrics, target_ranks
+from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
 from sigma.sampled import SampledNegatives
 
 
@@ -113,9 +114,10 @@ class SequenceTask(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         return self.optimizer(self.parameters()) if self.trained else None
 
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
-        return self.model.logits(states, items)  # type: ignore[operator]
+    @property
+    def logits(self) -> Logits:
+        """To be called with states (M, D) -> scores (M, K) of items 1 … K, or (M, n) of items."""
+        return cast(Logits, self.model.logits)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if not self.trained:
@@ -149,19 +151,33 @@ class SequenceTask(L.LightningModule):
         """The metrics of ``val`` or ``test``."""
         return cast(RankingMetrics, self.metrics[stage])
 
+    def scores(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """As ``logits``, in float32 even under mixed precision: rounded scores tie with others."""
+        with torch.autocast(states.device.type, enabled=False):
+            return full_precision(self.logits(states, items))
+
     def target_ranks(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Items above and beside each target, (B,) each, among all items or those drawn."""
         states = target_states(self.model, batch, self.by_length)
         if self.sampled is not None:
             drawn = self.sampled(batch)
-            scores = self.logits(states, torch.cat([batch.targets[:, None], drawn], 1))
+            scores = self.scores(states, torch.cat([batch.targets[:, None], drawn], 1))
             return target_ranks(scores, torch.ones_like(batch.targets))
-        scores = self.logits(states)
-        if len(batch.seen_rows):
-            scores = scores.index_put(
-                (batch.seen_rows, batch.seen_items - 1), scores.new_tensor(float("-inf"))
-            )
-        return target_ranks(scores, batch.targets)
+        greater, ties = [], []
+        first, rows = 0, MIN_ROWS  # until the number of items is known
+        while first < len(states):
+            chunk = slice(first, first + rows)
+            scores = self.scores(states[chunk])
+            if len(batch.seen_rows):
+                here = (batch.seen_rows >= first) & (batch.seen_rows < first + rows)
+                seen = batch.seen_rows[here] - first, batch.seen_items[here] - 1
+                scores = scores.index_put(seen, scores.new_tensor(float("-inf")))
+            above, beside = target_ranks(scores, batch.targets[chunk])
+            greater.append(above)
+            ties.append(beside)
+            first += rows
+            rows = chunk_rows(scores.shape[1], scores.dtype, scores.device)
+        return torch.cat(greater), torch.cat(ties)
 
     def evaluation_step(self, stage: str, batch: Batch) -> Ranks:
         """Rank each target and update the metrics of ``stage``."""

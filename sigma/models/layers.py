@@ -61,7 +61,7 @@ class TiedScores:
     bias: Tensor | None = None
 
     def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        return tied_scores(states, self.weight, items, self.bias)
+        return tied_scores(states.to(self.weight.dtype), self.weight, items, self.bias)
 
 
 class TiedItems(nn.Module):

@@ -1,0 +1,109 @@
+"""Cross entropy in chunks against PyTorch's over the whole matrix: loss, gradients, memory."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sigma.losses import CrossEntropy
+from sigma.models.layers import TiedScores
+from sigma.ops import cross_entropy
+from sigma.ops.cross_entropy import linear_cross_entropy
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def inputs(m: int, k: int, d: int, bias: bool, device: str, scale: float = 1.0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(m, d), (k, d), *([(k,)] if bias else [])]
+    return [
+        (scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(device)
+        for s in shapes
+    ]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("m", "k", "chunk"), [(1, 1, 32), (37, 11, 8), (64, 50, 32), (5, 3, 1)])
+def test_equals_pytorchs_with_gradients(
+    m: int, k: int, chunk: int, bias: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    monkeypatch.setattr(cross_entropy, "MIN_ROWS", chunk)
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", {"cpu": 0, "cuda": 0})
+    given = [x.requires_grad_() for x in inputs(m, k, 6, bias, device)]
+    targets = torch.randint(0, k, (m,), generator=torch.Generator().manual_seed(1)).to(device)
+    table_bias = given[2] if bias else None
+    got = linear_cross_entropy(given[0], given[1], table_bias, targets)
+    wanted = F.cross_entropy(F.linear(given[0], given[1], table_bias), targets)
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    # Scaled, as the loss is by the number of targets on each process.
+    for a, b in zip(
+        torch.autograd.grad(3 * got, given), torch.autograd.grad(3 * wanted, given), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
+    states, table = inputs(20, 30, 6, False, "cpu", scale=60.0)
+    targets = torch.arange(20)
+    got = linear_cross_entropy(states.float(), table.float(), None, targets)
+    wanted = F.cross_entropy(states @ table.T, targets)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=0)
+    assert wanted > 1000
+
+
+def test_half_precision_products_keep_float32_sums() -> None:
+    states, table = (x.float() for x in inputs(64, 5000, 32, False, "cpu", scale=0.3))
+    targets = torch.arange(64)
+    wanted = F.cross_entropy(F.linear(states, table), targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        given = [states.requires_grad_(), table.requires_grad_()]
+        got = linear_cross_entropy(given[0], given[1], None, targets)
+    assert got.dtype == torch.float32
+    assert abs(got - wanted) < 2e-3
+    gradients = torch.autograd.grad(got, given)
+    for gradient, exact in zip(
+        gradients,
+        torch.autograd.grad(F.cross_entropy(F.linear(*given), targets), given),
+        strict=True,
+    ):
+        assert gradient.dtype == torch.float32
+        assert (gradient - exact).norm() < 0.02 * exact.norm()
+
+
+def test_without_gradients_only_the_loss_is_computed() -> None:
+    states, table = inputs(10, 7, 3, False, "cpu")
+    assert not linear_cross_entropy(states, table, None, torch.arange(10) % 7).requires_grad
+
+
+def test_the_loss_takes_this_way_for_tied_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were all scores asked for, a large catalogue would not fit."""
+    states, table, bias = inputs(10, 7, 3, True, "cpu")
+    loss, targets = CrossEntropy(torch.ones(7)), torch.arange(10) % 7 + 1
+    wanted = loss(states, targets, lambda x, items=None: F.linear(x, table, bias))
+    monkeypatch.setattr(TiedScores, "__call__", None)
+    torch.testing.assert_close(loss(states, targets, TiedScores(table, bias)), wanted)
+
+
+LARGE = """
+import resource, torch
+from sigma.ops.cross_entropy import linear_cross_entropy
+torch.manual_seed(0)
+states, table = torch.randn(256, 16, requires_grad=True), torch.randn(200_000, 16) * 0.1
+table.requires_grad_()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+linear_cross_entropy(states, table, None, torch.arange(256)).backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read in kilobytes as on Linux")
+def test_memory_does_not_grow_with_rows_times_items() -> None:
+    """All scores would be 205 MB, and PyTorch holds them three times over; the table has 13 MB."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 150e6
