@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from sigma.errors import UserError
 from sigma.ops.reference import selective_scan_reference
 from sigma.ops.scan_cpu import BlockedScan, NativeScan, native_library
 
-BACKENDS = ("auto", "reference", "blocked", "native", "mamba_ssm")
+BACKENDS = ("auto", "reference", "blocked", "cpu", "triton", "mamba_ssm")
 
 
 @functools.cache
@@ -24,8 +25,21 @@ def _has_mamba_ssm() -> bool:
     return True
 
 
+@functools.cache
+def _has_triton() -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        import sigma.ops.scan_triton  # noqa: F401
+    except Exception:  # as above
+        return False
+    return True
+
+
 def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
     """Resolve ``auto`` and check a named backend: ``(backend, reason)``.
+
+    ``cpu`` is the C kernel, or ``blocked`` where no compiler is at hand to build it.
 
     Raises:
         UserError: unknown backend, or one that cannot run here.
@@ -34,23 +48,32 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
         raise UserError(f"Unknown scan backend '{name}'; choose from {', '.join(BACKENDS)}.")
     if name == "auto":
         if device.type == "cuda":
+            if _has_triton():
+                return "triton", "the tensors are on CUDA, and Triton needs no toolkit"
             if _has_mamba_ssm():
-                return "mamba_ssm", "mamba-ssm is importable and the tensors are on CUDA"
-            return "blocked", "mamba-ssm is not importable"
-        if device.type == "cpu":
-            if native_library() is not None:
-                return "native", "a C compiler is at hand"
+                return "mamba_ssm", "the tensors are on CUDA, and Triton is not importable"
+            return "blocked", "neither Triton nor mamba-ssm is importable"
+        if device.type != "cpu":
+            return "blocked", f"no kernel for {device.type}"
+        name = "cpu"
+    if name == "cpu":
+        if device.type != "cpu":
+            raise UserError(
+                f"The scan backend cpu cannot run on {device.type}; use model.mamba.backend=auto."
+            )
+        if native_library() is None:
             return "blocked", "no C compiler is at hand"
-        return "blocked", f"no kernel for {device.type}"
+        return "cpu", "a C compiler is at hand"
     if name == "mamba_ssm" and (device.type != "cuda" or not _has_mamba_ssm()):
         raise UserError(
             "The scan backend mamba_ssm needs a CUDA device and the package mamba-ssm "
             "(pip install 'sigma-rec[cuda]'); use model.mamba.backend=auto."
         )
-    if name == "native" and (device.type != "cpu" or native_library() is None):
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if name == "triton" and not (_has_triton() and (device.type == "cuda" or interpreted)):
         raise UserError(
-            "The scan backend native needs the CPU and a C compiler (cc on the PATH); "
-            "use model.mamba.backend=auto."
+            "The scan backend triton needs a CUDA device and the package triton "
+            "(pip install triton); use model.mamba.backend=auto."
         )
     return name, "asked for"
 
@@ -68,12 +91,16 @@ def selective_scan(
 ) -> Tensor:
     """Selective scan; equations, shapes and result as ``selective_scan_reference``.
 
-    Inputs of lower precision are computed in float32, as the state must be.
+    Inputs of lower precision are computed in float32, as the state must be. Kernels for CUDA know
+    no float64; ``blocked`` takes their place.
 
     Raises:
         UserError: see ``choose_backend``.
     """
     backend, _ = choose_backend(backend, u.device)
+    kind = torch.promote_types(u.dtype, A.dtype)
+    if kind == torch.float64 and backend in ("triton", "mamba_ssm"):
+        backend = "blocked"
     if backend == "mamba_ssm":
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -81,15 +108,18 @@ def selective_scan(
         gate = None if z is None else z.transpose(1, 2).contiguous()
         y = selective_scan_fn(u, dt, A, B, C, D, gate, dt_bias, delta_softplus=True)
         return y.transpose(1, 2)
-    kind = torch.promote_types(u.dtype, A.dtype)
-    out_kind, device_type = u.dtype, u.device.type
-    with torch.autocast(device_type, enabled=False):
+    with torch.autocast(u.device.type, enabled=False):
+        A, D, dt_bias = (x.to(kind) for x in (A, D, dt_bias))
+        if backend == "triton":  # reads half precision as it is
+            from sigma.ops.scan_triton import TritonScan
+
+            return TritonScan.apply(u, dt, A, B, C, D, z, dt_bias)
+        out_kind = u.dtype
         u, dt, B, C = (x.to(kind) for x in (u, dt, B, C))
         z = None if z is None else z.to(kind)
-        A, D, dt_bias = (x.to(kind) for x in (A, D, dt_bias))
         if backend == "reference":
             y = selective_scan_reference(u, dt, A, B, C, D, z, dt_bias)
-        elif backend == "native":
+        elif backend == "cpu":
             y = NativeScan.apply(u, dt, A, B, C, D, z, dt_bias)
         else:
             y = BlockedScan.apply(u, dt, A, B, C, D, z, dt_bias)

@@ -2,7 +2,7 @@
 
 ``blocked``: PyTorch alone; rows are taken in blocks, and backward recomputes each block's states,
 so the (B, L, d, N) tensor of the whole batch never exists.
-``native``: the C kernel beside this file, built once by the machine's own compiler.
+``cpu``: the C kernel beside this file, built once by the machine's own compiler.
 """
 
 import ctypes

@@ -11,7 +11,7 @@ from sigma.ops import choose_backend, selective_scan
 from sigma.ops.scan_cpu import BlockedScan, native_library
 
 needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C compiler here")
-BACKENDS = ["blocked", pytest.param("native", marks=needs_compiler)]
+BACKENDS = ["blocked", pytest.param("cpu", marks=needs_compiler)]
 NAMES = ["u", "dt", "A", "B", "C", "D", "z", "dt_bias"]
 
 
@@ -142,9 +142,9 @@ def test_native_result_does_not_depend_on_threads() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = run(x, "native")
+        one = run(x, "cpu")
         torch.set_num_threads(2)
-        two = run(x, "native")
+        two = run(x, "cpu")
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
@@ -162,9 +162,20 @@ def test_nan_is_not_hidden(backend: str) -> None:
 
 def test_without_a_compiler_pytorch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sigma.ops.dispatch.native_library", lambda: None)
-    assert choose_backend("auto", torch.device("cpu")) == ("blocked", "no C compiler is at hand")
-    with pytest.raises(UserError, match="C compiler"):
-        choose_backend("native", torch.device("cpu"))
+    for name in ("auto", "cpu"):
+        chosen = choose_backend(name, torch.device("cpu"))
+        assert chosen == ("blocked", "no C compiler is at hand")
+
+
+def test_cuda_takes_triton_before_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    for triton, mamba_ssm, wanted in [
+        (True, True, "triton"), (False, True, "mamba_ssm"), (False, False, "blocked")
+    ]:  # fmt: skip
+        monkeypatch.setattr("sigma.ops.dispatch._has_triton", lambda found=triton: found)
+        monkeypatch.setattr("sigma.ops.dispatch._has_mamba_ssm", lambda found=mamba_ssm: found)
+        assert choose_backend("auto", cuda)[0] == wanted
+    assert choose_backend("auto", torch.device("meta"))[0] == "blocked"
 
 
 def test_unknown_and_impossible_backends() -> None:
@@ -172,12 +183,18 @@ def test_unknown_and_impossible_backends() -> None:
         choose_backend("fast", torch.device("cpu"))
     with pytest.raises(UserError, match="CUDA device"):
         choose_backend("mamba_ssm", torch.device("cpu"))
+    with pytest.raises(UserError, match="CUDA device"):
+        choose_backend("triton", torch.device("cpu"))
+    with pytest.raises(UserError, match="cannot run on cuda"):
+        choose_backend("cpu", torch.device("cuda"))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("backend", ["auto", "blocked"])
+@pytest.mark.parametrize("backend", ["auto", "blocked", "mamba_ssm"])
 def test_cuda_equals_reference(backend: str) -> None:
+    if backend == "mamba_ssm":
+        pytest.importorskip("mamba_ssm")
     x = inputs(5, 12, 8, 16, torch.float32)
     want = run([None if v is None else v.double() for v in x], "reference")
     on_gpu = [None if v is None else v.cuda() for v in x]
