@@ -192,6 +192,12 @@ class SequenceDataModule(L.LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
+    def _flat_on_device(self) -> FlatSequences:
+        """Where the model is, so that batches are gathered there."""
+        return (
+            self.flat if self.trainer is None else self.flat.on(self.trainer.strategy.root_device)
+        )
+
     def training_histories(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""
         assert self.sequences is not None
@@ -210,17 +216,19 @@ class SequenceDataModule(L.LightningDataModule):
         assert self.sequences is not None
         assert self.split is not None
         rows = self.objective.setup(self.sequences, self.split, self.max_length)
+        flat = self._flat_on_device()
 
         def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-            return self.objective.batch(self.flat, chosen, self.trim, generator)
+            return self.objective.batch(flat, chosen, self.trim, generator)
 
         return BatchLoader(make, rows, self.batch_size, True, self.seed, *self._rank())
 
     def _evaluation_loader(self, positions: torch.Tensor) -> BatchLoader:
         rank, world_size = self._rank()
+        flat = self._flat_on_device()
 
         def make(chosen: torch.Tensor, _: torch.Generator) -> Batch:
-            batch = self.flat.batch(chosen, self.trim, self.mask_history)
+            batch = flat.batch(chosen, self.trim, self.mask_history)
             return self.objective.evaluation(batch, self.num_items)
 
         return BatchLoader(make, positions[rank::world_size], self.eval_batch_size)

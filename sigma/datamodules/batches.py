@@ -35,8 +35,14 @@ class Batch(NamedTuple):
     seen_items: Tensor
 
 
+# Of a device's free memory the flat arrays may take this share; larger ones stay on the host.
+DEVICE_SHARE = 0.25
+
+
 class FlatSequences:
-    """The flat arrays as tensors on one device, and the gather that makes batches of them.
+    """The flat arrays as tensors on one device, and the gather that makes batches of them there.
+
+    Positions and spans may lie elsewhere: they are a few kilobytes a batch.
 
     Args:
         items: (n,) int32 or int64 item ids.
@@ -49,6 +55,16 @@ class FlatSequences:
         self.offsets = offsets
         self.max_length = max_length
 
+    def on(self, device: torch.device) -> "FlatSequences":
+        """The same on another device, or unchanged where they take too much of its memory."""
+        if device == self.items.device:
+            return self
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if self.items.nbytes + self.offsets.nbytes > DEVICE_SHARE * free:
+                return self
+        return FlatSequences(self.items.to(device), self.offsets.to(device), self.max_length)
+
     def batch(self, positions: Tensor, trim: bool = False, mask_history: bool = False) -> Batch:
         """One row per target position; the input is the last L items before it.
 
@@ -57,6 +73,7 @@ class FlatSequences:
             trim: cut the columns to the longest row instead of padding to L.
             mask_history: fill ``seen_*`` with each row's whole history (the target kept in).
         """
+        positions = positions.to(self.items.device)
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
         lengths = history.clamp(max=self.max_length)
@@ -83,7 +100,7 @@ class FlatSequences:
             spans: (B, 2) int64, first position and one past the last.
             trim: as in ``batch``.
         """
-        first, stop = spans.T.contiguous()
+        first, stop = spans.T.contiguous().to(self.items.device)
         users = torch.searchsorted(self.offsets, first, right=True) - 1
         items = self._gather(first, stop - first, trim)
         none = stop.new_empty(0)

@@ -146,6 +146,7 @@ class AllPositions(Objective):
     def batch(
         self, flat: FlatSequences, rows: Tensor, trim: bool, generator: torch.Generator
     ) -> Batch:
+        rows = rows.to(flat.items.device)
         batch = flat.window(rows, trim)
         real = torch.arange(batch.items.shape[1], device=rows.device) < batch.lengths[:, None]
         at, columns = real.nonzero(as_tuple=True)
@@ -207,7 +208,7 @@ class Cloze(Objective):
         self, flat: FlatSequences, rows: Tensor, trim: bool, generator: torch.Generator
     ) -> Batch:
         batch = flat.window(rows, trim)
-        lengths = batch.lengths.cpu()
+        lengths = rows[:, 1] - rows[:, 0]
         columns = torch.arange(batch.items.shape[1])
         if torch.rand((), generator=generator) < self.fine_tune_ratio:
             masked = columns == lengths[:, None] - 1

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
+from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
+from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.splits import leave_one_out
 
 L = 5
 
@@ -133,3 +136,31 @@ def test_resumed_epoch_goes_on_with_the_next_batch(taken: int) -> None:
     fresh = loader()
     fresh.set_epoch(3)
     assert [positions(b) for b in resumed] == [positions(b) for b in fresh]
+
+
+def test_sequences_too_large_for_the_device_stay_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = flat(histories())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 80_000))
+    assert data.on(torch.device("cuda", 0)) is data
+    assert data.on(torch.device("cpu")) is data
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("objective", [NextItem(), Twins(), AllPositions(), Cloze()])
+def test_batches_gathered_on_the_device_are_the_same(objective: Objective) -> None:
+    data = histories(users=200)
+    host = flat(data)
+    sequences = Sequences(
+        host.items.numpy(), host.offsets.numpy(), np.arange(200), np.arange(8), None
+    )
+    rows = objective.setup(sequences, leave_one_out(sequences), L)[:64]
+    batches = []
+    for place in (host, host.on(torch.device("cuda", 0))):
+        generator = torch.Generator().manual_seed(1)
+        batches.append(objective.batch(place, rows, True, generator))
+    assert batches[1].items.is_cuda
+    for on_host, on_device in zip(*batches, strict=True):
+        assert torch.equal(on_host, on_device.cpu())

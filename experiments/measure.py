@@ -1,0 +1,165 @@
+"""What the benchmarks share: a process for every measurement, turns, medians, stamps, pictures.
+
+A benchmark script lists its cases as plain dictionaries and has a function that measures one of
+them. ``rounds`` runs every case in a process of its own (so that its peak memory is its own), case
+after case, ``repeats`` times over: what slows the machine for a while hits all of them alike.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+Case = dict[str, Any]
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Options that every benchmark has."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--repeats", type=int, default=3, help="rounds over all cases")
+    made.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    made.add_argument("--out", type=Path, help="folder for table and picture")
+    made.add_argument("--one", help=argparse.SUPPRESS)
+    return made
+
+
+def device(name: str) -> Any:
+    """The device called cpu, cuda or auto."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def rounds(module: str, cases: Sequence[Case], repeats: int, one: Callable[[Case], Case],
+           only: str | None) -> pd.DataFrame:  # fmt: skip
+    """Measure all cases; one row per case and round, with what ``one`` found.
+
+    Args:
+        module: of the script, such as ``experiments.benchmark_scan``.
+        cases: plain values only; each is handed to a new process as JSON.
+        repeats: rounds.
+        one: measures a case, in the new process. A case that fails has its reason under ``failed``.
+        only: the script's ``--one``: this process is such a new one, and ends here.
+    """
+    if only is not None:
+        print(json.dumps(one(json.loads(only))))
+        raise SystemExit
+    rows: list[Case] = []
+    total, start = len(cases) * repeats, time.perf_counter()
+    for turn in range(repeats):
+        for case in cases:
+            done = len(rows)
+            left = (time.perf_counter() - start) / done * (total - done) if done else 0
+            words = " ".join(str(v) for v in case.values() if not isinstance(v, list | dict))
+            print(f"{done + 1}/{total} {words[:60]}  {left / 60:.0f} min left",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            ran = subprocess.run(
+                [sys.executable, "-m", module, "--one", json.dumps(case)],
+                capture_output=True, text=True, cwd=ROOT,
+            )  # fmt: skip
+            if ran.returncode:
+                lines = ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"]
+                found = {"failed": lines[-1][:200]}
+                print(f"  failed: {found['failed']}", file=sys.stderr, flush=True)
+            else:
+                found = json.loads(ran.stdout.splitlines()[-1])
+            rows.append({"round": turn} | case | found)
+    return pd.DataFrame(rows)
+
+
+def summary(frame: pd.DataFrame, by: list[str], time_column: str) -> pd.DataFrame:
+    """Medians over rounds, in the order of the cases, with the least and the largest time."""
+    grouped = frame.groupby(by, sort=False, dropna=False)
+    table = grouped.median(numeric_only=True).drop(columns="round")
+    at = list(table.columns).index(time_column) + 1
+    table.insert(at, "low", grouped[time_column].min())
+    table.insert(at + 1, "high", grouped[time_column].max())
+    return table
+
+
+class Memory:
+    """Peak memory since ``start()``, of the device, or of this process on the CPU."""
+
+    def __init__(self, on: Any) -> None:
+        self.on = on
+
+    def start(self) -> None:
+        if self.on.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.on)
+            self.before = 0
+        else:
+            self.before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def mib(self) -> float:
+        if self.on.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self.on) / 2**20
+        unit = 1 if sys.platform == "darwin" else 1024
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.before) * unit / 2**20
+
+
+def seconds(step: Callable[[], Any], on: Any, least: float = 1.0, times: int = 3) -> list[float]:
+    """Seconds of each call after the first, at least ``times`` of them and ``least`` in all."""
+    import torch
+
+    def wait() -> None:
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+
+    step()
+    wait()
+    spent: list[float] = []
+    while len(spent) < times or sum(spent) < least:
+        start = time.perf_counter()
+        step()
+        wait()
+        spent.append(time.perf_counter() - start)
+    return spent
+
+
+def stamp(on: Any) -> str:
+    """Hardware, threads, versions and commit, in one line."""
+    from sigma.callbacks.row import git_state, hardware, versions
+
+    ours, git, found = hardware(on), git_state(ROOT), versions()
+    threads = os.environ.get("OMP_NUM_THREADS", ours["threads"])
+    where = ours.get("gpu") or f"{ours['cpu']}, {threads} threads"
+    commit = (git["commit"] or "unknown")[:7] + ("+" if git["dirty"] else "")
+    return f"{where}; torch {found['torch']}; commit {commit}"
+
+
+def keep(table: pd.DataFrame, name: str, out: Path | None, on: Any) -> None:
+    """Print a table, and keep it in ``out`` as CSV with its stamp, when given."""
+    line = stamp(on)
+    with pd.option_context("display.width", 200, "display.max_columns", 30):
+        print(f"\n{name}: {line}\n{table.round(4).to_string()}")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        # Significant digits: the columns span from microseconds to gigabytes.
+        table.assign(stamp=line).to_csv(out / f"{name}.csv", float_format="%.5g")
+
+
+def picture(width: float = 7, height: float = 4.5) -> Any:
+    """An empty figure that needs no screen; ``figure.savefig(path)`` writes it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
