@@ -43,6 +43,7 @@ class SequenceTask(L.LightningModule):
         ks: cut-offs of HR, NDCG and MRR.
         groups: name -> [lower, upper) of the history length, see ``RankingMetrics``.
         by_length: encode in length groups, for models that padding does not change.
+        compile: the model by ``torch.compile``; on the CPU slower than without.
         sampled: draws negatives to rank the target among; None ranks all items.
 
     Raises:
@@ -57,6 +58,7 @@ class SequenceTask(L.LightningModule):
         ks: Sequence[int] = (5, 10, 20),
         groups: Mapping[str, Sequence[int | None]] | None = None,
         by_length: bool = True,
+        compile: bool = False,
         sampled: SampledNegatives | None = None,
     ) -> None:
         super().__init__()
@@ -77,6 +79,9 @@ class SequenceTask(L.LightningModule):
                 "so it needs loss=cross_entropy; or set model.padding_item=false."
             )
         self.model = model
+        if compile:
+            # In place: the names in checkpoints stay. Lengths differ from group to group.
+            model.compile(dynamic=True)
         self.count_seconds = 0.0  # that a counted model took to count
         self.optimizer = optimizer
         self.loss = loss

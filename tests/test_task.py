@@ -157,3 +157,17 @@ def test_a_model_without_parameters_is_not_trained() -> None:
     counted = SequenceTask(net, functools.partial(torch.optim.Adam, lr=1e-3), CrossEntropy(COUNTS))
     assert counted.configure_optimizers() is None
     assert counted.training_step(batch(), 0) is None
+
+
+def test_a_compiled_model_computes_the_same() -> None:
+    data = batch()
+    outcomes = []
+    for compiled in (False, True):
+        trained = task(compile=compiled).double()
+        states = target_states(trained.model, data, True)
+        value = trained.loss(states, data.targets, trained.logits)
+        gradients = torch.autograd.grad(value, list(trained.parameters()))
+        outcomes.append([value, *gradients])
+        assert list(trained.state_dict()) == list(task().state_dict())
+    for plain, compiled_too in zip(*outcomes, strict=True):
+        torch.testing.assert_close(compiled_too, plain, rtol=1e-7, atol=1e-9)

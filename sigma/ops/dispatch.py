@@ -78,6 +78,7 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
     return name, "asked for"
 
 
+@torch.compiler.disable  # a kernel of its own: there is nothing in it to compile
 def selective_scan(
     u: Tensor,
     dt: Tensor,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import sigma.encoding
 from sigma.datamodules.batches import Batch
 from sigma.encoding import target_states
+from sigma.losses import CrossEntropy
 from tests.front_door import ROOT, run
 from tests.in_process import call
 
@@ -144,6 +145,31 @@ def test_states_are_the_same_however_they_are_asked_for(
     for by_length in {False, may_group}:
         for got, wanted in zip(outcome(target_states(model, batch, by_length)), whole, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> None:
+    """``trainer.precision=bf16-mixed``: what autocast must not touch stays in float32."""
+    model = build(name)
+    parameters = list(model.parameters())
+    if not parameters:
+        pytest.skip(f"{name} is counted, not trained")
+    items, lengths = rows(model)
+    twice = items.repeat(2, 1), lengths.repeat(2)  # the second half is of twins
+    targets, ends = torch.tensor([3, 9, 1, 12]), (torch.arange(4), lengths - 1)
+    loss, found = CrossEntropy(torch.ones(K)), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            states = model(items, lengths)[ends]
+            value = loss(states, targets, model.logits)
+            if hasattr(model, "extra_loss"):
+                value = value + model.extra_loss(*twice, states, targets)
+        assert value.dtype == torch.float32
+        gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+        found.append((value, torch.cat([g.flatten() for g in gradients])))
+    (exact, wanted), (rounded, got) = found
+    assert abs(rounded - exact) < 0.02 * exact
+    assert (got - wanted).norm() < 0.1 * wanted.norm()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,117 @@
+"""The benchmark scripts on tiny cases: their tables, pictures and fits, not their numbers."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments import benchmark_length, benchmark_tables, measure
+
+QUICK = ["--repeats", "1", "--steps", "1", "--seconds", "0", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_put_back() -> Iterator[None]:
+    """``one`` has a process to itself outside these tests."""
+    state, deterministic = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_rng_state(state)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *options: object) -> None:
+    """The script's ``main``, with its measurements in this process: they take moments."""
+    real = subprocess.run
+
+    def run(command: list[str], **kwargs: Any) -> Any:
+        if "--one" not in command:
+            return real(command, **kwargs)
+        try:
+            found = script.one(json.loads(command[-1]))
+        except Exception as error:
+            return subprocess.CompletedProcess(command, 1, "", f"{type(error).__name__}: {error}")
+        return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
+
+    monkeypatch.setattr(measure.subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["benchmark", *QUICK, *map(str, options)])
+    script.main()
+
+
+def test_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--lengths", 8, 16, "--positions", 64, "--items", 30, "--out", tmp_path]
+    call(monkeypatch, benchmark_length, *options)
+    table = pd.read_csv(tmp_path / "length.csv")
+    assert len(table) == 4 * 2 * 2
+    assert (table["rows"] == 4).all()
+    assert (table["ms_per_row"] > 0).all()
+    fitted = pd.read_csv(tmp_path / "length_exponents.csv", index_col=["model", "stage"])
+    assert len(fitted) == 4 * 2
+    assert np.isfinite(fitted["time"]).all()
+    assert (tmp_path / "length.png").stat().st_size > 0
+
+
+def test_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIGMA_DATA", str(tmp_path / "data"))
+    options = ["--data", "simulated=", f"beauty={tmp_path / 'none.txt'}", "--models", "sasrec"]
+    options += ["sigma", "nonesuch", "--layers", "1", "2", "--layers_on", "simulated"]
+    call(monkeypatch, benchmark_tables, *options, "--out", tmp_path)
+    said = capsys.readouterr()
+    assert said.out.count("beauty is skipped") == 1
+    assert said.err.count("failed") == 2  # inference and training of nonesuch
+    table = pd.read_csv(tmp_path / "tables_efficiency.csv", index_col=["table", "model"])
+    assert set(table.index.get_level_values("model")) == {
+        *("sasrec", "sigma", "nonesuch", "sigma x 1", "sigma x 2")
+    }
+    others = table.drop(index="nonesuch", level="model")
+    assert (others[["infer_ms", "train_ms", "infer_process_mib"]].notna()).all(axis=None)
+    assert others.loc[("3, 7", "sigma"), "infer_ms_of_sigma"] == 1
+    assert (tmp_path / "tables_efficiency.png").stat().st_size > 0
+
+
+def test_the_papers_numbers() -> None:
+    paper = benchmark_tables.paper()
+    assert len(paper) == 5 * 6 + 3
+    assert paper.index.is_unique
+    ratios = benchmark_tables.relative(paper)
+    of_sigma = ratios.loc[("3, 7", "beauty", "sasrec"), "paper_ms_of_sigma"]
+    assert of_sigma == pytest.approx(123 / 68)
+    layers = ratios.loc[("5", "beauty", "sigma x 4"), "paper_gpu_gb_of_sigma"]
+    assert layers == pytest.approx(6.83 / 3.03)
+
+
+def test_exponents() -> None:
+    lengths = [8192, 50, 100, 200, 400, 800]
+    times = [3 * n**1.5 for n in lengths]
+    assert benchmark_length.exponent(lengths, times) == pytest.approx(1.5, abs=1e-12)
+    # The smaller half and what could not be measured have no say.
+    times[1:3] = [7.0, float("nan")]
+    assert benchmark_length.exponent([*lengths, 9000], [*times, 0.0]) == pytest.approx(1.5)
+    assert np.isnan(benchmark_length.exponent([50, 100], [1.0, float("nan")]))
+
+
+def test_medians_lowest_and_highest() -> None:
+    frame = pd.DataFrame(
+        {"round": [0, 1, 2] * 2, "case": ["b"] * 3 + ["a"] * 3, "ms": [5.0, 1, 3, 20, 10, 90]}
+    )
+    table = measure.summary(frame, ["case"], "ms")
+    assert list(table.index) == ["b", "a"]
+    assert table.to_numpy().tolist() == [[3, 1, 5], [20, 10, 90]]
+
+
+def test_a_failing_case_stops_no_other() -> None:
+    """Here with real processes."""
+    case = {"stage": "inference", "length": 8, "rows": 2, "items": 9, "device": "cpu"}
+    cases = [case | {"model": m, "steps": 1, "seconds": 0.0} for m in ("nonesuch", "linrec")]
+    frame = measure.rounds("experiments.benchmark_length", cases, 1, benchmark_length.one, None)
+    assert frame["failed"].notna().tolist() == [True, False]
+    assert frame["ms_per_row"].notna().tolist() == [False, True]
