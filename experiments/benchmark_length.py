@@ -1,105 +1,229 @@
-"""Training speed and peak memory of SIGMA over the sequence length, against the plain scan.
+"""Time and memory of a training step and of inference over the length N, and their exponents.
 
-``python -m experiments.benchmark_length`` times whole training steps (full rows, no padding) at
-L = 50, 100, 200 with the scan that ``auto`` chooses and with the plain reference, alternating, and
-prints the median, its spread and the ratio; ``--out results/length.csv`` keeps them. Every
-measurement is a process of its own, so that its peak memory is its own.
+    python -m experiments.benchmark_length
+    python -m experiments.benchmark_length --device cuda --positions 524288 --out results/benchmarks
+
+For the third seed's efficiency comparison and the claim of SIGMA's appendix A, O(N). Models have
+the settings of ``conf/model`` with ``dataset.max_length=N``. Measured are, each in a process of its
+own, a training step (states at the targets, cross entropy over all items, backward; no optimizer,
+no model's extra loss) and inference (no gradient, evaluation mode; states at the last items and
+their scores of all items). Rows are full, without padding, with one target each at its end, so that
+``target_states`` lets a model skip what only other columns need, as in training.
+
+Every length has the same number of rows, as many as the longest fits into ``--positions`` (or
+``--rows``), and time and memory are given per row. With fewer rows at greater lengths a GRU, which
+takes N steps one after the other, would lose its company and seem quadratic. One row is enough for
+a CPU; a GPU needs tens, or starting kernels is all there is to see.
+
+Memory is the peak of the steps above that of the same step at 4 positions: item table, gradients
+and workspaces, which no length changes, are left out. It is the device's, or on the CPU this
+process's. An exponent is the slope of least squares of log time (or memory) over log N, over the
+larger half of the lengths measured. Attention on the CPU keeps several (N, N) matrices per head and
+row in training, some 12 GB at N = 8192: what does not fit is told as failed and left out.
 """
 
-import argparse
-import json
-import platform
-import resource
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from experiments.measure import (
+    ROOT,
+    Case,
+    Memory,
+    device,
+    keep,
+    parser,
+    picture,
+    rounds,
+    seconds,
+    summary,
+)
 
-def measure(backend: str, length: int, rows: int, items: int, steps: int) -> dict[str, float]:
-    """Seconds of each training step, and peak resident memory of this process."""
-    import functools
+STAGES = {"training": "-", "inference": "--"}
+SHORT = 4  # positions of the step whose peak is what no length changes
+# Okabe and Ito's colours, told apart by all eyes; markers tell them apart in print, too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
 
+
+def full_batch(rows: int, length: int, num_items: int, on: Any) -> Any:
+    """A ``Batch`` of rows without padding, with one target each, at the last column."""
     import torch
 
-    from sigma.losses import CrossEntropy
-    from sigma.models.mamba import Mamba
-    from sigma.models.sigma import Sigma
+    from sigma.datamodules.batches import Batch
 
-    torch.manual_seed(0)
-    cross_entropy = CrossEntropy(torch.ones(items))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = Sigma(items, functools.partial(Mamba, backend=backend))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batch = torch.randint(1, items + 1, (rows, length))
-    lengths = torch.full((rows,), length)
-    targets = torch.randint(1, items + 1, (rows,))
-    seconds = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        loss = cross_entropy(model(batch, lengths)[:, -1], targets, model.logits)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": statistics.median(seconds[1:]), "mib": (peak - before) / 1024}
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Any:
+        return torch.randint(1, num_items + 1, shape, generator=generator).to(on)
+
+    row = torch.arange(rows, device=on)
+    lengths = torch.full_like(row, length)
+    none = row.new_empty(0)
+    return Batch(
+        items=drawn(rows, length),
+        lengths=lengths,
+        users=row,
+        targets=drawn(rows),
+        target_rows=row,
+        target_columns=lengths - 1,
+        history_lengths=lengths,
+        seen_rows=none,
+        seen_items=none,
+    )
+
+
+def one(case: Case) -> Case:
+    """Milliseconds and MiB per row of one model, length and stage."""
+    import torch
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from sigma.encoding import target_states
+    from sigma.losses import CrossEntropy
+
+    on = device(case["device"])
+    length, rows, items = (case[key] for key in ("length", "rows", "items"))
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        # As long as the short step, too, which a model built for less would refuse.
+        longest = f"dataset.max_length={max(length, SHORT)}"
+        config = compose("config", [f"model={case['model']}", longest])
+    torch.manual_seed(config.seed)
+    model = instantiate(config.model, num_items=items, _convert_="all").to(on)
+    loss = CrossEntropy(torch.ones(items))
+    by_length = any(getattr(model, mark, False) for mark in ("padding_invariant", "cuts_columns"))
+
+    def train(batch: Any) -> None:
+        model.zero_grad()
+        loss(target_states(model, batch, by_length), batch.targets, model.logits).backward()
+
+    @torch.inference_mode()
+    def infer(batch: Any) -> None:
+        model.logits(target_states(model, batch, by_length))
+
+    training = case["stage"] == "training"
+    model.train(training)
+    step = train if training else infer
+    memory = Memory(on)
+    memory.start()
+    short = full_batch(rows, SHORT, items, on)
+    step(short)
+    step(short)  # the second holds the first one's gradients, as all others do
+    fixed = memory.mib()
+    batch = full_batch(rows, length, items, on)
+    spent = seconds(lambda: step(batch), on, case["seconds"], case["steps"])
+    return {
+        "ms_per_row": 1e3 * statistics.median(spent) / rows,
+        "mib_per_row": (memory.mib() - fixed) / rows,
+        "peak_mib": memory.mib(),
+    }
+
+
+def exponent(lengths: Any, values: Any) -> float:
+    """b of ``values`` = a ``lengths`` ** b over the larger half; NaN with less than two values."""
+    pairs = sorted((n, v) for n, v in zip(lengths, values, strict=True) if np.isfinite(v) and v > 0)
+    half = pairs[-max(2, (len(pairs) + 1) // 2) :]
+    if len(half) < 2:
+        return float("nan")
+    x, y = np.log(np.array(half, float)).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def exponents(table: pd.DataFrame) -> pd.DataFrame:
+    """Of time and memory, a row for each model and stage of ``table`` (model, stage, length)."""
+    found = {
+        key: {
+            name: exponent(part.index.get_level_values("length"), part[column])
+            for name, column in (("time", "ms_per_row"), ("memory", "mib_per_row"))
+        }
+        for key, part in table.groupby(level=["model", "stage"], sort=False)
+    }
+    made = pd.DataFrame.from_dict(found, orient="index")
+    made.index = pd.MultiIndex.from_tuples(made.index, names=["model", "stage"])
+    return made
+
+
+def draw(table: pd.DataFrame, fitted: pd.DataFrame, path: Path) -> None:
+    """Time and memory over the length, log-log, side by side."""
+    figure = picture(11, 4.8)
+    panels = (("time", "ms_per_row", "ms per row"), ("memory", "mib_per_row", "MiB per row"))
+    for at, (name, column, label) in enumerate(panels):
+        axes = figure.add_subplot(1, 2, at + 1)
+        for i, model in enumerate(table.index.unique("model")):
+            # Memory that is not seen above the short step has no place on a logarithm.
+            shown = table[column].xs(model, level="model").where(lambda v: v > 0)
+            powers = []
+            for stage, style in STAGES.items():
+                line = shown.xs(stage, level="stage").dropna().sort_index()
+                axes.plot(
+                    line.index,
+                    line,
+                    style,
+                    color=COLOURS[i % len(COLOURS)],
+                    marker=MARKERS[i % len(MARKERS)],
+                    markersize=5,
+                    fillstyle="full" if style == "-" else "none",
+                    label=model if stage == "training" else None,
+                )
+                powers.append(f"{fitted.loc[(model, stage), name]:.2f}")
+            axes.get_lines()[-2].set_label(f"{model}: {', '.join(powers)}")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        ticks = sorted(set(table.index.get_level_values("length")))
+        axes.set_xticks(ticks, [str(n) for n in ticks], fontsize=8)
+        axes.minorticks_off()
+        axes.set_xlabel("length N")
+        axes.set_ylabel(label)
+        axes.set_title(f"{name}: training solid, inference dashed", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(title="exponent: training, inference", fontsize=8, title_fontsize=8)
+    figure.savefig(path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[50, 100, 200])
-    parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--items", type=int, default=12101)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        backend, length = options.one
-        result = measure(backend, int(length), options.rows, options.items, options.steps)
-        print(json.dumps(result))
-        return
-    runs = []
-    total = len(options.lengths) * options.repeats * 2
-    for length in options.lengths:
-        for repeat in range(options.repeats):
-            for backend in ("auto", "reference"):
-                print(f"\r{len(runs) + 1}/{total} L={length} {backend:<10}", end="", flush=True)
-                sizes = [f"--{k}={getattr(options, k)}" for k in ("rows", "items", "steps")]
-                done = subprocess.run(
-                    [sys.executable, "-m", "experiments.benchmark_length", *sizes, "--one",
-                     backend, str(length)],
-                    check=True, capture_output=True, text=True,
-                )  # fmt: skip
-                runs.append({"length": length, "backend": backend, "repeat": repeat}
-                            | json.loads(done.stdout.splitlines()[-1]))  # fmt: skip
-    frame = pd.DataFrame(runs)
-    frame["samples_per_second"] = options.rows / frame["seconds"]
-    table = frame.groupby(["length", "backend"]).agg(
-        samples_per_second=("samples_per_second", "median"),
-        low=("samples_per_second", "min"),
-        high=("samples_per_second", "max"),
-        peak_mib=("mib", "median"),
+    made = parser(__doc__)
+    made.add_argument(
+        "--lengths", type=int, nargs="+", default=[50, 100, 200, 400, 800, 1600, 3200, 8192]
     )
-    speed = table["samples_per_second"].unstack()
-    memory = table["peak_mib"].unstack()
-    table = table.round(1).reset_index()
-    ratio = pd.DataFrame(
+    made.add_argument("--models", nargs="+", default=["sigma", "mamba4rec", "sasrec", "linrec"])
+    made.add_argument("--positions", type=int, default=8192, help="in all rows of the longest")
+    made.add_argument("--rows", type=int, help="at every length, instead of --positions")
+    made.add_argument("--items", type=int, default=12101, help="Beauty's by default")
+    made.add_argument("--steps", type=int, default=3, help="least steps of a measurement")
+    made.add_argument("--seconds", type=float, default=1.0, help="least time of a measurement")
+    options = made.parse_args()
+    on = device(options.device)
+    rows = options.rows or max(1, options.positions // max(options.lengths))
+    cases = [
         {
-            "times_faster": speed["auto"] / speed["reference"],
-            "memory": memory["auto"] / memory["reference"],
+            "model": model,
+            "stage": stage,
+            "length": length,
+            "rows": rows,
+            "items": options.items,
+            "device": on.type,
+            "steps": options.steps,
+            "seconds": options.seconds,
         }
+        for length in options.lengths
+        for model in options.models
+        for stage in STAGES
+    ]
+    frame = rounds("experiments.benchmark_length", cases, options.repeats, one, options.one)
+    if "ms_per_row" not in frame:
+        raise SystemExit("Nothing could be measured; the reasons are above.")
+    table = summary(frame, ["model", "stage", "length"], "ms_per_row")
+    table = table.drop(columns=["items", "steps", "seconds"]).sort_index(
+        level="model", sort_remaining=False, key=lambda names: names.map(options.models.index)
     )
-    print(f"\n{platform.processor() or platform.machine()}, {options.rows} rows of full length")
-    print(table.to_string(index=False))
-    print(ratio.round(3).to_string())
-    if options.out:
-        table.to_csv(options.out, index=False)
+    fitted = exponents(table)
+    keep(table, "length", options.out, on)
+    keep(fitted, "length_exponents", options.out, on)
+    if options.out is not None:
+        draw(table, fitted, options.out / "length.png")
 
 
 if __name__ == "__main__":

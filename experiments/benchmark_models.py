@@ -1,122 +1,245 @@
-"""Parameters, training speed, evaluation speed and peak memory of every model, on one data set.
+"""Training, evaluation and memory of every model on one data set, beside RecBole and plain code.
 
-``python -m experiments.benchmark_models dataset=beauty dataset.path=beauty.txt`` builds each model
-of ``conf/model`` as ``train.py`` does (its own objective, loss and batch size), trains and
-evaluates for a while, and prints a table; ``--out results/models.csv`` keeps it. Overrides go to
-every model.
-Each measurement is a process of its own, so that its peak memory is its own; the models take turns
-``--repeats`` times, and the table shows medians, their spread and an epoch's share of SASRec's.
-What an epoch holds is the objective's: all prefixes, all positions, or masked histories.
+    python -m experiments.benchmark_models dataset=beauty dataset.path=beauty.txt
+    python -m experiments.benchmark_models --models sasrec sigma --peers --recbole env/bin/python …
+
+Each model of ``conf/model`` is built as ``train.py`` builds it (its own objective, loss and batch
+size), trained and evaluated for a while, in a process of its own; models take turns. Overrides go
+to every model. What an epoch holds is the objective's: all prefixes, all positions, or masked
+histories. ``outside_percent`` is the share of a training step spent making the batch.
+
+``--peers`` adds the same work done plainly, as ``name (how)``: whole padded rows, every position's
+state, the matrix of all scores, PyTorch's dropout, and the scan as a loop (``reference``) or by
+``mambapy``, which is what is left of the authors' code where mamba-ssm has no CUDA to run on; it
+keeps every state, so its batches go through in parts of PART rows, gradients added up.
+``--recbole`` names a Python that has RecBole 1.2.1 (with numpy < 2, pandas < 2.2, scipy < 1.13);
+its SASRec trains on the same data set with the same sizes.
 """
 
-import argparse
 import json
-import os
-import platform
-import resource
 import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-ROOT = Path(__file__).parents[1]
+from experiments.measure import ROOT, Case, Memory, device, keep, parser, picture, rounds, summary
+
+COLUMNS = [
+    *("parameters", "epoch_seconds", "low", "high", "of_sasrec", "targets_per_second"),
+    *("outside_percent", "eval_seconds", "eval_ms_per_4096", "peak_mib"),
+]
+PART = 256
+PEERS = [("sasrec", "plain"), ("sigma_released", "reference"), ("sigma_released", "mambapy")]
 
 
-def measure(name: str, overrides: list[str], seconds: float) -> dict[str, Any]:
-    """Samples per second and memory of one model, warmed up by one step."""
+def plainly(task: Any, how: str) -> None:
+    """Make the task's training step what it is without this project's ways."""
     import torch
+    import torch.nn.functional as F
+
+    import sigma.models.mamba
+    import sigma.models.transformer
+    from experiments.benchmark_scan import mambapy
+    from sigma.models.layers import Dropout
+
+    if how == "mambapy":
+        sigma.models.mamba.selective_scan = lambda *x: mambapy(*x[:8])  # type: ignore[assignment]
+    Dropout.forward = torch.nn.Dropout.forward  # type: ignore[method-assign]
+
+    part = PART if how == "mambapy" else 2**31
+
+    def step(batch: Any, _: int) -> Any:
+        total = batch.items.new_zeros((), dtype=torch.float32).requires_grad_()
+        for rows in torch.arange(len(batch.items)).split(part):
+            hidden = task.model(batch.items[rows], batch.lengths[rows])
+            scores = task.model.logits(hidden[torch.arange(len(rows)), batch.target_columns[rows]])
+            loss = F.cross_entropy(scores, batch.targets[rows] - 1) * len(rows) / len(batch.items)
+            if len(rows) < len(batch.items):  # frees what this part kept
+                loss.backward()
+            total = total + (loss if len(rows) == len(batch.items) else loss.detach())
+        return total
+
+    task.training_step = step
+
+
+def one(case: Case) -> Case:
+    """Samples per second and memory of one model, warmed up by one step."""
+    from hydra import compose, initialize_config_dir
+
+    from sigma.build import build
+
+    if case["how"] == "recbole":
+        return recbole(case)
+    on, how = device(case["device"]), case["how"]
+    overrides = [f"model={case['model']}", *case["overrides"]]
+    if how != "ours":
+        overrides += ["dataset.trim=false"]
+    if how == "reference":
+        overrides += ["model.mamba.backend=reference"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", overrides)
+    data, task = build(config)
+    data.flat = data.flat.on(on)
+    task = task.to(on)
+    task.log = lambda *_, **__: None
+    if how != "ours":
+        plainly(task, how)
+    memory = Memory(on)
+    memory.start()
+    found: Case = {"parameters": sum(p.numel() for p in task.parameters())}
+    if task.trained:
+        found |= train(task, data, on, case["seconds"])
+    task.eval()
+    if how == "ours":
+        found |= evaluate(task, data, on, case["seconds"])
+    found["peak_mib"] = memory.mib()
+    return found
+
+
+def wait(on: Any) -> float:
+    import torch
+
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
+    return time.perf_counter()
+
+
+def train(task: Any, data: Any, on: Any, seconds: float) -> Case:
+    """Steps for a while, over again if the epoch is short."""
+    optimizer, loader = task.configure_optimizers(), data.train_dataloader()
+    batches = iter(loader)
+    steps: list[float] = []
+    made, samples = 0.0, 0
+    while sum(steps[1:]) < seconds or len(steps) < 4:  # the first step allocates
+        start = wait(on)
+        batch = next(batches, None)
+        if batch is None:
+            batches = iter(loader)
+            batch = next(batches)
+        ready = time.perf_counter()
+        task.training_step(batch, 0).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        steps.append(wait(on) - start)
+        if len(steps) > 1:
+            made += ready - start
+            samples += len(batch.targets)
+    spent = sum(steps[1:])
+    return {
+        "epoch_seconds": len(loader) * spent / (len(steps) - 1),
+        "targets_per_second": samples / spent,
+        "outside_percent": 100 * made / spent,
+    }
+
+
+def evaluate(task: Any, data: Any, on: Any, seconds: float) -> Case:
+    """Full ranking of the test users for a while, from batches to ranks."""
+    import torch
+
+    users, spent, all_users = 0, 0.0, len(data.split.test)
+    with torch.no_grad():
+        loader = data.test_dataloader()
+        task.evaluation_step("test", next(iter(loader)))
+        while spent < seconds and not users >= all_users:
+            start = wait(on)
+            for batch in loader:
+                task.evaluation_step("test", batch)
+                users += len(batch.users)
+                spent, start = spent + wait(on) - start, time.perf_counter()
+                if spent > seconds:
+                    break
+    return {"eval_ms_per_4096": 4096e3 * spent / users, "eval_seconds": all_users * spent / users}
+
+
+def recbole(case: Case) -> Case:
+    """RecBole's SASRec in its own environment, on the very sequences of ours."""
     from hydra import compose, initialize_config_dir
 
     from sigma.build import build
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", [f"model={name}", *overrides])
-    data, task = build(config)
-    task.log = lambda *_, **__: None
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found: dict[str, Any] = {
-        "model": name,
-        "parameters": sum(p.numel() for p in task.parameters()),
-    }
-    if task.trained:
-        optimizer = task.configure_optimizers()
-        samples, spent = 0, 0.0
-        loader = data.train_dataloader()
-        steps = len(loader)
-        batches = iter(loader)
-        for step in range(10_000):
-            start = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                batches = iter(loader)
-                batch = next(batches)
-            task.training_step(batch, step).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if step:  # the first step allocates
-                samples += len(batch.targets)
-                spent += time.perf_counter() - start
-            if spent > seconds and step >= 3:
-                break
-        found["epoch_seconds"] = steps * spent / max(step, 1)
-        found["targets_per_second"] = samples / spent
-    task.eval()
-    users, spent = 0, 0.0
-    with torch.no_grad():
-        for batch in data.test_dataloader():
-            start = time.perf_counter()
-            task.evaluation_step("test", batch)
-            spent += time.perf_counter() - start
-            users += len(batch.users)
-            if spent > seconds:
-                break
-    found["eval_ms_per_4096"] = 4096e3 * spent / users
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found["peak_mib"] = (peak - before) / 1024
-    return found
+        data, _ = build(compose("config", ["model=popularity", *case["overrides"]]))
+    sequences = data.sequences
+    assert sequences is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "peer" / "peer.inter"
+        path.parent.mkdir()
+        users = pd.Series(range(sequences.num_users)).repeat(
+            sequences.offsets[1:] - sequences.offsets[:-1]
+        )
+        frame = pd.DataFrame({"user_id:token": users.to_numpy(), "item_id:token": sequences.items})
+        frame["timestamp:float"] = range(len(frame))
+        frame.to_csv(path, sep="\t", index=False)
+        ran = subprocess.run(
+            [case["python"], str(ROOT / "experiments/peers/recbole_sasrec.py"), folder,
+             str(data.batch_size), str(data.max_length), case["device"], str(case["seconds"])],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    if ran.returncode:
+        raise RuntimeError((ran.stderr.strip().splitlines() or ["RecBole failed"])[-1])
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="as for train.py")
-    parser.add_argument("--models", nargs="+", help="all of conf/model otherwise")
-    parser.add_argument("--seconds", type=float, default=10, help="of training per measurement")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options.one, options.overrides, options.seconds)))
-        return
+    made = parser(__doc__)
+    made.add_argument("overrides", nargs="*", help="as for train.py")
+    made.add_argument("--models", nargs="+", help="all of conf/model otherwise")
+    made.add_argument("--seconds", type=float, default=5, help="of training per measurement")
+    made.add_argument("--peers", action="store_true", help="the same work done plainly")
+    made.add_argument("--recbole", metavar="PYTHON", help="that can import RecBole")
+    made.add_argument("--name", default="models", help="of table and picture")
+    options = made.parse_args()
+    on = device(options.device)
     models = options.models or sorted(p.stem for p in (ROOT / "conf/model").glob("*.yaml"))
-    rows = []
-    for repeat in range(options.repeats):
-        for name in models:
-            print(f"{len(rows) + 1}/{len(models) * options.repeats} {name}", flush=True)
-            done = subprocess.run(
-                [sys.executable, "-m", "experiments.benchmark_models", *options.overrides,
-                 "--one", name, "--seconds", str(options.seconds)],
-                check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            )  # fmt: skip
-            rows.append({"repeat": repeat} | json.loads(done.stdout.splitlines()[-1]))
-    frame = pd.DataFrame(rows)
-    by_model = frame.groupby("model", sort=False)
-    columns = ["parameters", "epoch_seconds", "targets_per_second", "eval_ms_per_4096", "peak_mib"]
-    table = by_model.median(numeric_only=True).reindex(columns=columns)
-    if "epoch_seconds" in frame:
-        table.insert(2, "epoch_low", by_model["epoch_seconds"].min())
-        table.insert(3, "epoch_high", by_model["epoch_seconds"].max())
+    runs = [(name, "ours") for name in models]
+    if options.peers:
+        runs += [(name, how) for name, how in PEERS]
+    if options.recbole:
+        runs.append(("sasrec", "recbole"))
+    cases = [
+        {
+            "model": name,
+            "how": how,
+            "overrides": options.overrides,
+            "device": on.type,
+            "seconds": options.seconds,
+            "python": options.recbole,
+        }
+        for name, how in runs
+    ]
+    frame = rounds("experiments.benchmark_models", cases, options.repeats, one, options.one)
+    frame["model"] = [
+        name if how == "ours" else f"{name} ({how})"
+        for name, how in zip(frame["model"], frame["how"], strict=True)
+    ]
+    for column in ("epoch_seconds", "eval_ms_per_4096"):
+        if column not in frame:
+            frame[column] = float("nan")
+    table = summary(frame, ["model"], "epoch_seconds")
     if "sasrec" in table.index:
-        table.insert(4, "of_sasrec", table["epoch_seconds"] / table["epoch_seconds"]["sasrec"])
-    table["parameters"] = table["parameters"].astype(int)
-    threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
-    table["hardware"] = f"{platform.processor() or platform.machine()}, {threads} threads"
-    print(table.drop(columns="hardware").round(2).to_string())
-    if options.out:
-        table.round(3).to_csv(options.out)
+        table["of_sasrec"] = table["epoch_seconds"] / table["epoch_seconds"]["sasrec"]
+    table = table.reindex(columns=COLUMNS).sort_values("epoch_seconds", na_position="first")
+    keep(table, options.name, options.out, on)
+    if options.out is not None:
+        draw(table, options.out / f"{options.name}.png")
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Bars of an epoch's seconds, on a log scale."""
+    trained = table.dropna(subset="epoch_seconds")
+    figure = picture(7, 0.8 + 0.28 * len(trained))
+    axes = figure.add_subplot()
+    colours = ["#999999" if "(" in name else "#0072B2" for name in trained.index]
+    bars = axes.barh(trained.index, trained["epoch_seconds"], color=colours)
+    axes.bar_label(bars, [f" {s:,.3g} s" for s in trained["epoch_seconds"]], fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(trained["epoch_seconds"].min() / 2, trained["epoch_seconds"].max() * 3)
+    axes.invert_yaxis()
+    axes.set_xlabel("one training epoch, seconds (grey: other code)")
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+# As train.py sets them, before torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]

@@ -89,7 +89,7 @@ def native_library() -> ctypes.CDLL | None:
     if compiler is None or platform.system() != "Linux":
         return None
     source = Path(__file__).with_name("scan_kernel.c")
-    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC"]
+    flags = ["-O3", "-march=native", "-fopenmp", "-fPIC"]
     if platform.machine() == "x86_64":
         flags.append("-mprefer-vector-width=512")
     try:

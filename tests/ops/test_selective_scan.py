@@ -74,7 +74,11 @@ def test_reference_equals_scalar_loops(gated: bool) -> None:
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize(
     "shape",
-    [(3, 7, 5, 4), (40, 11, 6, 8), (5, 1, 3, 16), (33, 9, 4, 32), (2, 3, 1, 64), (1, 2, 7, 5)],
+    [
+        *[(3, 7, 5, 4), (40, 11, 6, 8), (5, 1, 3, 16), (33, 9, 4, 32), (2, 3, 1, 64), (1, 2, 7, 5)],
+        # Over one chunk of positions and one vector of channels, and both to the full.
+        *[(2, 150, 19, 5), (33, 65, 17, 8), (2, 64, 16, 16), (1, 130, 33, 3)],
+    ],
 )
 def test_backend_equals_reference_in_float64(backend: str, shape: tuple, gated: bool) -> None:
     x = inputs(*shape)
@@ -86,7 +90,7 @@ def test_backend_equals_reference_in_float64(backend: str, shape: tuple, gated: 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_float32_is_as_close_as_float32_can_be(backend: str) -> None:
-    x = inputs(9, 50, 6, 32, torch.float32)
+    x = inputs(9, 130, 18, 32, torch.float32)
     want = run([None if v is None else v.double() for v in x], "reference")
     for got, exact in zip(run(x, backend), want, strict=True):
         error = (got.double() - exact).abs().max() / exact.abs().max()
