@@ -50,6 +50,7 @@ from sigma.errors import UserError
 from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
 from sigma.models.sigma import partial_flip
 from sigma.models.transformer import FeedForward
+from sigma.ops.cross_entropy import linear_cross_entropy
 
 
 class ReleasedGate(nn.Module):
@@ -257,15 +258,16 @@ class SigmaReleased(TiedItems):
     def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
         """What the padding item adds to the cross entropy over items 1 … K, a scalar.
 
-        -log softmax over 0 … K is that over 1 … K plus log(1 + exp(s_0 - logsumexp(s_1 … s_K))).
+        Taken as the difference of the two: neither needs all scores at once.
 
         Args:
-            items: (R, L), not read; nor are the lengths and the targets.
+            items: (R, L), not read; nor are the lengths.
             lengths: (R,).
             states: (M, D) at the targets.
             targets: (M,).
         """
         if not self.padding_item:
             return states.new_zeros(())
-        rest = self.logits(states).logsumexp(dim=-1)
-        return F.softplus(states @ self.items.weight[0] - rest).mean()
+        table = self.items.weight
+        with_padding = linear_cross_entropy(states, table, None, targets)
+        return with_padding - linear_cross_entropy(states, table[1:], None, targets - 1)
