@@ -1,26 +1,27 @@
-"""How long, and how much memory, from a Parquet file to the first batch.
+"""From a Parquet file to the first batch: seconds and memory against interactions.
 
-python experiments/benchmark_data.py [interactions ...]    (default 1,000,000 and 10,000,000)
+    python -m experiments.benchmark_data --interactions 100000 1000000 --out results/benchmarks
 
-Each size runs in a process of its own, without the cache; the file is made by a seed and has
-users and items of a long tail, int64 ids and seconds. Peak memory is that of the process (RSS),
-beside what it was once everything was imported.
+The file is made by a seed and has users and items of a long tail, int64 ids and seconds. ``first``
+reads, filters, orders and splits it and takes one batch; ``second`` starts from the cache. Memory
+is the peak of the process above what it was once everything was imported.
 """
 
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+from experiments.measure import Case, Memory, device, keep, parser, picture, rounds, summary
 
 
 def write(path: Path, n: int, seed: int = 2020) -> None:
     """``n`` interactions of about ``n / 40`` users with ``n / 200`` items."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     rng = np.random.default_rng(seed)
     table = pa.table(
         {
@@ -32,43 +33,69 @@ def write(path: Path, n: int, seed: int = 2020) -> None:
     pq.write_table(table, path)
 
 
-def peak() -> float:
-    """Peak resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measure(path: Path, cache: Path) -> None:
-    """Read, filter, order, split and take one batch, printing what each took."""
+def one(case: Case) -> Case:
     from sigma.datamodules.custom import Custom
 
-    before = peak()
-    for attempt in ("first start", "second start, from the cache"):
-        start = time.perf_counter()
-        data = Custom(path=str(path), root=str(cache))
-        data.setup()
-        ready = time.perf_counter()
-        batch = next(iter(data.train_dataloader()))
-        end = time.perf_counter()
-        assert batch.items.shape[0] == data.batch_size
-        stats = data.statistics
-        print(
-            f"{attempt}: {stats.interactions:,} interactions of {stats.users:,} users with "
-            f"{stats.items:,} items; setup {ready - start:.2f} s, first batch {end - ready:.2f} s, "
-            f"peak memory {peak():.0f} MB, {peak() - before:.0f} MB above imports",
-            flush=True,
-        )
-        del data, batch
+    memory = Memory(device("cpu"))
+    memory.start()
+    start = time.perf_counter()
+    data = Custom(path=case["path"], root=case["root"])
+    data.setup()
+    ready = time.perf_counter()
+    batch = next(iter(data.train_dataloader()))
+    end = time.perf_counter()
+    assert len(batch.items) == data.batch_size
+    return {
+        "seconds": end - start,
+        "first_batch_seconds": end - ready,
+        "peak_mib": memory.mib(),
+        "users": data.statistics.users,
+        "items": data.num_items,
+    }
 
 
 def main() -> None:
-    if len(sys.argv) == 4 and sys.argv[1] == "--measure":
-        return measure(Path(sys.argv[2]), Path(sys.argv[3]))
-    for n in [int(a.replace(",", "")) for a in sys.argv[1:]] or [1_000_000, 10_000_000]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "interactions.parquet"
+    made = parser(__doc__)
+    sizes = [100_000, 1_000_000, 10_000_000]
+    made.add_argument("--interactions", type=int, nargs="+", default=sizes)
+    options = made.parse_args()
+    if options.one is not None:  # its file is there already
+        rounds("experiments.benchmark_data", [], 0, one, options.one)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = []
+        for n in options.interactions:
+            path = Path(folder) / f"{n}.parquet"
             write(path, n)
-            print(f"{n:,} interactions, {path.stat().st_size / 1e6:.0f} MB of Parquet", flush=True)
-            subprocess.run([sys.executable, __file__, "--measure", path, folder], check=True)
+            for turn in range(options.repeats):
+                root = f"{folder}/{n}-{turn}"
+                cases += [
+                    {"start": start, "interactions": n, "path": str(path), "root": root}
+                    for start in ("first", "second")
+                ]
+        frame = rounds("experiments.benchmark_data", cases, 1, one, None)
+    table = summary(frame, ["start", "interactions"], "seconds")
+    keep(table, "data", options.out, device("cpu"))
+    if options.out is not None:
+        draw(table, options.out / "data.png")
+
+
+def draw(table: Any, path: Path) -> None:
+    """Seconds and memory over interactions."""
+    figure = picture(8, 3.6)
+    for i, (column, label) in enumerate(
+        [("seconds", "file to first batch, seconds"), ("peak_mib", "memory above imports, MiB")],
+        start=1,
+    ):
+        axes = figure.add_subplot(1, 2, i)
+        for start, colour, marker in (("first", "#0072B2", "o"), ("second", "#D55E00", "s")):
+            line = table.xs(start, level="start")[column]
+            axes.plot(line.index, line, color=colour, marker=marker, label=f"{start} start")
+        axes.set_xscale("log")
+        axes.set_yscale("log" if (table[column] > 0).all() else "linear")
+        axes.set_xlabel("interactions")
+        axes.set_ylabel(label)
+        axes.legend()
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def evaluate(task: Any, data: Any, on: Any, seconds: float) -> Case:
     with torch.no_grad():
         loader = data.test_dataloader()
         task.evaluation_step("test", next(iter(loader)))
-        while spent < seconds and not users >= all_users:
+        while not users or (spent < seconds and users < all_users):
             start = wait(on)
             for batch in loader:
                 task.evaluation_step("test", batch)

@@ -76,7 +76,8 @@ def rounds(module: str, cases: Sequence[Case], repeats: int, one: Callable[[Case
             )  # fmt: skip
             if ran.returncode:
                 lines = ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"]
-                found = {"failed": lines[-1][:200]}
+                told = [line for line in lines if "Error" in line]  # Hydra says more behind it
+                found = {"failed": (told or lines)[-1][:200]}
                 print(f"  failed: {found['failed']}", file=sys.stderr, flush=True)
             else:
                 found = json.loads(ran.stdout.splitlines()[-1])

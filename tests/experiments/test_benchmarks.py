@@ -13,9 +13,18 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import benchmark_length, benchmark_tables, measure
+from experiments import (
+    benchmark_catalogue,
+    benchmark_data,
+    benchmark_length,
+    benchmark_models,
+    benchmark_scan,
+    benchmark_tables,
+    measure,
+)
 
-QUICK = ["--repeats", "1", "--steps", "1", "--seconds", "0", "--device", "cpu"]
+QUICK = ["--repeats", "1", "--device", "cpu"]
+BRIEF = ["--seconds", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +56,7 @@ def call(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *options: object) 
 
 def test_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--lengths", 8, 16, "--positions", 64, "--items", 30, "--out", tmp_path]
-    call(monkeypatch, benchmark_length, *options)
+    call(monkeypatch, benchmark_length, *options, "--steps", 1, *BRIEF)
     table = pd.read_csv(tmp_path / "length.csv")
     assert len(table) == 4 * 2 * 2
     assert (table["rows"] == 4).all()
@@ -64,7 +73,7 @@ def test_tables(
     monkeypatch.setenv("SIGMA_DATA", str(tmp_path / "data"))
     options = ["--data", "simulated=", f"beauty={tmp_path / 'none.txt'}", "--models", "sasrec"]
     options += ["sigma", "nonesuch", "--layers", "1", "2", "--layers_on", "simulated"]
-    call(monkeypatch, benchmark_tables, *options, "--out", tmp_path)
+    call(monkeypatch, benchmark_tables, *options, "--out", tmp_path, "--steps", 1, *BRIEF)
     said = capsys.readouterr()
     assert said.out.count("beauty is skipped") == 1
     assert said.err.count("failed") == 2  # inference and training of nonesuch
@@ -76,6 +85,59 @@ def test_tables(
     assert (others[["infer_ms", "train_ms", "infer_process_mib"]].notna()).all(axis=None)
     assert others.loc[("3, 7", "sigma"), "infer_ms_of_sigma"] == 1
     assert (tmp_path / "tables_efficiency.png").stat().st_size > 0
+
+
+def test_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ["--rows", 3, "--lengths", 5, "--channels", 4, "--states", 3, *BRIEF]
+    backends = ["--backends", "cpu", "blocked", "reference"]
+    call(monkeypatch, benchmark_scan, *sizes, *backends, "--out", tmp_path)
+    table = pd.read_csv(tmp_path / "scan_cpu.csv", index_col="backend")
+    assert list(table.index) == ["cpu", "blocked", "reference", "floor"]
+    assert (table["error"].dropna() < 1e-5).all()
+    assert table["times_cpu"]["cpu"] == 1
+    assert (tmp_path / "scan_cpu.png").stat().st_size > 0
+
+
+def test_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--items", 50, 100_000, "--rows", 8, "--limit", 0.001, "--out", tmp_path]
+    call(monkeypatch, benchmark_catalogue, *options)
+    table = pd.read_csv(tmp_path / "catalogue_cpu.csv", index_col=["loss", "items"])
+    # The matrix of 100,000 scores is over the limit.
+    assert sorted(table.index) == [("chunks", 50), ("chunks", 100_000), ("matrix", 50)]
+    assert (tmp_path / "catalogue_cpu.png").stat().st_size > 0
+
+
+def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(monkeypatch, benchmark_data, "--interactions", 20_000, "--out", tmp_path)
+    table = pd.read_csv(tmp_path / "data.csv", index_col="start")
+    assert table["users"].tolist() == [500, 500]
+    assert (tmp_path / "data.png").stat().st_size > 0
+
+
+def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["dataset.shop.num_users=80", "dataset.shop.num_items=60", f"dataset.root={tmp_path}"]
+    options = ["--models", "popularity", "sasrec", *BRIEF, "--out", tmp_path, *data]
+    call(monkeypatch, benchmark_models, *options)
+    table = pd.read_csv(tmp_path / "models.csv", index_col="model")
+    assert table.index.tolist() == ["popularity", "sasrec"]
+    assert table["of_sasrec"].isna().tolist() == [True, False]
+    assert (table["eval_seconds"] > 0).all()
+    assert (tmp_path / "models.png").stat().st_size > 0
+
+
+def test_a_peer_does_the_same_work_plainly(tmp_path: Path) -> None:
+    """In processes of their own: a peer puts other code in the place of ours."""
+    overrides = [
+        "dataset.shop.num_users=80",
+        "dataset.shop.num_items=60",
+        f"dataset.root={tmp_path}",
+    ]
+    case = {"model": "sasrec", "how": "plain", "overrides": overrides, "device": "cpu",
+            "seconds": 0, "python": None}  # fmt: skip
+    name = "experiments.benchmark_models"
+    frame = measure.rounds(name, [case], 1, benchmark_models.one, None)
+    assert frame["epoch_seconds"][0] > 0
 
 
 def test_the_papers_numbers() -> None:
