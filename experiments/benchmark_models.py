@@ -11,12 +11,14 @@ histories. ``outside_percent`` is the share of a training step spent making the 
 ``--peers`` adds the same work done plainly, as ``name (how)``: whole padded rows, every position's
 state, the matrix of all scores, PyTorch's dropout, and the scan as a loop (``reference``) or by
 ``mambapy``, which is what is left of the authors' code where mamba-ssm has no CUDA to run on; it
-keeps every state, so its batches go through in parts of PART rows, gradients added up.
+keeps every state, so its batches go through in parts of PART rows, gradients added up. Peers run
+without the settings of PyTorch's memory and threads that ``train.py`` makes.
 ``--recbole`` names a Python that has RecBole 1.2.1 (with numpy < 2, pandas < 2.2, scipy < 1.13);
 its SASRec trains on the same data set with the same sizes.
 """
 
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -67,6 +69,9 @@ def plainly(task: Any, how: str) -> None:
 
 def one(case: Case) -> Case:
     """Samples per second and memory of one model, warmed up by one step."""
+    if case["how"] != "ours":  # other code knows nothing of what train.py sets for PyTorch
+        os.environ.pop("GOMP_SPINCOUNT", None)
+        os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
     from hydra import compose, initialize_config_dir
 
     from sigma.build import build
