@@ -171,7 +171,7 @@ def draw(table: pd.DataFrame, fitted: pd.DataFrame, path: Path) -> None:
                 powers.append(f"{fitted.loc[(model, stage), name]:.2f}")
             axes.get_lines()[-2].set_label(f"{model}: {', '.join(powers)}")
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        axes.set_yscale("log" if table[column].gt(0).any() else "linear")
         ticks = sorted(set(table.index.get_level_values("length")))
         axes.set_xticks(ticks, [str(n) for n in ticks], fontsize=8)
         axes.minorticks_off()

@@ -156,6 +156,9 @@ def keep(table: pd.DataFrame, name: str, out: Path | None, on: Any) -> None:
         print(f"\n{name}: {line}\n{table.round(4).to_string()}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        whole = [c for c in table if pd.api.types.is_float_dtype(table[c])
+                 and (table[c].dropna() % 1 == 0).all()]  # fmt: skip
+        table = table.astype(dict.fromkeys(whole, "Int64"))
         # Significant digits: the columns span from microseconds to gigabytes.
         table.assign(stamp=line).to_csv(out / f"{name}.csv", float_format="%.5g")
 

@@ -3,7 +3,7 @@
 Rows are sorted by length and encoded in a few groups, each cut to its longest row; only the states
 that predict something are kept. The batch itself, its loss and its gradient stay what they were
 (the mean over the same rows), so unlike bucketed sampling this changes no statistics. Valid only
-for models whose scores padding does not change.
+for models whose scores padding does not change, or which cut rows of like length themselves.
 """
 
 import torch
@@ -41,30 +41,30 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
     # Rows without a target are left to a model's extra loss; they stand behind the others.
     kept = min(len(batch.items), len(batch.targets))
     items, lengths = batch.items[:kept], batch.lengths[:kept]
-    one_each = len(batch.targets) == kept and getattr(model, "reads_one", False)
-    if not by_length and not one_each:
-        return model(items, lengths)[batch.target_rows, batch.target_columns]
-    columns = torch.empty_like(lengths)
-    if one_each:
-        columns[batch.target_rows] = batch.target_columns
+    own_rows = torch.arange(kept, device=items.device)
+    columns = batch.target_columns
+    one_each = getattr(model, "reads_one", False) and torch.equal(batch.target_rows, own_rows)
     if not by_length:
-        return model(items, lengths, columns)[batch.target_rows, 0]
-    trim = not getattr(model, "cuts_columns", False)
+        if one_each:
+            return model(items, lengths, columns).squeeze(1)
+        return model(items, lengths)[batch.target_rows, columns]
     lengths, order = lengths.sort(stable=True)
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
+    rank[order] = own_rows
     place = rank[batch.target_rows]
     listed = lengths.tolist()
     states, taken = [], []
     for first, last in length_groups(listed):
         rows = order[first:last]
-        group = items[rows, : listed[last - 1]] if trim else items[rows]
+        group = items[rows]
+        if getattr(model, "padding_invariant", False):
+            group = group[:, : listed[last - 1]]
         if one_each:
             states.append(model(group, lengths[first:last], columns[rows]).squeeze(1))
             continue
         hidden = model(group, lengths[first:last])
         chosen = ((place >= first) & (place < last)).nonzero().squeeze(1)
-        states.append(hidden[place[chosen] - first, batch.target_columns[chosen]])
+        states.append(hidden[place[chosen] - first, columns[chosen]])
         taken.append(chosen)
     if one_each:
         return torch.cat(states)[place]

@@ -18,7 +18,7 @@ touched, gSASRec from all; here it is any item but the target itself, everywhere
 """
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,25 +27,13 @@ from torch import Tensor, nn
 from sigma.errors import UserError
 from sigma.negatives import Negatives
 from sigma.ops.cross_entropy import linear_cross_entropy
+from sigma.ops.scores import TiedScores
 
 
 class Logits(Protocol):
     """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n), ids from 1."""
 
     def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor: ...
-
-
-@runtime_checkable
-class InnerProducts(Protocol):
-    """Scores that are states times a table, of which a loss need not see all at once.
-
-    Attributes:
-        weight: (K, D), the rows of items 1 … K.
-        bias: (K,) or None.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
 
 
 def full_precision(scores: Tensor) -> Tensor:
@@ -71,8 +59,11 @@ class CrossEntropy(nn.Module):
             targets: (M,) item ids from 1.
             logits: scores items.
         """
-        if isinstance(logits, InnerProducts):
-            return linear_cross_entropy(states, logits.weight, logits.bias, targets - 1)
+        if isinstance(logits, TiedScores):
+            table = logits.weight
+            if logits.others is not None:
+                table = torch.cat([table, logits.others])
+            return linear_cross_entropy(states, table, logits.bias, targets - 1)
         return F.cross_entropy(full_precision(logits(states)), targets - 1)
 
 

@@ -36,13 +36,14 @@ class SequenceTask(L.LightningModule):
 
     Args:
         model: maps items (B, L), lengths (B,) to hidden (B, L, D) and has ``logits(states, items)``
-            (see ``sigma.models.layers.tied_scores``). May have ``extra_loss(items, lengths, states,
+            (see ``sigma.ops.scores.TiedScores``). May have ``extra_loss(items, lengths, states,
             targets)``, which is added in training. Without parameters nothing is trained.
         optimizer: builds the optimizer from the parameters.
         loss: maps states (M, D), targets (M,) and ``logits`` to a scalar.
         ks: cut-offs of HR, NDCG and MRR.
         groups: name -> [lower, upper) of the history length, see ``RankingMetrics``.
-        by_length: encode in length groups, for models that padding does not change.
+        by_length: encode in length groups, for models that padding does not change or that cut
+            their rows themselves.
         compile: the model by ``torch.compile``; on the CPU slower than without.
         sampled: draws negatives to rank the target among; None ranks all items.
 
@@ -158,6 +159,9 @@ class SequenceTask(L.LightningModule):
 
     def scores(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         """As ``logits``, in float32 even under mixed precision: rounded scores tie with others."""
+        weight = next(self.model.parameters(), None)
+        if weight is not None and torch.is_autocast_enabled(states.device.type):
+            states = states.to(weight.dtype)
         with torch.autocast(states.device.type, enabled=False):
             return full_precision(self.logits(states, items))
 

@@ -11,7 +11,7 @@ from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy
 from sigma.metrics import target_ranks
-from sigma.models.layers import tied_scores
+from sigma.ops.scores import tied_scores
 from sigma.sampled import SampledNegatives
 from sigma.task import SequenceTask
 

@@ -171,3 +171,33 @@ def test_a_compiled_model_computes_the_same() -> None:
         assert list(trained.state_dict()) == list(task().state_dict())
     for plain, compiled_too in zip(*outcomes, strict=True):
         torch.testing.assert_close(compiled_too, plain, rtol=1e-7, atol=1e-9)
+
+
+def test_ranking_under_mixed_precision_is_in_float32() -> None:
+    """Rounded scores would tie; a model's own ``logits`` gets states of its weights' type."""
+    data, trained = batch(), task()
+    trained = trained.float().eval()
+    exact = trained.target_ranks(data)
+    kinds = []
+
+    class Own(Sigma):
+        def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:  # type: ignore[override]
+            kinds.append(states.dtype)
+            scores = states @ self.items.weight[1:].T
+            return scores if items is None else scores.gather(1, items - 1)
+
+    trained.model.__class__ = Own
+    with torch.autocast("cpu", torch.bfloat16):
+        greater, ties = trained.target_ranks(data)
+    assert set(kinds) == {torch.float32}
+    assert not ties.any()
+    assert (greater - exact[0]).abs().double().mean() < 1
+
+
+def test_targets_that_are_as_many_as_rows_but_not_one_each() -> None:
+    net, data = model(), batch()
+    rows = torch.arange(len(data.lengths)) // 2 * 2
+    uneven = data._replace(target_rows=rows, target_columns=torch.zeros_like(rows))
+    states = net(data.items, data.lengths)
+    for by_length in (False, True):
+        torch.testing.assert_close(target_states(net, uneven, by_length), states[rows, 0])

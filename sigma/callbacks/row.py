@@ -18,9 +18,10 @@ from lightning.pytorch.callbacks import Callback
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
+from sigma.ops import backend_of
 from sigma.task import Ranks
 
-PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "mamba-ssm")
+PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "mamba-ssm", "triton")
 
 
 def git_state(folder: Path) -> dict[str, Any]:
@@ -162,6 +163,7 @@ class ResultRow(Callback):
             "git": git_state(Path(__file__).parents[2]),
             "versions": versions(),
             "hardware": hardware(trainer.strategy.root_device),
+            "scan": backend_of(task, trainer.strategy.root_device)[0],
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config,
         }

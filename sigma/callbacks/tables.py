@@ -16,7 +16,7 @@ from rich.table import Table
 from sigma.callbacks.history import History
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.statistics import DatasetStatistics
-from sigma.ops import choose_backend
+from sigma.ops import backend_of
 from sigma.popularity import popularity_metrics
 
 log = logging.getLogger(__name__)
@@ -115,9 +115,9 @@ class Tables(Callback):
         parameters = sum(p.numel() for p in pl_module.parameters())
         model = type(getattr(pl_module, "model", pl_module)).__name__
         log.info("%s: %s parameters, on %s", model, f"{parameters:,}", where)
-        asked = next((m.backend for m in pl_module.modules() if hasattr(m, "backend")), None)
-        if isinstance(asked, str):
-            log.info("Selective scan: %s (%s)", *choose_backend(asked, device))
+        backend, reason = backend_of(pl_module, device)
+        if backend is not None:
+            log.info("Selective scan: %s (%s)", backend, reason)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:

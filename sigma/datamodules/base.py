@@ -194,9 +194,9 @@ class SequenceDataModule(L.LightningDataModule):
 
     def _flat_on_device(self) -> FlatSequences:
         """Where the model is, so that batches are gathered there."""
-        return (
-            self.flat if self.trainer is None else self.flat.on(self.trainer.strategy.root_device)
-        )
+        if self.trainer is not None:
+            self.flat = self.flat.on(self.trainer.strategy.root_device)
+        return self.flat
 
     def training_histories(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""

@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import TiedScores, init_normal
+from sigma.models.layers import init_normal
 from sigma.models.transformer import PositionedItems, TransformerLayer, real_keys
+from sigma.ops.scores import TiedScores
 
 
 class BERT4Rec(PositionedItems):

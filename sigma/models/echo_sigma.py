@@ -62,7 +62,6 @@ class HiddenFilter(nn.Module):
         self.norm = nn.LayerNorm(size, eps=1e-5)
 
     def forward(self, states: Tensor) -> Tensor:
-        # There is no Fourier transform in half precision.
         wide = states.to(torch.promote_types(states.dtype, torch.float32))
         gain = self.highpass + torch.view_as_complex(self.weight.to(wide.dtype))
         filtered = torch.fft.ifft(gain * torch.fft.fft(wide)).real

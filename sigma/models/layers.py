@@ -1,10 +1,10 @@
 """Layers that several models use."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sigma.ops.scores import TiedScores
 
 
 def item_table(num_items: int, size: int, extra: int = 0) -> nn.Embedding:
@@ -20,48 +20,6 @@ def item_table(num_items: int, size: int, extra: int = 0) -> nn.Embedding:
     with torch.no_grad():
         table.weight[0] = 0
     return table
-
-
-def tied_scores(
-    states: Tensor, weight: Tensor, items: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
-    """Scores by inner product with the item table.
-
-    Args:
-        states: (M, D).
-        weight: (K, D), the rows of items 1 … K.
-        items: (M, n) item ids from 1 to score for each state; None scores all.
-        bias: (K,) of items 1 … K.
-
-    Returns:
-        (M, K), or (M, n) with ``items``.
-    """
-    if items is None:
-        return F.linear(states, weight, bias)
-    if items.shape[1] * states.shape[1] > len(weight):
-        # Gathering that many rows of the table costs more than scoring all of it.
-        return F.linear(states, weight, bias).gather(1, items - 1)
-    # Not a matrix product: it may round one item's score differently from place to place.
-    scores = (states[:, None] * F.embedding(items - 1, weight)).sum(-1)
-    return scores if bias is None else scores + bias[items - 1]
-
-
-@dataclass(frozen=True)
-class TiedScores:
-    """Scores by inner product: states (M, D) -> (M, K), or (M, n) of ``items`` (M, n).
-
-    A loss over a large catalogue reads ``weight`` and ``bias`` and never asks for all scores.
-
-    Args:
-        weight: (K, D), the rows of items 1 … K.
-        bias: (K,) of items 1 … K.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-
-    def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        return tied_scores(states.to(self.weight.dtype), self.weight, items, self.bias)
 
 
 class TiedItems(nn.Module):

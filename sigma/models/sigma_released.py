@@ -36,8 +36,8 @@ Without one: the gate's form (paper: SiLU(g) + σ(g) of one g with a convolution
 Departures from the released code, none of which changes a result:
 - ``gru_input = self.conv1d(g1)`` is left out: it stops with an error unless N = D, and its result
   is not used. So are the softmax over w and the first product with W2, both computed and not used.
-- The padding item's part of the loss is ``extra_loss``, since ``logits`` has items 1 … K alone. It
-  completes cross entropy; use another loss with ``padding_item=false``.
+- ``logits`` scores items 1 … K alone; padding is a class beside them that cross entropy knows
+  (``TiedScores.others``). Use another loss with ``padding_item=false``.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ from sigma.errors import UserError
 from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
 from sigma.models.sigma import partial_flip
 from sigma.models.transformer import FeedForward
-from sigma.ops.cross_entropy import linear_cross_entropy
+from sigma.ops.scores import TiedScores
 
 
 class ReleasedGate(nn.Module):
@@ -255,19 +255,8 @@ class SigmaReleased(TiedItems):
         """The padding item is a class of the softmax over all items, of no other loss."""
         return self.padding_item
 
-    def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
-        """What the padding item adds to the cross entropy over items 1 … K, a scalar.
-
-        Taken as the difference of the two: neither needs all scores at once.
-
-        Args:
-            items: (R, L), not read; nor are the lengths.
-            lengths: (R,).
-            states: (M, D) at the targets.
-            targets: (M,).
-        """
-        if not self.padding_item:
-            return states.new_zeros(())
+    @property
+    def logits(self) -> TiedScores:
+        """To be called with states (M, D); padding is a class of the softmax and never ranked."""
         table = self.items.weight
-        with_padding = linear_cross_entropy(states, table, None, targets)
-        return with_padding - linear_cross_entropy(states, table[1:], None, targets - 1)
+        return TiedScores(table[1:], others=table[:1] if self.padding_item else None)

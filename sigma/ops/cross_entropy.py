@@ -40,9 +40,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         product_type: torch.dtype,
+        learns: bool,
     ) -> Tensor:
         exact = torch.promote_types(states.dtype, torch.float32)
-        learns = any(ctx.needs_input_grad[:3])
         x, w = states.to(product_type), table.to(product_type)
         grad_states = torch.empty_like(states, dtype=exact)
         grad_table = torch.zeros_like(table, dtype=exact) if learns else None
@@ -83,9 +83,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         states_type, table_type, bias_type = ctx.types
         return (
             (grad_states * scale).to(states_type),
-            # In place: of a million items a second copy is a quarter of a gigabyte.
-            grad_table.mul_(scale).to(table_type),
+            (grad_table * scale).to(table_type),
             None if bias_type is None else (grad_bias * scale).to(bias_type),
+            None,
             None,
             None,
         )
@@ -107,4 +107,7 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device):
         product_type = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        return LinearCrossEntropy.apply(states, table, bias, targets, product_type)
+        learns = torch.is_grad_enabled() and any(
+            x is not None and x.requires_grad for x in (states, table, bias)
+        )
+        return LinearCrossEntropy.apply(states, table, bias, targets, product_type, learns)

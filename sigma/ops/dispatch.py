@@ -5,7 +5,7 @@ import importlib.util
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.ops.reference import selective_scan_reference
@@ -31,6 +31,12 @@ def _has_triton() -> bool:
         return False
     try:
         import sigma.ops.scan_triton  # noqa: F401
+
+        if torch.cuda.is_available():
+            from triton.runtime import driver
+
+            # Builds Triton's driver, for which it needs a C compiler.
+            driver.active.get_current_device()
     except Exception:  # as above
         return False
     return True
@@ -78,6 +84,12 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
     return name, "asked for"
 
 
+def backend_of(model: nn.Module, device: torch.device) -> tuple[str, str] | tuple[None, None]:
+    """``choose_backend`` for the scan of a model that was built; None without a scan."""
+    asked = next((m.backend for m in model.modules() if hasattr(m, "backend")), None)
+    return (None, None) if asked is None else choose_backend(str(asked), device)
+
+
 @torch.compiler.disable  # a kernel of its own: there is nothing in it to compile
 def selective_scan(
     u: Tensor,
@@ -98,6 +110,8 @@ def selective_scan(
     Raises:
         UserError: see ``choose_backend``.
     """
+    if u.shape[1] == 0:
+        return u
     backend, _ = choose_backend(backend, u.device)
     kind = torch.promote_types(u.dtype, A.dtype)
     if kind == torch.float64 and backend in ("triton", "mamba_ssm"):
@@ -105,9 +119,12 @@ def selective_scan(
     if backend == "mamba_ssm":
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-        u, dt, B, C = (x.transpose(1, 2).contiguous() for x in (u, dt, B, C))
-        gate = None if z is None else z.transpose(1, 2).contiguous()
-        y = selective_scan_fn(u, dt, A, B, C, D, gate, dt_bias, delta_softplus=True)
+        # One type for all but A, D and the bias, and positions last.
+        u, dt, B, C = (x.to(u.dtype).transpose(1, 2).contiguous() for x in (u, dt, B, C))
+        gate = None if z is None else z.to(u.dtype).transpose(1, 2).contiguous()
+        A, D, dt_bias = (x.float() for x in (A, D, dt_bias))
+        with torch.autocast(u.device.type, enabled=False):
+            y = selective_scan_fn(u, dt, A, B, C, D, gate, dt_bias, delta_softplus=True)
         return y.transpose(1, 2)
     with torch.autocast(u.device.type, enabled=False):
         A, D, dt_bias = (x.to(kind) for x in (A, D, dt_bias))

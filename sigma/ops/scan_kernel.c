@@ -79,7 +79,7 @@ INLINE REAL FN(total)(V v) {
     return sum;
 }
 
-// 2^x for x <= 0.
+// 2^x for x <= 0 (A is negative, and so are all it is called with); wrong above 2^7.
 INLINE V FN(exp2)(V x) {
     V least = (V){0} + (REAL)FN(least);
     x = FN(pick)(x < least, least, x);

@@ -13,11 +13,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from sigma.errors import UserError
+from sigma.losses import CrossEntropy
 from sigma.models.mamba import Mamba
 from sigma.models.sigma_released import ReleasedGate, ReleasedLayer, SigmaReleased
 from tests.models.checks import K, assert_same, last, rows, shake
 from tests.models.slow import conv, embedded, feed_forward, gelu, gru, linear, mamba, norm
 
+LOSS = CrossEntropy(torch.ones(K))
 MENDED = {
     "flip_until": None,
     "r": 2,
@@ -107,8 +109,7 @@ def test_equals_the_released_computation_with_gradients(options: dict) -> None:
     targets = torch.tensor([3, 9, 1, 12, 5])
     got = last(model(items, lengths), lengths)
     want = by_loops(model, items, lengths, options)
-    got_loss = F.cross_entropy(model.logits(got), targets - 1)
-    got_loss = got_loss + model.extra_loss(items, lengths, got, targets)
+    got_loss = LOSS(got, targets, model.logits)
     first = 0 if options.get("padding_item", True) else 1  # the softmax's first class
     want_loss = torch.zeros((), dtype=torch.float64)
     for state, target in zip(want, targets, strict=True):
@@ -262,10 +263,12 @@ def test_only_the_loss_moves_the_padding_item() -> None:
     table = model.items.weight
     (grad,) = torch.autograd.grad(states.square().sum(), table, retain_graph=True)
     assert not grad[0].any()
-    extra = model.extra_loss(items, lengths, states, targets)
-    assert torch.autograd.grad(extra, table)[0][0].all()
-    mended = build(padding_item=False)
-    assert mended.extra_loss(items, lengths, states, targets).item() == 0
+    loss = LOSS(states, targets, model.logits)
+    assert torch.autograd.grad(loss, table, retain_graph=True)[0][0].all()
+    assert model.logits(states).shape[1] == len(table) - 1
+    model.padding_item = False
+    loss = LOSS(states.detach(), targets, model.logits)
+    assert not torch.autograd.grad(loss, table)[0][0].any()
 
 
 def test_dropouts_and_norms_come_in_the_released_order() -> None:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.losses import CrossEntropy
-from sigma.models.layers import TiedScores
 from sigma.ops import cross_entropy
 from sigma.ops.cross_entropy import linear_cross_entropy
+from sigma.ops.scores import TiedScores
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -78,7 +78,18 @@ def test_half_precision_products_keep_float32_sums() -> None:
 
 def test_without_gradients_only_the_loss_is_computed() -> None:
     states, table = inputs(10, 7, 3, False, "cpu")
-    assert not linear_cross_entropy(states, table, None, torch.arange(10) % 7).requires_grad
+    targets = torch.arange(10) % 7
+    assert not linear_cross_entropy(states, table, None, targets).requires_grad
+    with torch.no_grad():
+        assert not linear_cross_entropy(states.requires_grad_(), table, None, targets).requires_grad
+
+
+def test_a_second_backward_pass_gives_the_same() -> None:
+    given = [x.requires_grad_() for x in inputs(10, 7, 3, True, "cpu")]
+    loss = linear_cross_entropy(*given, torch.arange(10) % 7)
+    first = torch.autograd.grad(loss, given, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(loss, given), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_the_loss_takes_this_way_for_tied_items(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,3 +204,10 @@ def test_cuda_equals_reference(backend: str) -> None:
     on_gpu = [None if v is None else v.cuda() for v in x]
     for got, exact in zip(run(on_gpu, backend), want, strict=True):
         assert (got.cpu().double() - exact).abs().max() / exact.abs().max() < 1e-4
+
+
+def test_no_position_is_an_empty_answer() -> None:
+    x = [v[:, :0] if v is not None and v.ndim == 3 else v for v in inputs(3, 2, 5, 4)]
+    for backend in BACKENDS:
+        name = backend if isinstance(backend, str) else "cpu"
+        assert selective_scan(*x, backend=name).shape == (3, 0, 5)  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""Scores of items as inner products with a table."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sigma.ops.cross_entropy import chunk_rows
+
+
+def tied_scores(
+    states: Tensor, weight: Tensor, items: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Scores by inner product with the item table.
+
+    Args:
+        states: (M, D).
+        weight: (K, D), the rows of items 1 … K.
+        items: (M, n) item ids from 1 to score for each state; None scores all.
+        bias: (K,) of items 1 … K.
+
+    Returns:
+        (M, K), or (M, n) with ``items``.
+    """
+    if items is None:
+        return F.linear(states, weight, bias)
+    if items.shape[1] * states.shape[1] > len(weight):
+        # Gathering that many rows of the table costs more than scoring all of it, chunk by chunk.
+        rows = chunk_rows(len(weight), states.dtype, states.device)
+        return torch.cat(
+            [
+                F.linear(some, weight, bias).gather(1, wanted - 1)
+                for some, wanted in zip(states.split(rows), items.split(rows), strict=True)
+            ]
+        )
+    # Not a matrix product: it may round one item's score differently from place to place.
+    scores = (states[:, None] * F.embedding(items - 1, weight)).sum(-1)
+    return scores if bias is None else scores + bias[items - 1]
+
+
+@dataclass(frozen=True)
+class TiedScores:
+    """Scores by inner product: states (M, D) -> (M, K), or (M, n) of ``items`` (M, n).
+
+    A loss over a large catalogue reads the attributes and never asks for all scores.
+
+    Args:
+        weight: (K, D), the rows of items 1 … K.
+        bias: (K,) of items 1 … K.
+        others: (n, D), classes that a softmax over all items has beside them, never ranked.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    others: Tensor | None = None
+
+    def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        return tied_scores(states, self.weight, items, self.bias)
