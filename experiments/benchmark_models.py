@@ -181,7 +181,7 @@ def recbole(case: Case) -> Case:
         ran = subprocess.run(
             [case["python"], str(ROOT / "experiments/peers/recbole_sasrec.py"), folder,
              str(data.batch_size), str(data.max_length), case["device"], str(case["seconds"])],
-            capture_output=True, text=True,
+            capture_output=True, text=True, cwd=folder,  # RecBole leaves logs where it runs
         )  # fmt: skip
     if ran.returncode:
         raise RuntimeError((ran.stderr.strip().splitlines() or ["RecBole failed"])[-1])
