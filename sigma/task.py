@@ -117,6 +117,10 @@ class SequenceTask(L.LightningModule):
             # All processes were seeded alike; their dropout and negatives must differ.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_train_epoch_start(self) -> None:
+        # A checkpoint of an epoch's end holds its mean; a run resumed within one starts no epoch.
+        self.train_loss.reset()
+
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         return self.optimizer(self.parameters()) if self.trained else None
 

@@ -73,6 +73,16 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(whole: Path) -> None:
     assert row(folder)["efficiency"]["sessions"] == 3
 
 
+def test_stopped_between_two_epochs(whole: Path) -> None:
+    """The last checkpoint is then of an epoch's end, and must not count into the next one's loss."""
+    folder = whole.parent / "between"
+    call = command(folder, whole.parent / "data.txt", *SETTINGS, "resume=true")
+    run(*call, "trainer.max_epochs=1")
+    (folder / "row.json").unlink()
+    run(*call)
+    same(whole, folder)
+
+
 def test_same_seed_same_row_and_another_seed_another(whole: Path) -> None:
     data = whole.parent / "data.txt"
     run(*command(whole.parent / "again", data, *SETTINGS))

@@ -3,8 +3,6 @@
 import logging
 import multiprocessing
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -240,12 +238,3 @@ def test_second_start_on_beauty_is_under_a_second(tmp_path: Path) -> None:
     start = time.perf_counter()
     module(tmp_path, BEAUTY).setup()
     assert time.perf_counter() - start < 1
-
-
-def test_benchmark_runs(tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "experiments" / "benchmark_data.py"
-    run = subprocess.run(
-        [sys.executable, script, "20000"], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert "first start: 20,0" in run.stdout or "first start: 19,9" in run.stdout, run.stdout
-    assert run.stdout.count("peak memory") == 2
