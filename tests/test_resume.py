@@ -74,7 +74,7 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(whole: Path) -> None:
 
 
 def test_stopped_between_two_epochs(whole: Path) -> None:
-    """The last checkpoint is then of an epoch's end, and must not count into the next one's loss."""
+    """The last checkpoint is then of an epoch's end; it must not count into the next one's loss."""
     folder = whole.parent / "between"
     call = command(folder, whole.parent / "data.txt", *SETTINGS, "resume=true")
     run(*call, "trainer.max_epochs=1")
