@@ -1,16 +1,9 @@
 """Train and test one model on one data set: ``python train.py model=sigma dataset=beauty``."""
 
 import logging
-import os
 import sys
 
-# Read when torch is loaded. Threads that wait by spinning for long starve whatever shares the cores
-# with them, each other included (ten times slower beside one other job on two cores); this is
-# enough to bridge the gap between two operations.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-# Scores of a batch against all items are a hundred megabytes: large pages save most of the time
-# that the system otherwise spends handing them out page by page (a cross entropy takes half).
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+import sigma.environment  # noqa: F401  isort: skip
 
 import hydra
 import lightning as L

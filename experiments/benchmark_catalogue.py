@@ -11,10 +11,11 @@ import statistics
 from typing import Any
 
 from experiments.measure import (
-    ROOT,
     Case,
     Memory,
+    composed,
     device,
+    drawn_batch,
     keep,
     parser,
     picture,
@@ -27,26 +28,17 @@ from experiments.measure import (
 def one(case: Case) -> Case:
     import torch
     import torch.nn.functional as F
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from sigma.datamodules.batches import Batch
     from sigma.encoding import target_states
     from sigma.losses import CrossEntropy
 
-    on, k, rows, width = device(case["device"]), case["items"], case["rows"], 50
+    on, k, width = device(case["device"]), case["items"], 50
     torch.manual_seed(0)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", ["model=sasrec", f"dataset.max_length={width}"]).model
+    config = composed("model=sasrec", f"dataset.max_length={width}").model
     memory = Memory(on)
-    memory.start()
     model = instantiate(config, num_items=k, _convert_="all").to(on)
-    lengths = torch.randint(1, width + 1, (rows,))
-    items = torch.randint(1, k + 1, (rows, width)) * (torch.arange(width) < lengths[:, None])
-    at, none = torch.arange(rows), torch.empty(0, dtype=torch.int64)
-    targets = torch.randint(1, k + 1, (rows,))
-    parts = (items, lengths, at, targets, at, lengths - 1, lengths, none, none)
-    batch = Batch(*(x.to(on) for x in parts))
+    batch = drawn_batch(torch.randint(1, width + 1, (case["rows"],)), width, k, on)
     loss = CrossEntropy(torch.ones(k))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 

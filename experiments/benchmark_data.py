@@ -37,7 +37,6 @@ def one(case: Case) -> Case:
     from sigma.datamodules.custom import Custom
 
     memory = Memory(device("cpu"))
-    memory.start()
     start = time.perf_counter()
     data = Custom(path=case["path"], root=case["root"])
     data.setup()

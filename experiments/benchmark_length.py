@@ -30,10 +30,11 @@ import numpy as np
 import pandas as pd
 
 from experiments.measure import (
-    ROOT,
     Case,
     Memory,
+    composed,
     device,
+    drawn_batch,
     keep,
     parser,
     picture,
@@ -49,37 +50,9 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 MARKERS = "osD^vPX"
 
 
-def full_batch(rows: int, length: int, num_items: int, on: Any) -> Any:
-    """A ``Batch`` of rows without padding, with one target each, at the last column."""
-    import torch
-
-    from sigma.datamodules.batches import Batch
-
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Any:
-        return torch.randint(1, num_items + 1, shape, generator=generator).to(on)
-
-    row = torch.arange(rows, device=on)
-    lengths = torch.full_like(row, length)
-    none = row.new_empty(0)
-    return Batch(
-        items=drawn(rows, length),
-        lengths=lengths,
-        users=row,
-        targets=drawn(rows),
-        target_rows=row,
-        target_columns=lengths - 1,
-        history_lengths=lengths,
-        seen_rows=none,
-        seen_items=none,
-    )
-
-
 def one(case: Case) -> Case:
     """Milliseconds and MiB per row of one model, length and stage."""
     import torch
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
     from sigma.encoding import target_states
@@ -87,10 +60,9 @@ def one(case: Case) -> Case:
 
     on = device(case["device"])
     length, rows, items = (case[key] for key in ("length", "rows", "items"))
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        # As long as the short step, too, which a model built for less would refuse.
-        longest = f"dataset.max_length={max(length, SHORT)}"
-        config = compose("config", [f"model={case['model']}", longest])
+    # As long as the short step, too, which a model built for less would refuse.
+    longest = f"dataset.max_length={max(length, SHORT)}"
+    config = composed(f"model={case['model']}", longest)
     torch.manual_seed(config.seed)
     model = instantiate(config.model, num_items=items, _convert_="all").to(on)
     loss = CrossEntropy(torch.ones(items))
@@ -104,16 +76,18 @@ def one(case: Case) -> Case:
     def infer(batch: Any) -> None:
         model.logits(target_states(model, batch, by_length))
 
+    def full_batch(width: int) -> Any:
+        return drawn_batch(torch.full((rows,), width), width, items, on)
+
     training = case["stage"] == "training"
     model.train(training)
     step = train if training else infer
     memory = Memory(on)
-    memory.start()
-    short = full_batch(rows, SHORT, items, on)
+    short = full_batch(SHORT)
     step(short)
     step(short)  # the second holds the first one's gradients, as all others do
     fixed = memory.mib()
-    batch = full_batch(rows, length, items, on)
+    batch = full_batch(length)
     spent = seconds(lambda: step(batch), on, case["seconds"], case["steps"])
     return {
         "ms_per_row": 1e3 * statistics.median(spent) / rows,

@@ -27,7 +27,20 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.measure import ROOT, Case, Memory, device, keep, parser, picture, rounds, summary
+from experiments.measure import (
+    ROOT,
+    Case,
+    Memory,
+    built,
+    composed,
+    device,
+    keep,
+    now,
+    parser,
+    picture,
+    rounds,
+    summary,
+)
 
 COLUMNS = [
     *("parameters", "epoch_seconds", "low", "high", "of_sasrec", "targets_per_second"),
@@ -43,7 +56,6 @@ def plainly(task: Any, how: str) -> None:
     import torch.nn.functional as F
 
     import sigma.models.mamba
-    import sigma.models.transformer
     from experiments.benchmark_scan import mambapy
     from sigma.models.layers import Dropout
 
@@ -54,15 +66,16 @@ def plainly(task: Any, how: str) -> None:
     part = PART if how == "mambapy" else 2**31
 
     def step(batch: Any, _: int) -> Any:
-        total = batch.items.new_zeros((), dtype=torch.float32).requires_grad_()
-        for rows in torch.arange(len(batch.items)).split(part):
+        def loss(rows: Any) -> Any:
             hidden = task.model(batch.items[rows], batch.lengths[rows])
             scores = task.model.logits(hidden[torch.arange(len(rows)), batch.target_columns[rows]])
-            loss = F.cross_entropy(scores, batch.targets[rows] - 1) * len(rows) / len(batch.items)
-            if len(rows) < len(batch.items):  # frees what this part kept
-                loss.backward()
-            total = total + (loss if len(rows) == len(batch.items) else loss.detach())
-        return total
+            share = len(rows) / len(batch.items)
+            return share * F.cross_entropy(scores, batch.targets[rows] - 1)
+
+        *others, last = torch.arange(len(batch.items)).split(part)
+        for rows in others:
+            loss(rows).backward()  # frees what this part kept
+        return loss(last)
 
     task.training_step = step
 
@@ -72,10 +85,6 @@ def one(case: Case) -> Case:
     if case["how"] != "ours":  # other code knows nothing of what train.py sets for PyTorch
         os.environ.pop("GOMP_SPINCOUNT", None)
         os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
-    from hydra import compose, initialize_config_dir
-
-    from sigma.build import build
-
     if case["how"] == "recbole":
         return recbole(case)
     on, how = device(case["device"]), case["how"]
@@ -84,16 +93,10 @@ def one(case: Case) -> Case:
         overrides += ["dataset.trim=false"]
     if how == "reference":
         overrides += ["model.mamba.backend=reference"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", overrides)
-    data, task = build(config)
-    data.flat = data.flat.on(on)
-    task = task.to(on)
-    task.log = lambda *_, **__: None
+    data, task = built(composed(*overrides), on)
     if how != "ours":
         plainly(task, how)
     memory = Memory(on)
-    memory.start()
     found: Case = {"parameters": sum(p.numel() for p in task.parameters())}
     if task.trained:
         found |= train(task, data, on, case["seconds"])
@@ -104,14 +107,6 @@ def one(case: Case) -> Case:
     return found
 
 
-def wait(on: Any) -> float:
-    import torch
-
-    if on.type == "cuda":
-        torch.cuda.synchronize(on)
-    return time.perf_counter()
-
-
 def train(task: Any, data: Any, on: Any, seconds: float) -> Case:
     """Steps for a while, over again if the epoch is short."""
     optimizer, loader = task.configure_optimizers(), data.train_dataloader()
@@ -119,7 +114,7 @@ def train(task: Any, data: Any, on: Any, seconds: float) -> Case:
     steps: list[float] = []
     made, samples = 0.0, 0
     while sum(steps[1:]) < seconds or len(steps) < 4:  # the first step allocates
-        start = wait(on)
+        start = now(on)
         batch = next(batches, None)
         if batch is None:
             batches = iter(loader)
@@ -128,7 +123,7 @@ def train(task: Any, data: Any, on: Any, seconds: float) -> Case:
         task.training_step(batch, 0).backward()
         optimizer.step()
         optimizer.zero_grad()
-        steps.append(wait(on) - start)
+        steps.append(now(on) - start)
         if len(steps) > 1:
             made += ready - start
             samples += len(batch.targets)
@@ -149,11 +144,11 @@ def evaluate(task: Any, data: Any, on: Any, seconds: float) -> Case:
         loader = data.test_dataloader()
         task.evaluation_step("test", next(iter(loader)))
         while not users or (spent < seconds and users < all_users):
-            start = wait(on)
+            start = now(on)
             for batch in loader:
                 task.evaluation_step("test", batch)
                 users += len(batch.users)
-                spent, start = spent + wait(on) - start, time.perf_counter()
+                spent, start = spent + now(on) - start, time.perf_counter()
                 if spent > seconds:
                     break
     return {"eval_ms_per_4096": 4096e3 * spent / users, "eval_seconds": all_users * spent / users}
@@ -161,12 +156,7 @@ def evaluate(task: Any, data: Any, on: Any, seconds: float) -> Case:
 
 def recbole(case: Case) -> Case:
     """RecBole's SASRec in its own environment, on the very sequences of ours."""
-    from hydra import compose, initialize_config_dir
-
-    from sigma.build import build
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        data, _ = build(compose("config", ["model=popularity", *case["overrides"]]))
+    data, _ = built(composed("model=popularity", *case["overrides"]), device("cpu"))
     sequences = data.sequences
     assert sequences is not None
     with tempfile.TemporaryDirectory() as folder:

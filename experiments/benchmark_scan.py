@@ -103,7 +103,6 @@ def one(case: Case) -> Case:
     error = ((scan(*few).double() - exact).abs().max() / exact.abs().max()).item()
     weight = torch.randn(given[0].shape, device=on).to(given[0])
     memory = Memory(on)
-    memory.start()
     forward = []
 
     def step() -> None:

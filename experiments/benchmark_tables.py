@@ -26,9 +26,10 @@ from typing import Any
 import pandas as pd
 
 from experiments.measure import (
-    ROOT,
     Case,
     Memory,
+    built,
+    composed,
     device,
     keep,
     parser,
@@ -46,30 +47,17 @@ USERS = 4096
 BATCHES = 8  # of training: their lengths differ, and so does their time
 
 
-def composed(overrides: list[str]) -> Any:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides)
-
-
 def one(case: Case) -> Case:
     """Milliseconds and peak MiB of one model's inference or training."""
     import torch
 
-    from sigma.build import build
-
     on = device(case["device"])
-    config = composed([f"model={case['model']}", *case["overrides"]])
+    config = composed(f"model={case['model']}", *case["overrides"])
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as Lightning sets it
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     torch.set_float32_matmul_precision(config.matmul_precision)
     memory = Memory(on)
-    memory.start()
-    data, task = build(config)
-    data.flat = data.flat.on(on)
-    task = task.to(on)
-    task.log = lambda *_, **__: None
+    data, task = built(config, on)
 
     def spent(step: Any) -> float:
         return 1e3 * statistics.median(seconds(step, on, case["seconds"], case["steps"]))
@@ -110,7 +98,7 @@ def chosen(pair: str) -> tuple[str, list[str]] | None:
             return None
         overrides.append(f"dataset.path='{Path(path).resolve()}'")
     try:
-        data = instantiate(composed(overrides).dataset, _convert_="all")
+        data = instantiate(composed(*overrides).dataset, _convert_="all")
         data.prepare_data()
     except UserError as error:
         print(f"{name} is skipped: {error}", flush=True)

@@ -8,7 +8,6 @@ after case, ``repeats`` times over: what slows the machine for a while hits all 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -16,11 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# As train.py sets them, before torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 import pandas as pd
+
+import sigma.environment  # noqa: F401  as train.py has it, before torch is loaded
 
 ROOT = Path(__file__).parents[1]
 Case = dict[str, Any]
@@ -96,46 +93,79 @@ def summary(frame: pd.DataFrame, by: list[str], time_column: str) -> pd.DataFram
 
 
 class Memory:
-    """Peak memory since ``start()``, of the device, or of this process on the CPU."""
+    """Peak memory since it was made, of the device, or of this process on the CPU."""
 
     def __init__(self, on: Any) -> None:
+        import torch
+
         self.on = on
+        if on.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(on)
+        self.before = 0 if on.type == "cuda" else self._peak()
 
-    def start(self) -> None:
-        if self.on.type == "cuda":
-            import torch
+    def _peak(self) -> int:
+        from sigma.callbacks.efficiency import peak_bytes
 
-            torch.cuda.reset_peak_memory_stats(self.on)
-            self.before = 0
-        else:
-            self.before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_bytes(self.on)
 
     def mib(self) -> float:
-        if self.on.type == "cuda":
-            import torch
+        return (self._peak() - self.before) / 2**20
 
-            return torch.cuda.max_memory_allocated(self.on) / 2**20
-        unit = 1 if sys.platform == "darwin" else 1024
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.before) * unit / 2**20
+
+def now(on: Any) -> float:
+    """The clock, once the device has done what it was given."""
+    import torch
+
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
+    return time.perf_counter()
 
 
 def seconds(step: Callable[[], Any], on: Any, least: float = 1.0, times: int = 3) -> list[float]:
     """Seconds of each call after the first, at least ``times`` of them and ``least`` in all."""
-    import torch
-
-    def wait() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
-
     step()
-    wait()
     spent: list[float] = []
     while len(spent) < times or sum(spent) < least:
-        start = time.perf_counter()
+        start = now(on)
         step()
-        wait()
-        spent.append(time.perf_counter() - start)
+        spent.append(now(on) - start)
     return spent
+
+
+def composed(*overrides: str) -> Any:
+    """The config that ``train.py`` composes of these overrides."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def built(config: Any, on: Any) -> tuple[Any, Any]:
+    """Data and task as ``train.py`` builds them, on a device and without a trainer."""
+    from sigma.build import build
+
+    data, task = build(config)
+    data.flat = data.flat.on(on)
+    task.log = lambda *_, **__: None
+    return data, task.to(on)
+
+
+def drawn_batch(lengths: Any, width: int, num_items: int, on: Any) -> Any:
+    """A ``Batch`` of random rows of these lengths (B,), one target each, at the last item."""
+    import torch
+
+    from sigma.datamodules.batches import Batch
+
+    generator = torch.Generator().manual_seed(0)
+    rows, none = torch.arange(len(lengths)), torch.empty(0, dtype=torch.int64)
+
+    def drawn(*shape: int) -> Any:
+        return torch.randint(1, num_items + 1, shape, generator=generator)
+
+    items = drawn(len(lengths), width) * (torch.arange(width) < lengths[:, None])
+    ends = lengths - 1
+    parts = (items, lengths, rows, drawn(len(lengths)), rows, ends, lengths, none, none)
+    return Batch(*(part.to(on) for part in parts))
 
 
 def stamp(on: Any) -> str:

@@ -12,6 +12,15 @@ from lightning.pytorch.callbacks import Callback
 from sigma.datamodules.batches import Batch
 
 
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory so far: on CUDA of the device, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 class Efficiency(Callback):
     """Measures training (validation apart), evaluation and memory.
 
@@ -67,13 +76,7 @@ class Efficiency(Callback):
         self._watch_memory()
 
     def _watch_memory(self) -> None:
-        if self._device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self._device)
-        else:
-            # Kilobytes on Linux, bytes on macOS.
-            unit = 1 if sys.platform == "darwin" else 1024
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        self.peak_bytes = max(self.peak_bytes, peak)
+        self.peak_bytes = max(self.peak_bytes, peak_bytes(self._device))
 
     def report(self) -> dict[str, float]:
         found = {
