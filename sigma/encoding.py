@@ -60,14 +60,13 @@ def target_states(model: nn.Module, batch: Batch, by_length: bool) -> Tensor:
         if getattr(model, "padding_invariant", False):
             group = group[:, : listed[last - 1]]
         if one_each:
+            chosen = rows
             states.append(model(group, lengths[first:last], columns[rows]).squeeze(1))
-            continue
-        hidden = model(group, lengths[first:last])
-        chosen = ((place >= first) & (place < last)).nonzero().squeeze(1)
-        states.append(hidden[place[chosen] - first, columns[chosen]])
+        else:
+            hidden = model(group, lengths[first:last])
+            chosen = ((place >= first) & (place < last)).nonzero().squeeze(1)
+            states.append(hidden[place[chosen] - first, columns[chosen]])
         taken.append(chosen)
-    if one_each:
-        return torch.cat(states)[place]
     index = torch.cat(taken)
     inverse = torch.empty_like(index)
     inverse[index] = torch.arange(len(index), device=index.device)

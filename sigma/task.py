@@ -74,7 +74,8 @@ class SequenceTask(L.LightningModule):
                     f"task.groups.{name}={bounds} must be a pair [lower, upper) of history "
                     "lengths, such as [5,20], with null for no bound."
                 )
-        if getattr(model, "needs_cross_entropy", False) and not isinstance(loss, CrossEntropy):
+        others = getattr(getattr(model, "logits", None), "others", None)
+        if others is not None and not isinstance(loss, CrossEntropy):
             raise UserError(
                 f"{getattr(model, 'name', 'This model')} counts padding as an item of the softmax, "
                 "so it needs loss=cross_entropy; or set model.padding_item=false."

@@ -105,6 +105,7 @@ class SequenceDataModule(L.LightningDataModule):
         self.seed = seed
         self.objective = objective or NextItem()
         self.sequences: Sequences | None = None
+        self._item_counts: torch.Tensor | None = None
         self.split: Split | None = None
 
     def raw(self) -> RawData:
@@ -210,7 +211,10 @@ class SequenceDataModule(L.LightningDataModule):
 
     def item_counts(self) -> torch.Tensor:
         """Training interactions (K,) int64 of items 1 … K."""
-        return torch.bincount(self.training_histories()[0], minlength=self.num_items + 1)[1:]
+        if self._item_counts is None:
+            items, _ = self.training_histories()
+            self._item_counts = torch.bincount(items, minlength=self.num_items + 1)[1:]
+        return self._item_counts
 
     def train_dataloader(self) -> BatchLoader:
         assert self.sequences is not None

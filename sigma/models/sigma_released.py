@@ -251,11 +251,6 @@ class SigmaReleased(TiedItems):
         return self.layers[-1](states, lengths, columns)
 
     @property
-    def needs_cross_entropy(self) -> bool:
-        """The padding item is a class of the softmax over all items, of no other loss."""
-        return self.padding_item
-
-    @property
     def logits(self) -> TiedScores:
         """To be called with states (M, D); padding is a class of the softmax and never ranked."""
         table = self.items.weight
