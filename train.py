@@ -22,6 +22,12 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> float:
     """Run one configuration from data to result row; returns the best validation score."""
     folder = RunFolder(cfg)
+    with folder.taken():
+        return run(cfg, folder)
+
+
+def run(cfg: DictConfig, folder: RunFolder) -> float:
+    """The same, in a folder that no other process is at."""
     if (score := folder.finished_score()) is not None:
         log.info("This run is finished already: %s", folder.row_path)
         return score
@@ -54,6 +60,7 @@ def main(cfg: DictConfig) -> float:
         OmegaConf.resolve(cfg)
         check_config(OmegaConf.to_container(cfg))
         return train(cfg)
+    return float("nan")  # a job of a multirun that another process is at
 
 
 if __name__ == "__main__":

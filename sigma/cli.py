@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sigma.errors import UserError
 from sigma.preflight import accepted, suggest
+from sigma.runs import RunTaken, note_failure
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +180,10 @@ def explained_job() -> Iterator[None]:
         return
     try:
         yield
+    except RunTaken as error:
+        log.info("Skipped: %s", error)
     except Exception as error:
-        log.error("This job failed: %s", user_message(error) or repr(error))
+        sentence = user_message(error) or repr(error)
+        log.error("This job failed: %s", sentence)
+        note_failure(Path(HydraConfig.get().runtime.output_dir), sentence)
         raise

@@ -1,49 +1,47 @@
 """One run's folder: where it stands, whether it may go on, and whether it is done."""
 
 import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import UserError
+from sigma.identity import determining
 
-# What may differ when a run goes on: none of it changes what an epoch computes.
-FREE = (
-    "resume",
-    "callbacks",
-    "logger",
-    "group",
-    "tags",
-    "dataset.path",
-    "dataset.root",
-    "trainer.max_epochs",
-    "trainer.default_root_dir",
-    "trainer.log_every_n_steps",
-    "trainer.enable_model_summary",
-    "trainer.fast_dev_run",
-)
+log = logging.getLogger(__name__)
+
+ROW, LOCK, FAILED = "row.json", ".lock", "failed.json"
 
 
-def determining(config: dict[str, Any]) -> dict[str, Any]:
-    """The flattened part of a resolved config that decides what a run computes."""
-    flat: dict[str, Any] = {}
+class RunTaken(UserError):
+    """Another process is at this run."""
 
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), value)
-        else:
-            flat[prefix] = node
 
-    walk("", config)
-    return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in FREE)}
+def note_failure(folder: Path, sentence: str) -> None:
+    """Write down why a job of a sweep failed; the next start of it removes the note."""
+    note = {"error": sentence, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILED).write_text(json.dumps(note, indent=1))
+    except OSError:  # such as a full disk, which is the failure itself
+        log.warning("The failure could not be written to %s.", folder / FAILED)
 
 
 class RunFolder:
     """The folder Hydra made for this run.
+
+    In a multirun the folder's name says what the run is, so a run found there is always resumed.
 
     Args:
         cfg: the run's config, resolved.
@@ -51,9 +49,35 @@ class RunFolder:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.path = Path(HydraConfig.get().runtime.output_dir)
-        self.row_path = self.path / "row.json"
-        self.resume = cfg.resume is True
+        self.row_path = self.path / ROW
+        self.resume = cfg.resume is True or HydraConfig.get().mode == RunMode.MULTIRUN
         self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        The lock is the operating system's and ends with the process, however that ends. Other
+        ranks of a distributed run work under their first one's.
+
+        Raises:
+            RunTaken: another process has it.
+        """
+        if rank_zero_only.rank not in (None, 0) or self.config["trainer"].get("fast_dev_run"):
+            yield  # a development run writes nothing
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunTaken(
+                f"Another process is at the run in {self.path}; wait for it or stop it."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def checkpoint_to_resume(self) -> str | None:
         """The last checkpoint, when resuming and there is one.
@@ -79,8 +103,15 @@ class RunFolder:
             )
 
     def start(self) -> None:
-        """Keep the resolved config beside what the run will write."""
-        (self.path / "config.json").write_text(json.dumps(self.config, indent=1))
+        """Keep the resolved config beside what the run will write; an old failure is history."""
+        self._replace("config.json", json.dumps(self.config, indent=1))
+        (self.path / FAILED).unlink(missing_ok=True)
+
+    def _replace(self, name: str, text: str) -> None:
+        """Whole or not at all, for whoever reads the folder meanwhile."""
+        partial = self.path / f".{name}.partial-{os.getpid()}"
+        partial.write_text(text)
+        os.replace(partial, self.path / name)
 
     def finished_score(self) -> float | None:
         """Best validation score of a run that is to be resumed but has ended already.

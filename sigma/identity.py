@@ -1,0 +1,117 @@
+"""What makes a run the run it is: the settings that decide its result, and a name made of them.
+
+A sweep started again finds its runs by this name, on any machine: it is the run's folder, the stem
+of its row and its W&B id.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import Container, DictConfig, OmegaConf
+
+# What may differ between two starts of the same run: none of it changes what an epoch computes,
+# but for rounding (how fast, where, and what is written beside).
+FREE = (
+    "resume",
+    "callbacks",
+    "logger",
+    "group",
+    "tags",
+    "hydra",
+    "dataset.path",
+    "dataset.root",
+    "dataset.trim",
+    "dataset.eval_batch_size",
+    "dataset.malformed",
+    "model.mamba.backend",
+    "task.by_length",
+    "task.compile",
+    "trainer.max_epochs",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.default_root_dir",
+    "trainer.log_every_n_steps",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.fast_dev_run",
+)
+# Free while a run goes on, but they decide where it ends.
+ENDING = ("trainer.max_epochs", "callbacks.early_stopping.patience")
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf; an empty mapping is a leaf."""
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
+
+
+def is_free(key: str) -> bool:
+    """Whether a dotted key may change when a run goes on."""
+    return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def determining(config: dict[str, Any]) -> dict[str, Any]:
+    """The flattened part of a resolved config that decides what an epoch computes."""
+    return {key: value for key, value in flattened(config) if not is_free(key)}
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Every setting that decides a run's result, flattened.
+
+    Settings that are null are left out, so that an option added later, off by default, renames no
+    run. A custom data set has no other name than its path.
+
+    Args:
+        config: resolved, as in a row or in ``config.json``.
+    """
+    flat = dict(flattened(config))
+    kept = {k: v for k, v in flat.items() if not is_free(k) or k in ENDING}
+    if flat.get("dataset.name") == "custom":
+        kept["dataset.path"] = flat.get("dataset.path")
+    return {key: value for key, value in kept.items() if value is not None}
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of flattened settings, whatever their order."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_id(config: dict[str, Any]) -> str:
+    """For example ``sigma-beauty-s2020-1f3c9a07``."""
+    names = [str(config[part].get("name") or part) for part in ("model", "dataset")]
+    return f"{'-'.join(names)}-s{config['seed']}-{digest(identity(config))}"
+
+
+def _resolved(root: DictConfig) -> dict[str, Any]:
+    """The parts that make the identity; others need a folder that is not chosen yet."""
+    plain: dict[str, Any] = {}
+    for key, _ in flattened(OmegaConf.to_container(root, resolve=False)):
+        if key.startswith("hydra.") or (is_free(key) and key not in (*ENDING, "dataset.path")):
+            continue
+        value = OmegaConf.select(root, key)
+        node = plain
+        *path, last = key.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = (
+            OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
+        )
+    return plain
+
+
+def register() -> None:
+    """Make ``${run_id:}`` known to configs: the name of the run they describe."""
+    OmegaConf.register_new_resolver(
+        "run_id", lambda *, _root_: run_id(_resolved(_root_)), replace=True
+    )
+
+
+register()
