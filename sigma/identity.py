@@ -19,6 +19,7 @@ FREE = (
     "logger",
     "group",
     "tags",
+    "paper",
     "hydra",
     "dataset.path",
     "dataset.root",
@@ -90,8 +91,8 @@ def run_id(config: dict[str, Any]) -> str:
     return f"{'-'.join(names)}-s{config['seed']}-{digest(identity(config))}"
 
 
-def _resolved(root: DictConfig) -> dict[str, Any]:
-    """The parts that make the identity; others need a folder that is not chosen yet."""
+def resolved(root: DictConfig) -> dict[str, Any]:
+    """The parts of a job's config that make its identity; others need a folder not chosen yet."""
     plain: dict[str, Any] = {}
     for key, _ in flattened(OmegaConf.to_container(root, resolve=False)):
         if key.startswith("hydra.") or (is_free(key) and key not in (*ENDING, "dataset.path")):
@@ -110,7 +111,7 @@ def _resolved(root: DictConfig) -> dict[str, Any]:
 def register() -> None:
     """Make ``${run_id:}`` known to configs: the name of the run they describe."""
     OmegaConf.register_new_resolver(
-        "run_id", lambda *, _root_: run_id(_resolved(_root_)), replace=True
+        "run_id", lambda *, _root_: run_id(resolved(_root_)), replace=True
     )
 
 
