@@ -25,7 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sigma.errors import UserError
 from sigma.preflight import accepted, suggest
-from sigma.runs import RunTaken, note_failure
+from sigma.runs import RunTakenError, note_failure
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def explained_job() -> Iterator[None]:
         return
     try:
         yield
-    except RunTaken as error:
+    except RunTakenError as error:
         log.info("Skipped: %s", error)
     except Exception as error:
         sentence = user_message(error) or repr(error)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ROW, LOCK, FAILED = "row.json", ".lock", "failed.json"
 
 
-class RunTaken(UserError):
+class RunTakenError(UserError):
     """Another process is at this run."""
 
 
@@ -61,7 +61,7 @@ class RunFolder:
         ranks of a distributed run work under their first one's.
 
         Raises:
-            RunTaken: another process has it.
+            RunTakenError: another process has it.
         """
         if rank_zero_only.rank not in (None, 0) or self.config["trainer"].get("fast_dev_run"):
             yield  # a development run writes nothing
@@ -71,7 +71,7 @@ class RunFolder:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise RunTaken(
+            raise RunTakenError(
                 f"Another process is at the run in {self.path}; wait for it or stop it."
             ) from None
         try:
