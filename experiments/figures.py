@@ -54,6 +54,7 @@ def _grid(panels: int, columns: int, width: float, height: float) -> tuple[Any, 
     """A figure and the axes of so many panels, row by row."""
     rows = math.ceil(panels / columns)
     figure = picture(width * columns, height * rows)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     axes = [figure.add_subplot(rows, columns, at + 1) for at in range(panels)]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
@@ -65,9 +66,10 @@ def _legend(figure: Any, handles: dict[str, Any], title: str | None = None) -> N
     """One legend under all panels, in as many columns as the figure has room for."""
     longest = max(len(label) for label in handles) + 6
     room = max(1, int(figure.get_figwidth() * 12 / longest))
+    rows = math.ceil(len(handles) / room)
     figure.legend(
         list(handles.values()), list(handles), title=title, loc="outside lower center",
-        ncols=min(len(handles), room), fontsize=8.5, title_fontsize=8.5, frameon=False,
+        ncols=math.ceil(len(handles) / rows), fontsize=8.5, title_fontsize=8.5, frameon=False,
     )  # fmt: skip
 
 
@@ -222,8 +224,8 @@ def _grouped(frame: pd.DataFrame, stem: Path, by: str, title: str) -> Path | Non
                               elinewidth=0.9, capsize=2)  # fmt: skip
             for a, m in zip(x, mean, strict=True):
                 if m != m:  # nothing measured must not look like zero
-                    axes.annotate("–", (a, 0), (0, 2), textcoords="offset points", ha="center",
-                                  fontsize=8, color=GREY)  # fmt: skip
+                    axes.annotate("n/a", (a, 0), (0, 3), textcoords="offset points", ha="center",
+                                  rotation=90, fontsize=7, color=GREY)  # fmt: skip
         counts = _counts(part, "group", groups_here)
         labels = [
             f"{plain(group)}\n{count:,.0f} users" if count == count else plain(group)
@@ -343,7 +345,7 @@ def paper_against_ours(frame: pd.DataFrame, stem: Path) -> Path | None:
     most = max(part["model"].nunique() for _, part in parts)
     metrics = frame["metric"].nunique()
     across = metrics if metrics > 1 else min(2, len(parts))
-    figure, panels = _grid(len(parts), across, 5.2, 1.2 + 0.42 * most)
+    figure, panels = _grid(len(parts), across, 5.2, 1.2 + 0.58 * most)
     handles: dict[str, Any] = {}
     for axes, ((dataset, metric), part) in zip(panels, parts, strict=True):
         models = ordered(part["model"])
@@ -352,7 +354,7 @@ def paper_against_ours(frame: pd.DataFrame, stem: Path) -> Path | None:
         for at, source in enumerate(sources):
             own = part[part["source"] == source]
             # Equal numbers are what is looked for: one under the other, not one on the other.
-            aside = 0.62 * ((at + 0.5) / len(sources) - 0.5)
+            aside = 0.84 * ((at + 0.5) / len(sources) - 0.5)
             style = styles[source] | {"linestyle": "none"}
             (handles[plain(source)],) = axes.plot(
                 own["value"], [models.index(model) + aside for model in own["model"]],

@@ -70,7 +70,7 @@ class Table:
     Args:
         name: stem of its files, such as "table2_beauty".
         title: heading.
-        caption: one or two sentences.
+        caption: one or two sentences; how best and second best are shown is said by itself.
         columns: header, C different names.
         rows: R lists of C cells; the first names its row.
         notes: sentences under the table.
@@ -106,6 +106,11 @@ class Table:
         return [
             any(row[at].number is not None for row in self.rows) for at in range(len(self.columns))
         ]
+
+    @property
+    def marked(self) -> bool:
+        """Whether any cell is best or second best; every output then says how it shows them."""
+        return any(cell.mark for row in self.rows for cell in row)
 
     @property
     def footnotes(self) -> dict[str, int]:
@@ -172,6 +177,8 @@ def markdown(table: Table) -> str:
         lines.append("")
     else:
         lines += ["*Nothing here yet.*", ""]
+    if table.marked:
+        lines += ["**Best** bold, *second best* italic.", ""]
     for note, number in footnotes.items():
         lines += [f"<sup>{number}</sup> {escape_markdown(note)}", ""]
     for note in table.notes:
@@ -244,7 +251,8 @@ def latex(table: Table) -> str:
         ]
     else:
         lines.append(r"\emph{Nothing here yet.}")
-    below = [rf"\textsuperscript{{{at}}}~{escape_latex(note)}" for note, at in footnotes.items()]
+    below = [r"\textbf{Best} bold, \underline{second best} underlined."] if table.marked else []
+    below += [rf"\textsuperscript{{{at}}}~{escape_latex(note)}" for note, at in footnotes.items()]
     below += [escape_latex(note) for note in table.notes]
     if below:
         lines += ["", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
