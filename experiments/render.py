@@ -153,7 +153,7 @@ def escape_markdown(text: str) -> str:
     """Plain text as one line of Markdown that shows the same."""
     text = re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", one_line(text)).replace("&", "&amp;")
     # At the start of a line these would begin a list, a heading or a rule.
-    return re.sub(r"^(\d*)([-+#=]|(?<=\d)[.)])", r"\1\\\2", text)
+    return re.sub(r"^(\d*)([-+#=]+|(?<=\d)[.)])(?=\s|$)", r"\1\\\2", text)
 
 
 def _markdown_cell(cell: Cell, footnotes: dict[str, int]) -> str:
@@ -197,8 +197,8 @@ def markdown(table: Table) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "[": "{[}", "]": "{]}", "*": "{*}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "]": "{]}", "*": "{*}", "`": r"\textasciigrave{}",
     "’": "'", "‘": "`", "“": "``", "”": "''", "–": "--", "—": "---", "…": r"\ldots{}",
     "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$", "≠": r"$\ne$",
     "≈": r"$\approx$", "→": r"$\to$", "∞": r"$\infty$", "·": r"$\cdot$", "†": r"\dag{}",
@@ -402,8 +402,9 @@ def report(folder: Path, title: str, provenance: str, sections: list[Section]) -
             f"  - [{escape_markdown(table.title)}](#{slug('table', table.name)})"
             for table in section.tables
         ]
+    lines.append("")
     for section in sections:
-        lines += ["", f'<a id="{slug("section", section.name)}"></a>', ""]
+        lines += [f'<a id="{slug("section", section.name)}"></a>', ""]
         lines += [f"## {escape_markdown(section.title)}", ""]
         lines += [part for text in paragraphs(section.text) for part in (escape_markdown(text), "")]
         for table in section.tables:
