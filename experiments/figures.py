@@ -106,7 +106,14 @@ def _counts(part: pd.DataFrame, key: str, values: Sequence[Any]) -> list[float]:
 
 
 def _at(part: pd.DataFrame, key: str, values: Sequence[Any], column: str) -> list[float]:
-    """A column at each value of a key, NaN where there is none."""
+    """A column at each value of a key, NaN where there is none.
+
+    Raises:
+        ValueError: two rows of one value; the picture would show whichever came last.
+    """
+    twice = part[key][part[key].duplicated()]
+    if len(twice):
+        raise ValueError(f"The figure's frame has two rows of one point: {key} {twice.iloc[0]}.")
     found = dict(zip(part[key], part[column].astype(float), strict=True))
     return [found.get(value, math.nan) for value in values]
 

@@ -117,6 +117,13 @@ def test_nothing_to_draw(draw: Draw, frame: Any, column: str, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("draw", "frame", "column"), ALL[:4])
+def test_two_rows_of_one_point(draw: Draw, frame: Any, column: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two rows of one point"):
+        draw(pd.concat([frame(), frame()]), tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
 @each
 def test_no_text_lies_on_another(
     draw: Draw, frame: Any, column: str, tmp_path: Path, drawn: list[Any]
