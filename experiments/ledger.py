@@ -1,0 +1,367 @@
+"""Result rows, read and put together: which runs belong to one cell, and which may stand together.
+
+A cell of a table is every seed of one setting. Rows of the same setting made under another
+protocol (length of the history, filter, masking, stopping, data, tuning) never share a column.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from sigma.errors import UserError
+from sigma.identity import digest, identity, run_id
+from sigma.metrics import RankingMetrics
+
+# Settings that decide what a number means, not which model made it.
+PROTOCOL = (
+    "dataset.max_length",
+    "dataset.user_bounds",
+    "dataset.item_bounds",
+    "dataset.drop_duplicates",
+    "dataset.split",
+    "dataset.val_fraction",
+    "dataset.test_fraction",
+    "dataset.mask_history",
+    "evaluation",
+    "callbacks.early_stopping.patience",
+    "trainer.max_epochs",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.limit_test_batches",
+)
+COUNTS = ("users", "items", "interactions")  # of the data: another vintage has others
+METRICS = ("hr@10", "ndcg@10", "mrr@10")
+
+
+class MixedProtocolError(UserError):
+    """Rows that do not belong side by side."""
+
+
+def is_protocol(key: str) -> bool:
+    """Whether a dotted setting is part of the protocol."""
+    return any(key == name or key.startswith(name + ".") for name in PROTOCOL)
+
+
+def setting(config: dict[str, Any]) -> str:
+    """What a cell of a table is: the identity of its runs without protocol, seed and data seed."""
+    kept = {k: v for k, v in identity(config).items() if not is_protocol(k)}
+    for seed in ("seed", "dataset.seed"):
+        kept.pop(seed, None)
+    return digest(kept)
+
+
+def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
+    """A config of an older row, with what was implied then said as it is said now."""
+    if schema > 1:
+        return config
+    new: dict[str, Any] = json.loads(json.dumps(config))
+    new["task"].pop("loss", None)  # there was but one
+    new.setdefault("loss", {"_target_": "sigma.losses.CrossEntropy"})
+    new.setdefault("evaluation", {}).setdefault("monitor", "val/ndcg@10")
+    if new["model"].get("_target_") == "sigma.models.sasrec.SASRec":
+        new["model"].setdefault("norm_first", False)
+    return new
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished run.
+
+    Attributes:
+        path: its file.
+        content: as ``ResultRow`` wrote it.
+        ranks_path: its ranks per user, or None.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    ranks_path: Path | None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return upgraded(self.content["config"], self.content["schema"])
+
+    @cached_property
+    def run_id(self) -> str:
+        return run_id(self.config)
+
+    @cached_property
+    def setting(self) -> str:
+        return setting(self.config)
+
+    @property
+    def model(self) -> str:
+        return str(self.content["model"])
+
+    @property
+    def dataset(self) -> str:
+        return str(self.content["dataset"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.content["seed"])
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """What must be equal for two rows to stand in one column."""
+        found = {k: v for k, v in identity(self.config).items() if is_protocol(k)}
+        if not self.content["parameters"]:  # counted, not trained: no epochs to stop after
+            found = {k: v for k, v in found.items() if not k.startswith(("trainer.", "callbacks."))}
+        found |= {f"data.{name}": self.content["data"][name] for name in COUNTS}
+        found["tuning trials"] = self.content.get("search", {}).get("trials", 0)
+        return found
+
+    def metric(self, split: str, name: str) -> float | None:
+        """Of ``val`` or ``test``, None where the row has none; ``name`` such as ``ndcg@10``."""
+        value = self.content["metrics"][split].get(name)
+        return None if value is None else float(value)
+
+    @cached_property
+    def ranks(self) -> pd.DataFrame | None:
+        """The ranks of all test users in full ranking, ordered by user; None without them."""
+        if self.ranks_path is None:
+            return None
+        frame = pd.read_parquet(self.ranks_path)
+        if "greater" not in frame:
+            return None
+        return frame.sort_values(["user", "history_length"], ignore_index=True)
+
+    def per_user(self, metric: str = "ndcg@10") -> pd.Series | None:
+        """Each test user's own metric, by user and history length."""
+        if self.ranks is None:
+            return None
+        index = pd.MultiIndex.from_frame(self.ranks[["user", "history_length"]])
+        return pd.Series(gains(self.ranks, metric), index)
+
+
+def gains(ranks: pd.DataFrame, metric: str) -> np.ndarray[Any, Any]:
+    """(users,) float64: each user's expected metric, such as ``hr@10``, by the project's tie rule.
+
+    Args:
+        ranks: columns ``greater`` and ``ties``, see ``sigma.metrics.target_ranks``.
+    """
+    cut = int(metric.split("@")[1])
+    rule = RankingMetrics([cut], alone=True)
+    column = rule.labels.index(metric)
+    table = rule.gains[:, column].numpy()
+    above, ties = ranks["greater"].to_numpy(), ranks["ties"].to_numpy()
+    upper = table[np.minimum(above + 1 + ties, cut)]
+    return (upper - table[np.minimum(above, cut)]) / (ties + 1)
+
+
+@dataclass
+class Ledger:
+    """All rows found.
+
+    Attributes:
+        rows: one for each run, the latest where a run was made more than once.
+        notes: what was found besides, in sentences: damaged files, runs made more than once.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def by_setting(self) -> dict[tuple[str, str], list[Row]]:
+        """(data set, setting) -> rows, by seed."""
+        found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in sorted(self.rows, key=lambda r: (r.seed, r.run_id)):
+            found[row.dataset, row.setting].append(row)
+        return found
+
+    def rows_of(self, config: dict[str, Any]) -> list[Row]:
+        """Every seed of a run's setting, whatever its protocol."""
+        return self.by_setting.get((str(config["dataset"]["name"]), setting(config)), [])
+
+    @cached_property
+    def ids(self) -> set[str]:
+        return {row.run_id for row in self.rows}
+
+
+def read(places: Iterable[Path]) -> Ledger:
+    """Rows of folders: ``*.json`` in them (``<run>.ranks.parquet`` beside), and runs' folders.
+
+    Raises:
+        UserError: a place that is not there.
+    """
+    ledger = Ledger()
+    kept: dict[str, Row] = {}
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"There is no folder {place} to read rows from.")
+        for path in [*sorted(place.glob("*.json")), *sorted(place.glob("*/row.json"))]:
+            row = _row(path, ledger.notes)
+            if row is None:
+                continue
+            other = kept.get(row.run_id)
+            if other is not None and other.content["finished"] != row.content["finished"]:
+                old, row = sorted((other, row), key=lambda r: str(r.content["finished"]))
+                ledger.notes.append(
+                    f"{row.run_id} was run more than once; the latest counts "
+                    f"({row.path.name}), not {old.path.name}."
+                )
+            kept[row.run_id] = row
+    ledger.rows = sorted(kept.values(), key=lambda r: r.run_id)
+    return ledger
+
+
+def _row(path: Path, notes: list[str]) -> Row | None:
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict) or "metrics" not in content or "config" not in content:
+            return None  # another kind of file
+        ranks = path.with_name(
+            "ranks.parquet" if path.name == "row.json" else f"{path.stem}.ranks.parquet"
+        )
+        row = Row(path, content, ranks if ranks.is_file() else None)
+        _ = row.run_id, row.protocol
+        return row
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        notes.append(f"{path} is not a row that can be read ({type(error).__name__}: {error}).")
+        return None
+
+
+def check_protocol(column: str, rows: Sequence[Row]) -> None:
+    """Refuse rows of different protocols in one column.
+
+    Raises:
+        MixedProtocolError: naming each setting that differs, its values, and a row of each.
+    """
+    differing = []
+    for key in sorted({key for row in rows for key in row.protocol}):
+        values: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            if key in row.protocol:
+                values[json.dumps(row.protocol[key])].append(row)
+        if len(values) > 1:
+            told = ", ".join(
+                f"{value} ({len(own)} row{'s' if len(own) > 1 else ''}, such as {own[0].path.name})"
+                for value, own in sorted(values.items(), key=lambda item: -len(item[1]))
+            )
+            differing.append(f"{key} is {told}")
+    if differing:
+        raise MixedProtocolError(
+            f"{column} would put rows of different protocols into one column: "
+            f"{'; '.join(differing)}. Keep them in different folders, or choose with "
+            "--where key=value."
+        )
+
+
+def narrowed(ledger: Ledger, conditions: Sequence[str]) -> Ledger:
+    """Only rows whose setting is as told, ``dataset.max_length=50``.
+
+    Raises:
+        UserError: not of that form, or a setting no row has.
+    """
+    rows = ledger.rows
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise UserError(f"--where takes key=value, such as dataset.max_length=50: {condition}")
+        if rows and not any(key in row.protocol or key in identity(row.config) for row in rows):
+            raise UserError(f"No row has a setting {key}.")
+        rows = [
+            row
+            for row in rows
+            if _plain(row.protocol.get(key, identity(row.config).get(key))) == _plain(value)
+        ]
+    return Ledger(rows, ledger.notes)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def mean_sd(values: Sequence[float | None]) -> tuple[float | None, float | None, int]:
+    """Mean, standard deviation (n - 1; None below two) and number of those that are there."""
+    there = [v for v in values if v is not None]
+    if not there:
+        return None, None, 0
+    deviation = float(np.std(there, ddof=1)) if len(there) > 1 else None
+    return float(np.mean(there)), deviation, len(there)
+
+
+def over_seeds(ours: Sequence[Row], theirs: Sequence[Row], metric: str) -> tuple[float | None, int]:
+    """One-sided paired t-test over common seeds, of ours being larger: p (None below two), n."""
+    other = {row.seed: row for row in theirs}
+    pairs = [(row, other[row.seed]) for row in ours if row.seed in other]
+    if len(pairs) < 2:
+        return None, len(pairs)
+    differences = [
+        (a.metric("test", metric) or 0.0) - (b.metric("test", metric) or 0.0) for a, b in pairs
+    ]
+    if np.ptp(differences) == 0:  # a t-test of equal differences has no deviation to divide by
+        return (0.0 if differences[0] > 0 else 1.0), len(pairs)
+    test = stats.ttest_1samp(differences, 0.0, alternative="greater")
+    return float(test.pvalue), len(pairs)
+
+
+def over_users(
+    ours: Sequence[Row], theirs: Sequence[Row], metric: str
+) -> tuple[float | None, float | None, int]:
+    """One-sided paired t-test over test users, each user's metric averaged over common seeds.
+
+    Returns:
+        Mean difference, p (both None without ranks of both), and the number of seeds.
+    """
+    other = {row.seed: row for row in theirs}
+    differences = []
+    for row in ours:
+        mine = row.per_user(metric)
+        yours = other[row.seed].per_user(metric) if row.seed in other else None
+        if mine is None or yours is None or not mine.index.equals(yours.index):
+            continue
+        differences.append((mine - yours).to_numpy())
+    if not differences:
+        return None, None, 0
+    per_user = np.mean(differences, axis=0)
+    if np.ptp(per_user) == 0:
+        return float(per_user[0]), 1.0, len(differences)
+    test = stats.ttest_1samp(per_user, 0.0, alternative="greater")
+    return float(per_user.mean()), float(test.pvalue), len(differences)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction for the number of comparisons that were made."""
+    made = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for place, (p, at) in enumerate(made):
+        largest = max(largest, min(1.0, p * (len(made) - place)))
+        corrected[at] = largest
+    return corrected
+
+
+def history_bins(row: Row, edges: Sequence[int]) -> pd.DataFrame | None:
+    """Users and HR@10 by length of history; columns bin, users, hr@10.
+
+    Args:
+        edges: first lengths of the bins, the last open upwards.
+    """
+    if row.ranks is None:
+        return None
+    hits = gains(row.ranks, "hr@10")
+    lengths = torch.from_numpy(row.ranks["history_length"].to_numpy())
+    place = torch.bucketize(lengths, torch.tensor(list(edges)), right=True).numpy() - 1
+    lines = []
+    for at, first in enumerate(edges):
+        inside = place == at
+        last = edges[at + 1] - 1 if at + 1 < len(edges) else None
+        name = f"{first}+" if last is None else (f"{first}" if last == first else f"{first}–{last}")
+        lines.append(
+            {
+                "bin": name,
+                "users": int(inside.sum()),
+                "hr@10": float(hits[inside].mean()) if inside.any() else float("nan"),
+            }
+        )
+    return pd.DataFrame(lines)

@@ -1,0 +1,221 @@
+"""Every table and figure of the paper from whatever rows there are, ours beside theirs.
+
+    python -m experiments.report                         results/rows -> results/report
+    python -m experiments.report multirun results/rows --out report --where dataset.max_length=50
+
+Writes report.md, index.html (one page that needs nothing else), tables/ as Markdown, LaTeX and CSV,
+and figures/ as PNG and SVG. Rows of different protocols in one column are refused.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from experiments import figures, tables
+from experiments.ledger import Ledger, history_bins, mean_sd, narrowed, read
+from experiments.render import Section, Table, write
+from experiments.tables import Line, group_counts, lines, model_label, variant_label
+from sigma.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+LENGTHS = (1, 4, 5, 6, 8, 10, 15, 20, 50)  # first lengths of Figure 1's bins
+
+
+def overall(ledger: Ledger, dataset: str, folder: Path) -> Section:
+    """Table 2 of one data set, with its figures by history length."""
+    found = tables.overall(ledger, dataset)
+    compared = [
+        line
+        for line in lines(ledger, model_label, "experiment=table2_overall", f"dataset={dataset}")
+        if line.rows
+    ]
+    drawn = [
+        figures.paper_against_ours(against(dataset, compared), folder / f"table2_{dataset}"),
+        figures.long_tail(long_tail(dataset, compared), folder / f"figure1_{dataset}"),
+        figures.groups(grouped(dataset, compared, "model"), folder / f"figure3_{dataset}"),
+    ]
+    return section(f"table2_{dataset}", f"{dataset}: all models", "", found, drawn)
+
+
+def section(
+    name: str, title: str, text: str, found: list[Table], drawn: Sequence[Path | None]
+) -> Section:
+    return Section(name, title, text, found, [path for path in drawn if path is not None])
+
+
+def against(dataset: str, found: list[Line]) -> pd.DataFrame:
+    """Paper, log and ours, as ``figures.paper_against_ours`` wants them."""
+    records = []
+    for line in found:
+        for metric in ("hr@10", "ndcg@10"):
+            where = {"dataset": dataset, "model": line.label, "metric": metric}
+            table2 = tables.paper("table2_overall")
+            values = {
+                "paper": tables.lookup(table2, "value", **where),
+                "authors' log valid": tables.logged(dataset, line.label, metric, "valid"),
+                "authors' log test": tables.logged(dataset, line.label, metric, "test"),
+                "ours valid": line.spread("val", metric)[0],
+                "ours test": line.spread("test", metric)[0],
+            }
+            records += [where | {"source": k, "value": v} for k, v in values.items()]
+    return pd.DataFrame(records, columns=["dataset", "model", "metric", "source", "value"])
+
+
+def long_tail(dataset: str, found: list[Line]) -> pd.DataFrame:
+    """HR@10 of SASRec, Mamba4Rec and SIGMA by history length, mean over seeds."""
+    records = []
+    for line in found:
+        if line.label not in ("sasrec", "mamba4rec", "sigma"):
+            continue
+        parts = [b for row in line.rows if (b := history_bins(row, LENGTHS)) is not None]
+        if not parts:
+            continue
+        for place in range(len(parts[0])):
+            values = [float(part["hr@10"].iloc[place]) for part in parts]
+            mean, deviation, _ = mean_sd([v for v in values if v == v])
+            one = parts[0].iloc[place]
+            if one["users"]:
+                records.append(
+                    {"dataset": dataset, "bin": one["bin"], "users": one["users"],
+                     "model": line.label, "hr@10": mean, "sd": deviation}
+                )  # fmt: skip
+    return pd.DataFrame(records, columns=["dataset", "bin", "users", "model", "hr@10", "sd"])
+
+
+def grouped(dataset: str, found: list[Line], by: str) -> pd.DataFrame:
+    """Test metrics by the paper's groups of users."""
+    records = []
+    counts = next(
+        (c for line in found for row in line.rows if (c := group_counts(row)) is not None), {}
+    )
+    for line in found:
+        for group in tables.GROUPS:
+            for metric in ("hr@10", "ndcg@10"):
+                mean, deviation, _ = line.spread("test", f"{group}/{metric}")
+                if mean is not None:
+                    records.append(
+                        {"dataset": dataset, "group": group, "users": counts.get(group),
+                         by: line.label, "metric": metric, "mean": mean, "sd": deviation}
+                    )  # fmt: skip
+    columns = ["dataset", "group", "users", by, "metric", "mean", "sd"]
+    return pd.DataFrame(records, columns=columns)
+
+
+def ablation(ledger: Ledger, dataset: str, folder: Path) -> Section | None:
+    """Tables 4 and 9 with Figure 4."""
+    found = tables.ablation(ledger, dataset)
+    if not found:
+        return None
+    compared = lines(ledger, variant_label, "experiment=table4_ablation", f"dataset={dataset}")
+    there = [line for line in compared if line.rows]
+    frame = grouped(dataset, there, "variant")
+    drawn = [figures.ablation_groups(frame, folder / f"figure4_{dataset}")]
+    return section(f"table4_{dataset}", f"{dataset}: ablation", "", found, drawn)
+
+
+def flip_range(ledger: Ledger, dataset: str, folder: Path) -> Section | None:
+    """Figure 5."""
+    found = tables.flip_range(ledger, dataset)
+    if not found:
+        return None
+    records = []
+    for line in lines(
+        ledger, lambda job: job.chosen("model.r") or "5",
+        "experiment=figure5_flip_range", f"dataset={dataset}",
+    ):  # fmt: skip
+        for metric in ("hr@10", "ndcg@10"):
+            for split in ("val", "test"):
+                mean, deviation, n = line.spread(split, metric)
+                if mean is not None:
+                    records.append(
+                        {"dataset": dataset, "r": int(line.label), "metric": metric,
+                         "split": split, "mean": mean, "sd": deviation, "n": n}
+                    )  # fmt: skip
+    frame = pd.DataFrame(records)
+    drawn = [figures.flip_range(frame, folder / f"figure5_{dataset}")]
+    return section(f"figure5_{dataset}", f"{dataset}: flip range", "", found, drawn)
+
+
+def sections(ledger: Ledger, folder: Path) -> list[Section]:
+    """All there is to show.
+
+    Raises:
+        MixedProtocolError: rows that must not stand in one column.
+    """
+    benchmark = ROOT / "results" / "benchmarks" / "tables_efficiency.csv"
+    found: list[Section | None] = [
+        section(
+            "data", "Data", "", [*tables.datasets(ledger), *tables.user_groups(ledger)], []
+        )
+    ]  # fmt: skip
+    for dataset in tqdm(tables.known_datasets(ledger), desc="Data sets", leave=False):
+        found.append(overall(ledger, dataset, folder))
+        found.append(ablation(ledger, dataset, folder))
+        for name, title, make in (
+            ("table5", "layers", tables.layers),
+            ("released", "released code and paper", tables.released),
+        ):
+            if made := make(ledger, dataset):
+                found.append(section(f"{name}_{dataset}", f"{dataset}: {title}", "", made, []))
+        found.append(flip_range(ledger, dataset, folder))
+    if speed := tables.efficiency(benchmark):
+        found.append(section("efficiency", "Efficiency", "", speed, []))
+    found.append(section("runs", "Runs", "\n\n".join(ledger.notes), tables.provenance(ledger), []))
+    return [part for part in found if part is not None]
+
+
+def told(ledger: Ledger) -> str:
+    """Where the numbers come from, in two sentences."""
+    commits = sorted({str(r.content["git"]["commit"] or "unknown")[:7] for r in ledger.rows})
+    hardware = sorted({r.content["hardware"].get("gpu") or r.content["hardware"]["cpu"]
+                       for r in ledger.rows})  # fmt: skip
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    made = done.stdout.strip() or "an unknown commit"
+    if not ledger.rows:
+        return f"Made at {made}. There are no rows yet; nothing is filled in."
+    return (
+        f"{len(ledger.rows)} runs of commits {', '.join(commits)} on {', '.join(hardware)}; made "
+        f"at {made}.\n\nEvery number is of a row in the list of runs at the end, or of a source "
+        "named above its column. Validation is of the best epoch, by which the test's checkpoint "
+        "is chosen. A dash is a number that does not exist; nothing is filled in."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "places", nargs="*", type=Path, default=[ROOT / "results" / "rows"],
+        help="folders of rows or of runs",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "report")
+    parser.add_argument(
+        "--where", nargs="*", default=[], metavar="key=value",
+        help="only rows with this setting, such as dataset.max_length=50",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    ledger = narrowed(read(given.places), given.where)
+    drawn = given.out / "figures"
+    found = sections(ledger, drawn)
+    write(given.out, "SIGMA: paper, authors' logs and ours", told(ledger), found)
+    for note in ledger.notes:
+        print(note)
+    print(f"{len(ledger.rows)} rows -> {given.out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
