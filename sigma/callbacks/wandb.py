@@ -15,10 +15,22 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.callbacks.wandb_mode import choose_mode
 from sigma.callbacks.wandb_results import log_results
+from sigma.runs import FREE
 
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60.0  # how long a finished run waits for its upload; the files stay anyway
+
+
+def variant(overrides: Sequence[str]) -> str:
+    """What sets a run apart from others of its model, data set and seed: ``model.gate=false``."""
+
+    def apart(override: str) -> bool:
+        key = override.partition("=")[0].lstrip("+~")
+        free = any(key == other or key.startswith(f"{other}.") for other in FREE)
+        return not free and key not in ("model", "dataset", "seed")
+
+    return " ".join(sorted(filter(apart, overrides))) or "default"
 
 
 class WandbLogger(Logger):
@@ -26,7 +38,7 @@ class WandbLogger(Logger):
 
     A resumed run goes on under the same id, kept in the run's folder. Summary: ``best/val/…`` and
     ``best/epoch`` (of equals the later, as everywhere), ``test/…`` and ``efficiency/…``. Tables:
-    ``ranks/sample`` and ``ranks/by_history`` (see ``wandb_results``). The last two come from
+    ``ranks/users_sample`` and ``ranks/by_history`` (see ``wandb_results``). The last two come from
     ``row.json`` and ``ranks.parquet``, so they are left out where ``ResultRow`` is.
 
     Args:
@@ -37,6 +49,7 @@ class WandbLogger(Logger):
         job_type: the model's name.
         tags: W&B tags.
         also_tagged: more of them, which every run has; None among them is left out.
+        overrides: as typed; config ``variant`` tells those that set the run apart.
         id: W&B's id of the run, for one that is resumed on another machine; None for a new one, or
             when resuming for that of the folder.
         resume: go on under the id kept in the folder.
@@ -53,6 +66,7 @@ class WandbLogger(Logger):
         job_type: str | None = None,
         tags: Sequence[str] = (),
         also_tagged: Sequence[str | None] = (),
+        overrides: Sequence[str] = (),
         id: str | None = None,
         resume: bool | str | None = False,
         init_timeout: float = 30.0,
@@ -62,6 +76,7 @@ class WandbLogger(Logger):
         self.folder = Path(folder)
         self.described = {"project": project, "name": name, "group": group, "job_type": job_type}
         self.tags = list(dict.fromkeys([*tags, *(tag for tag in also_tagged if tag)]))
+        self.variant = variant(overrides)
         self.id = id
         self.resume = resume not in (False, None)
         self.init_timeout = init_timeout
@@ -142,7 +157,7 @@ class WandbLogger(Logger):
         return wandb.init(
             **self.described,
             tags=self.tags,
-            config=config,
+            config={**config, "variant": self.variant},
             id=self._state["id"],
             resume="allow",
             mode=mode,

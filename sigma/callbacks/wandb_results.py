@@ -119,7 +119,7 @@ def by_history(ranks: pd.DataFrame) -> pd.DataFrame:
 def tables(ranks: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables of a run by their W&B keys."""
     lines = sample(user_lines(ranks))
-    return {"ranks/sample": lines, "ranks/by_history": by_history(ranks)}
+    return {"ranks/users_sample": lines, "ranks/by_history": by_history(ranks)}
 
 
 @contextmanager
