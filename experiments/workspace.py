@@ -137,7 +137,7 @@ def runs(section: Section, dataset: str) -> "wr.Runset":
         filters.append(expr.Metric("Group").isin(list(section.groups)))
     if section.sigma:
         filters.append(expr.Metric("JobType").isin(["sigma"]))
-    return wr.Runset(name=dataset, filters=filters)
+    return wr.Runset(name=dataset, filters=expr.And(*filters))
 
 
 def report(project: str, entity: str, datasets: Sequence[str] | None = None) -> "wr.Report":
