@@ -154,6 +154,9 @@ class WandbLogger(Logger):
     def _init(self, wandb: Any, mode: str) -> Any:
         config_path = self.folder / "config.json"
         config = json.loads(config_path.read_text()) if config_path.is_file() else {}
+        # A killed run keeps its curves; W&B's 15 seconds would lose them. Older W&B lacks it.
+        flush = "x_transaction_log_flush_interval"
+        flushed = {flush: 1.0} if flush in wandb.Settings.model_fields else {}
         return wandb.init(
             **self.described,
             tags=self.tags,
@@ -169,6 +172,7 @@ class WandbLogger(Logger):
                 console="off",
                 init_timeout=self.init_timeout,
                 finish_timeout=FINISH_SECONDS,
+                **flushed,
             ),
         )
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from sigma.callbacks.wandb import WandbLogger, variant
 from sigma.callbacks.wandb_mode import choose_mode, has_login
-from tests.callbacks.wandb_file import contents
+from tests.callbacks.wandb_file import contents, parse
 
 KEY = "0123456789" * 4
 
@@ -113,6 +114,18 @@ def test_a_given_id_is_the_runs_wherever_it_goes_on(tmp_path: Path) -> None:
         found = contents(files(folder)[-1])
         assert found["run"].run_id == run.version == "abc"
         assert found["summary"]["best/val/ndcg@10"] == best
+
+
+def test_what_a_killed_run_logged_is_on_disk_soon(tmp_path: Path) -> None:
+    run = logger(tmp_path / "run")
+    run.log_metrics(epoch(0, 0.4), step=1)
+    run.log_metrics(epoch(1, 0.5), step=2)  # a line leaves this process with the next one
+    (file,) = files(tmp_path / "run")
+    deadline = time.monotonic() + 10  # W&B's own interval is 15 s
+    while not (found := parse(file)["history"]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found[0]["val/ndcg@10"] == 0.4
+    run.finalize("failed")
 
 
 def test_a_row_of_an_earlier_run_is_not_taken_for_this_ones(tmp_path: Path) -> None:
