@@ -6,6 +6,7 @@ import os
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,32 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.callbacks.wandb_mode import choose_mode
+from sigma.callbacks.wandb_results import log_results
+from sigma.runs import FREE
 
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60.0  # how long a finished run waits for its upload; the files stay anyway
 
 
+def variant(overrides: Sequence[str]) -> str:
+    """What sets a run apart from others of its model, data set and seed: ``model.gate=false``."""
+
+    def apart(override: str) -> bool:
+        key = override.partition("=")[0].lstrip("+~")
+        free = any(key == other or key.startswith(f"{other}.") for other in FREE)
+        return not free and key not in ("model", "dataset", "seed")
+
+    return " ".join(sorted(filter(apart, overrides))) or "default"
+
+
 class WandbLogger(Logger):
-    """Logs one run's config, metrics by epoch, and a summary of best validation and test.
+    """Logs one run's config, metrics by epoch, a summary, and the ranks of the test's users.
 
     A resumed run goes on under the same id, kept in the run's folder. Summary: ``best/val/…`` and
-    ``best/epoch`` (of equals the later, as everywhere), and ``test/…``.
+    ``best/epoch`` (of equals the later, as everywhere), ``test/…`` and ``efficiency/…``. Tables:
+    ``ranks/users_sample`` and ``ranks/by_history`` (see ``wandb_results``). The last two come from
+    ``row.json`` and ``ranks.parquet``, so they are left out where ``ResultRow`` is.
 
     Args:
         folder: the run's folder; W&B's files go to ``<folder>/wandb``.
@@ -32,6 +48,10 @@ class WandbLogger(Logger):
         group: W&B group, or None.
         job_type: the model's name.
         tags: W&B tags.
+        also_tagged: more of them, which every run has; None among them is left out.
+        overrides: as typed; config ``variant`` tells those that set the run apart.
+        id: W&B's id of the run, for one that is resumed on another machine; None for a new one, or
+            when resuming for that of the folder.
         resume: go on under the id kept in the folder.
         init_timeout: seconds an online start may take before the run goes offline.
         monitor: metric that chooses the best epoch, the larger the better.
@@ -45,6 +65,9 @@ class WandbLogger(Logger):
         group: str | None = None,
         job_type: str | None = None,
         tags: Sequence[str] = (),
+        also_tagged: Sequence[str | None] = (),
+        overrides: Sequence[str] = (),
+        id: str | None = None,
         resume: bool | str | None = False,
         init_timeout: float = 30.0,
         monitor: str = "val/ndcg@10",
@@ -52,7 +75,9 @@ class WandbLogger(Logger):
         super().__init__()
         self.folder = Path(folder)
         self.described = {"project": project, "name": name, "group": group, "job_type": job_type}
-        self.tags = list(tags)
+        self.tags = list(dict.fromkeys([*tags, *(tag for tag in also_tagged if tag)]))
+        self.variant = variant(overrides)
+        self.id = id
         self.resume = resume not in (False, None)
         self.init_timeout = init_timeout
         self.monitor = monitor
@@ -60,7 +85,7 @@ class WandbLogger(Logger):
         self._state: dict[str, Any] = {}
         self._run: Any = None
         self._off = False
-        self._tested = False
+        self._tested: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -84,7 +109,10 @@ class WandbLogger(Logger):
             action()
         except Exception as error:
             self._off = True
-            self._run = None
+            run, self._run = self._run, None
+            with suppress(Exception):
+                if run is not None:
+                    run.finish(exit_code=1)
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning("W&B is off for the rest of this run: %s", reason)
 
@@ -100,6 +128,8 @@ class WandbLogger(Logger):
         else:
             # Not from a seeded generator: two runs of one seed are two runs.
             self._state = {"id": uuid.uuid4().hex[:8], "best": {}}
+        if self.id is not None:
+            self._state["id"] = self.id
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "wandb").mkdir(exist_ok=True)
         self._save_state()
@@ -124,10 +154,13 @@ class WandbLogger(Logger):
     def _init(self, wandb: Any, mode: str) -> Any:
         config_path = self.folder / "config.json"
         config = json.loads(config_path.read_text()) if config_path.is_file() else {}
+        # A killed run keeps its curves; W&B's 15 seconds would lose them. Older W&B lacks it.
+        flush = "x_transaction_log_flush_interval"
+        flushed = {flush: 1.0} if flush in wandb.Settings.model_fields else {}
         return wandb.init(
             **self.described,
             tags=self.tags,
-            config=config,
+            config={**config, "variant": self.variant},
             id=self._state["id"],
             resume="allow",
             mode=mode,
@@ -139,6 +172,7 @@ class WandbLogger(Logger):
                 console="off",
                 init_timeout=self.init_timeout,
                 finish_timeout=FINISH_SECONDS,
+                **flushed,
             ),
         )
 
@@ -160,7 +194,7 @@ class WandbLogger(Logger):
         test = {k: v for k, v in metrics.items() if k.startswith("test/")}
         if test:
             # One number per run, not a curve.
-            self._tested = True
+            self._tested = test
             run.summary.update(test)
             return
         run.log(metrics if step is None else {**metrics, "step": step})
@@ -182,11 +216,18 @@ class WandbLogger(Logger):
         run = self._run
         if run is None or (status == "success" and not self._tested):
             return
-        self._guarded(lambda: run.finish(exit_code=0 if status == "success" else 1))
-        if run.settings.mode == "offline":
-            folders = sorted((self.folder / "wandb").glob(f"offline-run-*-{run.id}"))
-            log.info("Upload to W&B: wandb sync %s", " ".join(str(f) for f in folders))
-        elif run.url:
-            log.info("W&B: %s", run.url)
         self._run = None
         self._off = True
+        self._guarded(lambda: self._close(run, status == "success"))
+
+    def _close(self, run: Any, whole: bool) -> None:
+        try:
+            if whole:
+                log_results(run, self.folder, self._tested)
+        finally:
+            run.finish(exit_code=0 if whole else 1)
+            if run.settings.mode == "offline":
+                folders = sorted((self.folder / "wandb").glob(f"offline-run-*-{run.id}"))
+                log.info("Upload to W&B: wandb sync %s", " ".join(str(f) for f in folders))
+            elif run.url:
+                log.info("W&B: %s", run.url)

@@ -3,14 +3,16 @@
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from sigma.callbacks.wandb import WandbLogger
+from sigma.callbacks.wandb import WandbLogger, variant
 from sigma.callbacks.wandb_mode import choose_mode, has_login
-from tests.callbacks.wandb_file import contents
+from tests.callbacks.wandb_file import contents, parse
 
 KEY = "0123456789" * 4
 
@@ -99,6 +101,68 @@ def test_a_resumed_run_goes_on_under_its_id(tmp_path: Path) -> None:
     assert {f["exit"] for f in resumed} == {1}
 
 
+def test_a_given_id_is_the_runs_wherever_it_goes_on(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    first = logger(here, id="abc")
+    first.log_metrics(epoch(0, 0.4), step=1)
+    first.finalize("failed")
+    # Another machine, to which the checkpoints came without W&B's state, and one to which it came.
+    for folder, best in ((there, 0.2), (here, 0.4)):
+        run = logger(folder, id="abc", resume=True)
+        run.log_metrics(epoch(1, 0.2), step=2)
+        run.finalize("failed")
+        found = contents(files(folder)[-1])
+        assert found["run"].run_id == run.version == "abc"
+        assert found["summary"]["best/val/ndcg@10"] == best
+
+
+def test_what_a_killed_run_logged_is_on_disk_soon(tmp_path: Path) -> None:
+    run = logger(tmp_path / "run")
+    run.log_metrics(epoch(0, 0.4), step=1)
+    run.log_metrics(epoch(1, 0.5), step=2)  # a line leaves this process with the next one
+    (file,) = files(tmp_path / "run")
+    deadline = time.monotonic() + 10  # W&B's own interval is 15 s
+    while not (found := parse(file)["history"]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found[0]["val/ndcg@10"] == 0.4
+    run.finalize("failed")
+
+
+def test_a_row_of_an_earlier_run_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = logger(folder)
+    metrics = {"val": {"ndcg@10": 0.9}, "test": {"ndcg@10": 0.8}}
+    efficiency = {"train_seconds": 2.5}
+    row = {"metrics": metrics, "best_epoch": 4, "epochs": 5, "parameters": 7}
+    (folder / "row.json").write_text(json.dumps(row | {"efficiency": efficiency}))
+    ranks = {"history_length": [3], "greater": [0], "ties": [0]}
+    pd.DataFrame(ranks).to_parquet(folder / "ranks.parquet")
+    for test, expected in ((0.25, 0), (0.8, 2)):
+        run = logger(folder)
+        run.log_metrics(epoch(0, 0.1), step=1)
+        run.log_metrics({"test/ndcg@10": test}, step=1)
+        run.finalize("success")
+        (file,) = folder.glob(f"wandb/*-{run.version}/*.wandb")
+        summary = contents(file)["summary"]
+        named = [n for n in summary if n in ("efficiency/train_seconds", "ranks/by_history.nrows")]
+        assert len(named) == expected
+
+
+def test_the_variant_is_what_sets_a_run_apart() -> None:
+    same = [
+        "model=sigma",
+        "dataset=beauty",
+        "seed=3",
+        "group=table4",
+        "dataset.path=/a",
+        "resume=true",
+    ]
+    same += ["trainer.max_epochs=3", "logger=csv", "callbacks.best.monitor=val/hr@10"]
+    assert variant(same) == variant([]) == "default"
+    apart = ["model.r=2", "+model.gate=false", "dataset.max_length=9", "groups=1"]
+    assert variant([*same, *apart]) == "+model.gate=false dataset.max_length=9 groups=1 model.r=2"
+
+
 def test_two_runs_in_one_process_stay_apart(tmp_path: Path) -> None:
     one, two = logger(tmp_path / "one"), logger(tmp_path / "two")
     one.log_metrics(epoch(0, 0.1), step=1)
@@ -141,6 +205,7 @@ def test_an_error_while_logging_ends_wandb_alone(
     run.finalize("success")
     warnings = ours(caplog)
     assert warnings == ["W&B is off for the rest of this run: the service has gone"]
+    assert contents(files(tmp_path / "run")[0])["exit"] == 1  # closed all the same
 
 
 def test_without_the_package(

@@ -1,0 +1,220 @@
+"""A W&B report with one section for each table and figure of the paper, filled by the runs there.
+
+    python -m experiments.workspace --project sigma [--entity team] [--datasets beauty games]
+    python -m experiments.workspace --print   # the definition as JSON, without a network
+
+A report and not a workspace, because each section needs its own choice of runs. Runs are found by
+what ``train.py`` logs: the W&B group (config key ``group``, such as ``table2``), the tag with the
+data set's name, and for SIGMA alone the job type. Seeds of a bar are averaged.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sigma.callbacks.wandb_mode import has_login
+from sigma.errors import UserError
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports import v2 as wr
+
+PAPERS = ("yelp", "sports", "beauty", "games", "ml_1m")
+TEST = ("test/ndcg@10", "test/hr@10", "test/mrr@10")
+GROUPS = ("short", "medium", "long")
+TITLES = {
+    "efficiency/train_samples_per_second": "training samples/s",
+    "efficiency/peak_memory_bytes": "peak memory, bytes",
+    "efficiency/train_seconds": "training, s",
+    "efficiency/parameters": "parameters",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table or figure.
+
+    Args:
+        title: the heading.
+        groups: W&B groups whose runs it shows; none for all.
+        by: config key whose values the bars or lines are; a bar is the mean over seeds.
+        bars: metrics of the summary, a panel each.
+        lines: metrics over epochs, a panel each.
+        over: config key on the horizontal axis of ``points``.
+        points: metrics of the summary over ``over``, a panel each.
+        tables: W&B tables of the summary.
+        sigma: SIGMA's runs alone.
+    """
+
+    title: str
+    groups: tuple[str, ...] = ()
+    by: str = "model.name"
+    bars: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    over: str = ""
+    points: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    sigma: bool = False
+    datasets: tuple[str, ...] = field(default=PAPERS)
+
+
+SECTIONS = (
+    Section("Table 2: overall performance", ("table2",), bars=TEST),
+    Section(
+        "Tables 3 and 7: efficiency",
+        ("table2", "table3", "table7"),
+        bars=tuple(TITLES),
+        datasets=("beauty", "games", "yelp", "sports", "ml_1m"),
+    ),
+    Section("Tables 4 and 9: ablation", ("table4", "table9"), by="variant", bars=TEST, sigma=True),
+    Section(
+        "Table 5: layers",
+        ("table5",),
+        by="model.num_layers",
+        bars=(*TEST[:2], "efficiency/train_samples_per_second", "efficiency/peak_memory_bytes"),
+        datasets=("beauty",),
+        sigma=True,
+    ),
+    Section(
+        "Figure 3: short, medium and long histories",
+        ("table2", "figure3"),
+        bars=tuple(f"test/{group}/{name}" for name in ("ndcg@10", "hr@10") for group in GROUPS),
+        tables=("ranks/by_history",),
+    ),
+    Section(
+        "Figure 5: flip range",
+        ("figure5",),
+        over="model.r",
+        points=TEST[:2],
+        datasets=("beauty",),
+        sigma=True,
+    ),
+    Section("Learning curves", lines=("val/ndcg@10", "val/hr@10", "train/loss")),
+)
+
+
+def panels(section: Section) -> list[Any]:
+    """The section's panels, in rows of two or three."""
+    from wandb_workspaces.reports import v2 as wr
+
+    by = wr.Config(section.by)
+    found: list[Any] = [
+        wr.BarPlot(title=TITLES.get(name, name), metrics=[name], groupby=by, groupby_aggfunc="mean")
+        for name in section.bars
+    ]
+    found += [
+        wr.LinePlot(
+            title=name, x="epoch", y=[name], title_x="epoch", groupby=by, groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+        for name in section.lines
+    ]  # fmt: skip
+    found += [
+        wr.ScatterPlot(
+            title=f"{name} over {section.over}",
+            x=wr.Config(section.over), y=wr.SummaryMetric(name),
+        )
+        for name in section.points
+    ]  # fmt: skip
+    found += [wr.WeavePanelSummaryTable(table_name=name) for name in section.tables]
+    across = 3 if len(found) % 3 == 0 else 2
+    width = 24 // across
+    for at, panel in enumerate(found):
+        panel.layout = wr.Layout(x=at % across * width, y=at // across * 8, w=width, h=8)
+    return found
+
+
+def runs(section: Section, dataset: str) -> "wr.Runset":
+    """Which runs the section shows of a data set; the report's own project is the default."""
+    from wandb_workspaces import expr
+    from wandb_workspaces.reports import v2 as wr
+
+    filters = [expr.Tags().isin([dataset])]
+    if section.groups:
+        filters.append(expr.Metric("Group").isin(list(section.groups)))
+    if section.sigma:
+        filters.append(expr.Metric("JobType").isin(["sigma"]))
+    return wr.Runset(name=dataset, filters=expr.And(*filters))
+
+
+def report(project: str, entity: str, datasets: Sequence[str] | None = None) -> "wr.Report":
+    """The whole definition; needs no network.
+
+    Args:
+        project: W&B project with the runs, where the report is written.
+        entity: who owns it.
+        datasets: names as in ``conf/dataset`` for every section; None for the paper's of each.
+
+    Raises:
+        UserError: wandb-workspaces is not installed.
+    """
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise UserError(
+            "The report is written with the package wandb-workspaces, which is not installed: "
+            "pip install 'sigma-rec[wandb]'."
+        )
+    from wandb_workspaces.reports import v2 as wr
+
+    blocks: list[Any] = [wr.TableOfContents()]
+    for section in SECTIONS:
+        blocks.append(wr.H1(section.title))
+        for dataset in datasets or section.datasets:
+            blocks.append(wr.H2(dataset))
+            blocks.append(wr.PanelGrid(runsets=[runs(section, dataset)], panels=panels(section)))
+    return wr.Report(
+        project=project,
+        entity=entity,
+        title="SIGMA: tables and figures",
+        description="Made by python -m experiments.workspace; run it again after a change there.",
+        width="fluid",
+        blocks=blocks,
+    )
+
+
+def save(made: argparse.Namespace) -> str:
+    """Write the report to W&B; returns its address.
+
+    Raises:
+        UserError: no login, or W&B cannot be reached or refuses.
+    """
+    if not has_login():
+        raise UserError(
+            "There is no login to W&B: set WANDB_API_KEY or run wandb login, or see the "
+            "definition with --print."
+        )
+    try:
+        import wandb
+
+        entity = made.entity or wandb.Api().default_entity
+        return str(report(made.project, entity, made.datasets).save().url)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"W&B did not take the report: {reason}") from error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--project", default="sigma", help="W&B project of the runs")
+    parser.add_argument("--entity", default="", help="its owner; your own default if not given")
+    parser.add_argument("--datasets", nargs="+", help="instead of the paper's")
+    parser.add_argument("--print", action="store_true", help="the definition as JSON, no network")
+    made = parser.parse_args()
+    try:
+        if made.print:
+            model = report(made.project, made.entity, made.datasets)._to_model()
+            definition = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+            print(json.dumps(definition, indent=1))
+        else:
+            print(save(made))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
