@@ -149,13 +149,20 @@ def same_data(runs: Sequence[TrainedRun]) -> None:
 
 
 def labels(runs: Sequence[TrainedRun]) -> list[str]:
-    """Names of the models; runs of the same model carry their folder's name, too."""
+    """Names of the models; runs of one model carry their seed, else their folder, else a number."""
     names = [str(run.config.model.get("name")) for run in runs]
-    counts = Counter(names)
-    return [
-        f"{name} ({run.folder.resolve().name})" if counts[name] > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
+    marks = (
+        [f"seed {run.config.seed}" for run in runs],
+        [run.folder.resolve().name for run in runs],
+        [str(i) for i in range(1, len(runs) + 1)],
+    )
+    found = []
+    for name, *its in zip(names, *marks, strict=True):
+        same = [i for i, other in enumerate(names) if other == name]
+        told = (m for m, all_of in zip(its, marks, strict=True)
+                if len({all_of[i] for i in same}) == len(same))  # fmt: skip
+        found.append(name if len(same) == 1 else f"{name}, {next(told)}")
+    return found
 
 
 def lowest(users: Iterable[str]) -> str:
@@ -264,7 +271,7 @@ def study(
         if flips.config.model.get("flip_until") is not None:
             sentence = (
                 f"{name} reverses columns 1 to {flips.config.model.flip_until} whatever the row's "
-                "length; where padding comes to stand, nothing is read."
+                "length; where padding comes to stand, no item is read."
             )
         else:
             sentence = (
@@ -375,8 +382,8 @@ ROW, MARGIN, TITLE, GAP, BLOCK, STRIP = 0.27, 0.3, 2.35, 1.0, 3.35, 0.95
 SIZE = 8.5  # points of a title
 
 
-def draw(case: Case, folder: Path, name: str, last: int = 20) -> None:
-    """The picture as PNG and SVG.
+def draw(case: Case, folder: Path, name: str, last: int = 20) -> Any:
+    """The picture as PNG and SVG; returns the figure.
 
     Left the whole row as strips, where more is read than shown, then its last items before and
     after the flip; right each model's first recommendations.
@@ -487,6 +494,7 @@ def draw(case: Case, folder: Path, name: str, last: int = 20) -> None:
     with rc_context({"svg.hashsalt": name}):  # the same case is the same file
         for ending, metadata in (("png", {}), ("svg", {"Date": None})):
             figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
+    return figure
 
 
 def _measure(figure: Any) -> Callable[[str, bool], float]:
@@ -533,7 +541,7 @@ def _strips(
     axes.add_patch(Rectangle((left - 0.04, frame), wide + 0.08, rows * cell, fill=False,
                              edgecolor="black", linewidth=1.3, zorder=4))  # fmt: skip
     write(left + wide / 2, top - 0.22, f"all {n}", ha="center", fontweight="bold", fontsize=9.5)
-    write(left + wide / 2, top + tall + 0.14, "framed: beside", ha="center", fontsize=7, color=GREY)
+    write(left + wide / 2, top + tall + 0.14, "frame: listed", ha="center", fontsize=7, color=GREY)
 
 
 def _block(
