@@ -291,7 +291,8 @@ def caption(case: Case) -> list[str]:
     said = [
         f"User {case.user} of {case.dataset}, {case.length} items of history{read}. {case.why}",
         f"{case.flip} A dot's colour is the item's first genre.",
-        f"Ranks are among all {case.num_items:,} items, expected over the order of ties.",
+        f"Ranks are the true next item's among all {case.num_items:,} items, expected over the "
+        "order of ties.",
     ]
     missing = sum(item not in case.titles for item in {*case.row, case.target})
     if missing:
@@ -555,8 +556,8 @@ def _block(
     dot: Callable[..., None],
 ) -> None:
     """One model's name, the target's rank, and its first recommendations from ``row`` on."""
-    rank = f"next item: rank {found.rank:,g}"
-    write(x, at(row) - 0.06, fitted(found.label, BLOCK - 1.9, True), fontweight="bold")
+    rank = f"rank {found.rank:,g}"
+    write(x, at(row) - 0.06, fitted(found.label, BLOCK - 1.3, True), fontweight="bold")
     write(x + BLOCK - 0.35, at(row) - 0.06, rank, ha="right", color=GREY, fontsize=8)
     for i, item in enumerate(found.items):
         y, hit = at(row + 1 + i), item == case.target

@@ -181,10 +181,9 @@ def awkward(rows: int, models: int, kept: int = 5) -> Case:
         if i % 7 != 6
     }
     order = [*range(rows - kept - 1, -1, -1), *range(max(rows - kept, 0), rows)]
+    others = [item for item in items if item != "i1"]
     several = [
-        found(
-            f"a_model_with_a_long_name, seed {j}", j, 0, [*items[:j], "i1", *items[j : j + 4]][:5]
-        )
+        found(f"a_model_with_a_long_name, seed {j}", j, 0, [*others[:j], "i1", *others[j:]][:5])
         for j in range(models)
     ]
     return Case("data", 999, "u/1", "Chosen by its id. " * 9, rows, items, order, "It flips.",
@@ -198,6 +197,7 @@ def test_no_text_lies_over_another_or_leaves_the_picture(
     rows: int, models: int, last: int, tmp_path: Path
 ) -> None:
     figure = case_study.draw(awkward(rows, models), tmp_path, "case", last)
+    figure.canvas.draw()  # saving it as SVG placed the legend at another resolution
     renderer = figure.canvas.get_renderer()
     texts = [*figure.axes[0].texts, *figure.legends[0].get_texts()]
     boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text()]
@@ -227,11 +227,10 @@ def test_rare_genres_share_a_colour() -> None:
     colours = case_study.palette(case, case.row)
     assert len(colours) == len(set(colours.values())) == 7
     counts = pd.Series([case.genre(item) for item in case.row]).value_counts()
-    assert set(counts.index) - set(colours) == {"Western", "Noir"} - set(colours) | (
-        set(counts.index) - set(colours)
-    )
+    rare = set(counts.index) - set(colours)
+    assert len(rare) == 2
     least = min(counts[g] for g in colours)
-    assert all(counts[g] <= least for g in counts.index if g not in colours)
+    assert all(counts[g] <= least for g in rare)
 
 
 def test_the_tables(tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_the_tables(tmp_path: Path) -> None:
     history = pd.read_csv(tmp_path / f"{name}_history.csv")
     assert history["flipped item"].tolist() == [*case.row[:3][::-1], *case.row[3:]]
     advised = pd.read_csv(tmp_path / f"{name}_recommendations.csv")
-    assert advised.loc[advised["hit"], "item"].tolist() == ["i1", "i1"] * 1
+    assert advised.loc[advised["hit"], "item"].tolist() == ["i1", "i1"]
     metrics = pd.read_csv(tmp_path / f"{name}.csv")
     assert metrics["rank"].tolist() == [1, 2]
     text = (tmp_path / f"{name}.md").read_text()
