@@ -1,6 +1,6 @@
 """The only LightningModule: batch -> states -> loss, or ranks and metrics. Knows no model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import lightning as L
@@ -170,14 +170,11 @@ class SequenceTask(L.LightningModule):
         with torch.autocast(states.device.type, enabled=False):
             return full_precision(self.logits(states, items))
 
-    def target_ranks(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Items above and beside each target, (B,) each, among all items or those drawn."""
-        states = target_states(self.model, batch, self.by_length)
-        if self.sampled is not None:
-            drawn = self.sampled(batch)
-            scores = self.scores(states, torch.cat([batch.targets[:, None], drawn], 1))
-            return target_ranks(scores, torch.ones_like(batch.targets))
-        greater, ties = [], []
+    def all_scores(self, batch: Batch, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Chunk after chunk of the states (M, D): which they are, and their scores (rows, K).
+
+        Column j scores item j + 1; items that the batch leaves out of the ranking hold -inf.
+        """
         first, rows = 0, MIN_ROWS  # until the number of items is known
         while first < len(states):
             chunk = slice(first, first + rows)
@@ -186,11 +183,22 @@ class SequenceTask(L.LightningModule):
                 here = (batch.seen_rows >= first) & (batch.seen_rows < first + rows)
                 seen = batch.seen_rows[here] - first, batch.seen_items[here] - 1
                 scores = scores.index_put(seen, scores.new_tensor(float("-inf")))
+            yield chunk, scores
+            first += rows
+            rows = chunk_rows(scores.shape[1], scores.dtype, scores.device)
+
+    def target_ranks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Items above and beside each target, (B,) each, among all items or those drawn."""
+        states = target_states(self.model, batch, self.by_length)
+        if self.sampled is not None:
+            drawn = self.sampled(batch)
+            scores = self.scores(states, torch.cat([batch.targets[:, None], drawn], 1))
+            return target_ranks(scores, torch.ones_like(batch.targets))
+        greater, ties = [], []
+        for chunk, scores in self.all_scores(batch, states):
             above, beside = target_ranks(scores, batch.targets[chunk])
             greater.append(above)
             ties.append(beside)
-            first += rows
-            rows = chunk_rows(scores.shape[1], scores.dtype, scores.device)
         return torch.cat(greater), torch.cat(ties)
 
     def evaluation_step(self, stage: str, batch: Batch) -> Ranks:

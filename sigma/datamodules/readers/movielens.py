@@ -38,22 +38,13 @@ def read_ratings_dat(
     path: Path, movies: Path | None = None, malformed: str = "error"
 ) -> Interactions:
     """ML-1M and ML-10M: ``user::item::rating::timestamp``; ``movies.dat`` in Latin-1."""
-    info = None
-    if movies is not None:
-        info = _info(movies, "::", ["id", "title", "genres"], "latin-1")
+    info = None if movies is None else read_movies_dat(movies)
     return read_delimited(path, _COLUMNS, "::", _FIELDS, info, quoted=False, malformed=malformed)
 
 
 def read_u_data(path: Path, items: Path | None = None, malformed: str = "error") -> Interactions:
     """ML-100K: tab-separated ``user item rating timestamp``; ``u.item`` with flags for genres."""
-    info = None
-    if items is not None:
-        names = ["id", "title", "released", "video_released", "url", *_GENRES]
-        table = _info(items, "|", names, "latin-1")
-        flags = table[list(_GENRES)].to_numpy() == "1"
-        info = table[["title"]].assign(
-            genres=["|".join(g for g, on in zip(_GENRES, row, strict=True) if on) for row in flags]
-        )
+    info = None if items is None else read_u_item(items)
     return read_delimited(path, _COLUMNS, "\t", _FIELDS, info, quoted=False, malformed=malformed)
 
 
@@ -64,6 +55,21 @@ def read_ratings_csv(
     info = None if movies is None else _info(movies, ",", None, "utf-8")
     return read_delimited(
         path, Columns("userId", "movieId", "timestamp"), ",", None, info, malformed=malformed
+    )
+
+
+def read_movies_dat(path: Path) -> pd.DataFrame:
+    """``id::title::genre|genre`` a line -> ``title`` and ``genres`` by item id (as text)."""
+    return _info(path, "::", ["id", "title", "genres"], "latin-1")
+
+
+def read_u_item(path: Path) -> pd.DataFrame:
+    """The same of ``u.item``, a film a line with a flag for each genre."""
+    names = ["id", "title", "released", "video_released", "url", *_GENRES]
+    table = _info(path, "|", names, "latin-1")
+    flags = table[list(_GENRES)].to_numpy() == "1"
+    return table[["title"]].assign(
+        genres=["|".join(g for g, on in zip(_GENRES, row, strict=True) if on) for row in flags]
     )
 
 

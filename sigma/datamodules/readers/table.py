@@ -14,7 +14,7 @@ from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.stream import Columns, read_delimited
 from sigma.errors import UserError
 
-_USUAL = {
+USUAL = {
     "user": "user userid uid reviewerid customerid visitorid sessionid",
     "item": "item itemid iid movieid productid asin parentasin businessid trackid articleid",
     "timestamp": "timestamp time ts unixreviewtime unixtimestamp date datetime eventtime createdat",
@@ -27,6 +27,13 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+def usual_column(found: Iterable[str], usual: str) -> str | None:
+    """The column whose name, but for case and signs, stands first in ``usual``, if any does."""
+    names = usual.split()
+    fits = sorted((c for c in found if _plain(c) in names), key=lambda c: names.index(_plain(c)))
+    return fits[0] if fits else None
+
+
 def choose_columns(
     found: Iterable[str], wanted: Mapping[str, str | None] | None, path: Path
 ) -> Columns:
@@ -37,7 +44,7 @@ def choose_columns(
     """
     found = list(found)
     chosen: dict[str, str | None] = {}
-    for role, usual in _USUAL.items():
+    for role, usual in USUAL.items():
         name = (wanted or {}).get(role)
         if name is not None:
             if name not in found:
@@ -47,12 +54,8 @@ def choose_columns(
                 )
             chosen[role] = name
             continue
-        names = usual.split()
-        fits = sorted(
-            (c for c in found if _plain(c) in names), key=lambda c: names.index(_plain(c))
-        )
-        chosen[role] = fits[0] if fits else None
-        if not fits and role != "timestamp":
+        chosen[role] = usual_column(found, usual)
+        if chosen[role] is None and role != "timestamp":
             raise UserError(
                 f"{path} has no column that looks like the {role} (such as {role}_id); name it "
                 f"with dataset.columns.{role}=, it has: {', '.join(found)}."
@@ -142,13 +145,18 @@ def read_recbole(path: Path, items: Path | None = None, malformed: str = "error"
     time = None if chosen.timestamp is None else kinds[chosen.timestamp]
     columns = Columns(kinds[chosen.user], kinds[chosen.item], time)
     return read_delimited(
-        path, columns, "\t", None, _recbole_items(items), quoted=False, malformed=malformed
+        path,
+        columns,
+        "\t",
+        None,
+        None if items is None else read_recbole_items(items),
+        quoted=False,
+        malformed=malformed,
     )
 
 
-def _recbole_items(path: Path | None) -> pd.DataFrame | None:
-    if path is None:
-        return None
+def read_recbole_items(path: Path) -> pd.DataFrame:
+    """Titles and genres, where the file has them, by item id (as text)."""
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, quoting=3, keep_default_na=False)
     except (ValueError, OSError) as error:

@@ -1,0 +1,124 @@
+"""Titles and genres of items: those that came with the data, or those of a file beside it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.readers.lines import readable
+from sigma.datamodules.readers.movielens import read_movies_dat, read_u_item
+from sigma.datamodules.readers.table import (
+    USUAL,
+    header_fields,
+    read_recbole_items,
+    usual_column,
+)
+from sigma.errors import UserError
+
+FILES = ("u.item", "movies.dat", "movies.csv", "*.item")
+"""Names a file of titles has in the releases, looked for in a folder."""
+ITEM = USUAL["item"] + " id"
+TITLE = "title movietitle name itemname productname"
+GENRES = "genres genre class categories category"
+NONE = ("", "(no genres listed)", "unknown")  # MovieLens' words for no genre
+
+
+class Title(NamedTuple):
+    """What a reader sees of an item; ``genres`` in the order of the file, empty if unknown."""
+
+    title: str
+    genres: tuple[str, ...] = ()
+
+
+def titles_of(data: Sequences) -> dict[str, Title]:
+    """Raw item id -> title and genres that came with the data; items without a title are absent."""
+    if data.item_info is None or "title" not in data.item_info:
+        return {}
+    return _titles(data.item_ids, data.item_info)
+
+
+def read_titles(path: Path) -> dict[str, Title]:
+    """Raw item id -> title and genres of a file.
+
+    Args:
+        path: ``u.item``, ``movies.dat``, ``movies.csv``, a RecBole ``.item`` file, a table (CSV,
+            TSV or Parquet) with columns for item, title and genres, or a folder with one of the
+            first four. Of a table the genres may be missing; in a cell they are parted by ``|``,
+            ``;`` or ``,``.
+
+    Raises:
+        UserError: nothing there, or nothing that can be read.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        raise UserError(f"The file of titles {path} does not exist; check the path.")
+    ending = path.suffix.lower()
+    if path.name.lower() == "u.item":
+        table = read_u_item(path)
+    elif ending == ".dat":
+        table = read_movies_dat(path)
+    elif ending == ".item":
+        table = read_recbole_items(path)
+    else:
+        table = _read_table(path)
+    if "title" not in table:
+        raise UserError(f"{path} has no column of titles; name one 'title'.")
+    return _titles(table.index, table)
+
+
+def _in_folder(folder: Path) -> Path:
+    for pattern in FILES:
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found[0]
+    raise UserError(f"The folder {folder} holds no file of titles ({', '.join(FILES)}).")
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    with readable(path):
+        try:
+            if path.suffix.lower() in (".parquet", ".pq"):
+                table = pd.read_parquet(path)
+            else:
+                delimiter, _ = header_fields(path)
+                table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False)
+        except ValueError as error:
+            raise UserError(
+                f"{path} is not a table with a header ({' '.join(str(error).split())}); write one "
+                "with columns for item, title and genres."
+            ) from error
+    names = [str(c) for c in table.columns]
+    roles = {"item": ITEM, "title": TITLE, "genres": GENRES}
+    chosen = {role: usual_column(names, usual) for role, usual in roles.items()}
+    for role in ("item", "title"):
+        if chosen[role] is None:
+            raise UserError(
+                f"{path} has no column that looks like the {role}; it has: {', '.join(names)}. "
+                f"Name it '{role}'."
+            )
+    table = table.rename(columns={name: role for role, name in chosen.items() if name})
+    return table.set_index("item")
+
+
+def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:
+    genres = info["genres"] if "genres" in info else [None] * len(info)
+    return {
+        str(raw): Title(title, _split(found))
+        for raw, title, found in zip(ids, info["title"], genres, strict=True)
+        if isinstance(title, str)
+    }
+
+
+def _split(genres: Any) -> tuple[str, ...]:
+    """Genres of a cell: a text, parted by the first of ``| ; ,`` it holds, or a list."""
+    if isinstance(genres, str):
+        parting = next((sign for sign in "|;," if sign in genres), "|")
+        parts: list[Any] = genres.split(parting)
+    else:
+        parts = list(genres) if pd.api.types.is_list_like(genres) else []
+    stripped = (str(part).strip() for part in parts)
+    return tuple(part for part in stripped if part not in NONE)

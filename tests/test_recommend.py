@@ -1,0 +1,212 @@
+"""What trained models recommend: the ranks of their test, from the checkpoint, for any user."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sigma.datamodules.splits import leave_one_out
+from sigma.errors import UserError
+from sigma.recommend import load, main, recommend
+from tests.front_door import write_sequences
+from tests.in_process import arguments, call
+
+# One of each kind: paths of evaluation, states and checkpoints differ between them.
+MODELS = ("sigma", "sasrec", "bert4rec", "sigma_released", "popularity", "markov", "item_knn",
+          "vmis_knn")  # fmt: skip
+SIZES = ["model.hidden_size", "model.mamba.state_size"]  # those of ``SMALL`` some models lack
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, folder: Path, data: Path, *typed: str) -> Path:
+    """A run of one epoch."""
+    command = [*arguments(folder, data), "trainer.max_epochs=1", *typed]
+    name = next((t.partition("=")[2] for t in typed if t.startswith("model=")), "sigma")
+    if "sigma" not in name:
+        kept = SIZES[:1] if name in ("sasrec", "bert4rec") else []
+        command = [c for c in command if c.partition("=")[0] not in set(SIZES) - set(kept)]
+    assert call(monkeypatch, *command) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sequences(tmp_path_factory.mktemp("data") / "clicks.txt")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        return trained(patch, tmp_path_factory.mktemp("runs") / "sigma", data)
+
+
+def expect_the_runs_ranks(found: pd.DataFrame, run: Path) -> None:
+    ranks = pd.read_parquet(run / "ranks.parquet")
+    mine = found.drop_duplicates(["user", "history_length"])[ranks.columns]
+    assert len(ranks) > 50
+    pd.testing.assert_frame_equal(mine.reset_index(drop=True), ranks)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ranks_are_those_of_the_test(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(monkeypatch, tmp_path / name, data, f"model={name}", "dataset.eval_batch_size=50")
+    found = recommend(run, k=6)
+    expect_the_runs_ranks(found, run)
+    assert (found["rank"] == found["greater"] + 1 + found["ties"] / 2).all()
+    for _, part in found.groupby("user"):
+        assert part["place"].tolist() == [1, 2, 3, 4, 5, 6]
+        assert part["score"].is_monotonic_decreasing
+        assert part["item"].is_unique
+        hit = part[part["item"] == part["target"]]
+        if len(hit):  # among its ties
+            low, high = hit["greater"].iloc[0] + 1, hit["greater"].iloc[0] + 1 + hit["ties"].iloc[0]
+            assert low <= hit["place"].iloc[0] <= high
+        else:
+            assert part["greater"].iloc[0] + part["ties"].iloc[0] >= 6
+
+
+def test_scores_are_those_of_the_model(run: Path, data: Path) -> None:
+    """One user, read from the raw line, without any of the batches."""
+    loaded = load(run)
+    line = data.read_text().splitlines()[6].split()
+    raw, history, target = line[0], line[1:-1], line[-1]
+    index = {str(item): i + 1 for i, item in enumerate(loaded.sequences.item_ids)}
+    items = torch.tensor([[index[item] for item in history if item in index][-12:]])
+    with torch.inference_mode():
+        states = loaded.task.model(items, torch.tensor([items.shape[1]]))
+        scores = loaded.task.logits(states[:, -1])[0]
+    found = recommend(loaded, [raw], k=100)
+    assert len(found) == loaded.data.num_items  # no more than there are
+    assert (found["target"] == target).all()
+    assert (found["history_length"] == len(history)).all()
+    wanted = scores.numpy()[[index[item] - 1 for item in found["item"]]]
+    np.testing.assert_allclose(found["score"], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_users_come_as_asked_for_and_once(run: Path) -> None:
+    found = recommend(run, ["7", "3", "7"], k=2)
+    assert found["user"].tolist() == ["7", "7", "3", "3"]
+    whole = recommend(run, k=2)
+    for user in ("7", "3"):
+        pd.testing.assert_frame_equal(
+            found[found["user"] == user].reset_index(drop=True),
+            whole[whole["user"] == user].reset_index(drop=True),
+        )
+
+
+def test_a_masked_history_is_not_recommended(run: Path) -> None:
+    loaded = load(run)
+    sequences = loaded.sequences
+    masked = recommend(loaded, k=40, mask_history=True)
+    assert not loaded.data.mask_history  # as it was
+    plain = recommend(loaded, k=40)
+    ends = leave_one_out(sequences).test
+    for user, raw in enumerate(sequences.user_ids):
+        history = sequences.items[sequences.offsets[user] : ends[user]]
+        seen = {str(sequences.item_ids[i - 1]) for i in history}
+        listed = masked[masked["user"] == str(raw)]
+        target = listed["target"].iloc[0]
+        assert set(listed["item"]) == set(map(str, sequences.item_ids)) - (seen - {target})
+        assert listed["rank"].iloc[0] <= plain.loc[plain["user"] == str(raw), "rank"].iloc[0]
+
+
+def test_a_run_that_masked_histories_is_asked_the_same_way(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(
+        monkeypatch, tmp_path / "run", data, "model=item_knn", "dataset.mask_history=true"
+    )
+    expect_the_runs_ranks(recommend(run, k=1), run)
+
+
+def test_every_test_target_of_a_user_under_a_split_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["model=popularity", "dataset=simulated", "dataset.shop.num_users=300",
+             "dataset.split=global_time", "logger=none", "trainer.max_epochs=1",
+             f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    assert call(monkeypatch, *typed) == 0
+    found = recommend(tmp_path / "run", k=1)
+    assert found["user"].duplicated().any()
+    expect_the_runs_ranks(found, tmp_path / "run")
+
+
+def test_random_numbers_go_on_undisturbed(run: Path) -> None:
+    torch.manual_seed(3)
+    wanted = torch.rand(3)
+    torch.manual_seed(3)
+    recommend(run, ["3"])
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_the_data_may_have_moved(run: Path, data: Path, tmp_path: Path) -> None:
+    copy, moved = tmp_path / "run", tmp_path / "moved.txt"
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["dataset"]["path"] = str(tmp_path / "gone.txt")
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"gone\.txt does not exist"):
+        load(copy)
+    shutil.copy(data, moved)
+    pd.testing.assert_frame_equal(recommend(load(copy, str(moved))), recommend(run))
+    other = write_sequences(tmp_path / "other.txt", users=90)
+    with pytest.raises(UserError, match="was trained on 120 users, but its data now holds 90"):
+        load(copy, str(other))
+
+
+def test_what_is_missing_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no user 5050 among the 120 of custom"):
+        recommend(run, ["3", "5050"])
+    with pytest.raises(UserError, match="There is no run folder"):
+        recommend(tmp_path / "none")
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        recommend(tmp_path)
+    with pytest.raises(UserError, match="k=0 must be at least 1"):
+        recommend(run, k=0)
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    best = copy / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"best\.ckpt does not fit"):
+        recommend(copy)
+    best.unlink()
+    with pytest.raises(UserError, match=r"no checkpoints/best\.ckpt"):
+        recommend(copy)
+
+
+def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([f"run={run}", "users=3,7", "k=2"])
+    shown = capsys.readouterr().out
+    assert shown.count("User ") == 2
+    assert recommend(run, ["3"], k=2)["item"].iloc[1] in shown
+    main([f"run={run}", "k=2", f"out={tmp_path / 'all' / 'found.csv'}"])
+    assert "120 test targets, 240 recommendations" in capsys.readouterr().out
+    written = pd.read_csv(tmp_path / "all" / "found.csv", dtype={"user": str, "item": str})
+    assert written["item"].tolist() == recommend(run, k=2)["item"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["users=3"], "Name the run's folder"),
+        (["run=here"], "users=5050,12"),
+        (["run=here", "user=3"], "Cannot read 'user=3'"),
+        (["run=here", "users=3", "k=ten"], "k=ten"),
+        (["run=here", "users=3", "mask_history=si"], "true or false"),
+        (["run=here", "users=3"], "There is no run folder here"),
+    ],
+)
+def test_slips_on_the_command_line(
+    typed: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(typed)
+    assert ended.value.code == 1
+    captured = capsys.readouterr()
+    assert answer in captured.err
+    assert "Traceback" not in captured.err
