@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 
 from sigma.errors import UserError
@@ -350,8 +349,7 @@ def history_bins(row: Row, edges: Sequence[int]) -> pd.DataFrame | None:
     if row.ranks is None:
         return None
     hits = gains(row.ranks, "hr@10")
-    lengths = torch.from_numpy(row.ranks["history_length"].to_numpy())
-    place = torch.bucketize(lengths, torch.tensor(list(edges)), right=True).numpy() - 1
+    place = np.digitize(row.ranks["history_length"].to_numpy(), list(edges)) - 1
     lines = []
     for at, first in enumerate(edges):
         inside = place == at

@@ -209,7 +209,8 @@ def _metric_table(dataset: str, metric: str, everyone: list[Line]) -> Table:
         f"table2_{dataset}_{metric.replace('@', '')}",
         f"Table 2, {dataset}: {NAMES[metric]}",
         "Full ranking; mean ± standard deviation over seeds. The paper's numbers are mostly best "
-        "validation scores, so they stand beside those.",
+        "validation scores, so they stand beside those. Differences are from the log; of validation, "
+        "from the paper where there is no log.",
         [
             "model",
             "paper",
@@ -244,9 +245,9 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
             [
                 Cell(line.label),
                 change_cell(ours, line.spread("test", metric)[0]),
-                Cell("–" if p_seeds is None else _p(p_seeds), p_seeds, "", f"{n} common seed(s)"),
+                Cell("–" if p_seeds is None else _p(p_seeds), p_seeds, "", f"{seeds(n)} in common"),
                 Cell("–" if difference is None else f"{difference:+.4f}", difference),
-                Cell(p_text, p_users, "", f"{n_users} seed(s) with ranks" if n_users else ""),
+                Cell(p_text, p_users, "", f"{seeds(n_users)} with ranks" if n_users else ""),
                 Cell("–" if p_holm is None else _p(p_holm), p_holm),
                 Cell("–" if p_holm is None else ("yes" if p_holm < LEVEL else "no")),
             ]
@@ -256,7 +257,7 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
         f"Table 2, {dataset}: is SIGMA better? (test NDCG@10)",
         "One-sided paired t-tests of SIGMA being larger: over seeds, as in the paper, and over "
         "test users (each user's metric averaged over seeds), Holm-corrected for the number of "
-        "models compared.",
+        "models compared. Users tell trained models apart, not methods: another seed is another model.",
         [
             "against",
             "improvement",
@@ -268,6 +269,10 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
         ],
         rows,
     )
+
+
+def seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
 
 
 def _p(value: float) -> str:

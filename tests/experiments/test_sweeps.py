@@ -1,0 +1,125 @@
+"""Sweeps that survive: killed, started again twice at once, every run ends once and the same."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.status import main as status
+from sigma.identity import run_id
+from tests.front_door import ROOT, SMALL, environment, run, write_sequences
+
+RUNS = 12
+
+
+def sweep(folder: Path, data: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "train.py"), "-m", *SMALL, f"dataset.path={data}",
+        f"dataset.root={data.parent / 'root'}", f"hydra.sweep.dir={folder}",
+        "trainer.max_epochs=2", "callbacks.last.every_seconds=0.05",
+        "seed=1,2,3,4", "model.r=1,3,9", *more,
+    ]  # fmt: skip
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def lasting(folder: Path) -> dict[str, dict[str, Any]]:
+    """What of each row must be the same whenever and wherever it is made."""
+    rows = {}
+    for path in folder.glob("*/row.json"):
+        row = json.loads(path.read_text())
+        assert path.parent.name == run_id(row["config"])
+        config = {k: v for k, v in row["config"].items() if k not in ("callbacks", "logger")}
+        rows[path.parent.name] = {
+            "metrics": row["metrics"], "config": config, "best": row["best_epoch"],
+            "epochs": row["epochs"], "data": row["data"],
+        }  # fmt: skip
+    return rows
+
+
+def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    data = write_sequences(tmp_path / "data.txt")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(*sweep(whole, data))
+    assert len(lasting(whole)) == RUNS
+
+    first = start(sweep(broken, data), tmp_path / "first.log")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and first.poll() is None:
+        done = {path.parent for path in broken.glob("*/row.json")}
+        begun = {path.parents[1] for path in broken.glob("*/checkpoints/last.ckpt")}
+        if len(done) >= 3 and begun - done:  # in the middle of a run
+            break
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = set(lasting(broken))
+    assert 3 <= len(before) < RUNS, (tmp_path / "first.log").read_text()
+
+    logs = [tmp_path / "second.log", tmp_path / "third.log"]
+    both = [start(sweep(broken, data), log) for log in logs]
+    assert [process.wait(timeout=240) for process in both] == [0, 0], logs[0].read_text()
+    assert lasting(broken) == lasting(whole)
+    # Which of the two ended a run does not matter, but only one did.
+    ended = [
+        Path(line.split("Result row: ")[1]).parent.name
+        for log in logs
+        for line in log.read_text().splitlines()
+        if "Result row: " in line
+    ]
+    assert sorted(ended) == sorted(set(lasting(whole)) - before)
+
+
+def test_a_failed_job_is_recorded_and_the_rest_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_sequences(tmp_path / "data.txt")
+    told = ["seed=1", "model.r=1,-1,2", "trainer.max_epochs=1"]
+    output = run(*sweep(tmp_path / "runs", data, *told), expect=1)
+    assert "This job failed" in output
+    assert len(lasting(tmp_path / "runs")) == 2
+
+    grid = [*SMALL, f"dataset.path={data}", *told, "--runs", str(tmp_path / "runs")]
+    status(grid)
+    shown = capsys.readouterr().out
+    assert "3 runs: 2 done, 1 failed" in " ".join(shown.split())
+    assert "model.r=-1 must be at least 0" in " ".join(shown.split())
+
+    # Started again with what was wrong mended, the note goes and only that run is made.
+    failed = next((tmp_path / "runs").glob("*/failed.json"))
+    row = next((tmp_path / "runs").glob("*/row.json"))
+    made = row.stat().st_mtime_ns
+    run(*sweep(tmp_path / "runs", data, *told), expect=1)
+    assert failed.exists()
+    assert row.stat().st_mtime_ns == made
+
+
+def test_status_knows_running_and_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from filelock import FileLock
+
+    from experiments.grid import expand
+
+    told = [*SMALL, "dataset.path=x", "seed=1,2,3"]
+    jobs = expand(told)
+    assert len(jobs) == 3
+    folders = [tmp_path / job.run_id for job in jobs]
+    (folders[0] / "checkpoints").mkdir(parents=True)
+    (folders[0] / "checkpoints" / "last.ckpt").touch()
+    folders[1].mkdir()
+    with FileLock(folders[1] / ".lock"):
+        status([*told, "--runs", str(tmp_path)])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 runs: 1 running, 1 interrupted, 1 missing" in shown
+    assert "left in one process" not in shown  # nothing is known of how long a run takes
