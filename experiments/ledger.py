@@ -23,6 +23,7 @@ from sigma.metrics import RankingMetrics
 # Settings that decide what a number means, not which model made it.
 PROTOCOL = (
     "dataset.max_length",
+    "model.max_length",  # of positions, the same number
     "dataset.user_bounds",
     "dataset.item_bounds",
     "dataset.drop_duplicates",

@@ -114,12 +114,17 @@ def number_cell(value: float | None) -> Cell:
     return Cell(number(value), value)
 
 
+def minus(text: str) -> str:
+    """With the sign that is as wide as a plus."""
+    return text.replace("-", "−")
+
+
 def change_cell(ours: float | None, theirs: float | None) -> Cell:
     """Relative difference in per cent."""
     if ours is None or not theirs:
         return Cell("–")
     change = ours / theirs - 1
-    return Cell(f"{change:+.1%}".replace("-", "−"), change)
+    return Cell(minus(f"{change:+.1%}"), change)
 
 
 def marks(values: Sequence[float | None]) -> list[str]:
@@ -197,20 +202,20 @@ def _metric_table(dataset: str, metric: str, everyone: list[Line]) -> Table:
         ):
             if ours is not None and theirs and abs(ours / theirs - 1) > FAR:
                 notes.append(
-                    f"{line.label}: {what} {number(ours)} is {ours / theirs - 1:+.1%} off the "
-                    f"authors' log ({number(theirs)})."
+                    f"{line.label}: {what} {number(ours)} is "
+                    f"{minus(f'{ours / theirs - 1:+.1%}')} off the authors' log ({number(theirs)})."
                 )
         if test is not None and low is not None and test < low * (1 - FAR):
             notes.append(
-                f"{line.label}: test {number(test)} is {test / low - 1:+.1%} below the "
+                f"{line.label}: test {number(test)} is {1 - test / low:.1%} below the "
                 f"independent results ({between})."
             )
     return Table(
         f"table2_{dataset}_{metric.replace('@', '')}",
         f"Table 2, {dataset}: {NAMES[metric]}",
         "Full ranking; mean ± standard deviation over seeds. The paper's numbers are mostly best "
-        "validation scores, so they stand beside those. Differences are from the log; of validation, "
-        "from the paper where there is no log.",
+        "validation scores, so they stand beside those. Differences are from the log; of "
+        "validation, from the paper where there is no log.",
         [
             "model",
             "paper",
@@ -246,7 +251,7 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
                 Cell(line.label),
                 change_cell(ours, line.spread("test", metric)[0]),
                 Cell("–" if p_seeds is None else _p(p_seeds), p_seeds, "", f"{seeds(n)} in common"),
-                Cell("–" if difference is None else f"{difference:+.4f}", difference),
+                Cell("–" if difference is None else minus(f"{difference:+.4f}"), difference),
                 Cell(p_text, p_users, "", f"{seeds(n_users)} with ranks" if n_users else ""),
                 Cell("–" if p_holm is None else _p(p_holm), p_holm),
                 Cell("–" if p_holm is None else ("yes" if p_holm < LEVEL else "no")),
@@ -257,7 +262,8 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
         f"Table 2, {dataset}: is SIGMA better? (test NDCG@10)",
         "One-sided paired t-tests of SIGMA being larger: over seeds, as in the paper, and over "
         "test users (each user's metric averaged over seeds), Holm-corrected for the number of "
-        "models compared. Users tell trained models apart, not methods: another seed is another model.",
+        "models compared. Users tell trained models apart, not methods: another seed is another "
+        "model.",
         [
             "against",
             "improvement",

@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
 # What may differ between two starts of the same run: none of it changes what an epoch computes,
@@ -108,11 +110,21 @@ def resolved(root: DictConfig) -> dict[str, Any]:
     return plain
 
 
+def _name(*, _root_: DictConfig) -> str:
+    return run_id(resolved(_root_))
+
+
+def _name_in_sweep(*, _root_: DictConfig) -> str | None:
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return _name(_root_=_root_) if multirun else None
+
+
 def register() -> None:
-    """Make ``${run_id:}`` known to configs: the name of the run they describe."""
-    OmegaConf.register_new_resolver(
-        "run_id", lambda *, _root_: run_id(resolved(_root_)), replace=True
-    )
+    """Make two names known to configs: of the run they describe, ``${run_id:}``, and the same in a
+    multirun but null elsewhere, where a folder is one of many starts, ``${sweep_id:}``.
+    """
+    OmegaConf.register_new_resolver("run_id", _name, replace=True)
+    OmegaConf.register_new_resolver("sweep_id", _name_in_sweep, replace=True)
 
 
 register()

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.callbacks.wandb_mode import choose_mode
 from sigma.callbacks.wandb_results import log_results
-from sigma.runs import FREE
+from sigma.identity import FREE
 
 log = logging.getLogger(__name__)
 
