@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from sigma.errors import UserError
+from sigma.errors import Pruned, UserError
 from sigma.preflight import accepted, suggest
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,9 @@ def explained_job() -> Iterator[None]:
         return
     try:
         yield
+    except Pruned as pruned:
+        log.info("%s", pruned)
+        raise
     except Exception as error:
         log.error("This job failed: %s", user_message(error) or repr(error))
         raise
