@@ -190,6 +190,8 @@ class OptunaSweeper(Sweeper):
     def _tell(self, study: Any, trial: Any, job: list[str], result: JobReturn) -> None:
         from optuna.trial import TrialState
 
+        from sigma.cli import user_message  # brings torch; Hydra imports this file to list plugins
+
         value: Any = result._return_value  # return_value raises what the job raised
         trial.set_user_attr("folder", Path(result.hydra_cfg.hydra.runtime.output_dir).name)  # type: ignore[union-attr]
         trial.set_user_attr("overrides", job[:-1])
@@ -200,9 +202,10 @@ class OptunaSweeper(Sweeper):
             study.tell(trial, state=TrialState.PRUNED)
             log.info("Trial %d: pruned", trial.number)
         else:
-            failed = isinstance(value, BaseException)
-            reason = (str(value) or repr(value)) if failed else f"its score is {value}"
-            trial.set_user_attr("error", " ".join(reason.split())[:1000])
+            reason = f"its score is {value}"
+            if isinstance(value, BaseException):
+                reason = user_message(value) or repr(value)
+            trial.set_user_attr("error", reason[:1000])
             study.tell(trial, state=TrialState.FAIL)
             log.warning("Trial %d failed: %s", trial.number, trial.user_attrs["error"])
 

@@ -27,6 +27,13 @@ from sigma.errors import Pruned, UserError
 from sigma.preflight import accepted, suggest
 
 log = logging.getLogger(__name__)
+# Launchers that packages bring, and the extra that brings them.
+LAUNCHERS = {
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+}
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
@@ -64,7 +71,7 @@ def user_message(error: BaseException) -> str | None:
     """One sentence for what the user can mend, or None for a bug, which keeps its traceback."""
     chain = list(causes(error))
     for seen in chain:
-        if isinstance(seen, UserError):
+        if isinstance(seen, UserError | Pruned):
             return str(seen)
     for seen in chain:
         message = hydra_message(seen) or system_message(seen)
@@ -77,6 +84,11 @@ def hydra_message(error: BaseException) -> str | None:
     """For what Hydra, OmegaConf and Lightning refuse."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and option in LAUNCHERS:
+            return (
+                f"hydra/launcher={option} is not installed: "
+                f"pip install -e '.[{LAUNCHERS[option]}]'."
+            )
         return f"There is no {group} '{option}'; {suggest(option, list(error.options))}"
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
         return unknown_key(error)
@@ -141,6 +153,15 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split("full_key:")[0].split())
 
 
+def quiet() -> None:
+    """Leave out the warnings that nobody here can act on."""
+    # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+    # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
+    warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
+    warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Show what the user can mend as one sentence and exit with 1; let bugs through."""
@@ -148,11 +169,7 @@ def explained() -> Iterator[None]:
     # for is kept beside it.
     os.environ.setdefault("SIGMA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-    # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
-    warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
-    warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
+    quiet()
     try:
         yield
     except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -177,6 +194,7 @@ def explained_job() -> Iterator[None]:
         with explained():
             yield
         return
+    quiet()  # a parallel launcher's processes begin here
     try:
         yield
     except Pruned as pruned:

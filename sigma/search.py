@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
-from hydra.types import RunMode
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from sigma.errors import UserError
 
@@ -122,8 +122,11 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Override]) -> list[str]:
 def this_trial() -> optuna.Trial | None:
     """The trial this job runs; None outside a search."""
     hydra = HydraConfig.get()
+    # A single run has no number, unless it is a job of a search in processes of its own.
+    if OmegaConf.is_missing(hydra.job, "num"):
+        return None
     folder = Path(hydra.sweep.dir)
-    if hydra.mode != RunMode.MULTIRUN or not (folder / FILE).is_file():
+    if not (folder / FILE).is_file():
         return None
     optuna = needs_optuna()
     study = load(folder, instantiate(hydra.sweeper.get("pruner")))

@@ -42,6 +42,8 @@ class Pruning(Callback):
             check_monitor("callbacks.pruning.monitor", self.monitor, pl_module)
             off = trainer.fast_dev_run or not trainer.is_global_zero  # type: ignore[attr-defined]
             self._trial = None if off else this_trial()
+            if self._trial is not None:
+                (self.folder / "pruned.json").unlink(missing_ok=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
