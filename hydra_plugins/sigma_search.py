@@ -56,7 +56,7 @@ class OptunaSweeper(Sweeper):
         n_trials: int,
         n_jobs: int,
         direction: str,
-        params: dict[str, str] | None,
+        params: dict[str, str] | None = None,
     ) -> None:
         self.sampler, self.pruner = sampler, pruner
         self.n_trials, self.n_jobs = n_trials, n_jobs

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -85,10 +86,7 @@ def hydra_message(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if group == "hydra/launcher" and option in LAUNCHERS:
-            return (
-                f"hydra/launcher={option} is not installed: "
-                f"pip install -e '.[{LAUNCHERS[option]}]'."
-            )
+            return absent_launcher(option)
         return f"There is no {group} '{option}'; {suggest(option, list(error.options))}"
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
         return unknown_key(error)
@@ -101,6 +99,12 @@ def hydra_message(error: BaseException) -> str | None:
         error.__cause__, ConfigKeyError | ConfigAttributeError
     ):
         return None  # the cause says more
+    if isinstance(error, ConfigCompositionException):
+        wanted = re.search(r"Could not load 'hydra/launcher/(\w+)'", str(error))
+        if wanted is not None and wanted[1] in LAUNCHERS:
+            return absent_launcher(wanted[1])
+        if "Could not override 'search'" in str(error):
+            return "search=… needs hydra/sweeper=optuna beside it."
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
         where = str(error).rpartition("full_key: ")[2] if "full_key" in str(error) else "The config"
         return f"{where}: {one_line(error.__cause__)}"
@@ -115,6 +119,14 @@ def hydra_message(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "conditioned on metric" in str(error):
         return f"callbacks.early_stopping.monitor: {one_line(error)}"
     return None
+
+
+def absent_launcher(option: str) -> str:
+    """What to install for a launcher that a package brings."""
+    return (
+        f"The package of hydra/launcher={option} is not installed: "
+        f"pip install -e '.[{LAUNCHERS[option]}]'."
+    )
 
 
 def unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
@@ -160,6 +172,8 @@ def quiet() -> None:
     # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
     warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
     warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
+    # torchmetrics has gathered the ranks' counts before; what is logged is one number already.
+    warnings.filterwarnings("ignore", r".*It is recommended to use `self.log\(.*sync_dist=True")
 
 
 @contextmanager
