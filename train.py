@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from sigma import alone
 from sigma.build import build
 from sigma.cli import expand_resume, explained, explained_job
 from sigma.preflight import check_config
@@ -59,7 +60,7 @@ def main(cfg: DictConfig) -> float:
     with explained_job():
         OmegaConf.resolve(cfg)
         check_config(OmegaConf.to_container(cfg))
-        return train(cfg)
+        return alone.run(cfg) if alone.needed(cfg) else train(cfg)
     return float("nan")  # a job of a multirun that another process is at
 
 

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -23,11 +24,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from sigma.errors import UserError
+from sigma.errors import Pruned, UserError
 from sigma.preflight import accepted, suggest
 from sigma.runs import RunTakenError, note_failure
 
 log = logging.getLogger(__name__)
+# Launchers that packages bring, and the extra that brings them.
+LAUNCHERS = {
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+}
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
@@ -65,7 +73,7 @@ def user_message(error: BaseException) -> str | None:
     """One sentence for what the user can mend, or None for a bug, which keeps its traceback."""
     chain = list(causes(error))
     for seen in chain:
-        if isinstance(seen, UserError):
+        if isinstance(seen, UserError | Pruned):
             return str(seen)
     for seen in chain:
         message = hydra_message(seen) or system_message(seen)
@@ -78,6 +86,8 @@ def hydra_message(error: BaseException) -> str | None:
     """For what Hydra, OmegaConf and Lightning refuse."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and option in LAUNCHERS:
+            return absent_launcher(option)
         return f"There is no {group} '{option}'; {suggest(option, list(error.options))}"
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
         return unknown_key(error)
@@ -90,6 +100,12 @@ def hydra_message(error: BaseException) -> str | None:
         error.__cause__, ConfigKeyError | ConfigAttributeError
     ):
         return None  # the cause says more
+    if isinstance(error, ConfigCompositionException):
+        wanted = re.search(r"Could not load 'hydra/launcher/(\w+)'", str(error))
+        if wanted is not None and wanted[1] in LAUNCHERS:
+            return absent_launcher(wanted[1])
+        if "Could not override 'search'" in str(error):
+            return "search=… needs hydra/sweeper=optuna beside it."
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
         where = str(error).rpartition("full_key: ")[2] if "full_key" in str(error) else "The config"
         return f"{where}: {one_line(error.__cause__)}"
@@ -104,6 +120,14 @@ def hydra_message(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "conditioned on metric" in str(error):
         return f"callbacks.early_stopping.monitor: {one_line(error)}"
     return None
+
+
+def absent_launcher(option: str) -> str:
+    """What to install for a launcher that a package brings."""
+    return (
+        f"The package of hydra/launcher={option} is not installed: "
+        f"pip install -e '.[{LAUNCHERS[option]}]'."
+    )
 
 
 def unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
@@ -142,6 +166,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split("full_key:")[0].split())
 
 
+def quiet() -> None:
+    """Leave out the warnings that nobody here can act on."""
+    # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+    # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
+    warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
+    warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
+    # torchmetrics has gathered the ranks' counts before; what is logged is one number already.
+    warnings.filterwarnings("ignore", r".*It is recommended to use `self.log\(.*sync_dist=True")
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Show what the user can mend as one sentence and exit with 1; let bugs through."""
@@ -149,11 +184,7 @@ def explained() -> Iterator[None]:
     # for is kept beside it.
     os.environ.setdefault("SIGMA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-    # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
-    warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
-    warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
+    quiet()
     try:
         yield
     except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -178,10 +209,14 @@ def explained_job() -> Iterator[None]:
         with explained():
             yield
         return
+    quiet()  # a parallel launcher's processes begin here
     try:
         yield
     except RunTakenError as error:
         log.info("Skipped: %s", error)
+    except Pruned as pruned:
+        log.info("%s", pruned)
+        raise
     except Exception as error:
         sentence = user_message(error) or repr(error)
         log.error("This job failed: %s", sentence)

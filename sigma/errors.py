@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """Something the user can mend: the message is one sentence, what is wrong and what to do."""
+
+
+class Pruned(Exception):
+    """A search ended this run early because it does worse than others; nothing has failed."""

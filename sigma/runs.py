@@ -22,6 +22,7 @@ from sigma.identity import determining
 log = logging.getLogger(__name__)
 
 ROW, LOCK, FAILED = "row.json", ".lock", "failed.json"
+TAKEN = "Another process is at the run"
 
 
 class RunTakenError(UserError):
@@ -71,9 +72,7 @@ class RunFolder:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise RunTakenError(
-                f"Another process is at the run in {self.path}; wait for it or stop it."
-            ) from None
+            raise RunTakenError(f"{TAKEN} in {self.path}; wait for it or stop it.") from None
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
 from sigma.callbacks.loggers import EpochCsv, tensorboard
 from sigma.callbacks.progress import Progress
+from sigma.callbacks.pruning import Pruning
 from sigma.callbacks.random_state import RandomState
 from sigma.callbacks.row import ResultRow
 from sigma.callbacks.tables import Tables
@@ -20,6 +21,7 @@ __all__ = [
     "LastCheckpoint",
     "PaperEarlyStopping",
     "Progress",
+    "Pruning",
     "RandomState",
     "ResultRow",
     "Tables",

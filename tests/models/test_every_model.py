@@ -327,25 +327,51 @@ def test_what_does_not_go_together_is_one_sentence(
     assert "Traceback" not in captured.err + captured.out
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Shards, the mean over all targets, metrics and the row, where nothing is drawn at random."""
+def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.DataFrame, Any]]:
+    """Row, ranks and best weights of one process and of two, where nothing is drawn at random."""
     found = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
-        typed = [
+        command = [
             *overrides(folder, "sasrec"), "objective=all_positions", "dataset.batch_size=16",
             "model.dropout=0", "model.attention_dropout=0", "trainer.max_epochs=2",
-            f"trainer.devices={devices}", "trainer.accelerator=cpu",
+            "trainer=ddp", f"trainer.devices={devices}", "trainer.accelerator=cpu", *typed,
         ]  # fmt: skip
-        run(sys.executable, ROOT / "train.py", *typed)
+        output = run(sys.executable, ROOT / "train.py", *command)
+        assert "recommended" not in output  # no advice of Lightning on what is right already
         row = json.loads((folder / "row.json").read_text())
         ranks = pd.read_parquet(folder / "ranks.parquet")
         assert len(ranks) == row["data"]["test_samples"]
-        found.append((row["metrics"]["test"], ranks))
-    assert found[0][1]["user"].tolist() == found[1][1]["user"].tolist()
-    moved = (found[0][1]["greater"] - found[1][1]["greater"]).abs()
+        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+        found.append((row, ranks, best["state_dict"]))
+    return found
+
+
+def test_two_processes_rank_every_user_as_one_does(tmp_path: Path) -> None:
+    """With the very same weights (a rate too small to move any): each rank, tie and metric."""
+    one, two = two_processes(tmp_path, "task.optimizer.lr=1e-20")
+    for name, weight in one[2].items():  # biases that start at 0 have moved by 1e-20 a step
+        torch.testing.assert_close(two[2][name], weight, rtol=0, atol=1e-15)
+    pd.testing.assert_frame_equal(one[1], two[1])  # users, targets, lengths, ranks, ties
+    for stage in ("val", "test"):
+        assert one[0]["metrics"][stage].keys() == two[0]["metrics"][stage].keys()
+        for name, value in one[0]["metrics"][stage].items():
+            if name != "loss":
+                assert two[0]["metrics"][stage][name] == pytest.approx(value, abs=1e-6), name
+    assert one[0]["best_epoch"] == two[0]["best_epoch"]
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Shards and the mean over all targets: the same weights, ranks and metrics, to rounding."""
+    one, two = two_processes(tmp_path)
+    for name, weight in one[2].items():
+        torch.testing.assert_close(two[2][name], weight, rtol=1e-3, atol=1e-4)
+    assert one[1][["user", "target"]].equals(two[1][["user", "target"]])
+    moved = (one[1]["greater"] - two[1]["greater"]).abs()
     assert moved.mean() < 0.1  # rounding may swap neighbours
-    assert found[0][0]["ndcg@10"] == pytest.approx(found[1][0]["ndcg@10"], abs=0.01)
+    for stage in ("val", "test"):
+        ours = two[0]["metrics"][stage]["ndcg@10"]
+        assert one[0]["metrics"][stage]["ndcg@10"] == pytest.approx(ours, abs=0.01)
 
 
 def test_counted_models_run_in_one_process(tmp_path: Path) -> None:

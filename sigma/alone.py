@@ -1,0 +1,74 @@
+"""A job of a multirun that needs several processes runs in processes of its own.
+
+Lightning starts the other ranks by repeating the command line, which in a multirun is the whole
+sweep, leaves ranks and process group behind for the next job, and kills the program when a rank
+fails. So such a job is started as the single run it is, and its score read from its row.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sigma.errors import Pruned, UserError
+from sigma.runs import TAKEN, RunTakenError
+
+SCRIPT = Path(__file__).parents[1] / "train.py"
+
+
+def needed(cfg: DictConfig) -> bool:
+    """Whether this is a job of a multirun that may start further processes."""
+    several = cfg.trainer.devices != 1 or cfg.trainer.get("num_nodes", 1) != 1
+    return several and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def command() -> list[str]:
+    """This job as a command line of its own, in the same folder."""
+    hydra = HydraConfig.get()
+    sources = hydra.runtime.config_sources
+    added = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
+    kept = [o for o in hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.run.dir="))]
+
+    def quoted(path: str) -> str:
+        return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    return [
+        *(sys.executable, str(SCRIPT), f"--config-name={hydra.job.config_name}", *added),
+        *(*hydra.overrides.task, *kept),
+        "resume=true",  # as every job of a multirun goes on
+        f"hydra.run.dir={quoted(hydra.runtime.output_dir)}",
+        f"hydra.sweep.dir={quoted(str(Path(hydra.sweep.dir).absolute()))}",
+        f"hydra.job.num={hydra.job.num}",
+    ]
+
+
+def run(cfg: DictConfig) -> float:
+    """The job's best validation score (NaN in a development run).
+
+    Raises:
+        Pruned: a search ended it.
+        RunTakenError: another process is at it.
+        UserError: it failed; its own sentence.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    reason = "its processes ended without a message"
+    with subprocess.Popen(command(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            sys.stderr.write(line)
+            if line.startswith("error: "):
+                reason = line.removeprefix("error: ").strip()
+    if (folder / "pruned.json").is_file():
+        raise Pruned(reason)
+    if reason.startswith(TAKEN):
+        raise RunTakenError(reason)
+    if process.returncode != 0:
+        raise UserError(reason)
+    if not (folder / "row.json").is_file():
+        return float("nan")
+    row = json.loads((folder / "row.json").read_text())
+    return float(row["metrics"]["val"][cfg.evaluation.monitor.removeprefix("val/")])
