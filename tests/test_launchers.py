@@ -91,7 +91,9 @@ def shown(monkeypatch: pytest.MonkeyPatch, launcher: str, *typed: str) -> int:
     )
 
 
-def test_slurm_composes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slurm_composes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     needs("slurm")
     assert shown(monkeypatch, "slurm", "hydra.launcher.partition=gpu") == 0
     output = capsys.readouterr().out
@@ -117,7 +119,8 @@ def test_an_absent_launcher_is_one_sentence(launcher: str, tmp_path: Path) -> No
         "import pkgutil\n"
         "walk = pkgutil.walk_packages\n"
         "def without(path=None, prefix='', onerror=None):\n"
-        "    return (m for m in walk(path, prefix, lambda name: None) if '_launcher' not in m.name)\n"
+        "    found = walk(path, prefix, lambda name: None)\n"
+        "    return (m for m in found if '_launcher' not in m.name)\n"
         "pkgutil.walk_packages = without\n"
     )
     done = subprocess.run(

@@ -200,11 +200,14 @@ def test_every_model_has_a_space_of_its_own_keys(model: str) -> None:
     ("written", "expected"),
     [
         ("interval(0,1)", "FloatDistribution(high=1.0, log=False, low=0.0, step=None)"),
-        ("tag(log,interval(1e-3,1))", "FloatDistribution(high=1.0, log=True, low=0.001, step=None)"),
+        (
+            "tag(log,interval(1e-3,1))",
+            "FloatDistribution(high=1.0, log=True, low=0.001, step=None)",
+        ),
         ("int(interval(1,5))", "IntDistribution(high=5, log=False, low=1, step=1)"),
         ("int(tag(log,interval(1,5)))", "IntDistribution(high=5, log=True, low=1, step=1)"),
         ("range(1,10,3)", "IntDistribution(high=7, log=False, low=1, step=3)"),
-        ("choice(1,a,null)", "CategoricalDistribution(choices=(1, 'a', None))"),
+        ("1,a,null", "CategoricalDistribution(choices=(1, 'a', None))"),
         ("true,false", "CategoricalDistribution(choices=(True, False))"),
         ("[1,2],[3]", "CategoricalDistribution(choices=('[1,2]', '[3]'))"),
     ],
