@@ -56,7 +56,9 @@ def rows(folder: Path) -> dict[int, dict[str, Any]]:
     return {row["seed"]: row for row in found}
 
 
-def test_parallel_jobs_share_the_threads_and_score_as_one_after_another(data: Path, tmp_path: Path) -> None:
+def test_parallel_jobs_share_the_threads_and_score_as_one_after_another(
+    data: Path, tmp_path: Path
+) -> None:
     needs("parallel")
     import joblib
 
