@@ -2,10 +2,10 @@
 
     python -m experiments.search search/sasrec-beauty-s2020
 
-Reads ``search.db`` of the sweep folder and writes ``trials.csv`` beside it: number, state (COMPLETE,
-PRUNED, FAIL or RUNNING), value (best validation score; of a pruned trial its last), epochs seen by
-the pruner, the trial's folder, one column a setting, and the reason of a failure. While the search
-runs it shows how far it is.
+Reads ``search.db`` of the sweep folder and writes ``trials.csv`` beside it: number, state
+(COMPLETE, PRUNED, FAIL or RUNNING), value (best validation score; of a pruned trial its last),
+epochs seen by the pruner, the trial's folder, one column a setting, and the reason of a failure.
+While the search runs it shows how far it is.
 """
 
 import argparse

@@ -35,8 +35,8 @@ class OptunaSweeper(Sweeper):
     """Draws settings, runs them through Hydra's launcher, and keeps every result in the study.
 
     A search that was killed goes on with the same command and ``hydra.sweep.dir``: trials that had
-    ended stay, those that were running go on from their checkpoints. A job that fails is recorded as
-    failed, with its reason, and the rest go on.
+    ended stay, those that were running go on from their checkpoints. A job that fails is recorded
+    as failed, with its reason, and the rest go on.
 
     Args:
         sampler: of ``optuna.samplers``; its ``seed`` and the trial's number decide each draw, so
@@ -68,8 +68,8 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.config = config
-        self.hydra_context = hydra_context
+        self.cfg = config
+        self.loader = hydra_context.config_loader
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -85,11 +85,11 @@ class OptunaSweeper(Sweeper):
         if self.n_trials < 1 or self.n_jobs < 1:
             raise UserError("hydra.sweeper.n_trials and n_jobs must be at least 1.")
         self._split(arguments)
-        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        folder = Path(str(self.cfg.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / "search.lock", timeout=0):
-                OmegaConf.save(self.config, folder / "multirun.yaml")
+                OmegaConf.save(self.cfg, folder / "multirun.yaml")
                 study = optuna.create_study(
                     study_name=search.NAME,
                     storage=search.storage(folder),
@@ -106,7 +106,7 @@ class OptunaSweeper(Sweeper):
 
     def _split(self, arguments: list[str]) -> None:
         """What is drawn, and what every trial has; of a key given twice the later counts."""
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parser = OverridesParser.create(config_loader=self.loader)
         fixed: dict[str, str] = {}
         written = [f"{key}={value}" for key, value in self.params.items()]
         for override in parser.parse_overrides([*written, *arguments]):
@@ -121,14 +121,14 @@ class OptunaSweeper(Sweeper):
                 fixed[key] = str(override.input_line)
         self.fixed = list(fixed.values())
         if not self.space:
-            model = self.config.hydra.runtime.choices.get("model")
+            model = self.cfg.hydra.runtime.choices.get("model")
             raise UserError(
                 f"There is nothing to search: model '{model}' has no conf/search/{model}.yaml and "
                 "the command line no interval(…), range(…) or choice(…)."
             )
         # A key that does not exist is found before anything is drawn.
         probe = [f"{k}={search.first(o)}" for k, o in self.space.items()]
-        self.hydra_context.config_loader.load_sweep_config(self.config, [*self.fixed, *probe])
+        self.loader.load_sweep_config(self.cfg, [*self.fixed, *probe])
 
     def _check_same(self, study: Any, folder: Path) -> None:
         """Refuse to mix two searches in one study."""

@@ -5,5 +5,5 @@ class UserError(Exception):
     """Something the user can mend: the message is one sentence, what is wrong and what to do."""
 
 
-class Pruned(Exception):
+class Pruned(Exception):  # noqa: N818  nothing went wrong
     """A search ended this run early because it does worse than others; nothing has failed."""

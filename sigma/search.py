@@ -1,7 +1,7 @@
 """A hyper-parameter search's study: where it lies, what may be drawn, and the trial a job runs.
 
-A search keeps everything in ``search.db`` (SQLite, Optuna's) in its sweep folder; the trial's number
-is the job's. Optuna is optional and imported only here and only when a search needs it.
+A search keeps everything in ``search.db`` (SQLite, Optuna's) in its sweep folder; a trial's number
+is its job's. Optuna is optional and imported only here and only when a search needs it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 from sigma.errors import UserError
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import Trial
 
 FILE = "search.db"
 NAME = "search"
@@ -46,7 +47,7 @@ def storage(folder: Path) -> Any:
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def load(folder: Path, pruner: Any = None) -> optuna.Study:
+def load(folder: Path, pruner: Any = None) -> Study:
     """The study of a search's folder.
 
     Raises:
@@ -55,7 +56,7 @@ def load(folder: Path, pruner: Any = None) -> optuna.Study:
     optuna = needs_optuna()
     if not (folder / FILE).is_file():
         raise UserError(f"{folder} holds no search ({FILE} is missing); give a search's folder.")
-    study: optuna.Study = optuna.load_study(study_name=NAME, storage=storage(folder), pruner=pruner)
+    study: Study = optuna.load_study(study_name=NAME, storage=storage(folder), pruner=pruner)
     return study
 
 
@@ -99,7 +100,7 @@ def texts(override: Override) -> list[str]:
     return [str(v) for v in override.sweep_iterator(transformer=Transformer.encode)]
 
 
-def suggest(trial: optuna.Trial, space: Mapping[str, Override]) -> list[str]:
+def suggest(trial: Trial, space: Mapping[str, Override]) -> list[str]:
     """One override for each key; a trial that has drawn already keeps what it drew."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -119,7 +120,7 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Override]) -> list[str]:
     return overrides
 
 
-def this_trial() -> optuna.Trial | None:
+def this_trial() -> Trial | None:
     """The trial this job runs; None outside a search."""
     hydra = HydraConfig.get()
     # A single run has no number, unless it is a job of a search in processes of its own.
@@ -131,7 +132,7 @@ def this_trial() -> optuna.Trial | None:
     optuna = needs_optuna()
     study = load(folder, instantiate(hydra.sweeper.get("pruner")))
     (frozen,) = (t for t in study.get_trials(deepcopy=False) if t.number == hydra.job.num)
-    trial: optuna.Trial = optuna.trial.Trial(study, frozen._trial_id)
+    trial: Trial = optuna.trial.Trial(study, frozen._trial_id)
     return trial
 
 

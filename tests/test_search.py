@@ -207,7 +207,7 @@ def test_every_model_has_a_space_of_its_own_keys(model: str) -> None:
         ("int(interval(1,5))", "IntDistribution(high=5, log=False, low=1, step=1)"),
         ("int(tag(log,interval(1,5)))", "IntDistribution(high=5, log=True, low=1, step=1)"),
         ("range(1,10,3)", "IntDistribution(high=7, log=False, low=1, step=3)"),
-        ("choice(1,a,null)", "CategoricalDistribution(choices=(1, 'a', None))"),
+        ("1,a,null", "CategoricalDistribution(choices=(1, 'a', None))"),
         ("true,false", "CategoricalDistribution(choices=(True, False))"),
         ("[1,2],[3]", "CategoricalDistribution(choices=('[1,2]', '[3]'))"),
     ],

@@ -14,7 +14,7 @@ from sigma.errors import Pruned
 from sigma.search import this_trial
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna.trial import Trial
 
 
 class Pruning(Callback):
@@ -35,7 +35,7 @@ class Pruning(Callback):
     def __init__(self, folder: str, monitor: str = "val/ndcg@10") -> None:
         self.folder = Path(folder)
         self.monitor = monitor
-        self._trial: optuna.Trial | None = None
+        self._trial: Trial | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":

@@ -343,7 +343,8 @@ def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.
         ranks = pd.read_parquet(folder / "ranks.parquet")
         assert len(ranks) == row["data"]["test_samples"]
         best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
-        found.append((row, ranks, best["state_dict"]))
+        model = {k: v for k, v in best["state_dict"].items() if k.startswith("model.")}
+        found.append((row, ranks, model))
     return found
 
 
