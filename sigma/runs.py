@@ -64,7 +64,7 @@ class RunFolder:
         Raises:
             RunTakenError: another process has it.
         """
-        if rank_zero_only.rank not in (None, 0) or self.config["trainer"].get("fast_dev_run"):
+        if getattr(rank_zero_only, "rank", 0) not in (None, 0) or self.config["trainer"].get("fast_dev_run"):
             yield  # a development run writes nothing
             return
         self.path.mkdir(parents=True, exist_ok=True)
