@@ -64,7 +64,8 @@ class RunFolder:
         Raises:
             RunTakenError: another process has it.
         """
-        if getattr(rank_zero_only, "rank", 0) not in (None, 0) or self.config["trainer"].get("fast_dev_run"):
+        first = getattr(rank_zero_only, "rank", 0) in (None, 0)
+        if not first or self.config["trainer"].get("fast_dev_run"):
             yield  # a development run writes nothing
             return
         self.path.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,11 @@ class ResultRow(Callback):
         # Paths within the run's folder are told relative to it: rows travel, folders do not.
         text = (self.folder / "config.json").read_text()
         config = json.loads(text.replace(str(self.folder), "."))
+        # So does where data lies; a custom data set's path is its name.
+        kept = ("root",) if config["dataset"].get("name") == "custom" else ("root", "path")
+        for key in kept:
+            if config["dataset"].get(key) is not None:
+                config["dataset"][key] = Path(config["dataset"][key]).name
         history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
         efficiency = next(c for c in trainer.callbacks if isinstance(c, Efficiency))  # type: ignore[attr-defined]
         best = history.best() or {}
