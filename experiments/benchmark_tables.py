@@ -109,7 +109,7 @@ def chosen(pair: str) -> tuple[str, list[str]] | None:
 def paper() -> pd.DataFrame:
     """The paper's numbers by table ("3, 7" or "5"), dataset and model ("sigma x 2": layers)."""
     models = pd.read_csv(PAPER / "table3_table7_efficiency.csv", comment="#")
-    layers = pd.read_csv(PAPER / "table5_efficiency.csv", comment="#")
+    layers = pd.read_csv(PAPER / "table5_layers.csv", comment="#")
     layers["model"] = [f"sigma x {n}" for n in layers["layers"]]
     both = pd.concat([models.assign(table="3, 7"), layers.assign(table="5")])
     both = both.drop_duplicates(KEY)  # Yelp is in both tables

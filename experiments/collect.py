@@ -10,7 +10,6 @@ stays, unless the run was finished later.
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,9 @@ import pandas as pd
 from experiments.ledger import Row, read
 from experiments.render import replace
 from experiments.status import RUNS
+from sigma.cli import explained
 from sigma.errors import UserError
+from sigma.files import whole
 
 ROWS = Path(__file__).parents[1] / "results" / "rows"
 
@@ -32,13 +33,12 @@ def keep(row: Row, folder: Path) -> bool:
         if str(before) >= str(row.content["finished"]):
             return False
     if row.ranks_path is not None:
-        partial = target.with_suffix(".ranks.partial")
         # The target is the user's last item whatever the model; half of the file would be it.
         frame = pd.read_parquet(row.ranks_path).drop(columns="target", errors="ignore")
         for name in ("history_length", *(c for c in frame if c.endswith(("greater", "ties")))):
             frame[name] = pd.to_numeric(frame[name], downcast="integer")
-        frame.to_parquet(partial, index=False, compression="zstd", compression_level=19)
-        partial.replace(target.with_suffix(".ranks.parquet"))
+        with whole(target.with_suffix(".ranks.parquet")) as partial:
+            frame.to_parquet(partial, index=False, compression="zstd", compression_level=19)
     replace(target, row.path.read_bytes())
     return True
 
@@ -63,8 +63,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with explained():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

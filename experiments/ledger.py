@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
 from sigma.errors import UserError
 from sigma.identity import digest, identity, run_id
-from sigma.metrics import RankingMetrics
+from sigma.metrics import expected_gains, gain_table
 
 # Settings that decide what a number means, not which model made it.
 PROTOCOL = (
@@ -149,13 +150,9 @@ def gains(ranks: pd.DataFrame, metric: str) -> np.ndarray[Any, Any]:
     Args:
         ranks: columns ``greater`` and ``ties``, see ``sigma.metrics.target_ranks``.
     """
-    cut = int(metric.split("@")[1])
-    rule = RankingMetrics([cut], alone=True)
-    column = rule.labels.index(metric)
-    table = rule.gains[:, column].numpy()
-    above, ties = ranks["greater"].to_numpy(), ranks["ties"].to_numpy()
-    upper = table[np.minimum(above + 1 + ties, cut)]
-    return (upper - table[np.minimum(above, cut)]) / (ties + 1)
+    name, cut = metric.split("@")
+    above, ties = (torch.tensor(ranks[c].to_numpy(dtype="int64")) for c in ("greater", "ties"))
+    return expected_gains(gain_table(name, int(cut)), above, ties).numpy()
 
 
 @dataclass
@@ -181,10 +178,6 @@ class Ledger:
     def rows_of(self, config: dict[str, Any]) -> list[Row]:
         """Every seed of a run's setting, whatever its protocol."""
         return self.by_setting.get((str(config["dataset"]["name"]), setting(config)), [])
-
-    @cached_property
-    def ids(self) -> set[str]:
-        return {row.run_id for row in self.rows}
 
 
 def read(places: Iterable[Path]) -> Ledger:

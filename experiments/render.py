@@ -27,6 +27,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from sigma.errors import UserError
+from sigma.files import whole
 
 MARKS = ("", "best", "second")
 EMPTY = ("", "–")
@@ -417,13 +418,8 @@ def report(folder: Path, title: str, provenance: str, sections: list[Section]) -
 
 def replace(path: Path, data: bytes) -> None:
     """Write a file, as a whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole(path) as partial:
         partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write(folder: Path, title: str, provenance: str, sections: list[Section]) -> None:

@@ -9,7 +9,6 @@ and figures/ as PNG and SVG. Rows of different protocols in one column are refus
 
 import argparse
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from experiments import figures, tables
 from experiments.ledger import Ledger, history_bins, mean_sd, narrowed, read
 from experiments.render import Section, Table, write
 from experiments.tables import Line, group_counts, lines, model_label, variant_label
-from sigma.errors import UserError
+from sigma.cli import explained
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = (1, 4, 5, 6, 8, 10, 15, 20, 50)  # first lengths of Figure 1's bins
@@ -214,8 +213,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with explained():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

@@ -10,13 +10,12 @@ While the search runs it shows how far it is.
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sigma.errors import UserError
+from sigma.cli import explained
 from sigma.search import load
 
 
@@ -52,11 +51,17 @@ def main() -> None:
     )
     made.add_argument("folder", type=Path, help="the search's sweep folder")
     folder = made.parse_args().folder
-    try:
-        study = load(folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    with explained():
+        show(folder)
+
+
+def show(folder: Path) -> None:
+    """Print a search's trials and write them down.
+
+    Raises:
+        UserError: the folder holds no search.
+    """
+    study = load(folder)
     frame = trials(study)
     frame.to_csv(folder / "trials.csv", index=False)
     shown = frame.drop(columns="folder", errors="ignore")

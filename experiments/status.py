@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.grid import Job, expand
-from sigma.errors import UserError
+from sigma.cli import explained
 from sigma.runs import FAILED, LOCK, ROW
 
 RUNS = Path(os.environ.get("SIGMA_RUNS", "multirun"))
@@ -142,8 +141,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with explained():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

@@ -11,12 +11,12 @@ data set's name, and for SIGMA alone the job type. Seeds of a bar are averaged.
 import argparse
 import importlib.util
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sigma.callbacks.wandb_mode import has_login
+from sigma.cli import explained
 from sigma.errors import UserError
 
 if TYPE_CHECKING:
@@ -204,16 +204,13 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", help="instead of the paper's")
     parser.add_argument("--print", action="store_true", help="the definition as JSON, no network")
     made = parser.parse_args()
-    try:
+    with explained():
         if made.print:
             model = report(made.project, made.entity, made.datasets)._to_model()
             definition = model.model_dump(mode="json", by_alias=True, exclude_none=True)
             print(json.dumps(definition, indent=1))
         else:
             print(save(made))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

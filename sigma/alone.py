@@ -5,7 +5,6 @@ sweep, leaves ranks and process group behind for the next job, and kills the pro
 fails. So such a job is started as the single run it is, and its score read from its row.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sigma.errors import Pruned, UserError
-from sigma.runs import TAKEN, RunTakenError
+from sigma.runs import TAKEN, RunFolder, RunTakenError
 
 SCRIPT = Path(__file__).parents[1] / "train.py"
 
@@ -68,7 +67,5 @@ def run(cfg: DictConfig) -> float:
         raise RunTakenError(reason)
     if process.returncode != 0:
         raise UserError(reason)
-    if not (folder / "row.json").is_file():
-        return float("nan")
-    row = json.loads((folder / "row.json").read_text())
-    return float(row["metrics"]["val"][cfg.evaluation.monitor.removeprefix("val/")])
+    score = RunFolder(cfg).finished_score()
+    return float("nan") if score is None else score

@@ -65,6 +65,11 @@ def determining(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flattened(config) if not is_free(key)}
 
 
+def names_run(key: str) -> bool:
+    """Whether a dotted key decides a run's result, and with it the run's name."""
+    return key in ENDING or not is_free(key)
+
+
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """Every setting that decides a run's result, flattened.
 
@@ -75,7 +80,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         config: resolved, as in a row or in ``config.json``.
     """
     flat = dict(flattened(config))
-    kept = {k: v for k, v in flat.items() if not is_free(k) or k in ENDING}
+    kept = {k: v for k, v in flat.items() if names_run(k)}
     if flat.get("dataset.name") == "custom":
         kept["dataset.path"] = flat.get("dataset.path")
     return {key: value for key, value in kept.items() if value is not None}
@@ -97,7 +102,7 @@ def resolved(root: DictConfig) -> dict[str, Any]:
     """The parts of a job's config that make its identity; others need a folder not chosen yet."""
     plain: dict[str, Any] = {}
     for key, _ in flattened(OmegaConf.to_container(root, resolve=False)):
-        if key.startswith("hydra.") or (is_free(key) and key not in (*ENDING, "dataset.path")):
+        if not names_run(key) and key != "dataset.path":
             continue
         value = OmegaConf.select(root, key)
         node = plain

@@ -46,6 +46,22 @@ def gain_table(name: str, k: int) -> Tensor:
     return torch.cat([rank.new_zeros(1), gain.cumsum(0)])
 
 
+def expected_gains(table: Tensor, greater: Tensor, ties: Tensor) -> Tensor:
+    """Each sample's metric, expected over the order of ties.
+
+    Args:
+        table: (k + 1,) or (k + 1, M) cumulated gains, see ``gain_table``.
+        greater: (B,) int64, and
+        ties: (B,) int64, both as from ``target_ranks``.
+
+    Returns:
+        (B,) or (B, M), of the table's type.
+    """
+    cut = len(table) - 1
+    gained = table[(greater + 1 + ties).clamp(max=cut)] - table[greater.clamp(max=cut)]
+    return gained / (ties + 1).reshape(-1, *[1] * (table.ndim - 1))
+
+
 class RankingMetrics(Metric):
     """Mean HR, NDCG and MRR at every k, overall and by group of history length.
 
@@ -94,9 +110,7 @@ class RankingMetrics(Metric):
         # Casting the task to half precision (precision=bf16-true) casts buffers and states, too;
         # sums of many thousand users need more.
         gains = self.gains.to(greater.device)
-        gained = gains[(greater + 1 + ties).clamp(max=self.k_max)]
-        gained = gained - gains[greater.clamp(max=self.k_max)]
-        gained = gained / (ties + 1)[:, None]
+        gained = expected_gains(gains, greater, ties)
         members = [torch.ones_like(greater, dtype=torch.bool)]
         for lower, upper in self.groups.values():
             inside = history_lengths >= (0 if lower is None else lower)

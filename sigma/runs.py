@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import UserError
+from sigma.files import whole
 from sigma.identity import determining
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,9 @@ class RunFolder:
 
     def start(self) -> None:
         """Keep the resolved config beside what the run will write; an old failure is history."""
-        self._replace("config.json", json.dumps(self.config, indent=1))
+        with whole(self.path / "config.json") as partial:
+            partial.write_text(json.dumps(self.config, indent=1))
         (self.path / FAILED).unlink(missing_ok=True)
-
-    def _replace(self, name: str, text: str) -> None:
-        """Whole or not at all, for whoever reads the folder meanwhile."""
-        partial = self.path / f".{name}.partial-{os.getpid()}"
-        partial.write_text(text)
-        os.replace(partial, self.path / name)
 
     def finished_score(self) -> float | None:
         """Best validation score of a run that is to be resumed but has ended already.

@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.errors import UserError
+from sigma.files import whole
 
 
 class EpochCsv(Logger):
@@ -66,13 +66,10 @@ class EpochCsv(Logger):
 
     def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
         names = sorted({key for row in rows for key in row} - {"epoch", "step"})
-        partial = self.folder / f".{name}.partial"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="") as file:
+        with whole(self.folder / name) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", "step", *names])
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, self.folder / name)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
+from sigma.files import whole
 from sigma.ops import backend_of
 from sigma.task import Ranks
 
@@ -175,9 +176,8 @@ class ResultRow(Callback):
 
     def _write(self, name: str, content: dict[str, Any] | pd.DataFrame) -> None:
         """Whole or not at all: a table must never read half a row."""
-        partial = self.folder / f".{name}.partial"
-        if isinstance(content, pd.DataFrame):
-            content.to_parquet(partial, index=False)
-        else:
-            partial.write_text(json.dumps(content, indent=1, sort_keys=True))
-        os.replace(partial, self.folder / name)
+        with whole(self.folder / name) as partial:
+            if isinstance(content, pd.DataFrame):
+                content.to_parquet(partial, index=False)
+            else:
+                partial.write_text(json.dumps(content, indent=1, sort_keys=True))

@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.callbacks.wandb_mode import choose_mode
 from sigma.callbacks.wandb_results import log_results
-from sigma.identity import FREE
+from sigma.files import whole
+from sigma.identity import is_free
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,7 @@ def variant(overrides: Sequence[str]) -> str:
 
     def apart(override: str) -> bool:
         key = override.partition("=")[0].lstrip("+~")
-        free = any(key == other or key.startswith(f"{other}.") for other in FREE)
-        return not free and key not in ("model", "dataset", "seed")
+        return not is_free(key) and key not in ("model", "dataset", "seed")
 
     return " ".join(sorted(filter(apart, overrides))) or "default"
 
@@ -177,9 +177,8 @@ class WandbLogger(Logger):
         )
 
     def _save_state(self) -> None:
-        partial = self._state_path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._state, indent=1))
-        os.replace(partial, self._state_path)
+        with whole(self._state_path) as partial:
+            partial.write_text(json.dumps(self._state, indent=1))
 
     def _best_summary(self) -> dict[str, float]:
         return {f"best/{name}": value for name, value in self._state["best"].items()}

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from sigma.metrics import METRICS, gain_table
+from sigma.metrics import METRICS, expected_gains, gain_table
 
 SAMPLE_LINES = 10_000  # of the table of ranks; W&B shows no more of a table at once
 K = 10
@@ -59,10 +60,9 @@ def user_lines(ranks: pd.DataFrame) -> pd.DataFrame:
             f"{prefix}ties": ties,
         }
     )
-    first, last = np.minimum(greater, K), np.minimum(greater + 1 + ties, K)
+    counts = [torch.tensor(column, dtype=torch.int64) for column in (greater, ties)]
     for name in METRICS:
-        gains = gain_table(name, K).numpy()
-        lines[f"{prefix}{name}@{K}"] = (gains[last] - gains[first]) / (ties + 1)
+        lines[f"{prefix}{name}@{K}"] = expected_gains(gain_table(name, K), *counts).numpy()
     return lines
 
 

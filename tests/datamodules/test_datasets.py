@@ -39,6 +39,7 @@ RAW: dict[str, Callable[[Path], Any]] = {
     "beauty": lambda p: raw.amazon_2014(p / "ratings_Beauty.csv", ROWS),
     "sports": lambda p: raw.amazon_2018(p / "Sports_and_Outdoors.csv", ROWS),
     "games": lambda p: raw.amazon_2018(p / "Video_Games.csv", ROWS),
+    "games_2014": lambda p: raw.amazon_2014(p / "ratings_Video_Games.csv", ROWS),
     "yelp": lambda p: raw.yelp(p, ROWS),
     "ml_1m": lambda p: raw.ml_1m(p, ROWS),
     "ml_100k": lambda p: raw.ml_100k(p, ROWS),
@@ -181,6 +182,9 @@ def test_real_beauty(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [real("games_2014.txt")])
 def test_real_games_of_2014(path: Path, tmp_path: Path) -> None:
+    data = dataset("games_2014", tmp_path, path=str(path))
+    data.setup()
+    assert data.statistics.matches is True
     data = dataset("games", tmp_path, path=str(path))
     data.setup()
     stats = data.statistics
