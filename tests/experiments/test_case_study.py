@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import case_study
-from experiments.case_study import Case, Found
+from experiments import case as content
+from experiments import case_picture, case_study
+from experiments.case import Case, Found
 from sigma.datamodules.titles import Title
 from sigma.errors import UserError
 from sigma.metrics import gain_table
@@ -57,22 +58,22 @@ def test_the_flip_shown_is_the_models(runs: dict[str, TrainedRun], length: int) 
     layer: Any = runs["sigma"].task.model.layers[0]  # type: ignore[index,union-attr]
     places = torch.arange(12.0).reshape(1, 12, 1)
     order = layer.flipped(places, n)[0, :length, 0].long().tolist()
-    assert case_study.flip_of(runs["sigma"], length) == (order, min(3, length))
+    assert content.flip_of(runs["sigma"], length) == (order, min(3, length))
     layer = runs["sigma_released"].task.model.layers[0]  # type: ignore[index,union-attr]
     order = layer.flip(places, n)[0, :length, 0].long().tolist()
-    assert case_study.flip_of(runs["sigma_released"], length) == (order, max(length - 9, 0))
-    assert case_study.flip_of(runs["popularity"], length) is None
+    assert content.flip_of(runs["sigma_released"], length) == (order, max(length - 9, 0))
+    assert content.flip_of(runs["popularity"], length) is None
 
 
 def test_a_flip_that_is_switched_off_is_not_shown(runs: dict[str, TrainedRun]) -> None:
     for name, key, value in (("sigma", "partial_flip", False), ("sigma_released", "flip_until", 0)):
         config = runs[name].config.copy()
         config.model[key] = value
-        assert case_study.flip_of(runs[name]._replace(config=config), 9) is None
+        assert content.flip_of(runs[name]._replace(config=config), 9) is None
     config = runs["sigma_released"].config.copy()
     config.model.flip_until, config.model.r = None, 3
     mended = runs["sigma_released"]._replace(config=config)
-    assert case_study.flip_of(mended, 9) == case_study.flip_of(runs["sigma"], 9)
+    assert content.flip_of(mended, 9) == content.flip_of(runs["sigma"], 9)
 
 
 def test_a_case_is_what_the_runs_know(
@@ -81,7 +82,7 @@ def test_a_case_is_what_the_runs_know(
     sequences = runs["sigma"].sequences
     long = int((sequences.offsets[1:] - sequences.offsets[:-1]).argmax())
     user = str(sequences.user_ids[long])
-    case = case_study.study(some(runs, "popularity", "sigma", "markov"), user)
+    case = content.study(some(runs, "popularity", "sigma", "markov"), user)
     whole = sequences.items[sequences.offsets[long] : sequences.offsets[long + 1]]
     raw = [str(sequences.item_ids[i - 1]) for i in whole]
     assert (case.row, case.target, case.length) == (raw[-13:-1], raw[-1], len(raw) - 1)
@@ -99,7 +100,7 @@ def test_a_case_is_what_the_runs_know(
 
 
 def test_the_user_of_median_length(runs: dict[str, TrainedRun], folders: dict[str, Path]) -> None:
-    user, why = case_study.median_user(runs["markov"])
+    user, why = content.median_user(runs["markov"])
     ranks = pd.read_parquet(folders["markov"] / "ranks.parquet")
     median = sorted(ranks["history_length"])[(len(ranks) - 1) // 2]
     fits = ranks.loc[ranks["history_length"] == median, "user"]
@@ -109,15 +110,15 @@ def test_the_user_of_median_length(runs: dict[str, TrainedRun], folders: dict[st
 
 
 def test_the_lowest_id_is_by_number() -> None:
-    assert case_study.lowest(["10", "9", "a1"]) == "9"
-    assert case_study.lowest(["b", "a10", "a9"]) == "a10"
+    assert content.lowest(["10", "9", "a1"]) == "9"
+    assert content.lowest(["b", "a10", "a9"]) == "a10"
 
 
 def test_the_user_picked_for_the_gain(
     runs: dict[str, TrainedRun], folders: dict[str, Path]
 ) -> None:
     names = ("markov", "sigma", "popularity")
-    case = case_study.study(some(runs, *names), pick="flip")
+    case = content.study(some(runs, *names), pick="flip")
     ranks = {name: pd.read_parquet(folders[name] / "ranks.parquet").set_index("user")
              for name in names}  # fmt: skip
     gain = {}
@@ -129,23 +130,23 @@ def test_the_user_picked_for_the_gain(
     ahead = sum(g > 0 for g in gain.values()) / len(gain)
     assert "Picked for its outcome (--pick flip), not typical" in case.why
     assert f"ahead of every other model for {ahead:.1%}" in case.why
-    assert case.why in " ".join(case_study.caption(case))
+    assert case.why in " ".join(content.caption(case))
 
 
 def test_what_cannot_be_compared_is_one_sentence(
     runs: dict[str, TrainedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="name more than one with --runs"):
-        case_study.study([runs["sigma"]], pick="flip")
+        content.study([runs["sigma"]], pick="flip")
     with pytest.raises(UserError, match="needs a run of a model that flips"):
-        case_study.study(some(runs, "markov", "popularity"), pick="flip")
+        content.study(some(runs, "markov", "popularity"), pick="flip")
     with pytest.raises(UserError, match="There is no user 5050"):
-        case_study.study([runs["markov"]], "5050")
+        content.study([runs["markov"]], "5050")
     other = tmp_path / "other"
     typed = [*SHOP, "model=popularity", "dataset.shop.seed=1", f"hydra.run.dir={other}"]
     assert call(monkeypatch, *typed) == 0
     with pytest.raises(UserError, match="was trained on other data than"):
-        case_study.study([runs["sigma"], load(other)])
+        content.study([runs["sigma"], load(other)])
 
 
 def found(label: str, greater: int, ties: int, items: list[str]) -> Found:
@@ -196,7 +197,7 @@ def awkward(rows: int, models: int, kept: int = 5) -> Case:
 def test_no_text_lies_over_another_or_leaves_the_picture(
     rows: int, models: int, last: int, tmp_path: Path
 ) -> None:
-    figure = case_study.draw(awkward(rows, models), tmp_path, "case", last)
+    figure = case_picture.draw(awkward(rows, models), tmp_path, "case", last)
     figure.canvas.draw()  # saving it as SVG placed the legend at another resolution
     renderer = figure.canvas.get_renderer()
     texts = [*figure.axes[0].texts, *figure.legends[0].get_texts()]
@@ -216,7 +217,7 @@ def test_no_text_lies_over_another_or_leaves_the_picture(
 def test_the_picture_is_the_same_each_time(tmp_path: Path) -> None:
     case = awkward(9, 2)
     for folder in ("a", "b"):
-        case_study.draw(case, tmp_path / folder, "case")
+        case_picture.draw(case, tmp_path / folder, "case")
     for ending in ("png", "svg"):
         one, two = (tmp_path / f / f"case.{ending}" for f in ("a", "b"))
         assert one.read_bytes() == two.read_bytes()
@@ -224,7 +225,7 @@ def test_the_picture_is_the_same_each_time(tmp_path: Path) -> None:
 
 def test_rare_genres_share_a_colour() -> None:
     case = awkward(50, 1)
-    colours = case_study.palette(case, case.row)
+    colours = case_picture.palette(case, case.row)
     assert len(colours) == len(set(colours.values())) == 7
     counts = pd.Series([case.genre(item) for item in case.row]).value_counts()
     rare = set(counts.index) - set(colours)
@@ -289,8 +290,8 @@ def test_runs_of_one_model_are_told_apart(runs: dict[str, TrainedRun]) -> None:
     config = run.config.copy()
     config.seed = 7
     other, elsewhere = run._replace(config=config), run._replace(folder=Path("elsewhere"))
-    assert case_study.labels([run, runs["markov"], other]) == [
+    assert content.labels([run, runs["markov"], other]) == [
         "sigma, seed 2020", "markov", "sigma, seed 7",
     ]  # fmt: skip
-    assert case_study.labels([run, elsewhere]) == ["sigma, sigma", "sigma, elsewhere"]
-    assert case_study.labels([run, run]) == ["sigma, 1", "sigma, 2"]
+    assert content.labels([run, elsewhere]) == ["sigma, sigma", "sigma, elsewhere"]
+    assert content.labels([run, run]) == ["sigma, 1", "sigma, 2"]
