@@ -1,5 +1,6 @@
 """The paper's tables from result rows: paper, authors' log and ours beside each other."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from experiments.ledger import (
     Row,
     check_protocol,
     holm,
+    is_protocol,
     mean_sd,
     over_seeds,
     over_users,
     setting,
 )
 from experiments.render import Cell, Table
+from sigma.identity import identity
 
 PAPER = Path(__file__).parent / "paper"
 NAMES = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
@@ -81,16 +84,46 @@ def variant_label(job: Job) -> str:
     return (job.chosen("variant") or "whole").replace("_", " ")
 
 
+def departures(found: Sequence[Line]) -> dict[str, str]:
+    """Where the rows' protocol is not the experiment's own: overrides that make it, and its own.
+
+    All rows are of one protocol, see ``check_protocol``; a trained one tells all of it.
+    """
+    rows = [(line, row) for line in found for row in line.rows]
+    if not rows:
+        return {}
+    line, row = max(rows, key=lambda pair: bool(pair[1].content["parameters"]))
+    asked = {k: v for k, v in identity(line.job.config).items() if is_protocol(k)}
+    asked.pop("model.max_length", None)  # follows the data's
+    made = {k: row.protocol.get(k) for k in asked.keys() | row.protocol.keys() if is_protocol(k)}
+    made.pop("model.max_length", None)
+    if not row.content["parameters"]:
+        made = {k: v for k, v in made.items() if k in row.protocol}
+    return {
+        f"{key}={_override(value)}": _override(asked.get(key))
+        for key, value in sorted(made.items())
+        if value != asked.get(key)
+    }
+
+
+def _override(value: object) -> str:
+    return json.dumps(value, separators=(",", ":")).strip('"')
+
+
+def protocol_note(found: Sequence[Line]) -> list[str]:
+    """The sentence on ``departures``, or none."""
+    told = [f"{made} (not {own})" for made, own in departures(found).items()]
+    return [f"Protocol of these runs, where not the experiment's: {', '.join(told)}."] * bool(told)
+
+
 def missing(experiment: str, dataset: str, found: Sequence[Line]) -> list[str]:
     """The one command that adds the seeds that are not there, or none."""
     asked = sum(line.asked for line in found)
     there = sum(min(line.asked, len(line.rows)) for line in found)
     if there >= asked:
         return []
-    return [
-        f"python train.py -m experiment={experiment} dataset={dataset}"
-        f"  # {asked - there} of {asked} runs are missing"
-    ]
+    words = [f"experiment={experiment}", f"dataset={dataset}", *departures(found)]
+    return [f"python train.py -m {' '.join(words)}  # {asked - there} of {asked} runs are missing"]
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -165,6 +198,7 @@ def overall(ledger: Ledger, dataset: str) -> list[Table]:
     if not any(line.rows for line in everyone):
         return []
     tables = [_metric_table(dataset, metric, everyone) for metric in METRICS]
+    tables[0].notes.extend(protocol_note(everyone))
     tables[0].missing.extend(missing("table2_overall", dataset, own))
     tests = _tests(dataset, everyone)
     return [*tables, tests] if tests.rows else tables
@@ -322,7 +356,8 @@ def variants(
             ]
     name = f"{experiment}_{dataset}"
     left = missing(experiment, dataset, found)
-    return [Table(name, f"{title}: {dataset}", caption, columns, cells, [], left)]
+    notes = protocol_note(found)
+    return [Table(name, f"{title}: {dataset}", caption, columns, cells, notes, left)]
 
 
 def ablation(ledger: Ledger, dataset: str) -> list[Table]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report
+from experiments import report, tables
 from experiments.grid import Job, expand
+from experiments.ledger import read
 from tests.experiments.rows import write
 
 GOLDEN = Path(__file__).parent / "golden" / "report"
@@ -113,3 +114,26 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         for name, text in shown(made(Path(place), full())).items():
             (GOLDEN / f"{name}.md").write_text(text)
+
+
+def test_another_protocol_is_said_and_its_missing_runs_are_of_it(tmp_path: Path) -> None:
+    """The command for the missing runs asks for the very runs that are there, and the rest."""
+    asked = ["experiment=table2_overall", "dataset=ml_100k", "model=sasrec,sigma"]
+    short = ["dataset.max_length=20", "trainer.limit_train_batches=0.25"]
+    jobs = expand([*asked, *short, "seed=2020,2021"])
+    write(tmp_path, jobs)
+    table = tables.overall(read([tmp_path]), "ml_100k")[0]
+    assert (
+        "Protocol of these runs, where not the experiment's: dataset.max_length=20 (not 50), "
+        "trainer.limit_train_batches=0.25 (not null)."
+    ) in table.notes
+    command, _, count = table.missing[0].partition("  # ")
+    assert count == "36 of 40 runs are missing"
+    again = expand(command.removeprefix("python train.py -m ").split())
+    assert {job.run_id for job in jobs} < {job.run_id for job in again}
+    counted = expand(["experiment=yardsticks", "dataset=ml_100k", short[0]])
+    write(tmp_path / "counted", counted)
+    table = tables.overall(read([tmp_path / "counted"]), "ml_100k")[0]
+    assert [note for note in table.notes if "Protocol" in note] == [
+        "Protocol of these runs, where not the experiment's: dataset.max_length=20 (not 50)."
+    ]
