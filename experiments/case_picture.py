@@ -136,7 +136,8 @@ def draw(case: Case, folder: Path, name: str, last: int = 20) -> Any:
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": name}):  # the same case is the same file
-        for ending, metadata in (("png", {}), ("svg", {"Date": None})):
+        title = f"Case study: user {case.user} of {case.dataset}"
+        for ending, metadata in (("png", {}), ("svg", {"Date": None, "Title": title})):
             figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
     return figure
 

@@ -13,10 +13,12 @@ the run with the flip gains most over the best of the others, in 1 / rank of the
 caption says so, with how often it gains and loses among all test users.
 
 Into ``--out``: ``case_<user>.png`` and ``.svg``, ``case_<user>.csv`` (the metrics),
-``…_history.csv`` and ``…_recommendations.csv``, and all of it as ``case_<user>.md``.
+``…_history.csv`` and ``…_recommendations.csv``, ``case_<user>.json`` (what the report says of it),
+and all of it as ``case_<user>.md``.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +134,8 @@ def keep(case: Case, out: Path, last: int = 20) -> str:
     history_table(case).to_csv(out / f"{name}_history.csv", index=False)
     recommendations_table(case).to_csv(out / f"{name}_recommendations.csv", index=False)
     (out / f"{name}.md").write_text(report(case, name), encoding="utf-8")
+    told = {"user": case.user, "dataset": case.dataset, "caption": caption(case), "note": note()}
+    (out / f"{name}.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     return name
 
 

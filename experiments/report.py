@@ -140,8 +140,21 @@ def flip_range(ledger: Ledger, dataset: str, folder: Path) -> Section | None:
     return section(f"figure5_{dataset}", f"{dataset}: flip range", "", found, drawn)
 
 
-def sections(ledger: Ledger, folder: Path) -> list[Section]:
+def case_studies(folder: Path) -> Section | None:
+    """Table 6 and Figure 6, of whatever users ``experiments.case_study`` was asked for."""
+    cases = sorted(folder.glob("**/case_*.json"))
+    found = [tables.case_study(path) for path in cases]
+    drawn = [path.with_suffix(".png") for path in cases]
+    return section("case_study", "Case study", "", found, drawn) if found else None
+
+
+def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
     """All there is to show.
+
+    Args:
+        ledger: the rows.
+        folder: to draw figures into.
+        cases: of case studies, or not there.
 
     Raises:
         MixedProtocolError: rows that must not stand in one column.
@@ -162,6 +175,7 @@ def sections(ledger: Ledger, folder: Path) -> list[Section]:
             if made := make(ledger, dataset):
                 found.append(section(f"{name}_{dataset}", f"{dataset}: {title}", "", made, []))
         found.append(flip_range(ledger, dataset, folder))
+    found.append(case_studies(cases))
     if speed := tables.efficiency(benchmark):
         found.append(section("efficiency", "Efficiency", "", speed, []))
     found.append(section("runs", "Runs", "\n\n".join(ledger.notes), tables.provenance(ledger), []))
@@ -199,13 +213,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "report")
     parser.add_argument(
+        "--cases", type=Path, default=ROOT / "results" / "case_study",
+        help="folder of case studies, see experiments.case_study",
+    )  # fmt: skip
+    parser.add_argument(
         "--where", nargs="*", default=[], metavar="key=value",
         help="only rows with this setting, such as dataset.max_length=50",
     )  # fmt: skip
     given = parser.parse_args(arguments)
     ledger = narrowed(read(given.places), given.where)
     drawn = given.out / "figures"
-    found = sections(ledger, drawn)
+    found = sections(ledger, drawn, given.cases)
     write(given.out, "SIGMA: paper, authors' logs and ours", told(ledger), found)
     for note in ledger.notes:
         print(note)

@@ -1,6 +1,7 @@
 """The paper's tables from result rows: paper, authors' log and ours beside each other."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -530,6 +531,30 @@ def efficiency(path: Path) -> list[Table]:
 
 def _value(value: Any, form: str) -> Cell:
     return Cell("–") if pd.isna(value) else Cell(form.format(float(value)), float(value))
+
+
+def case_study(path: Path) -> Table:
+    """Table 6 of one user, from what ``experiments.case_study`` wrote.
+
+    Args:
+        path: ``case_<user>.json``, its ``.csv`` beside it.
+    """
+    told = json.loads(path.read_text(encoding="utf-8"))
+    frame = pd.read_csv(path.with_suffix(".csv"))
+    rows = [
+        [
+            Cell(str(line["model"])),
+            _value(line["rank"], "{:,g}"),
+            *(number_cell(line[m]) for m in METRICS),
+            *(number_cell(line[f"all users {m}"]) for m in METRICS),
+        ]
+        for line in frame.to_dict("records")
+    ]
+    columns = ["model", "rank of the next item", *NAMES.values()]
+    columns += [f"{name} of all users" for name in NAMES.values()]
+    name = re.sub(r"[^\w.-]+", "_", f"table6_{told['dataset']}_{told['user']}")
+    title = f"Table 6, case study: user {told['user']} of {told['dataset']}"
+    return Table(name, title, " ".join(told["caption"]), columns, rows, [told["note"]])
 
 
 def provenance(ledger: Ledger) -> list[Table]:

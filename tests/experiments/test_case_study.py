@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from experiments import case as content
-from experiments import case_picture, case_study
+from experiments import case_picture, case_study, report
 from experiments.case import Case, Found
+from experiments.render import figure_title
 from sigma.datamodules.titles import Title
 from sigma.errors import UserError
 from sigma.metrics import gain_table
@@ -246,6 +247,14 @@ def test_the_tables(tmp_path: Path) -> None:
     assert metrics["rank"].tolist() == [1, 2]
     text = (tmp_path / f"{name}.md").read_text()
     assert r"Pipe \| and" in text
+    section = report.case_studies(tmp_path)
+    assert section is not None
+    (table,) = section.tables
+    assert table.name == f"table6_{case.dataset}_u_1"
+    assert [row[1].text for row in table.rows] == ["1", "2"]
+    assert case.why in table.caption
+    assert figure_title(section.figures[0]) == f"Case study: user {case.user} of {case.dataset}"
+    assert report.case_studies(tmp_path / "none") is None
     for line in text.splitlines():
         if line.startswith("|"):
             assert line.replace(r"\|", "").count("|") in (9, 8, 7)

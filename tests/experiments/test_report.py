@@ -37,7 +37,7 @@ def made(folder: Path, jobs: tuple[Job, ...]) -> Path:
     rows = folder / "rows"
     rows.mkdir(parents=True)
     write(rows, jobs)
-    report.main([str(rows), "--out", str(folder / "report")])
+    report.main([str(rows), "--out", str(folder / "report"), "--cases", str(folder / "none")])
     return folder / "report"
 
 
