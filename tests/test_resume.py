@@ -1,6 +1,7 @@
 """Runs that are killed and go on, and runs that are repeated: the same row, bit for bit."""
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -68,9 +69,12 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(whole: Path) -> None:
         process.wait()
         reached.append(torch.load(last, weights_only=True)["global_step"])
     assert reached[1] > reached[0] >= 7
-    run(*call)
+    shown = run(*call)
     same(whole, folder)
     assert row(folder)["efficiency"]["sessions"] == 3
+    # The first epoch shown was begun by another process: its time is this one's alone.
+    first = next(line for line in shown.splitlines() if line.startswith("epoch"))
+    assert re.search(r"  \d+(\.\d)? s  ", first), first
 
 
 def test_stopped_between_two_epochs(whole: Path) -> None:

@@ -46,7 +46,8 @@ class Progress(RichProgressBar):
         self._loss: Any = None
         self._read_at = self._epoch_start = self._train_end = 0.0
         self._samples = 0
-        self._seconds: list[float] = []
+        self._seconds: list[float] = []  # of whole epochs
+        self._whole = False
         if not rich.get_console().is_terminal:
             self.disable()
 
@@ -86,10 +87,16 @@ class Progress(RichProgressBar):
         recent = self._seconds[-10:]
         return sum(recent) / len(recent) * (trainer.max_epochs - epochs_done)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # A run resumed within an epoch starts no epoch.
+        self._epoch_start = self._train_end = time.monotonic()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
         self._epoch_start = self._train_end = time.monotonic()
         self._samples = 0
+        self._whole = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, idx: int
@@ -105,10 +112,12 @@ class Progress(RichProgressBar):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        self._seconds.append(time.monotonic() - self._epoch_start)
-        log.info(self._line(trainer))
+        seconds = time.monotonic() - self._epoch_start
+        if self._whole:
+            self._seconds.append(seconds)
+        log.info(self._line(trainer, seconds))
 
-    def _line(self, trainer: L.Trainer) -> str:
+    def _line(self, trainer: L.Trainer, seconds: float) -> str:
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch
         parts = [f"epoch {epoch:>3}"]
         if (loss := metrics.get("train/loss")) is not None:
@@ -119,7 +128,7 @@ class Progress(RichProgressBar):
             star = "*" if self.best[1] == epoch else " "
             parts.append(f"{self.monitor} {float(value):.4f}{star}")
             parts.append(f"best {self.best[0]:.4f} (epoch {self.best[1]})")
-        parts.append(f"{duration(self._seconds[-1])}")
+        parts.append(duration(seconds))
         training = self._train_end - self._epoch_start
         if training > 0:
             parts.append(f"{self._samples / training:,.0f} samples/s")
@@ -163,6 +172,6 @@ class Progress(RichProgressBar):
         return {"best": None if self.best is None else list(self.best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._seconds and state_dict["best"] is not None:
+        if not self._epoch_start and state_dict["best"] is not None:
             score, epoch = state_dict["best"]
             self.best = float(score), int(epoch)
