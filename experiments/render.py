@@ -31,6 +31,7 @@ from sigma.files import whole
 
 MARKS = ("", "best", "second")
 EMPTY = ("", "–")
+FIGURE_TYPES = (".png", ".svg")
 TEMPLATE = "page.html.jinja"
 
 
@@ -425,7 +426,9 @@ def replace(path: Path, data: bytes) -> None:
 def write(folder: Path, title: str, provenance: str, sections: list[Section]) -> None:
     """``report.md``, ``index.html`` and ``tables/<name>.{md,tex,csv}`` in a folder.
 
-    Nothing is written unless all of it can be made, and no file is ever seen half written.
+    Nothing is written unless all of it can be made, and no file is ever seen half written. The
+    folders ``tables`` and ``figures`` are the report's own: what an earlier one left there and
+    this one does not have is deleted.
 
     Raises:
         UserError: a figure is not there, or the folder cannot be written.
@@ -439,5 +442,11 @@ def write(folder: Path, title: str, provenance: str, sections: list[Section]) ->
     try:
         for name, text in files.items():
             replace(folder / name, text.encode())
+        own = {folder / name for name in files}
+        own |= {f.with_suffix(s) for part in sections for f in part.figures for s in FIGURE_TYPES}
+        for pattern in ("tables/*", "figures/*"):
+            for old in set(folder.glob(pattern)) - own:
+                if old.suffix in (*FIGURE_TYPES, ".md", ".tex", ".csv"):
+                    old.unlink()
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error}") from error

@@ -14,6 +14,7 @@
 
 #ifndef REAL
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,6 +46,17 @@ enum { mantissa_float = 23, mantissa_double = 52, least_float = -126, least_doub
 // Adding it leaves a whole number in the lowest bits.
 static const float round_float = 12582912.0f;
 static const double round_double = 6755399441055744.0;
+
+// Within a parallel region there is nobody to return an error to. What is trained is in checkpoints.
+static void *claim(size_t bytes) {
+    void *place = aligned_alloc(BYTES, bytes);
+    if (!place && bytes) {
+        fprintf(stderr, "error: no memory for %zu bytes of the selective scan's workspace; use a "
+                        "smaller batch, or model.mamba.backend=blocked.\n", bytes);
+        abort();
+    }
+    return place;
+}
 
 #define REAL float
 #include "scan_kernel.c"
@@ -111,7 +123,7 @@ INLINE V FN(softplus)(V x, V *slope) {
 // (D, N) times a constant -> blocks of (N, W), zero beyond D. The caller frees it.
 static V *FN(by_lanes)(long D, long N, const REAL *x, REAL times) {
     long blocks = (D + W - 1) / W;
-    V *out = aligned_alloc(BYTES, sizeof(V) * (size_t)(blocks * N));
+    V *out = claim(sizeof(V) * (size_t)(blocks * N));
     for (long d = 0; d < blocks * W; d++)
         for (long n = 0; n < N; n++)
             out[d / W * N + n][d % W] = d < D ? x[d * N + n] * times : 0;
@@ -139,7 +151,7 @@ INLINE void FN(forward_n)(long R, long L, long D, long N, const REAL *u, const R
     (void)threads;
 #pragma omp parallel num_threads(threads)
     {
-        V *h = aligned_alloc(BYTES, sizeof(V) * (size_t)N);
+        V *h = claim(sizeof(V) * (size_t)N);
 #pragma omp for collapse(2) schedule(static)
         for (long r = 0; r < R; r++)
             for (long block = 0; block < blocks; block++) {
@@ -176,7 +188,7 @@ INLINE void FN(backward_n)(long R, long L, long D, long N, const REAL *u, const 
 #pragma omp parallel num_threads(threads)
     {
         size_t vectors = (size_t)((4 * CHUNK + 2) * N + 2 * M + chunks * M + 2 * blocks + 3 * CHUNK);
-        V *states = aligned_alloc(BYTES, sizeof(V) * vectors);
+        V *states = claim(sizeof(V) * vectors);
         V *decay = states + (CHUNK + 1) * N, *sum_b = decay + CHUNK * N, *sum_c = sum_b + CHUNK * N;
         V *h = sum_c + CHUNK * N, *carry = h + N, *ga = carry + M, *starts = ga + M;
         V *gs = starts + chunks * M, *gp = gs + blocks, *steps = gp + blocks;
