@@ -70,13 +70,13 @@ def test_the_tree_names_every_file() -> None:
                 assert path.name in tree, path
 
 
-def test_every_number_of_the_beauty_table_is_a_rows() -> None:
-    table = TEXT.split("<!-- beauty -->\n", 1)[1].split("\n\n", 1)[0]
+@pytest.mark.parametrize("dataset", ["beauty", "ml_100k"])
+def test_every_number_of_the_results_is_a_rows(dataset: str) -> None:
+    table = TEXT.split(f"<!-- {dataset} -->\n", 1)[1].split("\n\n", 1)[0]
     lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    assert len(lines) > 10
-    for model, valid, test, _, best in lines:
-        name = f"{model.strip('`')}-beauty-s2020*.json"
-        (path,) = (ROOT / "results" / "rows").glob(name)
+    assert len(lines) > 5
+    for model, valid, test, *_, best in lines:
+        (path,) = (ROOT / "results" / "rows").glob(f"{model.strip('`')}-{dataset}-s2020*.json")
         row = json.loads(path.read_text())
         for split, told in (("val", valid), ("test", test)):
             metrics = [row["metrics"][split][f"{m}@10"] for m in ("hr", "ndcg", "mrr")]
