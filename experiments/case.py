@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from experiments.ledger import METRICS
 from sigma.datamodules.titles import Title, titles_of
 from sigma.errors import UserError
 from sigma.metrics import RankingMetrics
 from sigma.models.sigma import partial_flip
 from sigma.recommend import TrainedRun, recommend
-
-METRICS = ("hr@10", "ndcg@10", "mrr@10")
 
 
 class Found(NamedTuple):

@@ -28,8 +28,9 @@ import sigma.environment  # noqa: F401  isort: skip
 
 import pandas as pd
 
-from experiments.case import METRICS, Case, caption, study
+from experiments.case import Case, caption, study
 from experiments.case_picture import draw
+from experiments.ledger import METRICS
 from sigma.cli import explained
 from sigma.datamodules.titles import Title, read_titles
 from sigma.errors import UserError

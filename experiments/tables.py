@@ -94,16 +94,15 @@ def departures(found: Sequence[Line]) -> dict[str, str]:
     if not rows:
         return {}
     line, row = max(rows, key=lambda pair: bool(pair[1].content["parameters"]))
-    asked = {k: v for k, v in identity(line.job.config).items() if is_protocol(k)}
-    asked.pop("model.max_length", None)  # follows the data's
-    made = {k: row.protocol.get(k) for k in asked.keys() | row.protocol.keys() if is_protocol(k)}
-    made.pop("model.max_length", None)
-    if not row.content["parameters"]:
-        made = {k: v for k, v in made.items() if k in row.protocol}
+    own = identity(line.job.config)
+    keys = {key for key in row.protocol.keys() | own.keys() if is_protocol(key)}
+    if not row.content["parameters"]:  # its protocol has no stopping rule
+        keys &= row.protocol.keys()
+    keys.discard("model.max_length")  # follows the data's
     return {
-        f"{key}={_override(value)}": _override(asked.get(key))
-        for key, value in sorted(made.items())
-        if value != asked.get(key)
+        f"{key}={_override(row.protocol.get(key))}": _override(own.get(key))
+        for key in sorted(keys)
+        if row.protocol.get(key) != own.get(key)
     }
 
 

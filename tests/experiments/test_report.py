@@ -105,7 +105,7 @@ def test_rows_of_two_protocols_end_in_a_sentence_and_no_report(tmp_path: Path) -
         made(tmp_path, (*expand_some(), *other))
     assert not (tmp_path / "report" / "index.html").exists()
     rows, out = str(tmp_path / "rows"), str(tmp_path / "report")
-    report.main([rows, "--out", out, "--where", "dataset.max_length=50"])
+    report.main([rows, "--out", out, "--cases", out, "--where", "dataset.max_length=50"])
     assert (tmp_path / "report" / "index.html").exists()
 
 
