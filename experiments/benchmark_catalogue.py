@@ -10,6 +10,7 @@ at once, ``chunks`` is ours; a case that would need more than ``--limit`` GiB is
 import statistics
 from typing import Any
 
+from experiments.canvas import picture
 from experiments.measure import (
     Case,
     Memory,
@@ -18,7 +19,6 @@ from experiments.measure import (
     drawn_batch,
     keep,
     parser,
-    picture,
     rounds,
     seconds,
     summary,

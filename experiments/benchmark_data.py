@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measure import Case, Memory, device, keep, parser, picture, rounds, summary
+from experiments.canvas import picture
+from experiments.measure import Case, Memory, device, keep, parser, rounds, summary
 
 
 def write(path: Path, n: int, seed: int = 2020) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.canvas import picture
 from experiments.measure import (
     Case,
     Memory,
@@ -37,7 +38,6 @@ from experiments.measure import (
     drawn_batch,
     keep,
     parser,
-    picture,
     rounds,
     seconds,
     summary,

@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.canvas import picture
 from experiments.measure import (
     ROOT,
     Case,
@@ -37,7 +38,6 @@ from experiments.measure import (
     keep,
     now,
     parser,
-    picture,
     rounds,
     summary,
 )

@@ -14,13 +14,13 @@ states are recomputed); rates of both are measured here, in the same process.
 import statistics
 from typing import Any
 
+from experiments.canvas import picture
 from experiments.measure import (
     Case,
     Memory,
     device,
     keep,
     parser,
-    picture,
     rounds,
     seconds,
     summary,

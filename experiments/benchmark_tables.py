@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.canvas import picture
 from experiments.measure import (
     Case,
     Memory,
@@ -33,13 +34,12 @@ from experiments.measure import (
     device,
     keep,
     parser,
-    picture,
     rounds,
     seconds,
     summary,
 )
+from experiments.paper_values import paper
 
-PAPER = Path(__file__).parent / "paper"
 MODELS = ["sasrec", "fearec", "linrec", "mamba4rec", "echo", "sigma"]
 SETTINGS = {"ml_1m": ["model.dropout=0.2"]}  # conf/experiment/sigma_ml_1m.yaml's, for all models
 KEY = ["table", "dataset", "model"]
@@ -106,11 +106,11 @@ def chosen(pair: str) -> tuple[str, list[str]] | None:
     return name, overrides
 
 
-def paper() -> pd.DataFrame:
+def printed() -> pd.DataFrame:
     """The paper's numbers by table ("3, 7" or "5"), dataset and model ("sigma x 2": layers)."""
-    models = pd.read_csv(PAPER / "table3_table7_efficiency.csv", comment="#")
-    layers = pd.read_csv(PAPER / "table5_layers.csv", comment="#")
-    layers["model"] = [f"sigma x {n}" for n in layers["layers"]]
+    models = paper("table3_table7_efficiency")
+    layers = paper("table5_layers")
+    layers = layers.assign(model=[f"sigma x {n}" for n in layers["layers"]])
     both = pd.concat([models.assign(table="3, 7"), layers.assign(table="5")])
     both = both.drop_duplicates(KEY)  # Yelp is in both tables
     both = both.rename(
@@ -192,7 +192,7 @@ def main() -> None:
     frame = frame.drop(columns="model").rename(columns={"label": "model"})
     table = summary(frame, KEY, "infer_ms").drop(columns=["steps", "seconds"])
     table = table.rename(columns={"low": "infer_low", "high": "infer_high"})
-    table = relative(table.join(paper(), how="left"))
+    table = relative(table.join(printed(), how="left"))
     # On the CPU it is not what the paper calls memory.
     where = "gpu_mib" if on.type == "cuda" else "process_mib"
     table.columns = table.columns.str.replace(r"(?<=infer_|train_)mib", where, regex=True)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.canvas import COLOURS as SIX
+from experiments.canvas import GREY, picture, save
 from experiments.case import Case, Found, caption
-from experiments.measure import picture
 
-# Okabe and Ito's palette, told apart by colour-blind readers; black is for text.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-OTHER, UNKNOWN, GREY = "#A0A0A0", "#FFFFFF", "#555555"
+COLOURS = (*SIX, "#F0E442")  # the palette's seventh; black is for text
+OTHER, UNKNOWN = "#A0A0A0", "#FFFFFF"
 
 
 def palette(case: Case, shown: Iterable[str]) -> dict[str, str]:
@@ -132,13 +132,7 @@ def draw(case: Case, folder: Path, name: str, last: int = 20) -> Any:
     _legend(figure, case, colours, (0.5, (foot - 0.12) / height))
     for i, line in enumerate(lines):
         write(MARGIN, height - foot + 0.55 + 0.2 * i, line, fontsize=8.5, color="#222222")
-    folder.mkdir(parents=True, exist_ok=True)
-    from matplotlib import rc_context
-
-    with rc_context({"svg.hashsalt": name}):  # the same case is the same file
-        title = f"Case study: user {case.user} of {case.dataset}"
-        for ending, metadata in (("png", {}), ("svg", {"Date": None, "Title": title})):
-            figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
+    save(figure, folder / name, f"Case study: user {case.user} of {case.dataset}")
     return figure
 
 

@@ -31,20 +31,19 @@ import pandas as pd
 from experiments.case import Case, caption, study
 from experiments.case_picture import draw
 from experiments.ledger import METRICS
+from experiments.paper_values import paper
+from experiments.render import Cell, Table, escape_markdown, markdown, replace
 from sigma.cli import explained
 from sigma.datamodules.titles import Title, read_titles
 from sigma.errors import UserError
 from sigma.recommend import load
 
-PAPER = Path(__file__).parent / "paper" / "table6_case_study.csv"
-
 
 def note() -> str:
     """What the metrics of one user can be, and what the paper's are."""
-    paper = pd.read_csv(PAPER, comment="#")
     numbers = "; ".join(
         f"{row.model} " + " / ".join(f"{v:.4f}" for v in (row[m] for m in METRICS))
-        for _, row in paper.iterrows()
+        for _, row in paper("table6_case_study").iterrows()
     )
     return (
         "One user has one next item: HR@10 is 0 or 1 (between them only where ties reach over the "
@@ -96,33 +95,33 @@ def recommendations_table(case: Case) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown; floats to four places, what is missing as a dash."""
+def of_frame(name: str, title: str, caption: str, frame: pd.DataFrame) -> Table:
+    """A frame as a table; floats to four places, what is missing as a dash."""
 
-    def cell(value: Any) -> str:
+    def cell(value: Any) -> Cell:
         if value is None or value != value:
-            return "–"
+            return Cell("–")
         if isinstance(value, float):
-            return f"{value:.4f}" if value % 1 else f"{value:g}"
-        return str(value).replace("|", r"\|")
+            return Cell(f"{value:.4f}" if value % 1 else f"{value:g}", value)
+        return Cell(str(value))
 
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy(object).tolist()]
-    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)
+    rows = [[cell(value) for value in row] for row in frame.to_numpy(object).tolist()]
+    return Table(name, title, caption, list(frame.columns), rows)
 
 
 def report(case: Case, name: str) -> str:
     """All of it as Markdown."""
+    target = f"The true next item is {case.title(case.target)} ({case.target})."
+    tables = [
+        of_frame(name, "Metrics of this one user", note(), metrics_table(case)),
+        of_frame(f"{name}_history", "History", target, history_table(case)),
+        of_frame(f"{name}_recommendations", "Recommendations", "", recommendations_table(case)),
+    ]
     parts = [
-        f"# User {case.user} of {case.dataset}",
+        f"# {escape_markdown(f'User {case.user} of {case.dataset}')}",
         f"![history before and after the flip, and recommendations]({name}.png)",
-        *caption(case),
-        "## Metrics of this one user",
-        markdown(metrics_table(case)),
-        note(),
-        f"## History; the true next item is {case.title(case.target)} ({case.target})",
-        markdown(history_table(case)),
-        "## Recommendations",
-        markdown(recommendations_table(case)),
+        *map(escape_markdown, caption(case)),
+        *(markdown(table).strip() for table in tables),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -131,12 +130,15 @@ def keep(case: Case, out: Path, last: int = 20) -> str:
     """Write picture and tables; returns the files' name without ending."""
     name = "case_" + re.sub(r"[^\w.-]+", "_", case.user)
     draw(case, out, name, last)
-    metrics_table(case).assign(user=case.user).to_csv(out / f"{name}.csv", index=False)
-    history_table(case).to_csv(out / f"{name}_history.csv", index=False)
-    recommendations_table(case).to_csv(out / f"{name}_recommendations.csv", index=False)
-    (out / f"{name}.md").write_text(report(case, name), encoding="utf-8")
     told = {"user": case.user, "dataset": case.dataset, "caption": caption(case), "note": note()}
-    (out / f"{name}.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    for ending, text in (
+        (".csv", metrics_table(case).assign(user=case.user).to_csv(index=False)),
+        ("_history.csv", history_table(case).to_csv(index=False)),
+        ("_recommendations.csv", recommendations_table(case).to_csv(index=False)),
+        (".md", report(case, name)),
+        (".json", json.dumps(told, indent=1)),
+    ):
+        replace(out / f"{name}{ending}", text.encode())
     return name
 
 

@@ -4,25 +4,22 @@ Every function returns the PNG's path, or None, and writes nothing, where there 
 Things are drawn in the order they come in the frame (of a categorical column: of its categories).
 """
 
-import io
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 
-from experiments.measure import picture
-from experiments.render import replace
+from experiments.canvas import COLOURS as SIX
+from experiments.canvas import GREY, LIGHT, picture, save
 
-# Okabe and Ito's palette: told apart by colour-blind readers too. Where it comes round again,
-# marker, line and hatch differ; they tell things apart in grey, too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Where the colours come round again, marker, line and hatch differ; they tell things apart in grey,
+# too.
+COLOURS = (*SIX, "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINES = ("-", "--", "-.", ":")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++", "|||")
-GREY, LIGHT = "#555555", "#DDDDDD"
 LOG_FROM = 20  # times the smallest count, the largest: then counts need a log axis
 
 
@@ -71,21 +68,6 @@ def _legend(figure: Any, handles: dict[str, Any], title: str | None = None) -> N
         list(handles.values()), list(handles), title=title, loc="outside lower center",
         ncols=math.ceil(len(handles) / rows), fontsize=8.5, title_fontsize=8.5, frameon=False,
     )  # fmt: skip
-
-
-def _save(figure: Any, stem: Path, title: str) -> Path:
-    """PNG and SVG, the same bytes for the same figure; the title is in both for the blind."""
-    png = stem.with_name(f"{stem.name}.png")
-    # Paths, not fonts: the reader may lack them. The salt makes the SVG's ids repeat.
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "sigma"}):
-        for path, metadata in (
-            (png, {"Title": title}),
-            (png.with_suffix(".svg"), {"Title": title, "Date": None}),
-        ):
-            data = io.BytesIO()
-            figure.savefig(data, format=path.suffix[1:], dpi=150, metadata=metadata)
-            replace(path, data.getvalue())
-    return png
 
 
 def _panels(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -187,7 +169,7 @@ def long_tail(frame: pd.DataFrame, stem: Path) -> Path | None:
         right.set_ylim(bottom=0)
         right.set_ylabel("HR@10")
     _legend(figure, handles)
-    return _save(figure, stem, "Users and HR@10 by history length")
+    return save(figure, stem, "Users and HR@10 by history length")
 
 
 def _grouped(frame: pd.DataFrame, stem: Path, by: str, title: str) -> Path | None:
@@ -244,7 +226,7 @@ def _grouped(frame: pd.DataFrame, stem: Path, by: str, title: str) -> Path | Non
         axes.set_ylim(bottom=0)
         axes.set(title=plain(dataset), ylabel=metric_label(metric))
     _legend(figure, handles)
-    return _save(figure, stem, title)
+    return save(figure, stem, title)
 
 
 def groups(frame: pd.DataFrame, stem: Path) -> Path | None:
@@ -317,7 +299,7 @@ def flip_range(frame: pd.DataFrame, stem: Path) -> Path | None:
         some = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
         title = f"mean ± sd of {some} seed{'' if seeds == [1] else 's'}"
     _legend(figure, handles, title)
-    return _save(figure, stem, "Metrics over the range r of the flip")
+    return save(figure, stem, "Metrics over the range r of the flip")
 
 
 SOURCES = ("paper", "authors' log valid", "authors' log test", "ours valid", "ours test")
@@ -374,4 +356,4 @@ def paper_against_ours(frame: pd.DataFrame, stem: Path) -> Path | None:
         axes.set(title=plain(dataset))
         axes.set_xlabel(metric_label(metric) if metric != "score" else metric)
     _legend(figure, handles)
-    return _save(figure, stem, "The paper's numbers, its authors' logs and ours")
+    return save(figure, stem, "The paper's numbers, its authors' logs and ours")

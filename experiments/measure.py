@@ -1,4 +1,4 @@
-"""What the benchmarks share: a process for every measurement, turns, medians, stamps, pictures.
+"""What the benchmarks share: a process for every measurement, turns, medians, stamps.
 
 A benchmark script lists its cases as plain dictionaries and has a function that measures one of
 them. ``rounds`` runs every case in a process of its own (so that its peak memory is its own), case
@@ -191,13 +191,3 @@ def keep(table: pd.DataFrame, name: str, out: Path | None, on: Any) -> None:
         table = table.astype(dict.fromkeys(whole, "Int64"))
         # Significant digits: the columns span from microseconds to gigabytes.
         table.assign(stamp=line).to_csv(out / f"{name}.csv", float_format="%.5g")
-
-
-def picture(width: float = 7, height: float = 4.5) -> Any:
-    """An empty figure that needs no screen; ``figure.savefig(path)`` writes it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from experiments import figures, tables
+from experiments import figures, side_tables, tables
 from experiments.ledger import Ledger, history_bins, mean_sd, narrowed, read
+from experiments.lines import Line, lines, model_label, variant_label
+from experiments.paper_values import logged, lookup, paper
 from experiments.render import Section, Table, write
-from experiments.tables import Line, group_counts, lines, model_label, variant_label
 from sigma.cli import explained
 
 ROOT = Path(__file__).parents[1]
@@ -53,11 +54,11 @@ def against(dataset: str, found: list[Line]) -> pd.DataFrame:
     for line in found:
         for metric in ("hr@10", "ndcg@10"):
             where = {"dataset": dataset, "model": line.label, "metric": metric}
-            table2 = tables.paper("table2_overall")
+            table2 = paper("table2_overall")
             values = {
-                "paper": tables.lookup(table2, "value", **where),
-                "authors' log valid": tables.logged(dataset, line.label, metric, "valid"),
-                "authors' log test": tables.logged(dataset, line.label, metric, "test"),
+                "paper": lookup(table2, "value", **where),
+                "authors' log valid": logged(dataset, line.label, metric, "valid"),
+                "authors' log test": logged(dataset, line.label, metric, "test"),
                 "ours valid": line.spread("val", metric)[0],
                 "ours test": line.spread("test", metric)[0],
             }
@@ -90,10 +91,16 @@ def grouped(dataset: str, found: list[Line], by: str) -> pd.DataFrame:
     """Test metrics by the paper's groups of users."""
     records = []
     counts = next(
-        (c for line in found for row in line.rows if (c := group_counts(row)) is not None), {}
+        (
+            c
+            for line in found
+            for row in line.rows
+            if (c := side_tables.group_counts(row)) is not None
+        ),
+        {},
     )
     for line in found:
-        for group in tables.GROUPS:
+        for group in side_tables.GROUPS:
             for metric in ("hr@10", "ndcg@10"):
                 mean, deviation, _ = line.spread("test", f"{group}/{metric}")
                 if mean is not None:
@@ -143,7 +150,7 @@ def flip_range(ledger: Ledger, dataset: str, folder: Path) -> Section | None:
 def case_studies(folder: Path) -> Section | None:
     """Table 6 and Figure 6, of whatever users ``experiments.case_study`` was asked for."""
     cases = sorted(folder.glob("**/case_*.json"))
-    found = [tables.case_study(path) for path in cases]
+    found = [side_tables.case_study(path) for path in cases]
     drawn = [path.with_suffix(".png") for path in cases]
     return section("case_study", "Case study", "", found, drawn) if found else None
 
@@ -160,12 +167,9 @@ def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
         MixedProtocolError: rows that must not stand in one column.
     """
     benchmark = ROOT / "results" / "benchmarks" / "tables_efficiency.csv"
-    found: list[Section | None] = [
-        section(
-            "data", "Data", "", [*tables.datasets(ledger), *tables.user_groups(ledger)], []
-        )
-    ]  # fmt: skip
-    for dataset in tqdm(tables.known_datasets(ledger), desc="Data sets", leave=False):
+    data = [*side_tables.datasets(ledger), *side_tables.user_groups(ledger)]
+    found: list[Section | None] = [section("data", "Data", "", data, [])]
+    for dataset in tqdm(side_tables.known_datasets(ledger), desc="Data sets", leave=False):
         found.append(overall(ledger, dataset, folder))
         found.append(ablation(ledger, dataset, folder))
         for name, title, make in (
@@ -176,9 +180,11 @@ def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
                 found.append(section(f"{name}_{dataset}", f"{dataset}: {title}", "", made, []))
         found.append(flip_range(ledger, dataset, folder))
     found.append(case_studies(cases))
-    if speed := tables.efficiency(benchmark):
+    if speed := side_tables.efficiency(benchmark):
         found.append(section("efficiency", "Efficiency", "", speed, []))
-    found.append(section("runs", "Runs", "\n\n".join(ledger.notes), tables.provenance(ledger), []))
+    found.append(
+        section("runs", "Runs", "\n\n".join(ledger.notes), side_tables.provenance(ledger), [])
+    )
     return [part for part in found if part is not None]
 
 

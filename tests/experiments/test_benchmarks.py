@@ -141,7 +141,7 @@ def test_a_peer_does_the_same_work_plainly(tmp_path: Path) -> None:
 
 
 def test_the_papers_numbers() -> None:
-    paper = benchmark_tables.paper()
+    paper = benchmark_tables.printed()
     assert len(paper) == 5 * 6 + 3
     assert paper.index.is_unique
     ratios = benchmark_tables.relative(paper)

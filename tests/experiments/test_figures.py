@@ -70,10 +70,8 @@ each = pytest.mark.parametrize(("draw", "frame", "column"), ALL, ids=[a[0].__nam
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures drawn, as they are when they are saved."""
     made: list[Any] = []
-    save = figures._save
-    monkeypatch.setattr(
-        figures, "_save", lambda figure, *a: made.append(figure) or save(figure, *a)
-    )
+    save = figures.save
+    monkeypatch.setattr(figures, "save", lambda figure, *a: made.append(figure) or save(figure, *a))
     return made
 
 

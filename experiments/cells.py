@@ -1,0 +1,58 @@
+"""Numbers as cells of a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from experiments.lines import Line
+from experiments.render import Cell
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """``.0737``; a dash for None."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def spread_cell(line: Line, split: str, metric: str, mark: str = "") -> Cell:
+    """Mean ± standard deviation, and how many seeds where fewer than asked."""
+    mean, deviation, n = line.spread(split, metric)
+    if mean is None:
+        return Cell("–")
+    text = number(mean) + (f" ± {number(deviation)}" if deviation is not None else "")
+    return Cell(text, mean, mark, f"{n} of {line.asked} seeds" if n < line.asked else "")
+
+
+def number_cell(value: float | None) -> Cell:
+    return Cell(number(value), value)
+
+
+def minus(text: str) -> str:
+    """With the sign that is as wide as a plus."""
+    return text.replace("-", "−")
+
+
+def change_cell(ours: float | None, theirs: float | None) -> Cell:
+    """Relative difference in per cent."""
+    if ours is None or not theirs:
+        return Cell("–")
+    change = ours / theirs - 1
+    return Cell(minus(f"{change:+.1%}"), change)
+
+
+def count_cell(value: Any) -> Cell:
+    return Cell("–") if value is None else Cell(f"{int(value):,}", float(value))
+
+
+def value_cell(value: Any, form: str) -> Cell:
+    return Cell("–") if pd.isna(value) else Cell(form.format(float(value)), float(value))
+
+
+def marks(values: Sequence[float | None]) -> list[str]:
+    """Best and second best; equals share a mark."""
+    ranked = sorted({v for v in values if v is not None}, reverse=True)
+    names = dict(zip(ranked, ("best", "second"), strict=False))
+    return [names.get(v, "") if v is not None else "" for v in values]

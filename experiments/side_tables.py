@@ -1,0 +1,194 @@
+"""The tables around the results: data, users, efficiency, case studies, runs."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.cells import count_cell, number_cell, value_cell
+from experiments.grid import CONF
+from experiments.ledger import METRICS, Ledger, Row
+from experiments.paper_values import paper
+from experiments.render import Cell, Table
+
+
+def datasets(ledger: Ledger) -> list[Table]:
+    """Table 1: what the paper says and what the runs found."""
+    printed = paper("table1_datasets").set_index("dataset")
+    found: dict[tuple[str, int, int, int], Row] = {}
+    for row in ledger.rows:
+        data = row.content["data"]
+        found.setdefault((row.dataset, data["users"], data["items"], data["interactions"]), row)
+    names = [*printed.index, *sorted({key[0] for key in found} - set(printed.index))]
+    rows = []
+    for name in names:
+        there = [row for key, row in found.items() if key[0] == name] or [None]
+        for row in there:
+            data = row.content["data"] if row else {}
+            there_is = name in printed.index
+            rows.append(
+                [
+                    Cell(name),
+                    *(
+                        count_cell(int(printed.loc[name, key]) - 1 if there_is else None)
+                        for key in ("users", "items")
+                    ),
+                    *(count_cell(data.get(key)) for key in ("users", "items", "interactions")),
+                    Cell(f"{data['average_length']:.2f}" if data else "–",
+                         data.get("average_length")),
+                    Cell(f"{data['sparsity']:.2%}" if data else "–", data.get("sparsity")),
+                    *(count_cell(data.get(f"{split}_samples")) for split in ("train", "test")),
+                ]
+            )  # fmt: skip
+    absent = [name for name in printed.index if name not in {key[0] for key in found}]
+    return [
+        Table(
+            "table1_datasets", "Table 1: data sets",
+            "Counts after filtering. The paper's users and items are less the padding row its "
+            "table counts.",
+            ["data set", "users, paper", "items, paper", "users", "items", "interactions",
+             "per user", "sparsity", "training samples", "test samples"],
+            rows, [],
+            [f"python train.py -m experiment=table1_datasets dataset={name}" for name in absent],
+        )
+    ]  # fmt: skip
+
+
+GROUPS = {"short": (0, 5), "medium": (5, 20), "long": (20, 10**9)}
+
+
+def group_counts(row: Row, later: int = 0) -> dict[str, int] | None:
+    """Test users of each group of the paper; None without ranks.
+
+    Args:
+        later: items less in the history: 1 counts validation samples.
+    """
+    if row.ranks is None:
+        return None
+    lengths = row.ranks["history_length"] - later
+    return {
+        name: int(((lengths >= low) & (lengths < high)).sum())
+        for name, (low, high) in GROUPS.items()
+    }
+
+
+def user_groups(ledger: Ledger) -> list[Table]:
+    """Table 8: users by length of history, of validation and test."""
+    printed = paper("table8_user_groups").set_index("dataset")
+    rows = []
+    seen = {row.dataset: row for row in ledger.rows if row.ranks is not None}
+    for name in dict.fromkeys([*printed.index, *sorted(seen)]):
+        test = group_counts(seen[name]) if name in seen else None
+        valid = group_counts(seen[name], 1) if name in seen else None
+        told = printed.loc[name].tolist() if name in printed.index else [None] * 3
+        counts = [[(part or {}).get(group) for group in GROUPS] for part in (valid, test)]
+        rows.append([Cell(name), *map(count_cell, [*told, *counts[0], *counts[1]])])
+    columns = ["data set"]
+    columns += [f"{g}, {s}" for s in ("paper", "valid", "test") for g in GROUPS]
+    absent = [name for name in printed.index if name not in seen]
+    return [
+        Table(
+            "table8_groups", "Table 8: users by length of history",
+            "Short [0, 5), medium [5, 20), long [20, …) items before the target. The paper's Yelp "
+            "counts are those of the validation split.",
+            columns, rows, [],
+            [f"python train.py -m experiment=table8_groups dataset={name}" for name in absent],
+        )
+    ]  # fmt: skip
+
+
+def efficiency(path: Path) -> list[Table]:
+    """Tables 3, 5 and 7 from the benchmark's file, if it is there."""
+    if not path.is_file():
+        return []
+    frame = pd.read_csv(path)
+    rows = [
+        [
+            Cell(str(line.table)),
+            Cell(str(line.dataset)),
+            Cell(str(line.model)),
+            value_cell(line.infer_ms, "{:,.0f}"),
+            value_cell(line.infer_ms_of_sigma, "{:.2f}"),
+            value_cell(line.train_ms, "{:,.0f}"),
+            value_cell(line.train_process_mib, "{:,.0f}"),
+            value_cell(line.paper_ms, "{:,.0f}"),
+            value_cell(line.paper_ms_of_sigma, "{:.2f}"),
+            value_cell(line.paper_gpu_gb, "{:.2f}"),
+        ]
+        for line in frame.itertuples()
+    ]
+    return [
+        Table(
+            "table3_efficiency", "Tables 3, 5 and 7: efficiency",
+            "Milliseconds for a batch (4,096 users ranked; 2,048 samples learned) on this machine "
+            "and, the paper's, on an NVIDIA L4: compare the ratios to SIGMA. "
+            f"{', '.join(sorted(set(frame['stamp'])))}.",
+            ["table", "data set", "model", "ranking, ms", "of SIGMA's", "training, ms",
+             "training, MiB", "paper, ms", "paper, of SIGMA's", "paper, GB"],
+            rows, [], ["python -m experiments.benchmark_tables"],
+        )
+    ]  # fmt: skip
+
+
+def case_study(path: Path) -> Table:
+    """Table 6 of one user, from what ``experiments.case_study`` wrote.
+
+    Args:
+        path: ``case_<user>.json``, its ``.csv`` beside it.
+    """
+    told = json.loads(path.read_text(encoding="utf-8"))
+    frame = pd.read_csv(path.with_suffix(".csv"))
+    rows = [
+        [
+            Cell(str(line["model"])),
+            value_cell(line["rank"], "{:,g}"),
+            *(number_cell(line[m]) for m in METRICS),
+            *(number_cell(line[f"all users {m}"]) for m in METRICS),
+        ]
+        for line in frame.to_dict("records")
+    ]
+    names = [metric.upper() for metric in METRICS]
+    columns = ["model", "rank of the next item", *names]
+    columns += [f"{name} of all users" for name in names]
+    name = re.sub(r"[^\w.-]+", "_", f"table6_{told['dataset']}_{told['user']}")
+    title = f"Table 6, case study: user {told['user']} of {told['dataset']}"
+    return Table(name, title, " ".join(told["caption"]), columns, rows, [told["note"]])
+
+
+def provenance(ledger: Ledger) -> list[Table]:
+    """Every run behind the numbers."""
+    rows = []
+    for row in ledger.rows:
+        c = row.content
+        commit = str(c["git"]["commit"] or "–")[:7] + ("+" if c["git"]["dirty"] else "")
+        hardware = c["hardware"].get("gpu") or f"{c['hardware']['cpu']}, {c['hardware']['threads']}"
+        best = c["best_epoch"]
+        rows.append(
+            [
+                Cell(row.run_id),
+                Cell(str(row.seed), row.seed),
+                Cell("–" if best is None else f"{best:.0f} of {c['epochs']}", best),
+                value_cell(c["efficiency"].get("train_seconds"), "{:,.0f}"),
+                Cell(commit),
+                Cell(hardware),
+                Cell(str(c["versions"].get("torch", "–"))),
+                Cell(str(c["finished"])[:10]),
+            ]
+        )
+    return [
+        Table(
+            "runs", "Every run", "A commit with + had changes that were not committed.",
+            ["run", "seed", "best epoch", "training, s", "commit", "hardware, threads", "torch",
+             "finished"],
+            rows,
+        )
+    ]  # fmt: skip
+
+
+def known_datasets(ledger: Ledger) -> list[str]:
+    """Data sets with rows, the paper's first; those without a YAML (custom) are left out."""
+    order = list(paper("table1_datasets")["dataset"])
+    there = {row.dataset for row in ledger.rows}
+    named = [name for name in there if (CONF / "dataset" / f"{name}.yaml").is_file()]
+    return sorted(named, key=lambda n: (order.index(n) if n in order else len(order), n))
