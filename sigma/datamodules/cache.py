@@ -124,7 +124,8 @@ def _pack(arrays: dict[str, np.ndarray], name: str, values: np.ndarray) -> None:
     if values.dtype != object:
         arrays[name] = values
         return
-    texts = [v.encode("utf-8") if isinstance(v, str) else None for v in values]
+    # A title may hold half an emoji, as JSON's escapes can.
+    texts = [v.encode("utf-8", "replace") if isinstance(v, str) else None for v in values]
     ends = np.cumsum([len(text or b"") for text in texts], dtype=np.int64)
     missing = np.array([text is None for text in texts], dtype=bool)
     arrays[f"{name}.text"] = np.frombuffer(b"".join(t or b"" for t in texts), dtype=np.uint8)

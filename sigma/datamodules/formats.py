@@ -21,6 +21,11 @@ KNOWN = (
     "reviews_*.json",
     "yelp_academic_dataset_review.json",
     "yelp_academic_dataset_review.json.gz",
+    "*.inter.gz",
+    "*_5.json.gz",
+    "*_5.json",
+    "*.jsonl.gz",
+    "*.jsonl",
     "*.parquet",
     "*.csv",
     "*.csv.gz",
@@ -54,8 +59,10 @@ class RawData:
         match self.format:
             case "sequences":
                 return sequence_text.read_sequence_text(self.path, malformed)
+            case "pairs":
+                return sequence_text.read_pairs(self.path, malformed)
             case "recbole":
-                return table.read_recbole(self.path, self.info, malformed)
+                return table.read_recbole(self.path, self.info, columns, malformed)
             case "parquet":
                 return table.read_parquet(self.path, columns)
             case "csv":
@@ -70,6 +77,8 @@ class RawData:
                 return amazon.read_amazon_ratings(self.path, self.info, malformed)
             case "amazon reviews":
                 return amazon.read_amazon_reviews(self.path, self.info, malformed)
+            case "amazon reviews 2023":
+                return amazon.read_amazon_reviews_2023(self.path, self.info, malformed)
             case "yelp":
                 return yelp.read_yelp(self.path, self.info, malformed)
         raise ValueError(f"no reader for {self.format}")
@@ -106,13 +115,13 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
         return RawData(path, "csv")
     if "::" in delimiter.join(fields) or ending == ".dat":
         return RawData(path, "movielens dat", _beside(path, "movies.dat"))
-    if {"userId", "movieId", "timestamp"} <= set(fields):
+    if delimiter == "," and {"userId", "movieId", "timestamp"} <= set(fields):
         return RawData(path, "movielens csv", _beside(path, "movies.csv"))
     if ending == ".data":
         return RawData(path, "movielens tab", _beside(path, "u.item"))
-    if ending == ".txt" and (len(fields) == 1 or _is_number(fields[0])):
-        return RawData(path, "sequences")
-    if delimiter == "," and len(fields) == 4 and all(map(_is_number, fields[2:])):
+    if ending == ".txt" and (len(fields) == 1 or table.is_number(fields[0])):
+        return RawData(path, sequence_text.kind(path))
+    if delimiter == "," and amazon.is_rating(fields):
         stem = name.removesuffix(".csv").removeprefix("ratings_")
         meta = _find(path, (f"meta_{_original(path, stem)}.json", "meta_*.json"))
         return RawData(path, "amazon ratings", meta)
@@ -121,8 +130,8 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
 
 def _json_lines(path: Path) -> RawData:
     with readable(path), open_raw(path) as stream:
-        line = stream.readline()
-    if not line.strip():
+        line = next((line for line in stream if line.strip()), b"")
+    if not line:
         raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
     try:
         fields = set(json.loads(line))
@@ -134,10 +143,13 @@ def _json_lines(path: Path) -> RawData:
         return RawData(path, "yelp", _find(path, ("yelp_academic_dataset_business.json",)))
     if {"asin", "reviewerID"} <= fields:
         return RawData(path, "amazon reviews", _find(path, ("meta_*.json",)))
+    if {"parent_asin", "user_id", "timestamp"} <= fields:
+        return RawData(path, "amazon reviews 2023", _find(path, ("meta_*.jsonl",)))
     raise UserError(
-        f"{path}: a line of Amazon reviews holds reviewerID, asin and unixReviewTime, one of Yelp "
-        f"user_id, business_id and date, but this file has {', '.join(sorted(map(str, fields)))}; "
-        "convert it to CSV and use dataset=custom."
+        f"{path}: a line of Amazon reviews holds reviewerID, asin and unixReviewTime (of 2023 "
+        "user_id, parent_asin and timestamp), one of Yelp user_id, business_id and date, but this "
+        f"file has {', '.join(sorted(map(str, fields)))}; convert it to CSV and use "
+        "dataset=custom."
     )
 
 
@@ -145,14 +157,6 @@ def _original(path: Path, lowered: str) -> str:
     """The part of the file's name that ``lowered`` is the lower case of."""
     start = path.name.lower().find(lowered)
     return path.name[start : start + len(lowered)]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _beside(path: Path, name: str) -> Path | None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -77,17 +78,22 @@ def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
 
 
 def _is_side_file(path: Path) -> bool:
-    """Files that stand beside the interactions and are none."""
-    return path.name.lower() in (
-        "movies.csv",
-        "links.csv",
-        "tags.csv",
-        "genome-scores.csv",
-        "genome-tags.csv",
-        "readme.txt",
-        "checksums.txt",
-        "license.txt",
-    ) or path.name.startswith((".", "meta_"))
+    """Files that stand beside the interactions and are none; a ``.part`` is being downloaded."""
+    return (
+        path.suffix == ".part"
+        or path.name.lower()
+        in (
+            "movies.csv",
+            "links.csv",
+            "tags.csv",
+            "genome-scores.csv",
+            "genome-tags.csv",
+            "readme.txt",
+            "checksums.txt",
+            "license.txt",
+        )
+        or path.name.startswith((".", "meta_"))
+    )
 
 
 def unzip(path: Path, into: Path) -> Path:
@@ -114,8 +120,12 @@ def unzip(path: Path, into: Path) -> Path:
                 os.rename(partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} is not a whole zip archive ({error}); fetch it again.") from error
+    except RuntimeError as error:  # zipfile's word for a password
+        raise UserError(
+            f"{path} is locked by a password; unpack it and name the folder with dataset.path=."
+        ) from error
     except OSError as error:
         if folder.is_dir():  # another process was first
             return folder

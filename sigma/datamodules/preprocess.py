@@ -109,7 +109,8 @@ def preprocess(
     item_ids = data.item_ids[kept_items]
     info = None
     if data.item_info is not None:
-        info = data.item_info.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
+        once = data.item_info[~data.item_info.index.duplicated()]
+        info = once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
     return Sequences(
         items=items[order] + np.int32(1),
         offsets=offsets,

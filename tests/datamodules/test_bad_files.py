@@ -135,10 +135,10 @@ CASES: dict[str, Case] = {
     "films torn": (films('movieId,title\n1,"x\n2,y\n'), "not a list of films"),
     "amazon: neither column is an item": (
         csv("a,b,5.0,1\nc,d,5.0,2\n"),
-        "cannot tell users from items",
+        "has no header",
     ),
     "amazon: both columns look like items": (
-        csv("B000000001,B000000002,5.0,1\n"),
+        csv("A000000001,B000000002,5.0,1\n"),
         "cannot tell users from items",
     ),
     "amazon: a line torn": (
@@ -270,8 +270,27 @@ def test_same_column_twice(tmp_path: Path) -> None:
         locate(path, tmp_path, columns=columns).read(columns)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root, and Windows, may read everything"
+)
 def test_file_without_permission(tmp_path: Path) -> None:
     path = raw.csv_table(tmp_path / "a.csv", ROWS)
     path.chmod(0)
     assert "cannot be read" in message(lambda p: path, tmp_path)
+
+
+def test_zip_with_a_password(tmp_path: Path) -> None:
+    path = raw.zipped(raw.ml_1m(tmp_path / "ml-1m", ROWS))
+    data = path.read_bytes()
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of every member, and in the list
+        parts = data.split(mark)
+        data = mark.join(
+            [
+                parts[0],
+                *(p[: flags - 4] + bytes([p[flags - 4] | 1]) + p[flags - 3 :] for p in parts[1:]),
+            ]
+        )
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="locked by a password"):
+        locate(path, tmp_path / "unpacked")
+    assert not list((tmp_path / "unpacked").iterdir())

@@ -1,5 +1,6 @@
 """The cache: hit, stale, damaged, shared by processes, impossible to write."""
 
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -226,6 +227,14 @@ def test_ids_of_all_kinds_come_back(tmp_path: Path) -> None:
     assert loaded.item_ids.tolist() == ["é" * 300, ""]
     assert loaded.title(1) == "x\n\x00y"
     assert loaded.title(2) == ""
+    # JSON may hold half an emoji, which is no text that a file could keep.
+    half = dataclasses.replace(
+        data, item_info=pd.DataFrame({"title": ["Cool \ud83d", "b"]}, dtype=object)
+    )
+    cache.save(tmp_path / "b.npz", "k", half)
+    loaded = cache.load(tmp_path / "b.npz", "k")
+    assert loaded is not None
+    assert loaded.title(1) == "Cool ?"
 
 
 BEAUTY = Path(__file__).parents[3] / "shared" / "data" / "beauty.txt"

@@ -43,7 +43,12 @@ JUNK: dict[str, tuple[str, list[str | bytes], str]] = {
         "the time 'soon' in the column 'timestamp' is not a number like the rest",
     ),
     "csv bytes": ("csv", [b"1,caf\xe9,3", b"\xff\xfe"], "the bytes are not UTF-8 text"),
-    "csv quotes": ("csv", ['1,"2,3', '"1"",2,3'], "got a quote or a line end out of place"),
+    "csv quotes": (
+        "csv",
+        ['1,"2,3', '"1"",2,3'],
+        "a quote stands out of place in the column 'item_id'",
+    ),
+    "csv fields and quotes": ("csv", ['1,2,3,"4'], "got a quote or a line end out of place"),
     "csv blanks": ("csv", ["  "], "got 1"),
     "csv of several kinds": ("csv", ["1,2,x", "1", b"\xff,1,1"], "the time 'x'"),
     "gzipped csv": ("csv.gz", ["1,2"], "got 2"),
@@ -150,9 +155,35 @@ def test_what_no_one_reads_may_be_of_any_kind(tmp_path: Path) -> None:
     path.write_bytes(text + b'1,2\n5,6,"never closed\n7,8,9\n')
     data = read(path)
     assert data.skipped is not None
-    assert (data.skipped.lines, data.skipped.first) == (2, 92)
-    assert len(data) == len(clean) + 1
-    assert data.user_ids.tolist() == ["1", "3", "7"]
+    assert (data.skipped.lines, data.skipped.first) == (1, 92)
+    assert len(data) == len(clean) + 2
+    assert data.user_ids.tolist() == ["1", "3", "5", "7"]
+
+
+def test_stray_quotes_in_a_title_cost_no_row(tmp_path: Path) -> None:
+    """Nothing fails here: between two of them whole lines would be taken for one title."""
+    lines = ['u1\ti1\t5\t"abc', "u2\ti2\t6\tplain", 'u3\ti3\t7\t"def', 'u4\ti4\t8\t"g" h']
+    text = "user_id\titem_id\ttimestamp\ttitle\n" + "\n".join(lines) + "\n"
+    data = read(raw.write(tmp_path / "a.tsv", text), "error")
+    assert data.user_ids.tolist() == ["u1", "u2", "u3", "u4"]
+    assert data.timestamps is not None
+    assert data.timestamps.tolist() == [5, 6, 7, 8]
+    assert data.skipped is None
+    # In an id a quote may have taken something along; that row alone is refused.
+    stray = raw.write(tmp_path / "b.tsv", text + '"u5\ti5\t9\tx\nu6\ti6\t9\ty\n')
+    with pytest.raises(UserError, match="line 6: a quote stands out of place in the column 'user_"):
+        read(stray, "error")
+    assert read(stray).user_ids.tolist() == ["u1", "u2", "u3", "u4", "u6"]
+
+
+def test_quoted_line_ends_over_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_BLOCK", 1000)
+    rows = [f'u{n % 7},i{n},{n},"first\n\nsecond, {n}\n"' for n in range(200)]
+    text = "user_id,item_id,timestamp,text\n" + "\n".join(rows) + "\n"
+    data = read(raw.write(tmp_path / "a.csv", text), "error")
+    assert data.item_ids.tolist() == [f"i{n}" for n in range(200)]
+    assert data.timestamps is not None
+    assert data.timestamps.tolist() == list(range(200))
 
 
 def test_row_over_several_lines_is_left_out_whole(tmp_path: Path) -> None:

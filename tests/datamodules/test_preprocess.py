@@ -149,6 +149,14 @@ def test_titles_follow_the_dense_ids(tmp_path: Path) -> None:
         assert data.title(item) == f"Café, the {data.item_ids[item - 1]} (1995)"
 
 
+def test_a_title_given_twice_is_the_first(tmp_path: Path) -> None:
+    folder = raw.ml_1m(tmp_path / "x", raw.interactions())
+    films = (folder / "movies.dat").read_text("latin-1")
+    (folder / "movies.dat").write_text(films + films.replace("Café", "Cite"), "latin-1")
+    data = preprocess(locate(folder, tmp_path).read(), (None, None), (None, None))
+    assert data.title(1).startswith("Café")
+
+
 def test_item_without_a_title_is_called_by_its_id(tmp_path: Path) -> None:
     path = raw.csv_table(tmp_path / "a.csv", [raw.Row(1, 77, 0), raw.Row(1, 78, 1)])
     assert preprocess(locate(path, tmp_path).read()).title(2) == "78"

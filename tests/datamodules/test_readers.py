@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.locate import locate
+from sigma.datamodules.locate import locate, search
+from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
 
 ROWS = raw.interactions()
@@ -179,3 +180,90 @@ def test_byte_order_mark_quotes_and_windows_lines(tmp_path: Path) -> None:
     text = '\ufeff"user_id","item_id","timestamp"\r\n"a","b,c",1\r\n"a","d",2\r\n'
     data = locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()
     assert data.item_ids.tolist() == ["b,c", "d"]
+
+
+def test_the_most_exact_time_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "user_id,video_id,date,hourmin,time_ms\n1,5,20220408,100,3000\n1,6,20220408,2300,1000\n"
+    data = locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()  # as KuaiRand has it
+    assert data.timestamps is not None
+    assert data.timestamps.tolist() == [3000, 1000]
+    assert not caplog.text
+    locate(raw.write(tmp_path / "b.csv", "user,item,moment\n1,5,3\n"), tmp_path).read()
+    assert "none of its columns (user, item, moment) looks like a time" in caplog.text
+
+
+def test_blank_lines_above_and_old_line_ends(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.csv", "\n\nuser_id,item_id,timestamp\n1,2,3\n1,3,1\n"),
+        ("b.csv", "user_id,item_id,timestamp\r1,2,3\r1,3,1\r"),
+    ):
+        data = locate(raw.write(tmp_path / name, text), tmp_path).read()
+        assert data.timestamps is not None
+        assert data.timestamps.tolist() == [3, 1]
+
+
+def test_recbole_fields_may_be_named(tmp_path: Path) -> None:
+    names = ("user_id:token", "item_id:token", "artist_id:token", "timestamp:float", "first:float")
+    text = "\t".join(names) + "\n1\t2\t3\t4\t5\n"
+    file = locate(raw.write(tmp_path / "a.inter", text), tmp_path)
+    data = file.read({"item": "artist_id", "timestamp": "first:float"})
+    assert data.timestamps is not None
+    assert (data.item_ids.tolist(), data.timestamps.tolist()) == (["3"], [5])
+    with pytest.raises(UserError, match=r"no column 'artist' for dataset\.columns\.item"):
+        file.read({"item": "artist"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "7\t11\t5\t978300760\n7\t12\t5\t978300761\n"),
+        ("b.csv", "1385212958,42,5,978300760\n1385212959,43,5,978300761\n"),  # no ASIN among them
+        ("c.txt", "".join(f"{n // 9}\t{n}\t{n}\t{n}\t{n}\n" for n in range(90))),  # LFM-1b's events
+    ],
+)
+def test_a_table_without_header_says_so(name: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no header"):
+        locate(raw.write(tmp_path / name, text), tmp_path).read()
+    named = {"user": text[0], "item": "11"}  # must not make a header of the first row
+    if name != "c.txt":
+        with pytest.raises(UserError, match="no header"):
+            locate(tmp_path / name, tmp_path, columns=named).read(named)
+
+
+@pytest.mark.parametrize("gap", [" ", "\t"])
+def test_a_pair_a_line(gap: str, tmp_path: Path) -> None:
+    text = "".join(f"{user}{gap}{item}\n" for user, item in ((1, 5), (1, 3), (2, 5), (1, 9)))
+    data = locate(raw.write(tmp_path / "ml-1m.txt", text), tmp_path).read()
+    assert data.timestamps is None
+    assert data.user_ids[data.users].tolist() == ["1", "1", "2", "1"]
+    assert data.item_ids[data.items].tolist() == ["5", "3", "5", "9"]
+    # A user on a second line of longer ones is still a fault of that line.
+    raw.write(tmp_path / "ml-1m.txt", "1 5 3\n2 5 4 8\n1 9 3\n")
+    with pytest.raises(UserError, match="stands on an earlier line"):
+        locate(tmp_path / "ml-1m.txt", tmp_path).read()
+
+
+def test_amazon_reviews_of_2023(tmp_path: Path) -> None:
+    text = "".join(
+        f'{{"asin": "B1", "parent_asin": "{item}", "user_id": "AE", "timestamp": {time}}}\n'
+        for item, time in (("B2", 1588687728923), ("B3", 1588687728922))
+    )
+    raw.write(tmp_path / "Games.jsonl", text)
+    raw.write(tmp_path / "meta_Games.jsonl", '{"title": "Chess", "parent_asin": "B2"}\n')
+    data = locate(tmp_path, tmp_path).read()
+    assert data.timestamps is not None
+    assert data.timestamps.tolist() == [1588687728923, 1588687728922]
+    assert data.item_ids.tolist() == ["B2", "B3"]
+    assert data.item_info is not None
+    assert data.item_info.loc["B2", "title"] == "Chess"
+
+
+def test_movielens_columns_with_another_sign_between(tmp_path: Path) -> None:
+    text = "userId\tmovieId\trating\ttimestamp\n1\t2\t3\t4\n"
+    data = locate(raw.write(tmp_path / "ml.tsv", text), tmp_path).read()
+    assert data.item_ids.tolist() == ["2"]
+
+
+def test_a_download_under_way_is_no_raw_file(tmp_path: Path) -> None:
+    raw.write(tmp_path / "ratings_Beauty.csv.part", "A1,B")
+    assert search(tmp_path, ("ratings_Beauty.csv*",)) is None

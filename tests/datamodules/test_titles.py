@@ -8,6 +8,7 @@ import pytest
 
 from sigma.datamodules.locate import locate
 from sigma.datamodules.preprocess import preprocess
+from sigma.datamodules.readers.movielens import read_movies_dat
 from sigma.datamodules.titles import Title, read_titles, titles_of
 from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
@@ -32,6 +33,15 @@ def test_a_file_says_what_comes_with_the_data(name: str, tmp_path: Path) -> None
     assert read_titles(folder) == titles
     data = preprocess(locate(folder, tmp_path).read())
     assert titles_of(data) == {str(i): titles[str(i)] for i in data.item_ids}
+
+
+def test_movies_dat_in_utf8(tmp_path: Path) -> None:
+    """ML-10M's; read as Latin-1 the second byte of Å would end the line."""
+    path = tmp_path / "movies.dat"
+    path.write_bytes("1::Ådalen 31 (1969)::Drama\r\n2::Cité::War\r\n".encode())
+    found = read_movies_dat(path)
+    assert found["title"].tolist() == ["Ådalen 31 (1969)", "Cité"]
+    assert found["genres"].tolist() == ["Drama", "War"]
 
 
 @pytest.mark.parametrize("name", ["mine.csv", "mine.tsv", "mine.parquet"])

@@ -1,8 +1,9 @@
-"""Amazon reviews of 2014 and 2018: ratings CSV without header, or review JSON lines."""
+"""Amazon reviews of 2014, 2018 and 2023: ratings CSV without header, or review JSON lines."""
 
 import ast
 import csv
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,20 @@ import pyarrow as pa
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.stream import Columns, read_delimited, read_json_lines
+from sigma.datamodules.readers.table import is_number
 from sigma.errors import UserError
 
 _SAMPLE = 1000  # lines looked at to tell users from items
+
+
+def is_rating(fields: list[str]) -> bool:
+    """Whether a line is one of the ratings CSV: item (10 signs) and user (A…), rating, time."""
+    if len(fields) != 4 or not all(map(is_number, fields[2:])):
+        return False
+    return any(
+        len(item) == 10 and re.fullmatch("A[0-9A-Z]{9,}", user)
+        for user, item in (fields[:2], fields[1::-1])
+    )
 
 
 def read_amazon_ratings(
@@ -56,6 +68,14 @@ def read_amazon_reviews(
     return read_json_lines(path, columns, pa.int64(), _titles(meta), malformed)
 
 
+def read_amazon_reviews_2023(
+    path: Path, meta: Path | None = None, malformed: str = "error"
+) -> Interactions:
+    """Review JSON lines with ``user_id``, ``parent_asin`` and ``timestamp`` (milliseconds)."""
+    columns = Columns("user_id", "parent_asin", "timestamp")
+    return read_json_lines(path, columns, pa.int64(), _titles(meta), malformed)
+
+
 def _titles(path: Path | None) -> pd.DataFrame | None:
     """Titles by ASIN from ``meta_*.json``; that of 2014 holds Python literals, not JSON."""
     if path is None:
@@ -72,7 +92,8 @@ def _titles(path: Path | None) -> pd.DataFrame | None:
                 except ValueError:
                     record = ast.literal_eval(line)
                 if record.get("title"):
-                    titles.setdefault(record["asin"], record["title"])
+                    asin = record["parent_asin"] if "parent_asin" in record else record["asin"]
+                    titles.setdefault(asin, record["title"])
             except (ValueError, SyntaxError, KeyError, AttributeError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number}: not a product's record ({type(error).__name__}); "

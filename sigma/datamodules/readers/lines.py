@@ -42,6 +42,9 @@ class Lines:
 
     Attributes:
         left_out: numbers of lines that ``open`` leaves blank, from 1.
+        unquoted: numbers of lines whose ``"`` wrap nothing, found by ``rows``; ``open`` drops them.
+        ends: line ends that the stream opened last has given.
+        has_quotes: whether it has given a ``"``.
     """
 
     def __init__(self, path: Path, delimiter: str, quoted: bool) -> None:
@@ -49,11 +52,16 @@ class Lines:
         self.double = delimiter == "::"  # Arrow splits at single characters only
         self.delimiter = "\t" if self.double else delimiter
         self.left_out: set[int] = set()
+        self.unquoted: set[int] = set()
+        self.ends, self.has_quotes = 0, False
 
     def open(self) -> BinaryIO:
         stream = open_raw(self.path)
-        if self.left_out:
-            stream = io.BufferedReader(_Blanked(stream, self.left_out), _CHUNK)
+        if self.left_out or self.unquoted:
+            stream = io.BufferedReader(_Mended(stream, self.left_out, self.unquoted), _CHUNK)
+        if self.quoted:
+            self.ends, self.has_quotes = 0, False
+            return io.BufferedReader(_Told(stream, self), _CHUNK)
         if not self.double:
             return stream
         with stream:  # ratings.dat holds numbers alone (ML-10M, the largest: 250 MB)
@@ -63,8 +71,8 @@ class Lines:
         """``(first line, last line, fields)`` of all that is not blank; slow.
 
         Bytes that are not UTF-8 become surrogates. A quote that is never closed, or whose row has
-        not the ``expected`` number of fields (None: that of the first row), wraps its own line
-        only, so that it does not take whole lines after it along.
+        not the ``expected`` number of fields (None: that of the first row), wraps nothing, so that
+        it does not take whole lines after it along.
         """
         with self.open() as stream:
             lines = enumerate(stream, start=1)
@@ -114,26 +122,58 @@ class Lines:
 
         try:
             fields = next(csv.reader(take(), delimiter=self.delimiter))
+            if len(used) > 1:  # text behind the closing quote: it opens a field of its own line
+                whole = (line for _, line in used)
+                next(csv.reader(whole, delimiter=self.delimiter, strict=True))
         except csv.Error:  # a carriage return inside the line, or a field without end
             closed, fields = False, []
         if closed and (len(used) == 1 or len(fields) == (expected or len(fields))):
             return used, fields
         ahead.extend(reversed(used[1:]))
-        return used[:1], []
+        number, line = used[0]
+        fields = line.rstrip("\r\n").split(self.delimiter)
+        if len(fields) != (expected or len(fields)):
+            return used[:1], []
+        self.unquoted.add(number)
+        return used[:1], fields
 
 
-class _Blanked(io.RawIOBase):
-    """A stream in which lines of these numbers are blank, so that the others keep their numbers."""
+class _Told(io.RawIOBase):
+    """A stream that tells ``lines`` how many line ends, and whether quotes, went through it."""
 
-    def __init__(self, stream: BinaryIO, numbers: set[int]) -> None:
-        self._stream, self._numbers = stream, numbers
-        self._chunks = self._blank()
+    def __init__(self, stream: BinaryIO, lines: Lines) -> None:
+        self._stream, self._lines = stream, lines
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._lines.ends += data.count(b"\n")
+        self._lines.has_quotes |= b'"' in data
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Mended(io.RawIOBase):
+    """A stream with lines left blank, and lines without their quotes; all keep their numbers."""
+
+    def __init__(self, stream: BinaryIO, blank: set[int], unquoted: set[int]) -> None:
+        self._stream, self._blank, self._unquoted = stream, blank, unquoted
+        self._chunks = self._mend()
         self._rest = memoryview(b"")
 
-    def _blank(self) -> Iterator[bytes]:
+    def _mend(self) -> Iterator[bytes]:
         start = 1
         while lines := self._stream.readlines(_CHUNK):
-            for number in self._numbers & set(range(start, start + len(lines))):
+            here = set(range(start, start + len(lines)))
+            for number in self._unquoted & here:
+                lines[number - start] = lines[number - start].replace(b'"', b"")
+            for number in self._blank & here:
                 lines[number - start] = b"\n"
             start += len(lines)
             yield b"".join(lines)

@@ -37,7 +37,7 @@ _GENRES = (
 def read_ratings_dat(
     path: Path, movies: Path | None = None, malformed: str = "error"
 ) -> Interactions:
-    """ML-1M and ML-10M: ``user::item::rating::timestamp``; ``movies.dat`` in Latin-1."""
+    """ML-1M and ML-10M: ``user::item::rating::timestamp``; ``movies.dat`` in Latin-1 or UTF-8."""
     info = None if movies is None else read_movies_dat(movies)
     return read_delimited(path, _COLUMNS, "::", _FIELDS, info, quoted=False, malformed=malformed)
 
@@ -77,7 +77,12 @@ def _info(path: Path, separator: str, names: list[str] | None, encoding: str) ->
     """Titles and genres by item id (as text)."""
     try:
         if separator == "::":
-            rows = [line.split("::") for line in path.read_text(encoding).splitlines() if line]
+            text = path.read_bytes()
+            try:
+                lines = text.decode("utf-8").split("\n")  # ML-10M
+            except UnicodeDecodeError:
+                lines = text.decode(encoding).split("\n")
+            rows = [line.rstrip("\r").split("::") for line in lines if line.strip()]
             table = pd.DataFrame(rows, columns=names, dtype=object)
         else:
             table = pd.read_csv(

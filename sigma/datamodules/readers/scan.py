@@ -51,6 +51,13 @@ def delimited_rows(
             yield Row(first, last, None, *((reason, _MEND) if _utf8(*fields) else _UTF8))
             continue
         values = {name: fields[at] for name, at in wanted}
+        if first in text.unquoted and '"' in "".join(values.values()):
+            text.unquoted.discard(first)  # a value may have been cut off
+            reason = "a quote stands out of place in " + " ".join(
+                f"the column '{name}'" for name, value in values.items() if '"' in value
+            )
+            yield Row(first, last, None, reason, _MEND)
+            continue
         empty = next((name for name, value in values.items() if value in MISSING), None)
         if not _utf8(*values.values()):
             yield Row(first, last, None, *_UTF8)
@@ -98,13 +105,14 @@ def _json_row(line: str, schema: pa.Schema) -> tuple[str | int | None, str, str]
     return value, "", ""
 
 
-def scan(rows: Iterator[Row], time_name: str | None, left_out: LeftOut) -> None:
-    """Note all malformed rows in ``left_out``, in the order of the file.
+def scan(rows: Iterator[Row], time_name: str | None, left_out: LeftOut) -> int:
+    """Note all malformed rows in ``left_out``, in the order of the file; the others' number.
 
     Raises:
         UserError: see ``LeftOut.add``.
     """
     dates: bool | None = None
+    good = 0
     while block := list(islice(rows, _BLOCK)):
         found = [row for row in block if row.reason]
         timed = [row for row in block if not row.reason and row.time is not None]
@@ -120,6 +128,8 @@ def scan(rows: Iterator[Row], time_name: str | None, left_out: LeftOut) -> None:
                 found.append(timed[at]._replace(reason=reason, advice=TIME_ADVICE))
         for row in sorted(found, key=lambda row: row.first):
             left_out.add(row.first, row.last, row.reason, row.advice)
+        good += len(block) - len(found)
+    return good
 
 
 def _utf8(*values: str) -> bool:

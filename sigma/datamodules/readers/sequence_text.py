@@ -1,5 +1,10 @@
-"""One user a line: ``user item item item …``, oldest first, separated by blanks; no timestamps."""
+"""Text of ids alone, without times: a user's items on one line, or a ``user item`` pair a line.
 
+``user item item item …``, oldest first, separated by blanks; or, as SASRec's data come,
+``user item`` on every line, in order.
+"""
+
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,45 @@ from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import IdColumn
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.malformed import LeftOut
+from sigma.datamodules.readers.stream import Columns, read_delimited
 from sigma.errors import UserError
 
+_HEAD = 1000  # lines that tell which of the two it is
 _TOKENS = 1 << 20  # items held as Python strings at once
+
+
+def kind(path: Path) -> str:
+    """``pairs`` or ``sequences``, told from the first lines.
+
+    Raises:
+        UserError: neither: columns without a header.
+    """
+    with readable(path), open_raw(path) as stream:
+        head = [line.decode("utf-8", "replace").split() for line in itertools.islice(stream, _HEAD)]
+    rows = [fields for fields in head if fields]
+    users = [fields[0] for fields in rows]
+    widths = {len(fields) for fields in rows}
+    if len(set(users)) == len(users):
+        return "sequences"
+    if widths == {2}:
+        return "pairs"
+    if len(widths) == 1 and len(rows) > 10 and len(set(users)) < len(users) / 2:
+        raise UserError(
+            f"{path} has {widths.pop()} columns and no header; put a line with their names above "
+            "it, such as user_id, item_id and timestamp, and name the file .tsv or .csv."
+        )
+    return "sequences"
+
+
+def read_pairs(path: Path, malformed: str = "error") -> Interactions:
+    """Read one ``user item`` pair a line; each user's are in order."""
+    with readable(path), open_raw(path) as stream:
+        first = next((line for line in stream if line.strip()), b"")
+    delimiter = "\t" if b"\t" in first else " "
+    columns = Columns("user", "item", None)
+    return read_delimited(
+        path, columns, delimiter, ("user", "item"), quoted=False, malformed=malformed
+    )
 
 
 def read_sequence_text(path: Path, malformed: str = "error") -> Interactions:

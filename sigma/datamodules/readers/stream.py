@@ -56,9 +56,6 @@ def read_delimited(
     wanted = [c for c in (columns.user, columns.item, columns.timestamp) if c is not None]
     options: dict[str, Any] = {
         "read_options": pa.csv.ReadOptions(block_size=_BLOCK, column_names=names),
-        "parse_options": pa.csv.ParseOptions(
-            delimiter=text.delimiter, quote_char='"' if quoted else False
-        ),
         "convert_options": pa.csv.ConvertOptions(
             include_columns=wanted,
             column_types=dict.fromkeys(wanted, pa.string()),
@@ -68,13 +65,20 @@ def read_delimited(
         ),
     }
 
-    def read() -> Interactions:
+    def read(carefully: bool = False) -> Interactions:
+        # Only then may a line end inside quotes also end a block; it is slower.
+        parse = pa.csv.ParseOptions(
+            delimiter=text.delimiter,
+            quote_char='"' if quoted else False,
+            newlines_in_values=carefully and quoted,
+        )
         with text.open() as stream:
-            return _gather(pa.csv.open_csv(stream, **options), columns, path, item_info)
+            blocks = pa.csv.open_csv(stream, parse_options=parse, **options)
+            return _gather(blocks, columns, path, item_info)
 
-    def judge(left_out: LeftOut) -> None:
+    def judge(left_out: LeftOut) -> int:
         rows = delimited_rows(text, names, columns.user, columns.item, columns.timestamp)
-        scan(rows, columns.timestamp, left_out)
+        return scan(rows, columns.timestamp, left_out)
 
     return _read(text, read, judge, malformed)
 
@@ -102,37 +106,55 @@ def read_json_lines(
     )
     options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
 
-    def read() -> Interactions:
+    def read(carefully: bool = False) -> Interactions:
         with text.open() as stream:
             blocks = pa.json.open_json(
                 stream, pa.json.ReadOptions(block_size=_BLOCK), parse_options=options
             )
             return _gather(blocks, columns, path, item_info)
 
-    def judge(left_out: LeftOut) -> None:
-        scan(json_rows(text, schema), columns.timestamp, left_out)
+    def judge(left_out: LeftOut) -> int:
+        return scan(json_rows(text, schema), columns.timestamp, left_out)
 
     return _read(text, read, judge, malformed)
 
 
 def _read(
-    text: Lines, read: Callable[[], Interactions], judge: Callable[[LeftOut], None], malformed: str
+    text: Lines,
+    read: Callable[[bool], Interactions],
+    judge: Callable[[LeftOut], int],
+    malformed: str,
 ) -> Interactions:
-    """Read at once; only where that fails, judge line by line, then read without the bad lines."""
+    """Read at once; only where that fails, judge line by line, then read without the bad lines.
+
+    A quote out of place need not fail: it takes the lines up to the next quote along. So a file
+    with quotes and fewer rows than lines is judged as well.
+    """
     with readable(text.path):
+        found: Interactions | None = None
+        failed: UserError | None = None
         try:
-            return read()
+            found = read(False)
+            if not text.has_quotes or len(found.users) >= text.ends - 1:  # less the header
+                return found
         except (BadRowError, pa.ArrowException, UnicodeDecodeError) as error:
             failed = _explain(text.path, error)
         left_out = LeftOut(text.path, malformed)
-        judge(left_out)
-        if not left_out.numbers:
-            raise failed
+        good = judge(left_out)
         text.left_out = left_out.numbers
+        mended = bool(text.left_out or text.unquoted)
+        if found is not None and not mended and len(found.users) == good:
+            return found
         try:
-            return replace(read(), skipped=left_out.skipped())
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise _explain(text.path, error) from error
+            found = read(True)
+        except (BadRowError, pa.ArrowException, UnicodeDecodeError) as error:
+            raise failed if failed and not mended else _explain(text.path, error) from error
+        if len(found.users) != good:
+            raise failed or UserError(
+                f"{text.path}: {len(found.users):,} rows can be read of {good:,}, as quotes are "
+                "out of place; double those inside quoted fields, or write the file without any."
+            )
+        return replace(found, skipped=left_out.skipped())
 
 
 def _explain(path: Path, error: Exception) -> UserError:

@@ -1,5 +1,7 @@
 """Tables: a user's own CSV, TSV or Parquet, and RecBole's atomic files."""
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -16,15 +18,27 @@ from sigma.errors import UserError
 
 USUAL = {
     "user": "user userid uid reviewerid customerid visitorid sessionid",
-    "item": "item itemid iid movieid productid asin parentasin businessid trackid articleid",
-    "timestamp": "timestamp time ts unixreviewtime unixtimestamp date datetime eventtime createdat",
+    "item": "item itemid iid movieid videoid productid asin parentasin businessid trackid songid "
+    "articleid newsid artistid",
+    # What tells the second comes before what may tell the day.
+    "timestamp": "timestamp timestampms timems unixreviewtime unixtimestamp eventtime time ts "
+    "datetime createdat date",
 }
+log = logging.getLogger(__name__)
 Column = TypeVar("Column", IdColumn, TimeColumn)
 _BATCH = 1 << 20  # rows of one Parquet column in memory at once
 
 
 def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def usual_column(found: Iterable[str], usual: str) -> str | None:
@@ -55,6 +69,11 @@ def choose_columns(
             chosen[role] = name
             continue
         chosen[role] = usual_column(found, usual)
+        if chosen[role] is None and role != "timestamp" and any(map(is_number, found)):
+            raise UserError(
+                f"{path} has no header: its first line is {', '.join(found[:6])}; put a line with "
+                "the columns' names above it, such as user_id, item_id and timestamp."
+            )
         if chosen[role] is None and role != "timestamp":
             raise UserError(
                 f"{path} has no column that looks like the {role} (such as {role}_id); name it "
@@ -69,6 +88,13 @@ def choose_columns(
     for name in (user, item, timestamp):
         if found.count(name or "") > 1:
             raise UserError(f"{path} has several columns '{name}'; give each a name of its own.")
+    if timestamp is None and not set(found) <= {user, item}:
+        log.warning(
+            "%s: none of its columns (%s) looks like a time, so its lines are taken to be in "
+            "order; if one is, name it with dataset.columns.timestamp=.",
+            path,
+            ", ".join(found),
+        )
     return Columns(user, item, timestamp)
 
 
@@ -76,8 +102,10 @@ def header_fields(path: Path, delimiter: str | None = None) -> tuple[str, list[s
     """``(delimiter, fields of the first line)``; the delimiter is guessed unless given."""
     with readable(path), open_raw(path) as stream:
         raw = stream.readline(1 << 20)
+        while raw.strip() == b"" and raw:
+            raw = stream.readline(1 << 20)
     try:
-        line = raw.decode("utf-8-sig").rstrip("\r\n")
+        line = re.split("[\r\n]", raw.decode("utf-8-sig").lstrip("\r\n"), maxsplit=1)[0]
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}, line 1: the bytes are not UTF-8 text; save the file as UTF-8, or check that "
@@ -93,6 +121,9 @@ def read_csv(
 ) -> Interactions:
     """CSV or TSV with a header; ids are kept as text, so that ``007`` is not ``7``."""
     delimiter, fields = header_fields(path)
+    asked = [name for name in (columns or {}).values() if name is not None]
+    if any(map(is_number, asked)):  # of a header that is one, no name is a number
+        columns = None
     return read_delimited(
         path, choose_columns(fields, columns, path), delimiter, malformed=malformed
     )
@@ -126,8 +157,16 @@ def _parquet_column(file: pq.ParquetFile, name: str, column: Column) -> Column:
     return column
 
 
-def read_recbole(path: Path, items: Path | None = None, malformed: str = "error") -> Interactions:
-    """RecBole's ``.inter`` (header ``user_id:token <tab> …``), titles from ``.item``."""
+def read_recbole(
+    path: Path,
+    items: Path | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    malformed: str = "error",
+) -> Interactions:
+    """RecBole's ``.inter`` (header ``user_id:token <tab> …``), titles from ``.item``.
+
+    ``columns`` name fields with their types or without.
+    """
     _, fields = header_fields(path, "\t")
     kinds = dict(zip([f.partition(":")[0] for f in fields], fields, strict=True))
     if any(":" not in field for field in fields):
@@ -135,7 +174,8 @@ def read_recbole(path: Path, items: Path | None = None, malformed: str = "error"
             f"{path}: the header of a RecBole atomic file names its fields 'name:type', got "
             f"'{' '.join(fields)}'; write the types, or name the file .csv or .tsv."
         )
-    chosen = choose_columns(kinds, None, path)
+    asked = {role: name and name.partition(":")[0] for role, name in (columns or {}).items()}
+    chosen = choose_columns(kinds, asked, path)
     for name in (chosen.user, chosen.item):
         if kinds[name].endswith("_seq"):
             raise UserError(
@@ -143,10 +183,9 @@ def read_recbole(path: Path, items: Path | None = None, malformed: str = "error"
                 "interaction a line."
             )
     time = None if chosen.timestamp is None else kinds[chosen.timestamp]
-    columns = Columns(kinds[chosen.user], kinds[chosen.item], time)
     return read_delimited(
         path,
-        columns,
+        Columns(kinds[chosen.user], kinds[chosen.item], time),
         "\t",
         None,
         None if items is None else read_recbole_items(items),
@@ -165,9 +204,10 @@ def read_recbole_items(path: Path) -> pd.DataFrame:
             "without titles."
         ) from error
     table.columns = [str(c).partition(":")[0] for c in table.columns]
-    info = pd.DataFrame(index=pd.Index(table.iloc[:, 0]))
+    key = usual_column(table.columns, USUAL["item"]) or table.columns[0]
+    info = pd.DataFrame(index=pd.Index(table[key]))
     for name, words in (("title", ("title", "name")), ("genres", ("class", "genre", "categor"))):
-        for column in table.columns[1:]:
+        for column in table.columns.drop(key):
             if name not in info and any(word in column.lower() for word in words):
                 values = table[column].to_numpy(dtype=object)
                 info[name] = values if name == "title" else [v.replace(" ", "|") for v in values]

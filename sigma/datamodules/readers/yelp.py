@@ -36,4 +36,5 @@ def _names(path: Path | None) -> pd.DataFrame | None:
                     "fetch the file again or remove it to go on without names."
                 ) from error
             genres.append((record.get("categories") or "").replace(", ", "|"))
-    return pd.DataFrame({"title": titles, "genres": genres}, index=pd.Index(ids, dtype=object))
+    names = {"title": titles, "genres": genres}
+    return pd.DataFrame(names, pd.Index(ids, dtype=object), dtype=object)
