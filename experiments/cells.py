@@ -23,7 +23,12 @@ def spread_cell(line: Line, split: str, metric: str, mark: str = "") -> Cell:
     if mean is None:
         return Cell("–")
     text = number(mean) + (f" ± {number(deviation)}" if deviation is not None else "")
-    return Cell(text, mean, mark, f"{n} of {line.asked} seeds" if n < line.asked else "")
+    there = [row.seed for row in line.rows]
+    if not set(there) <= set(line.seeds):
+        note = f"seed{'s' if n > 1 else ''} {', '.join(map(str, there))}"
+    else:
+        note = f"{n} of {len(line.seeds)} seeds" if n < len(line.seeds) else ""
+    return Cell(text, mean, mark, note)
 
 
 def number_cell(value: float | None) -> Cell:

@@ -8,7 +8,6 @@ stays, unless the run was finished later.
 """
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import pandas as pd
 
 from experiments.ledger import Row, read
 from experiments.render import replace
-from experiments.status import RUNS
+from experiments.status import RUNS, told
 from sigma.cli import explained
 from sigma.errors import UserError
 from sigma.files import whole
@@ -29,7 +28,7 @@ def keep(row: Row, folder: Path) -> bool:
     """Copy one row and its ranks, whole or not at all; False where the same is there already."""
     target = folder / f"{row.run_id}.json"
     if target.exists():
-        before = json.loads(target.read_text()).get("finished", "")
+        before = told(target).get("finished", "")  # damaged: it is replaced
         if str(before) >= str(row.content["finished"]):
             return False
     if row.ranks_path is not None:

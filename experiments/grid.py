@@ -70,6 +70,8 @@ def expand(overrides: Sequence[str]) -> list[Job]:
             return _expand(overrides)
         except HydraException as error:
             raise UserError(" ".join(str(error).split())) from error
+        except ValueError as error:
+            raise UserError(f"{' '.join(overrides)}: {error}") from error
 
 
 def _expand(overrides: Sequence[str]) -> list[Job]:
@@ -79,6 +81,11 @@ def _expand(overrides: Sequence[str]) -> list[Job]:
     choices: dict[str, list[str]] = {}
     for override in parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *overrides]):
         key = override.get_key_element()
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(
+                f"{override.input_line} is drawn as a search goes on, so its runs cannot be listed "
+                "before; python -m experiments.search <its folder> shows them."
+            )
         if override.is_discrete_sweep():
             choices[key] = list(map(str, override.sweep_string_iterator()))
         else:

@@ -7,6 +7,7 @@ protocol (length of the history, filter, masking, stopping, data, tuning) never 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,15 @@ PROTOCOL = (
     "trainer.limit_val_batches",
     "trainer.limit_test_batches",
 )
+# When training ends: of a counted model it says nothing.
+STOPPING = (
+    "callbacks.early_stopping.patience",
+    "trainer.max_epochs",
+    "trainer.limit_train_batches",
+)
+# Experiments whose runs are no results of the paper's protocol, so that none stands in its tables:
+# three epochs for their seconds, trials of a search, sampled rankings of other lengths.
+ASIDE = ("table3", "mambarec_efficiency", "fair_search", "mambarec_context")
 COUNTS = ("users", "items", "interactions")  # of the data: another vintage has others
 METRICS = ("hr@10", "ndcg@10", "mrr@10")
 
@@ -53,10 +63,14 @@ def is_protocol(key: str) -> bool:
 
 
 def setting(config: dict[str, Any]) -> str:
-    """What a cell of a table is: the identity of its runs without protocol, seed and data seed."""
+    """What a cell of a table is: the identity of its runs without protocol, seed and data seed.
+
+    A data seed of its own stays: two runs of one seed in one cell would count as two seeds.
+    """
     kept = {k: v for k, v in identity(config).items() if not is_protocol(k)}
-    for seed in ("seed", "dataset.seed"):
-        kept.pop(seed, None)
+    if kept.get("dataset.seed") == kept["seed"]:
+        kept.pop("dataset.seed")
+    kept.pop("seed")
     return digest(kept)
 
 
@@ -115,11 +129,31 @@ class Row:
     def protocol(self) -> dict[str, Any]:
         """What must be equal for two rows to stand in one column."""
         found = {k: v for k, v in identity(self.config).items() if is_protocol(k)}
-        if not self.content["parameters"]:  # counted, not trained: no epochs to stop after
-            found = {k: v for k, v in found.items() if not k.startswith(("trainer.", "callbacks."))}
+        if self.counted:
+            found = {k: v for k, v in found.items() if k not in STOPPING}
         found |= {f"data.{name}": self.content["data"][name] for name in COUNTS}
-        found["tuning trials"] = self.content.get("search", {}).get("trials", 0)
+        found["tuning trials"] = self.trials
         return found
+
+    @property
+    def counted(self) -> bool:
+        """Whether nothing was trained."""
+        return not self.content["parameters"]
+
+    @property
+    def trials(self) -> int:
+        """Of the search this run is a trial of; 0 where it is of none."""
+        return int((self.content.get("search") or {}).get("trials", 0))
+
+    @property
+    def aside(self) -> bool:
+        """Whether it stands in no table of the paper's results."""
+        return self.trials > 0 or self.content["config"].get("group") in ASIDE
+
+    def of_protocol(self, key: str) -> Any:
+        """The value of a protocol's setting, None where it is off; ``...`` where it has no say."""
+        silent = (self.counted and key in STOPPING) or key == "model.max_length"
+        return self.protocol.get(key, ... if silent else None)
 
     def metric(self, split: str, name: str) -> float | None:
         """Of ``val`` or ``test``, None where the row has none; ``name`` such as ``ndcg@10``."""
@@ -132,7 +166,7 @@ class Row:
         if self.ranks_path is None:
             return None
         frame = pd.read_parquet(self.ranks_path)
-        if "greater" not in frame:
+        if "greater" not in frame:  # of a sampled ranking
             return None
         return frame.sort_values(["user", "history_length"], ignore_index=True)
 
@@ -172,7 +206,8 @@ class Ledger:
         """(data set, setting) -> rows, by seed."""
         found: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in sorted(self.rows, key=lambda r: (r.seed, r.run_id)):
-            found[row.dataset, row.setting].append(row)
+            if not row.aside:
+                found[row.dataset, row.setting].append(row)
         return found
 
     def rows_of(self, config: dict[str, Any]) -> list[Row]:
@@ -216,9 +251,17 @@ def _row(path: Path, notes: list[str]) -> Row | None:
             "ranks.parquet" if path.name == "row.json" else f"{path.stem}.ranks.parquet"
         )
         row = Row(path, content, ranks if ranks.is_file() else None)
-        _ = row.run_id, row.protocol
+        _ = row.run_id, row.setting, row.protocol, row.model, row.dataset, row.seed, row.aside
+        _ = [content["metrics"][split].get("ndcg@10") for split in ("val", "test")]
+        _ = [content[part].keys() for part in ("git", "efficiency", "hardware", "versions", "data")]
+        _ = [content[name] for name in ("finished", "best_epoch", "epochs")]
+        try:
+            _ = row.ranks
+        except (OSError, ValueError, KeyError) as error:
+            notes.append(f"{ranks} cannot be read ({error}); {path.name} counts without its ranks.")
+            row = Row(path, content, None)
         return row
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{path} is not a row that can be read ({type(error).__name__}: {error}).")
         return None
 
@@ -233,8 +276,9 @@ def check_protocol(column: str, rows: Sequence[Row]) -> None:
     for key in sorted({key for row in rows for key in row.protocol}):
         values: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
-            if key in row.protocol:
-                values[json.dumps(row.protocol[key])].append(row)
+            value = row.of_protocol(key)
+            if value is not ...:
+                values[json.dumps(value)].append(row)
         if len(values) > 1:
             told = ", ".join(
                 f"{value} ({len(own)} row{'s' if len(own) > 1 else ''}, such as {own[0].path.name})"
@@ -250,28 +294,38 @@ def check_protocol(column: str, rows: Sequence[Row]) -> None:
 
 
 def narrowed(ledger: Ledger, conditions: Sequence[str]) -> Ledger:
-    """Only rows whose setting is as told, ``dataset.max_length=50``.
+    """Only rows whose setting is as told, ``dataset.max_length=50``; ``null`` is off.
+
+    A counted model has no stopping rule, so none leaves it out.
 
     Raises:
-        UserError: not of that form, or a setting no row has.
+        UserError: not of that form, or no row is as told.
     """
     rows = ledger.rows
     for condition in conditions:
         key, equals, value = condition.partition("=")
         if not equals:
             raise UserError(f"--where takes key=value, such as dataset.max_length=50: {condition}")
-        if rows and not any(key in row.protocol or key in identity(row.config) for row in rows):
-            raise UserError(f"No row has a setting {key}.")
-        rows = [
-            row
-            for row in rows
-            if _plain(row.protocol.get(key, identity(row.config).get(key))) == _plain(value)
-        ]
+        with suppress(ValueError):
+            value = json.dumps(json.loads(value))  # [3,null] is [3, null]
+        found = {row.run_id: _of(row, key) for row in rows}
+        fits = [row for row in rows if found[row.run_id] in (value, ...)]
+        if rows and all(found[row.run_id] is ... for row in fits):
+            there = sorted({str(v) for v in found.values() if v is not ...})
+            raise UserError(
+                f"No row has {condition}; "
+                + (f"{key} is {', '.join(there[:8])} in those there are." if there else "")
+            )
+        rows = fits
     return Ledger(rows, ledger.notes)
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _of(row: Row, key: str) -> Any:
+    """A row's setting as the command line has it; ``...`` where it has no say."""
+    value = row.of_protocol(key)
+    if value is None:
+        value = identity(row.config).get(key)
+    return value if value is ... or isinstance(value, str) else json.dumps(value)
 
 
 def mean_sd(values: Sequence[float | None]) -> tuple[float | None, float | None, int]:
@@ -283,10 +337,17 @@ def mean_sd(values: Sequence[float | None]) -> tuple[float | None, float | None,
     return float(np.mean(there)), deviation, len(there)
 
 
+def paired(ours: Sequence[Row], theirs: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Rows of common seeds; a counted model draws nothing, so its one row stands for every seed."""
+    if len(theirs) == 1 and theirs[0].counted:
+        return [(row, theirs[0]) for row in ours]
+    other = {row.seed: row for row in theirs}
+    return [(row, other[row.seed]) for row in ours if row.seed in other]
+
+
 def over_seeds(ours: Sequence[Row], theirs: Sequence[Row], metric: str) -> tuple[float | None, int]:
     """One-sided paired t-test over common seeds, of ours being larger: p (None below two), n."""
-    other = {row.seed: row for row in theirs}
-    pairs = [(row, other[row.seed]) for row in ours if row.seed in other]
+    pairs = paired(ours, theirs)
     if len(pairs) < 2:
         return None, len(pairs)
     differences = [
@@ -306,11 +367,9 @@ def over_users(
     Returns:
         Mean difference, p (both None without ranks of both), and the number of seeds.
     """
-    other = {row.seed: row for row in theirs}
     differences = []
-    for row in ours:
-        mine = row.per_user(metric)
-        yours = other[row.seed].per_user(metric) if row.seed in other else None
+    for row, other in paired(ours, theirs):
+        mine, yours = row.per_user(metric), other.per_user(metric)
         if mine is None or yours is None or not mine.index.equals(yours.index):
             continue
         differences.append((mine - yours).to_numpy())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from experiments.grid import Job, expand
-from experiments.ledger import Ledger, Row, is_protocol, mean_sd, setting
+from experiments.ledger import Ledger, Row, is_protocol, mean_sd, paired, setting
 from sigma.identity import identity
 
 
@@ -24,18 +24,35 @@ class Line:
     Attributes:
         label: model or variant.
         job: the first of its runs.
-        asked: number of seeds the experiment asks for.
-        rows: those found, by seed.
+        seeds: those the experiment asks for.
+        rows: those found, of whatever seeds, by seed.
     """
 
     label: str
     job: Job
-    asked: int
+    seeds: tuple[int, ...]
     rows: list[Row]
+
+    @property
+    def lacking(self) -> tuple[int, ...]:
+        """Seeds asked for that have no row."""
+        there = {row.seed for row in self.rows}
+        return tuple(seed for seed in self.seeds if seed not in there)
 
     def spread(self, split: str, metric: str) -> tuple[float | None, float | None, int]:
         """Mean, standard deviation and number of seeds."""
         return mean_sd([row.metric(split, metric) for row in self.rows])
+
+
+def on_common_seeds(
+    ours: Line, theirs: Line, split: str, metric: str
+) -> tuple[float | None, float | None]:
+    """Both means over the seeds that both have, so that a difference is not one of seeds."""
+    pairs = paired(ours.rows, theirs.rows)
+    first, second = (
+        mean_sd([pair[at].metric(split, metric) for pair in pairs])[0] for at in (0, 1)
+    )
+    return first, second
 
 
 def lines(ledger: Ledger, label: Callable[[Job], str], *overrides: str) -> list[Line]:
@@ -44,7 +61,12 @@ def lines(ledger: Ledger, label: Callable[[Job], str], *overrides: str) -> list[
     for job in jobs_of(*overrides):
         found[setting(job.config)].append(job)
     return [
-        Line(label(jobs[0]), jobs[0], len(jobs), ledger.rows_of(jobs[0].config))
+        Line(
+            label(jobs[0]),
+            jobs[0],
+            tuple(job.seed for job in jobs),
+            ledger.rows_of(jobs[0].config),
+        )
         for jobs in found.values()
     ]
 
@@ -65,11 +87,10 @@ def departures(found: Sequence[Line]) -> dict[str, str]:
     rows = [(line, row) for line in found for row in line.rows]
     if not rows:
         return {}
-    line, row = max(rows, key=lambda pair: bool(pair[1].content["parameters"]))
+    line, row = max(rows, key=lambda pair: not pair[1].counted)
     own = identity(line.job.config)
     keys = {key for key in row.protocol.keys() | own.keys() if is_protocol(key)}
-    if not row.content["parameters"]:  # its protocol has no stopping rule
-        keys &= row.protocol.keys()
+    keys = {key for key in keys if row.of_protocol(key) is not ...}
     keys.discard("model.max_length")  # follows the data's
     return {
         f"{key}={_override(row.protocol.get(key))}": _override(own.get(key))
@@ -89,10 +110,26 @@ def protocol_note(found: Sequence[Line]) -> list[str]:
 
 
 def missing(experiment: str, dataset: str, found: Sequence[Line]) -> list[str]:
-    """The one command that adds the seeds that are not there, or none."""
-    asked = sum(line.asked for line in found)
-    there = sum(min(line.asked, len(line.rows)) for line in found)
-    if there >= asked:
-        return []
-    words = [f"experiment={experiment}", f"dataset={dataset}", *departures(found)]
-    return [f"python train.py -m {' '.join(words)}  # {asked - there} of {asked} runs are missing"]
+    """The commands that add the seeds that are not there, one for all settings that lack the same.
+
+    Rows of other machines do not stop them: what is skipped is told by the folder of runs.
+    """
+    lacking: dict[tuple[int, ...], list[Line]] = defaultdict(list)
+    for line in found:
+        if line.lacking:
+            lacking[line.lacking].append(line)
+    asked = sum(len(line.seeds) for line in found)
+    overrides = [dict(o.split("=", 1) for o in line.job.overrides) for line in found]
+    keys = [k for k in overrides[0] if len({o.get(k) for o in overrides}) > 1 and k != "seed"]
+    commands = []
+    for seeds, lines_ in lacking.items():
+        words = [f"experiment={experiment}", f"dataset={dataset}"]
+        if len(lines_) < len(found):
+            own = [dict(o.split("=", 1) for o in line.job.overrides) for line in lines_]
+            words += [f"{key}={','.join(dict.fromkeys(o[key] for o in own))}" for key in keys]
+        if len(seeds) < len(lines_[0].seeds):
+            words.append(f"seed={','.join(map(str, seeds))}")
+        count = len(seeds) * len(lines_)
+        told = f"# {count} of {asked} runs are missing"
+        commands.append(" ".join(["python train.py -m", *words, *departures(found), "", told]))
+    return commands

@@ -22,10 +22,27 @@ def lookup(frame: pd.DataFrame, column: str, **where: object) -> float | None:
     return float(values.iloc[-1]) if len(values) else None
 
 
+# What the log's runs are here: its Mamba4Rec has one layer, its SIGMA and ECHO are their own code
+# (what the paper's SIGMA is to be compared with, too).
+LOGGED = {
+    "mamba4rec_one_layer": "mamba4rec",
+    "mamba4rec": None,
+    "echo_sigma": "echo",
+    "echo": None,
+    "sigma_released": "sigma",
+    "linrec": "linrec (printed as sasrec in table 2)",
+}
+# Of several runs, the one that Table 2 prints.
+PRINTED_CELL = {("beauty", "sigma"): 66, ("games", "sigma"): 120}
+LENGTHS = {"ml_1m": 200}  # the paper's; 50 elsewhere
+
+
 def logged(dataset: str, model: str, metric: str, split: str) -> float | None:
-    """The authors' log; its Mamba4Rec has one layer, its SIGMA is the released code."""
-    name = {"linrec": "linrec (printed as sasrec in table 2)"}.get(model, model)
+    """The authors' log of a model as it is called here; None of a run at another length."""
+    name = LOGGED.get(model, model)
     frame = paper("authors_log")
-    if (dataset, model) == ("beauty", "sigma"):
-        frame = frame[frame["notebook_cell"] == 66]  # the run Table 2 prints
+    frame = frame[frame["max_len"] == LENGTHS.get(dataset, 50)]
+    cell = PRINTED_CELL.get((dataset, str(name)))
+    if cell is not None:
+        frame = frame[frame["notebook_cell"] == cell]
     return lookup(frame, f"{split}_{metric}", dataset=dataset, model=name)

@@ -32,6 +32,7 @@ from sigma.files import whole
 MARKS = ("", "best", "second")
 EMPTY = ("", "–")
 FIGURE_TYPES = (".png", ".svg")
+LIST = "files.txt"  # of the report's own files
 TEMPLATE = "page.html.jinja"
 
 
@@ -426,9 +427,8 @@ def replace(path: Path, data: bytes) -> None:
 def write(folder: Path, title: str, provenance: str, sections: list[Section]) -> None:
     """``report.md``, ``index.html`` and ``tables/<name>.{md,tex,csv}`` in a folder.
 
-    Nothing is written unless all of it can be made, and no file is ever seen half written. The
-    folders ``tables`` and ``figures`` are the report's own: what an earlier one left there and
-    this one does not have is deleted.
+    Nothing is written unless all of it can be made, and no file is ever seen half written. What an
+    earlier report wrote (``files.txt`` lists it) and this one does not have is deleted.
 
     Raises:
         UserError: a figure is not there, or the folder cannot be written.
@@ -444,9 +444,11 @@ def write(folder: Path, title: str, provenance: str, sections: list[Section]) ->
             replace(folder / name, text.encode())
         own = {folder / name for name in files}
         own |= {f.with_suffix(s) for part in sections for f in part.figures for s in FIGURE_TYPES}
-        for pattern in ("tables/*", "figures/*"):
-            for old in set(folder.glob(pattern)) - own:
-                if old.suffix in (*FIGURE_TYPES, ".md", ".tex", ".csv"):
-                    old.unlink()
+        listed = sorted(p.relative_to(folder).as_posix() for p in own if p.is_relative_to(folder))
+        before = folder / LIST
+        for old in before.read_text().splitlines() if before.is_file() else []:
+            if old not in listed and ".." not in Path(old).parts:
+                (folder / old).unlink(missing_ok=True)
+        replace(before, "".join(f"{name}\n" for name in listed).encode())
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error}") from error

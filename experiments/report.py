@@ -167,9 +167,16 @@ def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
         MixedProtocolError: rows that must not stand in one column.
     """
     benchmark = ROOT / "results" / "benchmarks" / "tables_efficiency.csv"
+    # All that may be refused before anything is drawn over an earlier report.
+    tuned, context = side_tables.tuned(ledger), side_tables.context(ledger)
+    names = side_tables.known_datasets(ledger)
+    for dataset in tqdm(names, desc="Checking", leave=False):
+        for table in (tables.overall, tables.ablation, tables.layers, tables.released,
+                      tables.flip_range):  # fmt: skip
+            table(ledger, dataset)
     data = [*side_tables.datasets(ledger), *side_tables.user_groups(ledger)]
     found: list[Section | None] = [section("data", "Data", "", data, [])]
-    for dataset in tqdm(side_tables.known_datasets(ledger), desc="Data sets", leave=False):
+    for dataset in tqdm(names, desc="Data sets", leave=False):
         found.append(overall(ledger, dataset, folder))
         found.append(ablation(ledger, dataset, folder))
         for name, title, make in (
@@ -179,6 +186,10 @@ def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
             if made := make(ledger, dataset):
                 found.append(section(f"{name}_{dataset}", f"{dataset}: {title}", "", made, []))
         found.append(flip_range(ledger, dataset, folder))
+    if tuned:
+        found.append(section("tuned", "Every model searched alike", "", tuned, []))
+    if context:
+        found.append(section("context", "Length of the context", "", context, []))
     found.append(case_studies(cases))
     if speed := side_tables.efficiency(benchmark):
         found.append(section("efficiency", "Efficiency", "", speed, []))

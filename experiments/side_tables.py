@@ -2,13 +2,15 @@
 
 import json
 import re
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from experiments.cells import count_cell, number_cell, value_cell
+from experiments.cells import count_cell, marks, number, number_cell, value_cell
 from experiments.grid import CONF
-from experiments.ledger import METRICS, Ledger, Row
+from experiments.ledger import COUNTS, METRICS, Ledger, Row, check_protocol
 from experiments.paper_values import paper
 from experiments.render import Cell, Table
 
@@ -76,8 +78,21 @@ def group_counts(row: Row, later: int = 0) -> dict[str, int] | None:
 def user_groups(ledger: Ledger) -> list[Table]:
     """Table 8: users by length of history, of validation and test."""
     printed = paper("table8_user_groups").set_index("dataset")
-    rows = []
-    seen = {row.dataset: row for row in ledger.rows if row.ranks is not None}
+    rows, notes = [], []
+    seen: dict[str, Row] = {}
+    # Other filters and splits have other users; the most frequent counts, validation's by its last
+    # item but one.
+    filters: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in ledger.rows:
+        if row.ranks is not None and row.protocol.get("dataset.split") == "leave_one_out":
+            filters[row.dataset][_filter(row)] += 1
+    for row in ledger.rows:
+        if row.dataset in filters and _filter(row) == filters[row.dataset].most_common(1)[0][0]:
+            seen.setdefault(row.dataset, row)
+    for name, found in filters.items():
+        if len(found) > 1:
+            left_out = sum(found.values()) - found.most_common(1)[0][1]
+            notes.append(f"{name}: {left_out} runs of other filters or data are not counted.")
     for name in dict.fromkeys([*printed.index, *sorted(seen)]):
         test = group_counts(seen[name]) if name in seen else None
         valid = group_counts(seen[name], 1) if name in seen else None
@@ -92,10 +107,119 @@ def user_groups(ledger: Ledger) -> list[Table]:
             "table8_groups", "Table 8: users by length of history",
             "Short [0, 5), medium [5, 20), long [20, …) items before the target. The paper's Yelp "
             "counts are those of the validation split.",
-            columns, rows, [],
+            columns, rows, notes,
             [f"python train.py -m experiment=table8_groups dataset={name}" for name in absent],
         )
     ]  # fmt: skip
+
+
+def _filter(row: Row) -> str:
+    keys = ("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates")
+    counts = (f"data.{name}" for name in COUNTS)
+    return json.dumps([row.protocol.get(key) for key in (*keys, *counts)])
+
+
+def tuned(ledger: Ledger) -> list[Table]:
+    """The best trial of each model's search, by validation, a table a data set.
+
+    Raises:
+        MixedProtocolError: searches of different numbers of trials, or other protocols.
+    """
+    tables = []
+    found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in ledger.rows:
+        if row.trials:
+            found[row.dataset][row.model].append(row)
+    for dataset, models in sorted(found.items()):
+        best = {
+            model: max(rows, key=lambda row: row.metric("val", "ndcg@10") or 0.0)
+            for model, rows in models.items()
+        }
+        check_protocol(f"The searches on {dataset}", list(best.values()))
+        marked = {
+            (split, metric): marks([row.metric(split, metric) for row in best.values()])
+            for split in ("val", "test")
+            for metric in METRICS
+        }
+        rows = [
+            [
+                Cell(model),
+                count_cell(len(models[model])),
+                count_cell(row.trials),
+                *(
+                    Cell(number(row.metric(split, metric)), row.metric(split, metric), mark[at])
+                    for (split, metric), mark in marked.items()
+                ),
+                Cell(row.run_id),
+            ]
+            for at, (model, row) in enumerate(best.items())
+        ]
+        columns = ["model", "trials with a row", "trials asked"]
+        columns += [f"{metric.upper()}, {split}" for split, metric in marked]
+        tables.append(
+            Table(
+                f"tuned_{dataset}", f"Every model searched alike: {dataset}",
+                "The trial of the best validation NDCG@10 of each model's search. Trials that were "
+                "pruned have no row.",
+                [*columns, "run"], rows,
+            )
+        )  # fmt: skip
+    return tables
+
+
+def context(ledger: Ledger) -> list[Table]:
+    """What a longer context brings (MambaRec's question), a table a data set.
+
+    Raises:
+        MixedProtocolError: rows that differ in more than the context's length.
+    """
+    tables = []
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in ledger.rows:
+        if row.content["config"].get("group") in ("mambarec_context", "mambarec_efficiency"):
+            found[row.dataset].append(row)
+    for dataset, rows_ in sorted(found.items()):
+        results = [row for row in rows_ if row.content["config"]["group"] == "mambarec_context"]
+        by_length: dict[Any, list[Row]] = defaultdict(list)
+        for row in results:
+            by_length[row.protocol["dataset.max_length"]].append(row)
+        for length, own in by_length.items():
+            check_protocol(f"Context {length} of {dataset}", own)
+        cells = [
+            [
+                Cell(row.model),
+                count_cell(row.protocol["dataset.max_length"]),
+                count_cell(row.seed),
+                *(number_cell(row.metric("test", metric)) for metric in METRICS),
+                value_cell(_per_epoch(row), "{:,.1f}"),
+                value_cell(_mebibytes(row), "{:,.0f}"),
+                Cell("speed alone" if row not in results else ""),
+            ]
+            for row in sorted(
+                rows_, key=lambda r: (r.model, r.protocol["dataset.max_length"], r.seed)
+            )
+        ]
+        tables.append(
+            Table(
+                f"mambarec_context_{dataset}", f"Length of the context: {dataset}",
+                "Test among sampled negatives, as RecMamba's and MambaRec's authors rank; not to "
+                "be compared with full rankings.",
+                ["model", "context", "seed", *(m.upper() for m in METRICS),
+                 "training, seconds an epoch", "peak, MiB", "what"],
+                cells,
+            )
+        )  # fmt: skip
+    return tables
+
+
+def _per_epoch(row: Row) -> float | None:
+    seconds = row.content["efficiency"].get("train_seconds")
+    return None if seconds is None else float(seconds) / max(1, int(row.content["epochs"]))
+
+
+def _mebibytes(row: Row) -> float | None:
+    peak = row.content["efficiency"].get("peak_memory_bytes")
+    return None if peak is None else float(peak) / 2**20
 
 
 def efficiency(path: Path) -> list[Table]:
@@ -189,6 +313,6 @@ def provenance(ledger: Ledger) -> list[Table]:
 def known_datasets(ledger: Ledger) -> list[str]:
     """Data sets with rows, the paper's first; those without a YAML (custom) are left out."""
     order = list(paper("table1_datasets")["dataset"])
-    there = {row.dataset for row in ledger.rows}
+    there = {row.dataset for row in ledger.rows if not row.aside}
     named = [name for name in there if (CONF / "dataset" / f"{name}.yaml").is_file()]
     return sorted(named, key=lambda n: (order.index(n) if n in order else len(order), n))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -44,19 +45,28 @@ def standing(job: Job, runs: Path) -> Standing:
     """Told from the run's folder alone; nothing there is changed."""
     folder = runs / job.run_id
     if (folder / ROW).is_file():
-        row = json.loads((folder / ROW).read_text())
-        spent = row["efficiency"]
+        row = told(folder / ROW)
+        spent = row.get("efficiency", {})
         seconds = float(spent.get("train_seconds") or 0) + float(spent.get("eval_seconds") or 0)
-        return Standing(job, "done", int(row["epochs"]), seconds)
+        return Standing(job, "done", int(row.get("epochs", 0)), seconds if spent else None)
     epochs = lines(folder / "metrics.csv") - 1
     if is_held(folder / LOCK):
         return Standing(job, "running", max(epochs, 0))
     if (folder / FAILED).is_file():
-        reason = json.loads((folder / FAILED).read_text())["error"]
+        reason = str(told(folder / FAILED).get("error", "its reason cannot be read"))
         return Standing(job, "failed", max(epochs, 0), reason=reason)
     if (folder / "checkpoints" / "last.ckpt").is_file():
         return Standing(job, "interrupted", max(epochs, 0))
     return Standing(job, "missing")
+
+
+def told(path: Path) -> dict[str, Any]:
+    """What a file of a run says; nothing where it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_held(path: Path) -> bool:

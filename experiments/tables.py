@@ -5,7 +5,15 @@ from collections.abc import Callable
 from experiments.cells import change_cell, marks, minus, number, number_cell, spread_cell
 from experiments.grid import Job
 from experiments.ledger import METRICS, Ledger, check_protocol, holm, over_seeds, over_users
-from experiments.lines import Line, lines, missing, model_label, protocol_note, variant_label
+from experiments.lines import (
+    Line,
+    lines,
+    missing,
+    model_label,
+    on_common_seeds,
+    protocol_note,
+    variant_label,
+)
 from experiments.paper_values import logged, lookup, paper
 from experiments.render import Cell, Table
 
@@ -102,7 +110,6 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
     others = [line for line in everyone if line.label != "sigma" and line.rows and sigma.rows]
     by_user = [over_users(sigma.rows, line.rows, metric) for line in others]
     corrected = holm([p for _, p, _ in by_user])
-    ours = sigma.spread("test", metric)[0]
     rows = []
     for line, (difference, p_users, n_users), p_holm in zip(
         others, by_user, corrected, strict=True
@@ -112,7 +119,7 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
         rows.append(
             [
                 Cell(line.label),
-                change_cell(ours, line.spread("test", metric)[0]),
+                change_cell(*on_common_seeds(sigma, line, "test", metric)),
                 Cell("–" if p_seeds is None else _p(p_seeds), p_seeds, "", f"{seeds(n)} in common"),
                 Cell("–" if difference is None else minus(f"{difference:+.4f}"), difference),
                 Cell(p_text, p_users, "", f"{seeds(n_users)} with ranks" if n_users else ""),
@@ -155,12 +162,14 @@ def variants(
     label: Callable[[Job], str],
     title: str,
     caption: str,
-    printed: Callable[[str, str], float | None],
+    printed: Callable[[str, str], float | None] = lambda label, metric: None,
+    in_log: Callable[[str], str] | None = None,
 ) -> list[Table]:
     """Settings of one model as lines, every metric as columns: Tables 4, 5 and 9 and the like.
 
     Args:
         printed: (label, metric) -> the paper's number, or None.
+        in_log: label -> what the authors' log calls that run; None where it has none of them.
     """
     found = lines(ledger, label, f"experiment={experiment}", f"dataset={dataset}")
     check_protocol(f"{title}, {dataset},", [row for line in found for row in line.rows])
@@ -168,20 +177,32 @@ def variants(
         return []  # nothing to compare
     columns = ["setting"]
     cells: list[list[Cell]] = [[Cell(line.label)] for line in found]
+    logs = {
+        (line.label, metric, split): logged(dataset, in_log(line.label), metric, split)
+        for line in found
+        for metric in METRICS
+        for split in ("valid", "test")
+        if in_log is not None
+    }
+    with_log = any(value is not None for value in logs.values())
     for metric in METRICS:
         columns += [
             f"{metric.upper()}, {what}"
-            for what in ("paper", "ours valid", "ours test", "of the first")
-        ]
+            for what in ("paper", *(["log valid", "log test"] * with_log), "ours valid",
+                         "ours test", "of the first")
+        ]  # fmt: skip
         valid = marks([line.spread("val", metric)[0] for line in found])
         test = marks([line.spread("test", metric)[0] for line in found])
-        first = found[0].spread("test", metric)[0]
         for at, line in enumerate(found):
+            cells[at].append(number_cell(printed(line.label, metric)))
+            if with_log:
+                cells[at] += [
+                    number_cell(logs[line.label, metric, split]) for split in ("valid", "test")
+                ]
             cells[at] += [
-                number_cell(printed(line.label, metric)),
                 spread_cell(line, "val", metric, valid[at]),
                 spread_cell(line, "test", metric, test[at]),
-                change_cell(line.spread("test", metric)[0], first) if at else Cell("–"),
+                change_cell(*on_common_seeds(line, found[0], "test", metric)) if at else Cell("–"),
             ]
     name = f"{experiment}_{dataset}"
     left = missing(experiment, dataset, found)
@@ -203,6 +224,7 @@ def ablation(ledger: Ledger, dataset: str) -> list[Table]:
         lambda label, metric: lookup(
             paper("table4_table9_ablation"), metric, dataset=dataset, variant=names[label]
         ),
+        lambda label: {"default": "sigma"}.get(names[label], f"sigma {names[label]}"),
     )  # fmt: skip
 
 
@@ -222,7 +244,9 @@ def flip_range(ledger: Ledger, dataset: str) -> list[Table]:
     return variants(
         ledger, dataset, "figure5_flip_range", lambda job: job.chosen("model.r") or "5",
         "Figure 5, flip range", "SIGMA by r, the number of items that the flip leaves in place.",
-        lambda label, metric: None,
+        in_log=lambda label: {"50": "sigma w/o partial flipping", "0": "sigma flip 1-50"}.get(
+            label, f"sigma flip 1-{50 - int(label)}"
+        ),
     )  # fmt: skip
 
 
@@ -231,5 +255,4 @@ def released(ledger: Ledger, dataset: str) -> list[Table]:
     return variants(
         ledger, dataset, "released_vs_paper", variant_label, "Released code and paper",
         "The released SIGMA as it is (whole), with one defect mended at a time, and the paper's.",
-        lambda label, metric: None,
     )  # fmt: skip

@@ -153,6 +153,12 @@ def check_config(config: dict[str, Any]) -> None:
     if evaluation.get("sampled") is not None and "_target_" not in evaluation["sampled"]:
         raise UserError("evaluation.sampled needs evaluation=sampled beside it.")
     for key, node in targets(config):
+        if "monitor" in node and node["monitor"] != evaluation.get("monitor"):
+            raise UserError(
+                f"{key}.monitor={node['monitor']} must be evaluation.monitor "
+                f"({evaluation.get('monitor')}): stopping, the checkpoint that is tested and the "
+                "row go by one metric; set evaluation.monitor= instead."
+            )
         try:
             target = get_object(node["_target_"])
         except Exception as error:

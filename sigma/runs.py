@@ -34,7 +34,8 @@ def note_failure(folder: Path, sentence: str) -> None:
     note = {"error": sentence, "when": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED).write_text(json.dumps(note, indent=1))
+        with whole(folder / FAILED) as partial:
+            partial.write_text(json.dumps(note, indent=1))
     except OSError:  # such as a full disk, which is the failure itself
         log.warning("The failure could not be written to %s.", folder / FAILED)
 

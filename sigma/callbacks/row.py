@@ -14,7 +14,10 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
@@ -77,6 +80,14 @@ def evaluation(config: dict[str, Any]) -> str:
     if sampled is None:
         return "full"
     return f"{sampled['number']} {sampled['distribution']} negatives"
+
+
+def search() -> dict[str, int] | None:
+    """The search that this job is a trial of: how many trials it has; None where it is of none."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    trials = OmegaConf.select(HydraConfig.get().sweeper, "n_trials")
+    return None if trials is None else {"trials": int(trials)}
 
 
 class ResultRow(Callback):
@@ -170,6 +181,7 @@ class ResultRow(Callback):
             "versions": versions(),
             "hardware": hardware(trainer.strategy.root_device),
             "scan": backend_of(task, trainer.strategy.root_device)[0],
+            "search": search(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config,
         }

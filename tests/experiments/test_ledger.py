@@ -22,6 +22,7 @@ from experiments.ledger import (
     over_users,
     read,
 )
+from experiments.status import main as status
 from sigma.errors import UserError
 from sigma.metrics import RankingMetrics
 from tests.experiments.rows import write
@@ -105,6 +106,9 @@ def test_a_cell_is_every_seed_of_one_setting(tmp_path: Path) -> None:
         ("evaluation.monitor=val/mrr@10", r'evaluation.monitor is "val/ndcg@10".*"val/mrr@10"'),
         ("callbacks.early_stopping.patience=3", "patience is 10 .*3"),
         ("trainer.max_epochs=20", "trainer.max_epochs is 200 .*20"),
+        ("trainer.limit_train_batches=0.5", r"trainer.limit_train_batches is null .*0\.5"),
+        ("trainer.limit_test_batches=0.1", r"trainer.limit_test_batches is null .*0\.1"),
+        ("evaluation=sampled", r"evaluation.sampled.number is null .*1000"),
     ],
 )
 def test_rows_of_two_protocols_are_refused_by_name(
@@ -118,9 +122,10 @@ def test_rows_of_two_protocols_are_refused_by_name(
     with pytest.raises(MixedProtocolError, match=told):
         check_protocol("Table 2", rows)
     key, value = override.split("=")
+    if key == "evaluation":
+        key, value = "evaluation.sampled.number", "1000"
     chosen = narrowed(read([tmp_path]), [f"{key}={value}"])
-    if "[" not in value:
-        assert [row.seed for row in chosen.rows] == [3]
+    assert [row.seed for row in chosen.rows] == [3]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +186,20 @@ def test_paired_tests_are_scipys(tmp_path: Path) -> None:
     assert over_users(sigma, sigma, "ndcg@10")[1] == 1.0
 
 
+def test_a_counted_model_is_the_same_under_every_seed(tmp_path: Path) -> None:
+    write(tmp_path, expand([*BEAUTY, "model=sigma", "seed=1,2,3"]))
+    write(tmp_path, expand(["experiment=yardsticks", "dataset=beauty", "model=markov"]))
+    rows = read([tmp_path]).rows
+    sigma = [row for row in rows if row.model == "sigma"]
+    (markov,) = (row for row in rows if row.counted)
+    against = markov.metric("test", "ndcg@10")
+    ours = [row.metric("test", "ndcg@10") for row in sigma]
+    p, n = over_seeds(sigma, [markov], "ndcg@10")
+    assert n == 3
+    assert p == pytest.approx(stats.ttest_1samp(ours, against, alternative="greater").pvalue)
+    assert over_users(sigma, [markov], "ndcg@10")[2] == 3
+
+
 def test_bins_of_history_hold_every_user_once(tmp_path: Path) -> None:
     write(tmp_path, expand([*BEAUTY, "model=sigma", "seed=1"]))
     row = read([tmp_path]).rows[0]
@@ -213,3 +232,68 @@ def test_collected_rows_are_the_runs_own_and_collecting_again_changes_nothing(
         assert kept[row.run_id].per_user().equals(row.per_user())
     collect(told)
     assert "0 of 2 rows are new" in capsys.readouterr().out
+
+
+def test_a_counted_model_has_no_stopping_rule_but_a_test(tmp_path: Path) -> None:
+    trained = expand([*BEAUTY, "model=sigma", "seed=1", "trainer.max_epochs=9"])
+    counted = ["experiment=yardsticks", "dataset=beauty", "model=popularity"]
+    write(tmp_path, [*trained, *expand(counted)])
+    rows = read([tmp_path]).rows
+    check_protocol("Table 2", rows)
+    assert len(narrowed(read([tmp_path]), ["trainer.max_epochs=9"]).rows) == 2
+    with pytest.raises(UserError, match=r"No row has trainer.max_epochs=8; .* is 9 in those"):
+        narrowed(read([tmp_path]), ["trainer.max_epochs=8"])
+    write(tmp_path, expand([*counted, "trainer.limit_test_batches=0.1"]))
+    with pytest.raises(MixedProtocolError, match="limit_test_batches"):
+        check_protocol("Table 2", read([tmp_path]).rows)
+
+
+def test_a_data_seed_of_its_own_is_another_cell(tmp_path: Path) -> None:
+    jobs = expand([*BEAUTY, "model=sigma", "seed=1"])
+    write(tmp_path, [*jobs, *expand([*BEAUTY, "model=sigma", "seed=1", "dataset.seed=7"])])
+    assert len(read([tmp_path]).rows_of(jobs[0].config)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"git": None}, {"metrics": {"test": {}}}, {"config": {"model": "sigma"}}, {"seed": "x"},
+        {"efficiency": 3},
+    ],
+)  # fmt: skip
+def test_a_row_that_lacks_what_tables_read_is_told(changes: dict, tmp_path: Path) -> None:
+    good, bad = expand([*BEAUTY, "model=sigma,sasrec", "seed=1"])
+    write(tmp_path, [good])
+    write(tmp_path, [bad], **changes)
+    ledger = read([tmp_path])
+    assert [row.run_id for row in ledger.rows] == [good.run_id]
+    assert f"{bad.run_id}.json is not a row that can be read" in ledger.notes[0]
+
+
+def test_damaged_ranks_cost_the_ranks_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write(tmp_path / "made", expand([*BEAUTY, "model=sigma,sasrec", "seed=1"]))
+    paths[0].with_suffix(".ranks.parquet").write_bytes(b"PAR1")
+    collect([str(tmp_path / "made"), "--out", str(tmp_path / "rows")])
+    assert "cannot be read" in capsys.readouterr().out
+    rows = read([tmp_path / "rows"]).rows
+    assert [row.ranks is None for row in sorted(rows, key=lambda r: r.model)] == [False, True]
+
+
+def test_status_of_damaged_files_and_of_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [*BEAUTY, "model=sigma", "seed=1"]
+    folder = tmp_path / expand(typed)[0].run_id
+    folder.mkdir()
+    (folder / "failed.json").touch()
+    status([*typed, "--runs", str(tmp_path)])
+    assert "1 runs: 1 failed" in capsys.readouterr().out
+    (folder / "row.json").touch()
+    status([*typed, "--runs", str(tmp_path)])
+    assert "1 runs: 1 done" in capsys.readouterr().out
+    with pytest.raises(UserError, match="drawn as a search goes on"):
+        expand(["experiment=fair_search", "model=sasrec", "dataset=beauty"])
+    with pytest.raises(UserError, match="seed=abc"):
+        expand([*BEAUTY, "seed=abc"])

@@ -247,10 +247,15 @@ def test_write(tmp_path: Path) -> None:
     png = figure(folder / "figures")
     for _ in range(2):  # over what is there, too
         write(folder, "Title", "Made here.", sections(png))
-        (folder / "tables" / "of_an_earlier_report.csv").touch()
-        (folder / "figures" / "of_an_earlier_report.svg").touch()
+        for name in ("tables/of_an_earlier_report.csv", "figures/of_an_earlier_report.svg"):
+            (folder / name).touch()
+            with (folder / "files.txt").open("a") as listed:
+                listed.write(f"{name}\n")
+    (folder / "tables" / "mine.csv").touch()
     write(folder, "Title", "Made here.", sections(png))
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    found.remove("tables/mine.csv")  # no report's
+    found.remove("files.txt")
     tables = [f"tables/{t.name}.{s}" for t in (EMPTY, TABLE) for s in ("csv", "md", "tex")]
     figures = ["figures/a figure.png", "figures/a figure.svg"]
     assert found == sorted([*figures, "index.html", "report.md", *tables])
