@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sigma import alone
-from sigma.build import build
+from sigma.build import accelerator, build
 from sigma.cli import expand_resume, explained, explained_job
 from sigma.preflight import check_config
 from sigma.runs import RunFolder
@@ -39,7 +39,13 @@ def run(cfg: DictConfig, folder: RunFolder) -> float:
     datamodule, task = build(cfg)
     callbacks = list(instantiate(cfg.callbacks, _convert_="all").values())
     loggers = list(instantiate(cfg.logger, _convert_="all").values())
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    trainer = instantiate(
+        cfg.trainer,
+        accelerator=accelerator(cfg.trainer.accelerator),
+        callbacks=callbacks,
+        logger=loggers,
+        _convert_="all",
+    )
     if not trainer.fast_dev_run:
         folder.start()
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)

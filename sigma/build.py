@@ -3,11 +3,27 @@
 import time
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from sigma.datamodules.base import SequenceDataModule
+from sigma.errors import UserError
 from sigma.task import SequenceTask
+
+
+def accelerator(name: str) -> str:
+    """What the trainer runs on: ``auto`` is CUDA or the CPU, never Metal, which has no float64.
+
+    Raises:
+        UserError: Metal is asked for.
+    """
+    if name == "mps":
+        raise UserError(
+            "trainer.accelerator=mps is not possible: metrics are summed in float64, which Metal "
+            "does not have; use trainer.accelerator=cpu."
+        )
+    return "cpu" if name == "auto" and torch.backends.mps.is_available() else name
 
 
 def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:

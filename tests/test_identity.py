@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from sigma.errors import UserError
 from sigma.identity import determining, identity, run_id
+from sigma.preflight import check_config
 
 CONFIG: dict[str, Any] = {
     "seed": 1,
@@ -71,3 +73,16 @@ def test_a_run_may_go_on_for_longer_but_is_then_another() -> None:
     longer = changed("trainer.max_epochs", 300)
     assert determining(longer) == determining(CONFIG)
     assert identity(longer) != identity(CONFIG)
+
+
+def test_one_metric_decides_the_run() -> None:
+    """Which it is, is not in the run's name, so another one must not go by the same name."""
+    best = {"_target_": "sigma.callbacks.BestCheckpoint", "dirpath": "a", "monitor": "val/ndcg@10"}
+    config = {
+        "seed": 1, "matmul_precision": "high", "evaluation": {"monitor": "val/ndcg@10"},
+        "callbacks": {"best": best},
+    }  # fmt: skip
+    check_config(config)
+    best["monitor"] = "val/hr@5"
+    with pytest.raises(UserError, match=r"best.monitor=val/hr@5 must be evaluation.monitor"):
+        check_config(config)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.build import accelerator
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.encoding import length_groups, target_states
 from sigma.errors import UserError
@@ -201,3 +202,11 @@ def test_targets_that_are_as_many_as_rows_but_not_one_each() -> None:
     states = net(data.items, data.lengths)
     for by_length in (False, True):
         torch.testing.assert_close(target_states(net, uneven, by_length), states[rows, 0])
+
+
+def test_metal_is_left_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert accelerator("auto") == "auto"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert accelerator("auto") == "cpu"
+    with pytest.raises(UserError, match="Metal does not have"):
+        accelerator("mps")

@@ -84,7 +84,7 @@ def tensorboard(folder: str) -> TensorBoardLogger:
     """
     if not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")):
         raise UserError(
-            "logger=tensorboard needs the package tensorboard: pip install 'sigma-rec[tensorboard]'"
+            "logger=tensorboard needs the package tensorboard: pip install -e '.[tensorboard]'"
             ", or choose logger=csv."
         )
     return TensorBoardLogger(folder, name="tensorboard", version="")

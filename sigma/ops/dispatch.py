@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import platform
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +69,16 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
                 f"The scan backend cpu cannot run on {device.type}; use model.mamba.backend=auto."
             )
         if native_library() is None:
-            return "blocked", "no C compiler is at hand"
+            system = platform.system()
+            reason = (
+                "no C compiler is at hand" if system == "Linux" else f"no C kernel for {system}"
+            )
+            return "blocked", reason
         return "cpu", "a C compiler is at hand"
     if name == "mamba_ssm" and (device.type != "cuda" or not _has_mamba_ssm()):
         raise UserError(
             "The scan backend mamba_ssm needs a CUDA device and the package mamba-ssm "
-            "(pip install 'sigma-rec[cuda]'); use model.mamba.backend=auto."
+            "(pip install -e '.[cuda]'); use model.mamba.backend=auto."
         )
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if name == "triton" and not (_has_triton() and (device.type == "cuda" or interpreted)):

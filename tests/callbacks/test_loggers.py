@@ -34,5 +34,5 @@ def test_one_line_an_epoch_and_lines_kept_through_a_stop(tmp_path: Path) -> None
 
 def test_tensorboard_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install 'sigma-rec\\[tensorboard\\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[tensorboard\]'"):
         tensorboard(str(tmp_path))

@@ -165,10 +165,13 @@ def test_nan_is_not_hidden(backend: str) -> None:
 
 
 def test_without_a_compiler_pytorch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr("sigma.ops.dispatch.native_library", lambda: None)
     for name in ("auto", "cpu"):
         chosen = choose_backend(name, torch.device("cpu"))
         assert chosen == ("blocked", "no C compiler is at hand")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert choose_backend("auto", torch.device("cpu")) == ("blocked", "no C kernel for Darwin")
 
 
 def test_cuda_takes_triton_before_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
