@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.ledger import read
+from experiments.lines import Line, lines, model_label
 from tests.front_door import ROOT, write_sequences
 from tests.in_process import call
 
@@ -70,16 +72,29 @@ def test_the_tree_names_every_file() -> None:
                 assert path.name in tree, path
 
 
-@pytest.mark.parametrize("dataset", ["beauty", "ml_100k"])
-def test_every_number_of_the_results_is_a_rows(dataset: str) -> None:
+@pytest.mark.parametrize("dataset", re.findall("<!-- (beauty|ml_.*) -->", TEXT))
+def test_every_number_of_the_results_is_the_mean_of_rows(dataset: str) -> None:
+    ledger = read([ROOT / "results" / "rows"])
+    found: dict[str, Line] = {}
+    for experiment in ("yardsticks", "relatives", "table2_overall"):
+        words = (f"experiment={experiment}", f"dataset={dataset}")
+        found |= {line.label: line for line in lines(ledger, model_label, *words) if line.rows}
     table = TEXT.split(f"<!-- {dataset} -->\n", 1)[1].split("\n\n", 1)[0]
-    lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    assert len(lines) > 5
-    for model, valid, test, *_, best in lines:
-        (path,) = (ROOT / "results" / "rows").glob(f"{model.strip('`')}-{dataset}-s2020*.json")
-        row = json.loads(path.read_text())
-        for split, told in (("val", valid), ("test", test)):
-            metrics = [row["metrics"][split][f"{m}@10"] for m in ("hr", "ndcg", "mrr")]
-            assert told == " / ".join(f"{value:.4f}"[1:] for value in metrics), model
-        epochs = f"{row['best_epoch']:.0f} of {row['epochs']}" if row["parameters"] else "counted"
-        assert best == epochs, model
+    told = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert [cells[0].strip("`") for cells in told] == sorted(
+        found, key=lambda name: -(found[name].spread("test", "ndcg@10")[0] or 0)
+    )
+    for name, valid, test, *others, last in told:
+        line = found[name.strip("`")]
+        for split, cell in (("val", valid), ("test", test)):
+            means = [line.spread(split, f"{m}@10")[0] or 0 for m in ("hr", "ndcg", "mrr")]
+            assert cell == " / ".join(f"{value:.4f}"[1:] for value in means), name
+        row = line.rows[0]
+        if row.counted:
+            assert last == "counted", name
+        elif dataset == "beauty":
+            assert last == f"{row.content['best_epoch']:.0f} of {row.content['epochs']}", name
+        else:
+            deviation = line.spread("test", "ndcg@10")[1]
+            assert others == ["–" if deviation is None else f"{deviation:.4f}"[1:]], name
+            assert last == str(len(line.rows)), name
