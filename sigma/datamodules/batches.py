@@ -81,12 +81,15 @@ class FlatSequences:
         targets = self.items[positions].long()
         rows = torch.arange(len(positions), device=positions.device)
         if mask_history:
-            seen_rows = rows.repeat_interleave(history)
-            first = (history.cumsum(0) - history).repeat_interleave(history)
-            within = torch.arange(len(seen_rows), device=positions.device) - first
-            seen_items = self.items[self.offsets[users][seen_rows] + within].long()
-            other = seen_items != targets[seen_rows]  # a repeated target is still to be ranked
-            seen_rows, seen_items = seen_rows[other], seen_items[other]
+            before = self.offsets[users] - (history.cumsum(0) - history)
+            index = before.repeat_interleave(history)
+            index += torch.arange(len(index), device=positions.device)
+            seen_items = self.items[index]
+            del index  # whole histories, of users with thousands: every copy counts
+            # A repeated target is still to be ranked.
+            other = seen_items != self.items[positions].repeat_interleave(history)
+            seen_rows = rows.repeat_interleave(history)[other]
+            seen_items = seen_items[other].long()
         else:
             seen_rows = seen_items = rows.new_empty(0)
         return Batch(
