@@ -4,20 +4,24 @@
     python -m experiments.workspace --print   # the definition as JSON, without a network
 
 A report and not a workspace, because each section needs its own choice of runs. Runs are found by
-what ``train.py`` logs: the W&B group (config key ``group``, such as ``table2``), the tag with the
-data set's name, and for SIGMA alone the job type. Seeds of a bar are averaged.
+what ``train.py`` logs: the W&B group (config key ``group``, such as ``table2``) and the data set's
+name. A run that several experiments share has the group of the one that ran it first, so these few
+are found by their settings. Seeds of a bar are averaged.
 """
 
 import argparse
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from experiments.lines import jobs_of
 from sigma.callbacks.wandb_mode import has_login
 from sigma.cli import explained
 from sigma.errors import UserError
+from sigma.identity import identity
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2 as wr
@@ -31,6 +35,11 @@ TITLES = {
     "efficiency/train_seconds": "training, s",
     "efficiency/parameters": "parameters",
 }
+# Runs that several experiments ask for, as overrides: the first to run one gives it its group.
+SIGMA = ("experiment=table4_ablation", "variant=whole")
+RELEASED = ("experiment=released_vs_paper", "variant=whole")
+# What tells such a run from others, beside the model's own settings: searches and short runs.
+TOLD = ("task.optimizer.lr", "trainer.max_epochs")
 
 
 @dataclass(frozen=True)
@@ -40,57 +49,78 @@ class Section:
     Args:
         title: the heading.
         groups: W&B groups whose runs it shows; none for all.
-        by: config key whose values the bars or lines are; a bar is the mean over seeds.
+        shared: overrides of a run it shows, too, of whatever group, found by its settings.
+        by: config keys whose values the bars or lines are; of several, the runs are grouped.
         bars: metrics of the summary, a panel each.
+        aggregate: what a bar shows of its runs; their mean is that over seeds.
         lines: metrics over epochs, a panel each.
         over: config key on the horizontal axis of ``points``.
         points: metrics of the summary over ``over``, a panel each.
         tables: W&B tables of the summary.
-        sigma: SIGMA's runs alone.
     """
 
     title: str
     groups: tuple[str, ...] = ()
-    by: str = "model.name"
+    shared: tuple[tuple[str, ...], ...] = ()
+    by: tuple[str, ...] = ("model.name",)
     bars: tuple[str, ...] = ()
+    aggregate: Literal["mean", "max"] = "mean"
     lines: tuple[str, ...] = ()
     over: str = ""
     points: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
-    sigma: bool = False
     datasets: tuple[str, ...] = field(default=PAPERS)
 
 
 SECTIONS = (
-    Section("Table 2: overall performance", ("table2",), bars=TEST),
+    Section("Table 2: overall performance", ("table2", "table6"), (SIGMA, RELEASED), bars=TEST),
+    Section("Tables 3 and 7: efficiency", ("table3",), bars=tuple(TITLES)),
     Section(
-        "Tables 3 and 7: efficiency",
-        ("table2", "table3", "table7"),
-        bars=tuple(TITLES),
-        datasets=("beauty", "games", "yelp", "sports", "ml_1m"),
+        "Tables 4 and 9: ablation",
+        ("table4",),
+        (SIGMA,),
+        by=("model.partial_flip", "model.gate", "model.gru"),
+        bars=TEST,
     ),
-    Section("Tables 4 and 9: ablation", ("table4", "table9"), by="variant", bars=TEST, sigma=True),
     Section(
         "Table 5: layers",
         ("table5",),
-        by="model.num_layers",
+        (SIGMA,),
+        by=("model.num_layers",),
         bars=(*TEST[:2], "efficiency/train_samples_per_second", "efficiency/peak_memory_bytes"),
         datasets=("beauty",),
-        sigma=True,
     ),
     Section(
         "Figure 3: short, medium and long histories",
-        ("table2", "figure3"),
+        ("table2", "table6"),
+        (SIGMA, RELEASED),
         bars=tuple(f"test/{group}/{name}" for name in ("ndcg@10", "hr@10") for group in GROUPS),
         tables=("ranks/by_history",),
     ),
     Section(
         "Figure 5: flip range",
         ("figure5",),
+        (SIGMA,),
         over="model.r",
         points=TEST[:2],
         datasets=("beauty",),
-        sigma=True,
+    ),
+    Section(
+        "Released code and paper",
+        ("released",),
+        # Without the paper's dropout, where that is not 0.3.
+        (RELEASED, ("experiment=released_vs_paper", "variant=paper")),
+        by=("model.name", "variant"),
+        bars=TEST,
+        datasets=("beauty",),
+    ),
+    Section(
+        "Fair search: every model as well tuned",
+        ("fair_search",),
+        bars=("best/val/ndcg@10",),
+        aggregate="max",
+        over="task.optimizer.lr",
+        points=("best/val/ndcg@10",),
     ),
     Section("Learning curves", lines=("val/ndcg@10", "val/hr@10", "train/loss")),
 )
@@ -100,11 +130,15 @@ def panels(section: Section) -> list[Any]:
     """The section's panels, in rows of two or three."""
     from wandb_workspaces.reports import v2 as wr
 
-    by = wr.Config(section.by)
+    # A panel groups by one key, a set of runs by several, and its panels with it.
+    by = wr.Config(section.by[0]) if len(section.by) == 1 else None
     found: list[Any] = [
-        wr.BarPlot(title=TITLES.get(name, name), metrics=[name], groupby=by, groupby_aggfunc="mean")
+        wr.BarPlot(
+            title=TITLES.get(name, name), metrics=[name], groupby=by,
+            groupby_aggfunc=section.aggregate,
+        )
         for name in section.bars
-    ]
+    ]  # fmt: skip
     found += [
         wr.LinePlot(
             title=name, x="epoch", y=[name], title_x="epoch", groupby=by, groupby_aggfunc="mean",
@@ -127,17 +161,28 @@ def panels(section: Section) -> list[Any]:
     return found
 
 
+def settings(overrides: Sequence[str], dataset: str) -> dict[str, Any]:
+    """Config keys and values by which a run is found, whoever started it first; of any seed."""
+    (job,) = jobs_of(*overrides, f"dataset={dataset}", "seed=0")
+    own = re.compile(r"model\.[a-z]\w*")  # not the target, nor what lies deeper
+    return {k: v for k, v in identity(job.config).items() if own.fullmatch(k) or k in TOLD}
+
+
 def runs(section: Section, dataset: str) -> "wr.Runset":
     """Which runs the section shows of a data set; the report's own project is the default."""
     from wandb_workspaces import expr
     from wandb_workspaces.reports import v2 as wr
 
-    filters = [expr.Tags().isin([dataset])]
-    if section.groups:
-        filters.append(expr.Metric("Group").isin(list(section.groups)))
-    if section.sigma:
-        filters.append(expr.Metric("JobType").isin(["sigma"]))
-    return wr.Runset(name=dataset, filters=expr.And(*filters))
+    def having(key: str, value: Any) -> "expr.FilterExpr":
+        # As W&B writes it: ``model.value.r``.
+        return expr.Config(expr.groupby_str_to_key(f"config.{key}").name).isin([value])
+
+    either: list[Any] = [expr.Metric("Group").isin(list(section.groups))] if section.groups else []
+    for overrides in section.shared:
+        either.append(expr.And(*(having(k, v) for k, v in settings(overrides, dataset).items())))
+    those: list[Any] = [having("dataset.name", dataset), *([expr.Or(*either)] if either else [])]
+    grouped = [f"config.{key}" for key in section.by] if len(section.by) > 1 else []
+    return wr.Runset(name=dataset, filters=expr.And(*those), groupby=grouped)
 
 
 def report(project: str, entity: str, datasets: Sequence[str] | None = None) -> "wr.Report":
@@ -149,7 +194,7 @@ def report(project: str, entity: str, datasets: Sequence[str] | None = None) -> 
         datasets: names as in ``conf/dataset`` for every section; None for the paper's of each.
 
     Raises:
-        UserError: wandb-workspaces is not installed.
+        UserError: wandb-workspaces is not installed, or there is no such data set.
     """
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise UserError(

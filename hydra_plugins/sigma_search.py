@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sigma.errors import Pruned, UserError
 log = logging.getLogger(__name__)
 # Their sequence is one for the whole study and lies in it; all others draw from a generator.
 SEQUENCES = ("QMCSampler", "GridSampler", "BruteForceSampler")
+RETRY_OF = "retry_of"  # a trial's attribute: the number of the failed one it repeats
 
 
 class OptunaSweeper(Sweeper):
@@ -36,13 +38,14 @@ class OptunaSweeper(Sweeper):
 
     A search that was killed goes on with the same command and ``hydra.sweep.dir``: trials that had
     ended stay, those that were running go on from their checkpoints. A job that fails is recorded
-    as failed, with its reason, and the rest go on.
+    as failed, with its reason, and the rest go on; the next start tries its settings once more, as
+    a further trial in the same folder.
 
     Args:
         sampler: of ``optuna.samplers``; its ``seed`` and the trial's number decide each draw, so
             that a search that was stopped draws what it would have drawn.
         pruner: of ``optuna.pruners``, or None.
-        n_trials: trials of the whole search, those of an earlier start counted.
+        n_trials: trials of the whole search, those of an earlier start counted, second tries not.
         n_jobs: trials at once, for a launcher that runs jobs in parallel.
         direction: ``maximize`` or ``minimize``.
         params: key -> ``interval``, ``range`` or ``choice`` of Hydra's grammar; the command line
@@ -152,20 +155,25 @@ class OptunaSweeper(Sweeper):
     def _run(self, study: Any) -> None:
         from optuna.trial import Trial, TrialState
 
+        before = study.get_trials(deepcopy=False)
         # Nobody else is at this search, so what runs in the study was killed.
-        killed = [
-            Trial(study, t._trial_id)
-            for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        ]
+        killed = [Trial(study, t._trial_id) for t in before if t.state == TrialState.RUNNING]
         if killed:
             log.info("Trials that were stopped go on: %s", ", ".join(str(t.number) for t in killed))
+        retried = {t.user_attrs.get(RETRY_OF) for t in before}
+        failed = [t for t in before if t.state == TrialState.FAIL and t.number not in retried]
         while True:
             batch, killed = killed[: self.n_jobs], killed[self.n_jobs :]
             if not batch:
-                count = len(study.get_trials(deepcopy=False))
-                for number in range(count, min(count + self.n_jobs, self.n_trials)):
+                trials = study.get_trials(deepcopy=False)
+                left = min(self.n_jobs, self.n_trials - len(first_tries(trials)))
+                for number in range(len(trials), len(trials) + left):
                     study.sampler = self._sampler(number)
                     batch.append(study.ask())
+            if not batch:
+                # After all draws, which thus are those of a search that was never stopped.
+                again, failed = failed[: self.n_jobs], failed[self.n_jobs :]
+                batch = [self._retry(study, trial) for trial in again]
             if not batch:
                 return
             jobs = []
@@ -181,6 +189,28 @@ class OptunaSweeper(Sweeper):
                 results = self.launcher.launch([job for _, job in part], part[0][0].number)
                 for (trial, job), result in zip(part, results, strict=True):
                     self._tell(study, trial, job, result)
+
+    def _retry(self, study: Any, failed: Any) -> Any:
+        """A failed trial once more, running: killed from here on, it goes on as any other.
+
+        Its run resumes, and has been seen by the pruner up to where it failed.
+        """
+        from optuna.trial import Trial, TrialState, create_trial
+
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=failed.params,
+                distributions=failed.distributions,
+                intermediate_values=failed.intermediate_values,
+                user_attrs={RETRY_OF: failed.number},
+                # Without it, samplers that walk through a grid would spend a point here.
+                system_attrs={"fixed_params": failed.params},
+            )
+        )
+        trial = Trial(study, study.get_trials(deepcopy=False)[-1]._trial_id)
+        log.info("Trial %d failed; trial %d tries it again.", failed.number, trial.number)
+        return trial
 
     def _sampler(self, number: int) -> Any:
         if "seed" not in self.sampler or str(self.sampler._target_).endswith(SEQUENCES):
@@ -216,7 +246,14 @@ class OptunaSweeper(Sweeper):
         if not any(t.state == TrialState.COMPLETE for t in trials):
             errors = [t.user_attrs["error"] for t in trials if "error" in t.user_attrs]
             last = f" The last one: {errors[-1]}" if errors else ""
-            raise UserError(f"None of the search's {len(trials)} trials succeeded.{last}")
+            raise UserError(
+                f"None of the search's {len(first_tries(trials))} trials succeeded.{last}"
+            )
         best = study.best_trial
-        log.info("Best of %d trials is %d: %.4f", len(trials), best.number, best.value)
+        log.info("Best of %d trials is %d: %.4f", len(first_tries(trials)), best.number, best.value)
         log.info("All of them: python -m experiments.search %s", folder)
+
+
+def first_tries(trials: Sequence[Any]) -> list[Any]:
+    """Trials without those that repeat a failed one."""
+    return [trial for trial in trials if RETRY_OF not in trial.user_attrs]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import Pruned, UserError
 from sigma.runs import TAKEN, RunFolder, RunTakenError
@@ -25,19 +25,22 @@ def needed(cfg: DictConfig) -> bool:
     return several and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def command() -> list[str]:
-    """This job as a command line of its own, in the same folder."""
+def command(cfg: DictConfig) -> list[str]:
+    """This job as a command line of its own, in the same folder, and the same run to W&B."""
     hydra = HydraConfig.get()
     sources = hydra.runtime.config_sources
     added = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
     kept = [o for o in hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.run.dir="))]
 
-    def quoted(path: str) -> str:
-        return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    def quoted(text: str) -> str:
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
+    # The run's own name in a multirun, which a single run does not have.
+    wandb_id = OmegaConf.select(cfg, "logger.wandb.id")
+    named = [] if wandb_id is None else [f"logger.wandb.id={quoted(wandb_id)}"]
     return [
         *(sys.executable, str(SCRIPT), f"--config-name={hydra.job.config_name}", *added),
-        *(*hydra.overrides.task, *kept),
+        *(*hydra.overrides.task, *kept, *named),
         "resume=true",  # as every job of a multirun goes on
         f"hydra.run.dir={quoted(hydra.runtime.output_dir)}",
         f"hydra.sweep.dir={quoted(str(Path(hydra.sweep.dir).absolute()))}",
@@ -55,7 +58,7 @@ def run(cfg: DictConfig) -> float:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     reason = "its processes ended without a message"
-    with subprocess.Popen(command(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             sys.stderr.write(line)

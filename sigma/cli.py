@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 
 def system_message(error: BaseException) -> str | None:
-    """For a full disk, a folder that cannot be written, too little memory, and Ctrl-C."""
+    """For a full disk, a folder that cannot be written, too little memory, and what is killed."""
     if isinstance(error, KeyboardInterrupt):
         return "Stopped by the keyboard."
     if isinstance(error, OSError):
@@ -152,6 +153,13 @@ def system_message(error: BaseException) -> str | None:
             return f"The disk is full or its quota is used up{where}; free some space."
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):
             return f"Cannot read or write{where}: {error.strerror}."
+    # Of joblib's launcher; the same error without the word is a bug (what cannot be pickled).
+    if isinstance(error, BrokenProcessPool) and "terminated" in str(error):
+        return (
+            "A worker process was killed, most often for lack of memory. Start the same command "
+            "again: finished runs are skipped and stopped ones resume. A lower "
+            "hydra.launcher.n_jobs=… runs fewer at once."
+        )
     if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
         return "A checkpoint could not be written; is the disk full?"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (

@@ -1,6 +1,8 @@
 """Every slip gets one sentence and a non-zero exit; only bugs show a traceback."""
 
 import errno
+import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,7 @@ BAD = [
     (["callbacks.early_stopping.patience=-1"], "patience=-1 must be at least 0."),
     (
         ["callbacks.early_stopping.monitor=val/foo"],
-        "early_stopping.monitor=val/foo is not available; there are: val/hr@5",
+        "early_stopping.monitor=val/foo must be evaluation.monitor (val/ndcg@10)",
     ),
     (["evaluation.monitor=val/nope@10"], "monitor=val/nope@10 is not available"),
     (["evaluation.sampled.number=2"], "evaluation.sampled has no key 'number'; another option"),
@@ -168,6 +170,20 @@ def test_a_full_disk_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> No
     assert "is the disk full?" in str(user_message(RuntimeError("PytorchStreamWriter failed")))
     allocation = RuntimeError("can't allocate memory: you tried to allocate 6400000 bytes")
     assert "Out of memory; lower dataset.batch_size" in str(user_message(allocation))
+
+
+def test_a_killed_worker_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of hydra/launcher=parallel when the system ends one for its memory."""
+    joblib = pytest.importorskip("joblib", reason="pip install -e '.[joblib]' brings it")
+    jobs = [joblib.delayed(os._exit)(1) for _ in range(2)]
+    with pytest.raises(SystemExit) as stopped, explained():
+        joblib.Parallel(n_jobs=2)(jobs)
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: A worker process was killed, most often for lack of memory.")
+    assert "hydra.launcher.n_jobs=" in line
+    # What cannot be sent to a worker is a bug.
+    assert user_message(BrokenProcessPool("A task has failed to un-serialize.")) is None
 
 
 def test_the_keyboard_through_lightnings_exit(capsys: pytest.CaptureFixture[str]) -> None:

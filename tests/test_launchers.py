@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 
+from sigma import alone
 from tests.front_door import ROOT, command, environment, write_sequences
-from tests.in_process import call
+from tests.in_process import arguments, call
 
 PLUGINS = {
     "parallel": ("joblib", "hydra_plugins.hydra_joblib_launcher"),
@@ -146,3 +148,28 @@ def test_jobs_of_two_processes_in_one_multirun(data: Path, tmp_path: Path) -> No
     assert sorted(found) == [1, 2]
     assert all(row["config"]["trainer"]["devices"] == 2 for row in found.values())
     assert found[1]["metrics"] != found[2]["metrics"]
+
+
+def test_a_job_of_two_processes_is_the_same_run_to_wandb(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own process is no multirun, and goes on under the multirun's name all the same."""
+    typed = [*arguments(tmp_path / "unused", data), "logger=wandb", f"hydra.sweep.dir={tmp_path}"]
+    started: list[list[str]] = []
+
+    def noted(cfg: DictConfig) -> float:
+        started.append(alone.command(cfg))
+        return 0.0
+
+    monkeypatch.setattr(alone, "run", noted)
+    for more in ("seed=1", "logger.wandb.id=mine"), ("seed=2",), ("seed=3", "logger=csv"):
+        assert call(monkeypatch, "-m", *typed, "trainer.devices=2", *more) == 0
+    (identity,) = (path.name for path in tmp_path.glob("*-s2-*"))
+    for own, expected in zip(started[:2], ("mine", identity), strict=True):
+        capsys.readouterr()
+        shown = [*own[2:], "--cfg", "job", "-p", "logger.wandb", "--resolve"]
+        assert call(monkeypatch, *shown) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert f"id: {expected}" in lines
+        assert "resume: true" in lines
+    assert not any(word.startswith("logger.wandb") for word in started[2])

@@ -13,7 +13,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from experiments.search import show
 from sigma.errors import UserError
+from sigma.task import SequenceTask
 from tests.front_door import ROOT, environment, run, write_sequences
 from tests.in_process import call
 
@@ -147,6 +149,77 @@ def test_a_search_ends_where_it_would_have_ended(
     assert "holds a search with another overrides" in capsys.readouterr().err
     assert call(monkeypatch, *typed[2:], "hydra.sweeper.n_trials=4") == 0
     assert len(trials(killed)) == 4
+
+
+def test_the_next_start_tries_what_failed_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two trials whose data are not there yet, until the third start."""
+    folder, data = tmp_path / "s", tmp_path / "late.txt"
+    typed = command(folder, data, "hydra.sweeper.n_trials=2", "trainer.max_epochs=2")
+
+    def states() -> list[str]:
+        return [t.state.name for t in trials(folder)]
+
+    assert call(monkeypatch, *typed) == 1
+    assert "None of the search's 2 trials succeeded. The last one:" in capsys.readouterr().err
+    assert states() == ["FAIL"] * 2
+    assert call(monkeypatch, *typed) == 1
+    assert "None of the search's 2 trials succeeded." in capsys.readouterr().err
+    assert states() == ["FAIL"] * 4  # each once a start
+    write_sequences(data, users=60, items=30)
+    assert call(monkeypatch, *typed) == 0
+    assert call(monkeypatch, *typed) == 0  # nothing is left
+    found = trials(folder)
+    assert states() == ["FAIL"] * 4 + ["COMPLETE"] * 2
+    assert [t.user_attrs.get("retry_of") for t in found] == [None, None, 0, 1, 2, 3]
+    for at in range(2):
+        same = found[at::2]
+        assert len({str(t.params) for t in same}) == 1
+        assert len({t.user_attrs["folder"] for t in same}) == 1
+        assert sorted(same[-1].intermediate_values) == [0, 1]
+    assert len(list(folder.glob("*/row.json"))) == 2
+    show(folder)
+    printed = capsys.readouterr().out
+    assert "late.txt does not exist" in printed
+    assert f"Best: trial {search.load(folder).best_trial.number}" in printed
+
+
+def test_draws_come_before_second_tries(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after two failures, a search draws what it would have drawn."""
+    fails = "model.num_heads=choice(3,5)"  # of a width of 8
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    for folder, number in ((whole, 4), (halved, 2), (halved, 4)):
+        typed = command(folder, data, fails, f"hydra.sweeper.n_trials={number}")
+        assert call(monkeypatch, *typed) == 1
+    assert compared(halved)[:4] == compared(whole)
+    assert [t.user_attrs.get("retry_of") for t in trials(halved)[4:]] == [0, 1]
+
+
+def test_a_second_try_resumes_and_survives_a_stop(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial fails at its second epoch; there its second try is stopped, and goes on."""
+    folder = tmp_path / "s"
+    typed = command(folder, data, "hydra.sweeper.n_trials=1", "trainer.max_epochs=3")
+    epochs: list[int] = []
+
+    def breaks(task: SequenceTask) -> None:
+        epochs.append(task.trainer.current_epoch)
+        if len(epochs) == 2:
+            raise UserError("not yet")
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SequenceTask, "on_train_epoch_start", breaks)
+    assert [call(monkeypatch, *typed) for _ in range(3)] == [1, 1, 0]
+    assert epochs == [0, 1, 1, 1, 2]
+    failed, again = trials(folder)
+    assert (failed.state.name, again.state.name) == ("FAIL", "COMPLETE")
+    # The pruner has seen the epoch before the failure, too.
+    assert sorted(again.intermediate_values) == [0, 1, 2]
 
 
 def test_trials_at_once(data: Path, tmp_path: Path) -> None:

@@ -21,14 +21,19 @@ from sigma.identity import is_free
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60.0  # how long a finished run waits for its upload; the files stay anyway
+DELETED = "previously created and deleted"  # W&B's refusal of an id: it never gives one twice
 
 
 def variant(overrides: Sequence[str]) -> str:
-    """What sets a run apart from others of its model, data set and seed: ``model.gate=false``."""
+    """What sets a run apart from others of its model, data set and seed: ``model.gate=false``.
+
+    Not the experiment: a run that several of them share is logged by the one that came first.
+    """
 
     def apart(override: str) -> bool:
         key = override.partition("=")[0].lstrip("+~")
-        return not is_free(key) and key not in ("model", "dataset", "seed")
+        told = ("model", "dataset", "seed", "experiment")
+        return not is_free(key) and key not in told and override != "variant=whole"
 
     return " ".join(sorted(filter(apart, overrides))) or "default"
 
@@ -50,8 +55,9 @@ class WandbLogger(Logger):
         tags: W&B tags.
         also_tagged: more of them, which every run has; None among them is left out.
         overrides: as typed; config ``variant`` tells those that set the run apart.
-        id: W&B's id of the run, for one that is resumed on another machine; None for a new one, or
-            when resuming for that of the folder.
+        id: W&B's id of the run, for one that is resumed on another machine; the folder's state goes
+            on wherever it is of that id. None for a new one, or when resuming for that of the
+            folder. A run that was deleted in W&B gets the id with four digits added.
         resume: go on under the id kept in the folder.
         init_timeout: seconds an online start may take before the run goes offline.
         monitor: metric that chooses the best epoch, the larger the better.
@@ -123,13 +129,7 @@ class WandbLogger(Logger):
             import wandb
         except ImportError:
             raise RuntimeError("the package wandb is not installed (pip install wandb)") from None
-        if self.resume and self._state_path.is_file():
-            self._state = json.loads(self._state_path.read_text())
-        else:
-            # Not from a seeded generator: two runs of one seed are two runs.
-            self._state = {"id": uuid.uuid4().hex[:8], "best": {}}
-        if self.id is not None:
-            self._state["id"] = self.id
+        self._state = self._found_state()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "wandb").mkdir(exist_ok=True)
         self._save_state()
@@ -137,19 +137,42 @@ class WandbLogger(Logger):
         if mode == "disabled":
             self._off = True
             return
+        self._run = self._connected(wandb, mode)
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+        self._run.summary.update(self._best_summary())
+
+    def _found_state(self) -> dict[str, Any]:
+        """The state to go on with: the folder's where it is this run's, else a new one."""
+        # Not from a seeded generator: two runs of one seed are two runs.
+        state: dict[str, Any] = {"id": self.id or uuid.uuid4().hex[:8], "best": {}}
+        if not self._state_path.is_file():
+            return state
+        kept: dict[str, Any] = json.loads(self._state_path.read_text())
+        if self.id is None:
+            return kept if self.resume else state
+        if kept["id"] == self.id or kept["id"].startswith(f"{self.id}-"):
+            return kept
+        return {**kept, "id": self.id} if self.resume else state
+
+    def _connected(self, wandb: Any, mode: str, fresh: bool = False) -> Any:
+        """The run: under another id where W&B has deleted its own, offline where all else fails."""
         try:
-            self._run = self._init(wandb, mode)
+            return self._init(wandb, mode)
         except Exception as error:
             if mode != "online":
                 raise
             reason = " ".join(str(error).split())
-            log.warning("W&B cannot be reached, so this run is logged offline: %s", reason)
             # The service holds on to the id of a start that failed.
             wandb.teardown()
-            self._run = self._init(wandb, "offline")
-        self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="epoch")
-        self._run.summary.update(self._best_summary())
+        if DELETED in reason and not fresh:
+            deleted = self._state["id"]
+            self._state["id"] = f"{self.id or deleted}-{uuid.uuid4().hex[:4]}"
+            self._save_state()
+            log.info("W&B's run %s was deleted; it goes on as %s.", deleted, self._state["id"])
+            return self._connected(wandb, mode, fresh=True)
+        log.warning("W&B cannot be reached, so this run is logged offline: %s", reason)
+        return self._init(wandb, "offline")
 
     def _init(self, wandb: Any, mode: str) -> Any:
         config_path = self.folder / "config.json"

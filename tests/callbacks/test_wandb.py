@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import wandb
 
 from sigma.callbacks.wandb import WandbLogger, variant
 from sigma.callbacks.wandb_mode import choose_mode, has_login
@@ -116,6 +118,80 @@ def test_a_given_id_is_the_runs_wherever_it_goes_on(tmp_path: Path) -> None:
         assert found["summary"]["best/val/ndcg@10"] == best
 
 
+def test_with_a_given_id_the_best_of_before_is_kept(tmp_path: Path) -> None:
+    """As in a multirun, whose jobs go on without being told to resume."""
+    folder = tmp_path / "run"
+    first = logger(folder, id="abc")
+    first.log_metrics(epoch(0, 0.5), step=1)
+    first.finalize("failed")
+    for id, best in (("abc", 0.5), ("ab", 0.1)):  # the second is another run's
+        run = logger(folder, id=id)
+        run.log_metrics(epoch(1, 0.1), step=2)
+        assert run.version == id
+        assert run.experiment.summary["best/val/ndcg@10"] == best
+        run.finalize("failed")
+
+
+@pytest.mark.parametrize("id", ["abc", None])
+def test_a_run_that_was_deleted_goes_on_under_a_fresh_id(
+    id: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What W&B 0.31 raises after a server's HTTP 409, here for the first id it is given."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    init, asked = wandb.init, []
+
+    def refusing(*, mode: str, **options: Any) -> Any:
+        asked.append((mode, options["id"]))
+        if options["id"] == asked[0][1]:
+            raise wandb.errors.CommError(
+                f"Timed out while retrying: HTTP 409: run me/p/{options['id']} was previously "
+                "created and deleted; try a new run id"
+            )
+        return init(mode="offline", **options)
+
+    monkeypatch.setattr(wandb, "init", refusing)
+    folder = tmp_path / "run"
+    run = logger(folder, id=id)
+    run.log_metrics(epoch(0, 0.5), step=1)
+    run.finalize("failed")
+    assert [mode for mode, _ in asked] == ["online", "online"]
+    old, fresh = (id for _, id in asked)
+    assert re.fullmatch(f"{id or '[0-9a-f]{8}'}-[0-9a-f]{{4}}", fresh)
+    assert fresh == run.version
+    assert not ours(caplog)
+    assert f"W&B's run {old} was deleted" in caplog.text
+
+    later = logger(folder, id=id, resume=id is None)
+    later.log_metrics(epoch(1, 0.1), step=2)
+    assert asked[2:] == [("online", fresh)]
+    assert later.experiment.summary["best/val/ndcg@10"] == 0.5
+    later.finalize("failed")
+
+
+def test_a_server_that_refuses_every_id_does_not_cost_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    init, modes = wandb.init, []
+
+    def refusing(*, mode: str, **options: Any) -> Any:
+        modes.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("it was previously created and deleted")
+        return init(mode=mode, **options)
+
+    monkeypatch.setattr(wandb, "init", refusing)
+    run = logger(tmp_path / "run", id="abc")
+    run.log_metrics(epoch(0, 0.5), step=1)
+    run.finalize("failed")
+    assert modes == ["online", "online", "offline"]
+    assert len(ours(caplog)) == 1
+
+
 def test_what_a_killed_run_logged_is_on_disk_soon(tmp_path: Path) -> None:
     run = logger(tmp_path / "run")
     run.log_metrics(epoch(0, 0.4), step=1)
@@ -158,6 +234,7 @@ def test_the_variant_is_what_sets_a_run_apart() -> None:
         "resume=true",
     ]
     same += ["trainer.max_epochs=3", "logger=csv", "callbacks.best.monitor=val/hr@10"]
+    same += ["experiment=table4_ablation", "variant=whole"]  # Table 2's run, too
     assert variant(same) == variant([]) == "default"
     apart = ["model.r=2", "+model.gate=false", "dataset.max_length=9", "groups=1"]
     assert variant([*same, *apart]) == "+model.gate=false dataset.max_length=9 groups=1 model.r=2"
