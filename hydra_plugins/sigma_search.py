@@ -226,18 +226,28 @@ class OptunaSweeper(Sweeper):
         trial.set_user_attr("folder", Path(result.hydra_cfg.hydra.runtime.output_dir).name)  # type: ignore[union-attr]
         trial.set_user_attr("overrides", job[:-1])
         if result.status == JobStatus.COMPLETED and math.isfinite(value):
-            study.tell(trial, float(value))
+            self._end(study, trial, float(value))
             log.info("Trial %d: %.4f", trial.number, value)
         elif isinstance(value, Pruned):
-            study.tell(trial, state=TrialState.PRUNED)
+            self._end(study, trial, state=TrialState.PRUNED)
             log.info("Trial %d: pruned", trial.number)
         else:
             reason = f"its score is {value}"
             if isinstance(value, BaseException):
                 reason = user_message(value) or repr(value)
             trial.set_user_attr("error", reason[:1000])
-            study.tell(trial, state=TrialState.FAIL)
+            self._end(study, trial, state=TrialState.FAIL)
             log.warning("Trial %d failed: %s", trial.number, trial.user_attrs["error"])
+
+    def _end(self, study: Any, trial: Any, *result: Any, **state: Any) -> None:
+        """Keep a trial's end; a grid that is used up ends the drawing."""
+        try:
+            study.tell(trial, *result, **state)
+        except RuntimeError as error:  # a grid stops a study that Optuna runs, which this is not
+            if "Study.stop" not in str(error):
+                raise
+            log.info("Every point of the grid has been tried.")
+            self.n_trials = 0
 
     def _report(self, study: Any, folder: Path) -> None:
         from optuna.trial import TrialState

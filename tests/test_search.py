@@ -222,6 +222,21 @@ def test_a_second_try_resumes_and_survives_a_stop(
     assert sorted(again.intermediate_values) == [0, 1, 2]
 
 
+def test_a_grid_ends_when_it_is_used_up(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = [
+        "hydra.sweeper.sampler._target_=optuna.samplers.GridSampler",
+        "~hydra.sweeper.sampler.n_startup_trials",
+        "+hydra.sweeper.sampler.search_space={model.num_heads:[1,2]}",
+        *("model.num_heads=choice(1,2)", "task.optimizer.lr=1e-3", "model.dropout=0.1"),
+        *("hydra.sweeper.n_trials=5", "trainer.max_epochs=1"),
+    ]
+    folder = tmp_path / "grid"
+    assert call(monkeypatch, *command(folder, data, *grid)) == 0
+    assert sorted(t.params["model.num_heads"] for t in trials(folder)) == [1, 2]
+
+
 def test_trials_at_once(data: Path, tmp_path: Path) -> None:
     pytest.importorskip(
         "hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[joblib]' brings it"
