@@ -8,6 +8,8 @@ import torch
 from sigma.datamodules.base import SequenceDataModule
 from sigma.metrics import RankingMetrics
 
+ROWS = 4096  # test samples whose histories are held at once
+
 
 def popularity_metrics(
     data: SequenceDataModule,
@@ -37,11 +39,15 @@ def popularity_metrics(
     greater = len(counts) - np.searchsorted(ordered, own, side="right")
     ties = len(counts) - greater - below - 1
     if data.mask_history:
-        batch = data.flat.batch(torch.from_numpy(positions), mask_history=True)
-        pairs = torch.stack([batch.seen_rows, batch.seen_items]).unique(dim=1).numpy()
-        seen, rows = counts[pairs[1] - 1], pairs[0]
-        greater = greater - np.bincount(rows, seen > own[rows], len(own)).astype(np.int64)
-        ties = ties - np.bincount(rows, seen == own[rows], len(own)).astype(np.int64)
+        for first in range(0, len(positions), ROWS):
+            chunk = slice(first, first + ROWS)
+            batch = data.flat.batch(torch.from_numpy(positions[chunk]), mask_history=True)
+            # One number a pair: each seen item counts once.
+            pairs = (batch.seen_rows * (len(counts) + 1) + batch.seen_items).unique().cpu().numpy()
+            rows, seen = np.divmod(pairs, len(counts) + 1)
+            seen, mine = counts[seen - 1], own[chunk]
+            greater[chunk] -= np.bincount(rows, seen > mine[rows], len(mine)).astype(np.int64)
+            ties[chunk] -= np.bincount(rows, seen == mine[rows], len(mine)).astype(np.int64)
     metrics = RankingMetrics(ks, groups, alone=True)
     metrics.update(*(torch.from_numpy(x) for x in (greater, ties, positions - offsets[users])))
     return {name: float(value) for name, value in metrics.compute().items()}

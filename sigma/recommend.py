@@ -31,7 +31,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from sigma.build import build
+from sigma.build import accelerator, build, set_precision
 from sigma.callbacks.tables import show
 from sigma.cli import explained
 from sigma.datamodules.base import SequenceDataModule
@@ -198,15 +198,15 @@ def _score(
     """Of each test target of some users: who and what, its rank, the first k and their scores."""
     config, data, task = run.config, run.data, run.task
     masked, precision = data.mask_history, torch.get_float32_matmul_precision()
-    accelerator = config.trainer.accelerator
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        accelerator = "auto"
-    fabric = L.Fabric(accelerator=accelerator, devices=1, precision=config.trainer.precision)
+    name = config.trainer.accelerator
+    if name in ("gpu", "cuda") and not torch.cuda.is_available():
+        name = "auto"
+    fabric = L.Fabric(accelerator=accelerator(name), devices=1, precision=config.trainer.precision)
     chosen = torch.from_numpy(wanted).to(fabric.device)
     parts: dict[str, list[Tensor]] = {}
     try:
         data.mask_history = masked if mask_history is None else mask_history
-        torch.set_float32_matmul_precision(config.matmul_precision)
+        set_precision(config.matmul_precision)
         fabric.setup_module(task)  # moves it to the device and to its precision
         with torch.inference_mode(), fabric.autocast():
             for batch in data.test_dataloader():
@@ -236,7 +236,7 @@ def _score(
                         parts.setdefault(name, []).append(part.cpu())
     finally:
         data.mask_history = masked
-        torch.set_float32_matmul_precision(precision)
+        set_precision(precision)
     return {name: torch.cat(part).numpy() for name, part in parts.items()}
 
 

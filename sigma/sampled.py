@@ -96,6 +96,7 @@ class SampledNegatives(nn.Module):
             found = torch.searchsorted(excluded, pair).clamp(max=len(excluded) - 1)
             redraw[at, column] = excluded[found] == pair
         raise UserError(
-            "Sampled evaluation found too few items to draw that a user has not seen; use "
+            "Sampled evaluation found too few items to draw that a user has not seen (by "
+            "popularity, next to none may be left); use evaluation.sampled.distribution=uniform, "
             "evaluation=full or dataset.mask_history=false."
         )

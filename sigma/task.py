@@ -1,5 +1,6 @@
 """The only LightningModule: batch -> states -> loss, or ranks and metrics. Knows no model."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -15,6 +16,8 @@ from sigma.losses import CrossEntropy, Logits, full_precision
 from sigma.metrics import RankingMetrics, target_ranks
 from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
 from sigma.sampled import SampledNegatives
+
+log = logging.getLogger(__name__)
 
 
 class Ranks(NamedTuple):
@@ -112,8 +115,16 @@ class SequenceTask(L.LightningModule):
                 f"{getattr(self.model, 'name', 'This model')} learns nothing by gradients and runs "
                 "in one process; use trainer.devices=1."
             )
+        if self.trainer.world_size > 1 and getattr(self.model, "reads_batch", False):
+            log.warning(
+                "%s computes with means over its batch, which are each process's own here: with "
+                "another number of devices it is another model, though the run's name is the same.",
+                getattr(self.model, "name", "This model"),
+            )
 
     def on_train_start(self) -> None:
+        # A precision such as bf16-true casts it with the model, and its sums would stop growing.
+        self.train_loss.set_dtype(torch.float32)
         if self.trainer.world_size > 1:
             # All processes were seeded alike; their dropout and negatives must differ.
             torch.manual_seed(torch.initial_seed() + self.global_rank)

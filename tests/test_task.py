@@ -1,13 +1,14 @@
 """The task: encoding without padding work, masking, chance, extra losses, nothing to train."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.build import accelerator
+from sigma.build import accelerator, set_precision
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.encoding import length_groups, target_states
 from sigma.errors import UserError
@@ -210,3 +211,26 @@ def test_metal_is_left_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert accelerator("auto") == "cpu"
     with pytest.raises(UserError, match="Metal does not have"):
         accelerator("mps")
+
+
+def test_the_training_loss_is_a_mean_in_bfloat16_too() -> None:
+    """Cast with the model, its sum stops growing after a few hundred steps."""
+    one = task()
+    one.to(torch.bfloat16)  # as trainer.precision=bf16-true does
+    one.trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
+    one.on_train_start()
+    for step in range(2000):
+        one.train_loss.update(torch.tensor(9.0 if step < 200 else 3.0), 2048)
+    assert float(one.train_loss.compute()) == pytest.approx(3.6)
+
+
+def test_highest_precision_is_meant_for_recurrence_too() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        for name, tf32 in (("highest", False), ("high", True)):
+            set_precision(name)
+            assert torch.get_float32_matmul_precision() == name
+            assert torch.backends.cudnn.allow_tf32 is tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

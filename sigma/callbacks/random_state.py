@@ -28,7 +28,8 @@ class RandomState(Callback):
             "python": list(map(list_of, random.getstate())),
         }  # fmt: skip
         if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state_all()
+            # Of this process's device alone: the next machine may have fewer.
+            state["cuda"] = [torch.cuda.get_rng_state()]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -48,7 +49,9 @@ class RandomState(Callback):
         version, numbers, following = state["python"]
         random.setstate((version, tuple(numbers), following))
         if "cuda" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+            states = state["cuda"]  # older checkpoints hold one for each device there was
+            own = min(torch.cuda.current_device(), len(states) - 1)
+            torch.cuda.set_rng_state(states[own].cpu())
         if trainer.global_rank:
             # A checkpoint holds the first process's; the others must not draw the same.
             torch.manual_seed(int(torch.randint(2**31, ())) + trainer.global_rank)

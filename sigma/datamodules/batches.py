@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sigma.errors import UserError
+
 
 class Batch(NamedTuple):
     """What a model and the task see of the data.
@@ -119,6 +121,12 @@ class FlatSequences:
         return self.items[index].long() * (columns < lengths[:, None])
 
 
+class StepGenerator(torch.Generator):
+    """A process's own generator; with several, ``shared`` is one that draws alike in all."""
+
+    shared: torch.Generator
+
+
 class BatchLoader:
     """An iterable of batches whose order and content are a pure function of seed and epoch.
 
@@ -132,6 +140,9 @@ class BatchLoader:
         shuffle: draw a new order each epoch.
         seed: of the shuffle.
         rank: this process among ``world_size``; every row goes to exactly one rank.
+
+    Raises:
+        UserError: fewer rows a step than processes.
     """
 
     def __init__(
@@ -144,6 +155,11 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if batch_size < world_size:
+            raise UserError(
+                f"A batch of {batch_size} leaves some of the {world_size} processes without a row; "
+                "dataset.batch_size is of all of them together, so give at least one each."
+            )
         self.make = make
         self.rows = rows
         self.batch_size = batch_size
@@ -173,7 +189,7 @@ class BatchLoader:
             self.position = 0
         self._resumed = False
         order = self.rows
-        generator = torch.Generator()
+        generator = StepGenerator()
         epoch_seed = self.seed * 1_000_003 + self.epoch
         if self.shuffle:
             generator.manual_seed(epoch_seed)
@@ -184,6 +200,10 @@ class BatchLoader:
             # Of the place in the epoch alone: a resumed run draws what it would have drawn.
             place = self.position * self.world_size + self.rank + 1
             generator.manual_seed((epoch_seed * 1_000_003 + place) % 2**63)
+            if self.world_size > 1:
+                generator.shared = torch.Generator().manual_seed(
+                    (epoch_seed * 1_000_003 + self.position + 1) % 2**63
+                )
             self.position += 1
             yield self.make(chosen.contiguous(), generator)
 

@@ -137,11 +137,19 @@ class AllPositions(Objective):
     targets of ``NextItem``, each once, at a fraction of its cost; a target early in a window that
     is not a history's first sees less of what came before it. Only for causal models: another one
     would see the items it is to predict. ``dataset.batch_size`` counts rows (windows) here.
+
+    Args:
+        last_window: only the last window of each history, as in the code of SASRec, RecMamba and
+            MambaRec, whose longer context thereby also means more training; default all.
     """
 
+    def __init__(self, last_window: bool | None = None) -> None:
+        self.last_window = last_window
+
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
-        # The last item of the training part is a target only.
-        return torch.from_numpy(windows(data.offsets[:-1], split.train_end - 1, max_length))
+        stops = split.train_end - 1  # the last item of the training part is a target only
+        rows = windows(data.offsets[:-1], stops, max_length)
+        return torch.from_numpy(rows[np.isin(rows[:, 1], stops)] if self.last_window else rows)
 
     def batch(
         self, flat: FlatSequences, rows: Tensor, trim: bool, generator: torch.Generator
@@ -210,7 +218,9 @@ class Cloze(Objective):
         batch = flat.window(rows, trim)
         lengths = rows[:, 1] - rows[:, 0]
         columns = torch.arange(batch.items.shape[1])
-        if torch.rand((), generator=generator) < self.fine_tune_ratio:
+        # One coin for the step: all processes mask alike, each its own rows.
+        coin = torch.rand((), generator=getattr(generator, "shared", generator))
+        if coin < self.fine_tune_ratio:
             masked = columns == lengths[:, None] - 1
         else:
             drawn = torch.rand(batch.items.shape, generator=generator)

@@ -209,6 +209,7 @@ class FEARec(PositionedItems):
     padding_invariant = False
     causal = False
     reads_one = True
+    reads_batch = True  # delays shared by the batch, and negatives from it
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,29 @@ def partial_flip(lengths: Tensor, width: int, keep: int) -> Tensor:
     last = (lengths - keep).clamp(min=0)[:, None] - 1
     position = torch.arange(width, device=lengths.device)
     return torch.where(position <= last, last - position, position)
+
+
+class Swapped(torch.autograd.Function):
+    """Columns of each row reordered by its own inverse, as a flip is: so is its gradient.
+
+    A gather's gradient would be a scatter, which a deterministic run on CUDA sorts first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return states[torch.arange(len(index), device=index.device)[:, None], index]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return grads[0][torch.arange(len(index), device=index.device)[:, None], index], None
+
+
+def swapped(states: Tensor, index: Tensor) -> Tensor:
+    """``states`` (B, L, D) with column ``index[b, l]`` in column l; ``index`` undoes itself."""
+    result: Tensor = Swapped.apply(states, index)
+    return result
 
 
 class DenseSelectiveGate(nn.Module):
@@ -124,8 +148,7 @@ class SigmaLayer(nn.Module):
         width = states.shape[1]
         if not self.flip or width <= self.keep + 1:
             return states
-        index = partial_flip(lengths, width, self.keep)
-        return states.gather(1, index[:, :, None].expand_as(states))
+        return swapped(states, partial_flip(lengths, width, self.keep))
 
     def both_directions(self, states: Tensor, lengths: Tensor, columns: Tensor | None) -> Tensor:
         """M^ of eq. 3, (B, L or 1, D)."""

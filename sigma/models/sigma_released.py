@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
-from sigma.models.sigma import partial_flip
+from sigma.models.sigma import partial_flip, swapped
 from sigma.models.transformer import FeedForward
 from sigma.ops.scores import TiedScores
 
@@ -117,8 +117,7 @@ class ReleasedLayer(nn.Module):
     def flip(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Xf."""
         if self.flip_until is None:
-            index = partial_flip(lengths, states.shape[1], self.keep)
-            return states.gather(1, index[:, :, None].expand_as(states))
+            return swapped(states, partial_flip(lengths, states.shape[1], self.keep))
         head, tail = states[:, : self.flip_until], states[:, self.flip_until :]
         return torch.cat((head.flip(1), tail), dim=1)
 

@@ -10,6 +10,7 @@ from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
 from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import leave_one_out
+from sigma.errors import UserError
 
 L = 5
 
@@ -118,6 +119,11 @@ def test_ranks_share_the_epoch_without_overlap(world_size: int, n: int) -> None:
     alone = [sorted(positions(b)) for b in loader(n)][: len(ranks[0])]
     together = [sorted(p for b in step for p in positions(b)) for step in zip(*ranks, strict=True)]
     assert together == alone
+
+
+def test_fewer_rows_a_step_than_processes() -> None:
+    with pytest.raises(UserError, match=r"A batch of 10 .* the 11 processes without a row"):
+        loader(rank=0, world_size=11)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 7, 11])

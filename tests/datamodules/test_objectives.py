@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigma.datamodules.batches import Batch, FlatSequences
+from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
 from sigma.datamodules.objectives import (
     AllPositions,
     Cloze,
@@ -74,6 +74,42 @@ def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) 
             == data.items[first : first + column + 1].tolist()
         )
         assert target == data.items[first + column + 1]
+
+
+def test_the_last_window_alone(world: tuple) -> None:
+    """As SASRec's code: what lies before the last L items of a history is not trained on."""
+    data, split, _ = world
+    rows, batch = whole(AllPositions(last_window=True), world)
+    stops = split.train_end - 1
+    some = stops > data.offsets[:-1]
+    assert rows[:, 1].tolist() == stops[some].tolist()
+    assert rows[:, 0].tolist() == np.maximum(stops - L, data.offsets[:-1])[some].tolist()
+    assert len(batch.targets) == int((rows[:, 1] - rows[:, 0]).sum())
+    every, _ = whole(AllPositions(), world)
+    assert len(rows) < len(every)
+
+
+def test_processes_share_the_coin_but_not_the_masks() -> None:
+    """Whether the last item alone is masked is drawn for the step, whoever holds its rows."""
+    data = sequences(users=160)
+    flat = FlatSequences(torch.from_numpy(data.items), torch.from_numpy(data.offsets), L)
+    objective = Cloze(mask_ratio=0.5, fine_tune_ratio=0.5)
+    rows = objective.setup(data, leave_one_out(data), L)
+
+    def kinds(rank: int, world_size: int) -> list[bool]:
+        def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
+            return objective.batch(flat, chosen, True, generator)
+
+        loader = BatchLoader(make, rows, 16, True, 5, rank, world_size)
+        return [
+            bool((b.target_columns == b.lengths[b.target_rows] - 1).all())
+            and len(b.targets) == len(b.lengths)
+            for b in loader
+        ]
+
+    alone = kinds(0, 1)
+    assert {True, False} == set(alone)
+    assert kinds(0, 2) == kinds(1, 2) == alone
 
 
 @pytest.mark.parametrize("objective", [NextItem(), AllPositions(), Cloze(), Twins(), Counted()])

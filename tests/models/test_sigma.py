@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sigma.models.sigma import Sigma, SigmaLayer, partial_flip
+from sigma.models.sigma import Sigma, SigmaLayer, partial_flip, swapped
 from tests.models.checks import MAMBA, K, assert_same_scores, rows, shake
 from tests.models.slow import conv, feed_forward, gelu, gru, linear, mamba, norm
 
@@ -103,3 +103,15 @@ def test_ablations_drop_their_parameters() -> None:
     assert size(gru=False) < size()
     assert size(shared_mamba=False) > size()
     assert size(partial_flip=False) == size()
+
+
+def test_the_flips_gradient_is_a_gathers() -> None:
+    g = torch.Generator().manual_seed(0)
+    states = torch.randn(5, 9, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    index = partial_flip(torch.tensor([9, 7, 3, 1, 8]), 9, 2)
+    plain = states.gather(1, index[:, :, None].expand_as(states))
+    assert torch.equal(swapped(states, index), plain)
+    above = torch.randn(5, 9, 3, generator=g, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(plain, states, above)
+    (found,) = torch.autograd.grad(swapped(states, index), states, above)
+    assert torch.equal(found, wanted)
