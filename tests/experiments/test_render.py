@@ -224,7 +224,7 @@ def test_page_is_balanced_and_holds_everything(tmp_path: Path, svg: bool) -> Non
     assert "<T>" in shown
     assert '<b>"&\\' in shown  # escaped, and shown as it is
     assert "Overall <1>" in shown
-    assert f"{len(TABLE.missing)} missing" in shown
+    assert "incomplete" in shown
 
 
 def test_page_marks_empties_and_footnotes() -> None:
