@@ -2,17 +2,19 @@
 
 Every ``_target_`` is looked up and the keys beside it are held against its arguments: their names,
 their plain types, and ranges of names that mean the same everywhere. Without this a misspelt
-optimizer argument would only show once the data is loaded.
+optimizer argument would only show once the data is loaded. Settings that are possible but whose row
+would be wrong, or never come, are refused, too.
 """
 
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from hydra.utils import get_object
 
 from sigma.errors import UserError
@@ -36,12 +38,50 @@ RANGES: dict[str, Range] = {
     "mask_ratio": ("above 0 and at most 1", lambda v: 0 < v <= 1),
     "fine_tune_ratio": ("from 0 to 1", lambda v: 0 <= v <= 1),
     "lr": ("above 0", lambda v: 0 < v < math.inf),
+    "betas": (
+        "two numbers from 0 to below 1",
+        lambda v: len(v) == 2 and max(v) < 1 and min(v) >= 0,
+    ),
     "weight_decay": ("at least 0", lambda v: v >= 0),
     "patience": ("at least 0", lambda v: v >= 0),
     "every_seconds": ("above 0", lambda v: v > 0),
     "r": ("at least 0", lambda v: v >= 0),
 }
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+# A row's epochs are whole, and the numbers of one are those of its one validation: what stops or
+# validates elsewhere would put another epoch's numbers beside the checkpoint that is tested.
+ONCE = "every epoch is validated once, at its end, as in the paper"
+ENDS = "it ends a run within an epoch; set trainer.{} instead"
+NOTHING = "a row needs all three, training, validation and test; null is the whole set"
+# Option of the trainer -> (what it must be, check, why).
+TRAINER: dict[str, tuple[str, Callable[[Any], bool], str]] = {
+    "check_val_every_n_epoch": ("1", lambda v: v == 1, ONCE),
+    "val_check_interval": (
+        "1.0",
+        lambda v: v is None or (v == 1 and type(v) is float),  # the whole number 1 is one batch
+        ONCE + "; for shorter epochs set trainer.limit_train_batches=0.25",
+    ),
+    "max_steps": ("-1", lambda v: v == -1, ENDS.format("max_epochs")),
+    "max_time": ("null", lambda v: v is None, ENDS.format("max_epochs")),
+    "min_steps": ("null", lambda v: v is None, ENDS.format("min_epochs")),
+    "overfit_batches": (
+        "0",
+        lambda v: v == 0,
+        "batches are drawn anew each epoch, so there are none to overfit to; for short epochs set "
+        "trainer.limit_train_batches",
+    ),
+    "limit_train_batches": ("above 0", lambda v: v != 0, NOTHING),
+    "limit_val_batches": ("above 0", lambda v: v != 0, NOTHING),
+    "limit_test_batches": ("above 0", lambda v: v != 0, NOTHING),
+    "enable_checkpointing": ("true", lambda v: v is not False, "the best epoch's one is tested"),
+}
+# Callback -> the key of its own, and what is wrong without it; a subclass does as well.
+BEST = ("sigma.callbacks.BestCheckpoint", "best", "it chooses the epoch that is tested")
+OF_ROW = [
+    ("sigma.callbacks.History", "history", "callbacks.row takes the best validation from it"),
+    ("sigma.callbacks.Efficiency", "efficiency", "callbacks.row takes times and memory from it"),
+]
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -114,6 +154,32 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from targets(child, f"{key}.{name}" if key else str(name))
 
 
+def may_be_none(parameter: inspect.Parameter) -> bool:
+    """Whether null says something to the argument."""
+    return parameter.default is None or types.NoneType in typing.get_args(parameter.annotation)
+
+
+def check_list(key: str, value: Any, annotation: Any) -> None:
+    """A value whose argument takes a sequence: text would pass for one, letter by letter.
+
+    Raises:
+        UserError: it is no list, or not of what the argument wants.
+    """
+    origin, of = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin not in (list, tuple, Sequence):
+        return
+    if not isinstance(value, list):
+        example = "" if value is None else f", such as [{value}]"
+        raise UserError(f"{key}={value} must be a list, in brackets{example}.")
+    size = len(of) if origin is tuple and Ellipsis not in of else None
+    if size is not None and len(value) != size:
+        raise UserError(f"{key}={value} must be a list of {size} values.")
+    options = plain_types(of[0]) if of else None
+    if options is not None and not all(fits(v, options) for v in value):
+        wanted = " or ".join(text for kind, text in PLAIN.items() if kind in options)
+        raise UserError(f"Each value of {key}={value} must be {wanted}.")
+
+
 def check_value(key: str, value: Any, parameter: inspect.Parameter) -> None:
     """One key against its argument's annotation and the ranges.
 
@@ -124,8 +190,9 @@ def check_value(key: str, value: Any, parameter: inspect.Parameter) -> None:
     if options is not None and not fits(value, options):
         wanted = " or ".join(text for kind, text in PLAIN.items() if kind in options)
         raise UserError(f"{key}={value} must be {wanted}.")
+    check_list(key, value, parameter.annotation)
     wanted, inside = RANGES.get(parameter.name, ("", None))
-    if inside is None or value is None:
+    if inside is None or (value is None and may_be_none(parameter)):
         return
     try:
         good = inside(value)
@@ -135,12 +202,70 @@ def check_value(key: str, value: Any, parameter: inspect.Parameter) -> None:
         raise UserError(f"{key}={value} must be {wanted}.")
 
 
+def check_trainer(trainer: dict[str, Any]) -> None:
+    """Settings of the trainer under which a row would be wrong or never come.
+
+    Raises:
+        UserError: one of them.
+    """
+    for name, (wanted, inside, why) in TRAINER.items():
+        if name in trainer and not inside(trainer[name]):
+            value = "null" if trainer[name] is None else trainer[name]
+            raise UserError(f"trainer.{name}={value} must be {wanted}: {why}.")
+    devices, accelerator = trainer.get("devices"), trainer.get("accelerator")
+    if isinstance(devices, list) and (
+        accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    ):
+        raise UserError(
+            f"trainer.devices={devices} names devices and a CPU is one; give the number of "
+            f"processes instead: trainer.devices={len(devices)}."
+        )
+
+
+def check_callbacks(callbacks: dict[str, Any]) -> None:
+    """Callbacks that a run's result depends on; under whatever key, a user's subclass counts.
+
+    Raises:
+        UserError: one is missing.
+    """
+    found = [get_object(node["_target_"]) for _, node in targets(callbacks)]
+
+    def there(name: str) -> bool:
+        return any(inspect.isclass(c) and issubclass(c, get_object(name)) for c in found)
+
+    for name, key, why in [BEST, *(OF_ROW if there("sigma.callbacks.ResultRow") else [])]:
+        if not there(name):
+            raise UserError(
+                f"callbacks.{key} is missing: {why}; leave it there, or give a subclass of {name}."
+            )
+
+
+def check_groups(groups: Any) -> None:
+    """Groups of users by history length.
+
+    Raises:
+        UserError: bounds that are none, or between which there is nobody.
+    """
+    if not isinstance(groups, dict):
+        raise UserError(
+            f"task.groups={groups} must be names with bounds, such as {{short: [0,5]}}."
+        )
+    for name, bounds in groups.items():
+        pair = bounds if isinstance(bounds, list) and len(bounds) == 2 else [0, 0]
+        whole = all(b is None or (type(b) is int and b >= 0) for b in pair)
+        if not whole or (None not in pair and pair[0] >= pair[1]):
+            raise UserError(
+                f"task.groups.{name}={bounds} must be a pair [lower, upper) of history lengths, "
+                "the lower one below the upper one, such as [5,20], with null for no bound."
+            )
+
+
 def check_config(config: dict[str, Any]) -> None:
     """Check every target of a resolved config.
 
     Raises:
         UserError: a target that does not exist, an argument it does not take, a value that does
-            not fit; the message names what there is.
+            not fit, settings that no row could come of; the message names what there is.
     """
     seed = config.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:
@@ -152,6 +277,7 @@ def check_config(config: dict[str, Any]) -> None:
     evaluation = config.get("evaluation") or {}
     if evaluation.get("sampled") is not None and "_target_" not in evaluation["sampled"]:
         raise UserError("evaluation.sampled needs evaluation=sampled beside it.")
+    check_list("tags", config.get("tags", []), list[str])
     for key, node in targets(config):
         if "monitor" in node and node["monitor"] != evaluation.get("monitor"):
             raise UserError(
@@ -176,3 +302,8 @@ def check_config(config: dict[str, Any]) -> None:
                 raise UserError(f"{key} has no key '{name}'; {suggest(name, ours)}")
             if known is not None:
                 check_value(f"{key}.{name}", value, known[name])
+    check_trainer(config.get("trainer") or {})
+    check_groups((config.get("task") or {}).get("groups") or {})
+    # A development run tests the last weights and writes no row.
+    if "callbacks" in config and not config.get("trainer", {}).get("fast_dev_run"):
+        check_callbacks(config["callbacks"])

@@ -1,5 +1,6 @@
 """The paper's stopping rule, the best checkpoint, and the last one for going on after a stop."""
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from sigma.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def check_monitor(owner: str, monitor: str, pl_module: L.LightningModule) -> None:
@@ -85,7 +88,8 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Callback):
     """``last.ckpt``, replaced in one step at each epoch's end and after so many seconds within one.
 
-    A run killed at any moment finds either the older or the newer whole file.
+    A run killed at any moment finds either the older or the newer whole file, never one of weights
+    that are not finite: nothing could go on from those.
 
     Args:
         dirpath: folder of checkpoints.
@@ -100,18 +104,31 @@ class LastCheckpoint(Callback):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        finite = all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters())
+        if not trainer.strategy.reduce_boolean_decision(finite):
+            log.warning("The weights are not finite any more; %s is not replaced.", self.path)
+            self._saved_at = time.monotonic()
+            return
         partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(partial, self.path)
+        try:
+            trainer.save_checkpoint(partial, weights_only=False)
+            if trainer.is_global_zero:
+                os.replace(partial, self.path)
+        finally:
+            if trainer.is_global_zero:  # a part of it would keep a full disk full
+                partial.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        # Gradients that wait for their step (trainer.accumulate_grad_batches) are in no checkpoint.
         # The last batch of an epoch is left to the epoch's end, after validation.
+        loop = trainer.fit_loop
+        if loop._should_accumulate() or loop.epoch_loop._is_training_done:
+            return
         due = time.monotonic() - self._saved_at >= self.every_seconds
         if trainer.world_size > 1:  # clocks differ, and saving is done together or not at all
             due = trainer.strategy.broadcast(due)
-        if due and not trainer.fit_loop.epoch_loop._is_training_done:
+        if due:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

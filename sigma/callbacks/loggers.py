@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import nn
 
 from sigma.errors import UserError
 from sigma.files import whole
@@ -19,7 +20,9 @@ class EpochCsv(Logger):
     """``metrics.csv``: one line an epoch, written whole each time, kept through stops.
 
     Unlike Lightning's, which puts training and validation on lines of their own and starts anew
-    when a run is resumed. The test metrics go to ``test_metrics.csv``, one line.
+    when a run is resumed. Metrics that come without an epoch, as from Lightning's
+    LearningRateMonitor, are of the current one. The test metrics go to ``test_metrics.csv``, one
+    line.
 
     Args:
         folder: the run's folder.
@@ -29,6 +32,7 @@ class EpochCsv(Logger):
         super().__init__()
         self.folder = Path(folder)
         self._rows: dict[int, dict[str, Any]] | None = None
+        self._module: Any = None
 
     @property
     def name(self) -> str:
@@ -52,11 +56,17 @@ class EpochCsv(Logger):
         return {epoch: row for epoch, row in rows.items() if epoch < first_epoch}
 
     @rank_zero_only
+    def log_graph(self, model: nn.Module, *_: Any) -> None:
+        """Called before training with what knows the current epoch."""
+        self._module = model
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if any(name.startswith("test/") for name in metrics):
             self._write("test_metrics.csv", [dict(metrics)])
             return
-        epoch = int(metrics.get("epoch", 0))
+        current = 0 if self._module is None else self._module.current_epoch
+        epoch = int(metrics.get("epoch", current))
         if self._rows is None:
             self._rows = self._kept(epoch)
         row = self._rows.setdefault(epoch, {})

@@ -2,6 +2,8 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -30,6 +32,21 @@ def test_one_line_an_epoch_and_lines_kept_through_a_stop(tmp_path: Path) -> None
     assert pd.read_csv(tmp_path / "test_metrics.csv")["test/hr@10"].tolist() == [0.5]
     log_epoch(EpochCsv(str(tmp_path)), 0, 0.9)  # another run into the same folder
     assert pd.read_csv(tmp_path / "metrics.csv")["val/ndcg@10"].tolist() == [0.9]
+
+
+def test_what_comes_without_an_epoch_is_of_the_current_one(tmp_path: Path) -> None:
+    """As Lightning's LearningRateMonitor logs: before the epoch's own numbers, resumed or not."""
+    module: Any = SimpleNamespace(current_epoch=0)
+    for epochs in (range(3), range(3, 5)):
+        logger = EpochCsv(str(tmp_path))
+        logger.log_graph(module)
+        for module.current_epoch in epochs:
+            logger.log_metrics({"lr-Adam": module.current_epoch / 100}, step=7)
+            log_epoch(logger, module.current_epoch, 0.5)
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table["epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert table["lr-Adam"].tolist() == [0.0, 0.01, 0.02, 0.03, 0.04]
+    assert table["val/ndcg@10"].notna().all()
 
 
 def test_tensorboard_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
