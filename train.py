@@ -7,13 +7,20 @@ import sigma.environment  # noqa: F401  isort: skip
 
 import hydra
 import lightning as L
-import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from sigma import alone
-from sigma.build import accelerator, build
-from sigma.cli import expand_resume, explained, explained_job
+from sigma.build import accelerator, build, set_precision
+from sigma.cli import (
+    expand_resume,
+    explained,
+    explained_job,
+    note_working_directory,
+    observers,
+)
 from sigma.preflight import check_config
 from sigma.runs import RunFolder
 
@@ -29,16 +36,17 @@ def train(cfg: DictConfig) -> float:
 
 def run(cfg: DictConfig, folder: RunFolder) -> float:
     """The same, in a folder that no other process is at."""
+    folder.check_unused()
     if (score := folder.finished_score()) is not None:
         log.info("This run is finished already: %s", folder.row_path)
         return score
     checkpoint = folder.checkpoint_to_resume()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    torch.set_float32_matmul_precision(cfg.matmul_precision)
+    set_precision(cfg.matmul_precision)
 
     datamodule, task = build(cfg)
-    callbacks = list(instantiate(cfg.callbacks, _convert_="all").values())
-    loggers = list(instantiate(cfg.logger, _convert_="all").values())
+    callbacks = observers(cfg.callbacks, "callbacks", Callback)
+    loggers = observers(cfg.logger, "logger", Logger)
     trainer = instantiate(
         cfg.trainer,
         accelerator=accelerator(cfg.trainer.accelerator),
@@ -66,6 +74,7 @@ def main(cfg: DictConfig) -> float:
     with explained_job():
         OmegaConf.resolve(cfg)
         check_config(OmegaConf.to_container(cfg))
+        note_working_directory(cfg)
         return alone.run(cfg) if alone.needed(cfg) else train(cfg)
     return float("nan")  # a job of a multirun that another process is at
 

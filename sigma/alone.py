@@ -5,16 +5,21 @@ sweep, leaves ranks and process group behind for the next job, and kills the pro
 fails. So such a job is started as the single run it is, and its score read from its row.
 """
 
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import Pruned, UserError
-from sigma.runs import TAKEN, RunFolder, RunTakenError
+from sigma.runs import TAKEN, RunFolder, RunTakenError, hydra_flags
 
 SCRIPT = Path(__file__).parents[1] / "train.py"
 
@@ -28,8 +33,6 @@ def needed(cfg: DictConfig) -> bool:
 def command(cfg: DictConfig) -> list[str]:
     """This job as a command line of its own, in the same folder, and the same run to W&B."""
     hydra = HydraConfig.get()
-    sources = hydra.runtime.config_sources
-    added = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
     kept = [o for o in hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.run.dir="))]
 
     def quoted(text: str) -> str:
@@ -39,7 +42,7 @@ def command(cfg: DictConfig) -> list[str]:
     wandb_id = OmegaConf.select(cfg, "logger.wandb.id")
     named = [] if wandb_id is None else [f"logger.wandb.id={quoted(wandb_id)}"]
     return [
-        *(sys.executable, str(SCRIPT), f"--config-name={hydra.job.config_name}", *added),
+        *(sys.executable, str(SCRIPT), *hydra_flags()),
         *(*hydra.overrides.task, *kept, *named),
         "resume=true",  # as every job of a multirun goes on
         f"hydra.run.dir={quoted(hydra.runtime.output_dir)}",
@@ -48,22 +51,43 @@ def command(cfg: DictConfig) -> list[str]:
     ]
 
 
+@contextmanager
+def passing_sigterm_on(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Who is told to stop stops the job too, instead of leaving it behind without a parent."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(cfg: DictConfig) -> float:
     """The job's best validation score (NaN in a development run).
 
     Raises:
         Pruned: a search ended it.
         RunTakenError: another process is at it.
+        SIGTERMException: it was told to stop, and the sweep ends with it.
         UserError: it failed; its own sentence.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     reason = "its processes ended without a message"
-    with subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process:
+    with (
+        subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process,
+        passing_sigterm_on(process),
+    ):
         assert process.stderr is not None
         for line in process.stderr:
             sys.stderr.write(line)
             if line.startswith("error: "):
                 reason = line.removeprefix("error: ").strip()
+        process.wait()
+    # By its own word, or before it could say one.
+    if process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM):
+        raise SIGTERMException
     if (folder / "pruned.json").is_file():
         raise Pruned(reason)
     if reason.startswith(TAKEN):

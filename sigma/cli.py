@@ -1,15 +1,20 @@
 """The command line's edges: what `resume=` means, and errors as one sentence."""
 
 import errno
+import json
 import logging
 import os
 import re
+import signal
 import sys
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -21,15 +26,18 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.types import RunMode
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sigma.errors import Pruned, UserError
 from sigma.preflight import accepted, suggest
-from sigma.runs import RunTakenError, note_failure
+from sigma.runs import COMMAND, RunTakenError, note_failure
 
 log = logging.getLogger(__name__)
+CONF = Path(__file__).parents[1] / "conf"
+LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
 # Launchers that packages bring, and the extra that brings them.
 LAUNCHERS = {
     "joblib": "joblib",
@@ -40,26 +48,35 @@ LAUNCHERS = {
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
-    """``resume=<run folder>`` -> that run's own overrides, its folder, and ``resume=true``.
+    """``resume=<run folder>`` -> that run's own command line, its folder, and ``resume=true``.
 
     Other arguments stay and, coming last, win (``trainer.max_epochs=300`` to go on for longer).
+    Flags come before all overrides, which Hydra's parser wants side by side.
     """
     folders = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=")]
     if not folders or folders[-1].lower() in {"true", "false"}:
         return arguments
     folder = Path(folders[-1])
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
+    saved, older = folder / COMMAND, folder / ".hydra" / "overrides.yaml"
+    flags: list[str] = []
+    if saved.is_file():
+        command = json.loads(saved.read_text())
+        flags, overrides = command["flags"], command["overrides"]
+    elif older.is_file():  # of a run before there was the other, or one that never began to train
+        overrides = [o for o in map(str, OmegaConf.load(older)) if not o.startswith("resume=")]
+    else:
         print(
             f"error: resume={folder} is not the folder of a run ({saved} is missing); give the "
             "folder that holds its checkpoints, or resume=true with hydra.run.dir=…",
             file=sys.stderr,
         )
         raise SystemExit(1)
-    overrides = [o for o in map(str, OmegaConf.load(saved)) if not o.startswith("resume=")]
     given = [a for a in arguments if not a.startswith("resume=")]
+    # A word that is neither is a flag's value (--config-dir conf2).
+    typed = [a for a in given if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    flags = [*flags, *(a for a in given if a not in typed)]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*overrides, *given, f"hydra.run.dir='{quoted}'", "resume=true"]
+    return [*flags, *overrides, *typed, f"hydra.run.dir='{quoted}'", "resume=true"]
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -107,9 +124,14 @@ def hydra_message(error: BaseException) -> str | None:
             return absent_launcher(wanted[1])
         if "Could not override 'search'" in str(error):
             return "search=… needs hydra/sweeper=optuna beside it."
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return no_option(sys.argv[1:])
+    if isinstance(error, InstantiationException) and (
+        isinstance(cause := error.__cause__, ValueError)
+        or (cause is not None and refused_by_library(cause))
+    ):
         where = str(error).rpartition("full_key: ")[2] if "full_key" in str(error) else "The config"
-        return f"{where}: {one_line(error.__cause__)}"
+        return f"{where}: {one_line(cause)}"
     if isinstance(error, CompactHydraException) and not isinstance(error, InstantiationException):
         return one_line(error)
     if isinstance(error, OmegaConfBaseException):
@@ -131,6 +153,68 @@ def absent_launcher(option: str) -> str:
     )
 
 
+def no_option(arguments: list[str]) -> str:
+    """For ``logger=null`` and the like, of which Hydra says neither the group nor its options."""
+    for word in arguments:
+        group, _, value = word.lstrip("+").partition("=")
+        options = [path.stem for path in (CONF / group).glob("*.yaml")] if group else []
+        if not options or value in options:
+            continue
+        none = {
+            "logger": " For none, logger=none; for one less, ~logger.<name>.",
+            "callbacks": " For one less, ~callbacks.<name>.",
+        }.get(group, "")
+        return f"{group}={value} names no {group}; {suggest(value, options)}{none}"
+    return "A group takes the name of one of its options; see python train.py --help."
+
+
+def refused_by_library(error: BaseException) -> bool:
+    """Whether what the config gave to a target is what a library refuses.
+
+    So it is when the call itself fails (an argument is missing or not known), or when all code that
+    ran below the call is a library's. Where any of ours or of the user's ran, it may be a bug.
+    """
+    if not isinstance(error, TypeError | AttributeError | ImportError | LookupError):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    below = [f for f in frames if not f.f_globals.get("__name__", "").startswith("hydra.")]
+    return all(
+        f.f_code.co_filename.startswith((*LIBRARIES, "<frozen "))
+        and not f.f_globals.get("__name__", "").startswith("sigma.")
+        for f in below
+    )
+
+
+def observers(group: DictConfig, name: str, kind: type) -> list[Any]:
+    """The callbacks or loggers of a config; null leaves one out, as ``~`` does.
+
+    Raises:
+        UserError: one that is something else.
+    """
+    made = instantiate(group, _convert_="all")
+    for key, part in made.items():
+        if part is not None and not isinstance(part, kind):
+            raise UserError(
+                f"{name}.{key}={part} is no {kind.__name__.lower()}; give the class of one: "
+                f"'+{name}.{key}={{_target_: package.Class}}'."
+            )
+    return [part for part in made.values() if part is not None]
+
+
+def note_working_directory(cfg: DictConfig) -> None:
+    """Say where Hydra has gone to before the data is looked for or downloaded there."""
+    if not HydraConfig.get().job.chdir:
+        return
+    paths = {f"dataset.{key}": cfg.dataset.get(key) for key in ("path", "root")}
+    relative = [f"{key}={p}" for key, p in paths.items() if p and not Path(p).is_absolute()]
+    if relative:
+        log.warning(
+            "hydra.job.chdir=true: relative paths start from the run's folder, %s; there, too, %s "
+            "(give an absolute path for another place).",
+            *(Path.cwd(), " and ".join(relative)),
+        )
+
+
 def unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     """What there is beside a key that is not, or how to add it where the target takes it."""
     key, parent = str(error.key), error.parent_node
@@ -146,6 +230,8 @@ def system_message(error: BaseException) -> str | None:
     """For a full disk, a folder that cannot be written, too little memory, and what is killed."""
     if isinstance(error, KeyboardInterrupt):
         return "Stopped by the keyboard."
+    if isinstance(error, SIGTERMException):
+        return "Stopped by SIGTERM (a time limit, docker stop or kill)."
     if isinstance(error, OSError):
         path = error.filename2 or error.filename  # of a copy, where it goes
         where = f" ({path})" if path else ""
@@ -187,7 +273,10 @@ def quiet() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Show what the user can mend as one sentence and exit with 1; let bugs through."""
+    """Show what the user can mend as one sentence and exit with 1; let bugs through.
+
+    A SIGTERM ends with 143, as it does in every program.
+    """
     # Unless told to raise, Hydra prints a traceback of its own and exits; what the user had asked
     # for is kept beside it.
     os.environ.setdefault("SIGMA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
@@ -196,18 +285,20 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        # Lightning turns Ctrl-C into an exit.
+        # Lightning turns Ctrl-C and SIGTERM into exits, the latter into one with code 0. Neither is
+        # an Exception to Hydra, so a multirun ends with it, too.
         if isinstance(error, SystemExit) and not any(
-            isinstance(seen, KeyboardInterrupt) for seen in causes(error)
+            isinstance(seen, KeyboardInterrupt | SIGTERMException) for seen in causes(error)
         ):
             raise
         message = user_message(error)
-        if message is None or os.environ["SIGMA_FULL_ERROR"] == "1":
+        terminated = isinstance(error, SIGTERMException)
+        if message is None or (os.environ["SIGMA_FULL_ERROR"] == "1" and not terminated):
             raise
         print(f"error: {message}", file=sys.stderr)
         for note in dict.fromkeys(n for e in causes(error) for n in getattr(e, "__notes__", [])):
             print(note, file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(128 + signal.SIGTERM if terminated else 1) from None
 
 
 @contextmanager

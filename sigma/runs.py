@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shlex
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +24,8 @@ from sigma.identity import determining
 log = logging.getLogger(__name__)
 
 ROW, LOCK, FAILED = "row.json", ".lock", "failed.json"
+# What was typed. Hydra's own copy, .hydra/overrides.yaml, is of the last start, a refused one too.
+COMMAND = "command.json"
 TAKEN = "Another process is at the run"
 
 
@@ -40,6 +44,14 @@ def note_failure(folder: Path, sentence: str) -> None:
         log.warning("The failure could not be written to %s.", folder / FAILED)
 
 
+def hydra_flags() -> list[str]:
+    """The flags that say where this job's config comes from, for another command line."""
+    hydra = HydraConfig.get()
+    sources = hydra.runtime.config_sources
+    added = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
+    return [f"--config-name={hydra.job.config_name}", *added]
+
+
 class RunFolder:
     """The folder Hydra made for this run.
 
@@ -52,6 +64,7 @@ class RunFolder:
     def __init__(self, cfg: DictConfig) -> None:
         self.path = Path(HydraConfig.get().runtime.output_dir)
         self.row_path = self.path / ROW
+        self.last_path = self.path / "checkpoints" / "last.ckpt"
         self.resume = cfg.resume is True or HydraConfig.get().mode == RunMode.MULTIRUN
         self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
 
@@ -65,9 +78,8 @@ class RunFolder:
         Raises:
             RunTakenError: another process has it.
         """
-        first = getattr(rank_zero_only, "rank", 0) in (None, 0)
-        if not first or self.config["trainer"].get("fast_dev_run"):
-            yield  # a development run writes nothing
+        if not self._writes():
+            yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / LOCK)
@@ -80,17 +92,42 @@ class RunFolder:
         finally:
             lock.release()
 
+    def _writes(self) -> bool:
+        """Whether this process answers for the folder; a development run writes nothing."""
+        first = getattr(rank_zero_only, "rank", 0) in (None, 0)
+        return first and not self.config["trainer"].get("fast_dev_run")
+
+    def check_unused(self) -> None:
+        """See that nothing of another run would be taken for this one's.
+
+        Raises:
+            UserError: the folder holds a run, and this start is not to go on with it.
+        """
+        if self.resume or not self._writes():
+            return
+        if self.row_path.is_file() or self.last_path.is_file():
+            raise UserError(
+                f"{self.path} holds a run already; go on with it by python train.py "
+                f"resume={shlex.quote(str(self.path))}, or start anew in another hydra.run.dir."
+            )
+
     def checkpoint_to_resume(self) -> str | None:
         """The last checkpoint, when resuming and there is one.
 
         Raises:
-            UserError: the folder's run was made with other settings.
+            UserError: the folder's run was made with other settings, or the file is damaged.
         """
-        last = self.path / "checkpoints" / "last.ckpt"
-        if not self.resume or not last.is_file():
+        if not self.resume or not self.last_path.is_file():
             return None
         self._check_unchanged()
-        return str(last)
+        # A zip file's table of contents is at its end, so this sees one that was cut short.
+        if not zipfile.is_zipfile(self.last_path):
+            raise UserError(
+                f"{self.last_path} is damaged (cut short by a full disk or a broken copy?); delete "
+                "it, and the same command starts this run anew. best.ckpt beside it, which that "
+                "replaces, holds the best epoch's weights."
+            )
+        return str(self.last_path)
 
     def _check_unchanged(self) -> None:
         before = determining(json.loads((self.path / "config.json").read_text()))
@@ -104,13 +141,18 @@ class RunFolder:
             )
 
     def start(self) -> None:
-        """Keep the resolved config beside what the run will write; an old failure is history."""
-        with whole(self.path / "config.json") as partial:
-            partial.write_text(json.dumps(self.config, indent=1))
+        """Keep config and command line beside what the run will write; a failure is history."""
+        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+        command = {"flags": hydra_flags(), "overrides": overrides}
+        for name, content in (("config.json", self.config), (COMMAND, command)):
+            with whole(self.path / name) as partial:
+                partial.write_text(json.dumps(content, indent=1))
         (self.path / FAILED).unlink(missing_ok=True)
 
     def finished_score(self) -> float | None:
         """Best validation score of a run that is to be resumed but has ended already.
+
+        None for a run that is to go on for more epochs.
 
         Raises:
             UserError: it was made with other settings.
@@ -118,8 +160,26 @@ class RunFolder:
         if not self.resume or not self.row_path.is_file():
             return None
         self._check_unchanged()
+        row = json.loads(self.row_path.read_text())
+        if self._goes_on(row):
+            return None
         metric = self.config["evaluation"]["monitor"].removeprefix("val/")
-        return float(json.loads(self.row_path.read_text())["metrics"]["val"][metric])
+        return float(row["metrics"]["val"][metric])
+
+    def _goes_on(self, row: dict[str, Any]) -> bool:
+        """Whether only ``max_epochs`` ended the run, and more of them are asked for now.
+
+        The row stays until the new end: a stop on the way changes nothing of this answer.
+        """
+        epochs, had = row["epochs"], row["config"]["trainer"]["max_epochs"]
+        wanted = self.config["trainer"]["max_epochs"]
+        patience = (row["config"]["callbacks"].get("early_stopping") or {}).get("patience")
+        best = row["best_epoch"]
+        stopped = None not in (patience, best) and epochs - 1 - best > patience
+        more = wanted == -1 or wanted > epochs
+        # A job of a multirun that wants more is another run.
+        single = HydraConfig.get().mode != RunMode.MULTIRUN
+        return single and more and epochs == had and not stopped and self.last_path.is_file()
 
     def best_score(self, trainer: L.Trainer) -> float:
         """Best validation score, the number a sweep optimises (NaN in a development run)."""

@@ -2,12 +2,21 @@
 
 import errno
 import os
+import signal
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
 
+from sigma import alone
 from sigma.cli import expand_resume, explained, user_message
 from sigma.errors import UserError
 from sigma.preflight import check_config, parameters, suggest
@@ -20,6 +29,13 @@ BAD = [
     (["dataset=beuaty"], "There is no dataset 'beuaty'; did you mean 'beauty'? There are: beauty"),
     (["logger=wanbd"], "did you mean 'wandb'?"),
     (["objective=clozee"], "There is no objective 'clozee'"),
+    (["logger=null"], "logger=null names no logger; there are: csv, default, none"),
+    (["logger=false"], "For none, logger=none; for one less, ~logger.<name>."),
+    (["callbacks=null"], "there are: default. For one less, ~callbacks.<name>."),
+    (["trainer=null"], "trainer=null names no trainer; there are: ddp, default."),
+    (["+callbacks.x=3"], "callbacks.x=3 is no callback; give the class of one"),
+    (["trainer.devices=two"], "trainer: `devices` selected with `CPUAccelerator` should be an int"),
+    (["trainer.precision=transformer-engine"], "trainer: Requirement 'transformer_engine"),
     (["+experiment=zzz"], "There is no experiment 'zzz'"),
     (["modle=sigma"], "The config has no key 'modle'; did you mean 'model'?"),
     (["foo=1"], "The config has no key 'foo'; there are: callbacks, dataset"),
@@ -135,6 +151,28 @@ def test_bugs_keep_their_traceback() -> None:
         raise TypeError("in the middle of a model")
 
 
+def with_a_bug(size: int) -> None:
+    raise TypeError(f"a mistake in a model's own code, size {size}")
+
+
+def with_a_bug_below(size: str) -> None:
+    torch.nn.Linear(size, 2)  # type: ignore[arg-type]
+
+
+def test_what_a_library_refuses_is_a_sentence_and_a_bug_of_ours_is_none() -> None:
+    def message(**target: object) -> str | None:
+        with pytest.raises(InstantiationException) as raised:
+            instantiate({"part": target})
+        return user_message(raised.value)
+
+    library = message(_target_="torch.nn.Linear", in_features="wide", out_features=2)
+    assert str(library).startswith("part: ")
+    call_itself = message(_target_=f"{__name__}.with_a_bug")
+    assert str(call_itself).startswith("part: with_a_bug() missing 1 required")
+    assert message(_target_=f"{__name__}.with_a_bug", size=1) is None
+    assert message(_target_=f"{__name__}.with_a_bug_below", size="wide") is None
+
+
 def raise_below() -> None:
     try:
         raise UserError("Mend this.")
@@ -186,15 +224,35 @@ def test_a_killed_worker_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert user_message(BrokenProcessPool("A task has failed to un-serialize.")) is None
 
 
-def test_the_keyboard_through_lightnings_exit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_keyboard_and_sigterm_through_lightnings_exits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SystemExit) as stopped, explained():
         press_ctrl_c()
     assert stopped.value.code == 1
     assert "Stopped by the keyboard" in capsys.readouterr().err
+    monkeypatch.setenv("SIGMA_FULL_ERROR", "1")  # has nothing to add, and would end with 0
+    with pytest.raises(SystemExit) as stopped, explained(), explained():
+        raise SIGTERMException
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err.count("Stopped by SIGTERM") == 1
     with pytest.raises(SystemExit) as stopped, explained():
         raise SystemExit(0)  # --help
     assert stopped.value.code == 0
     assert capsys.readouterr().err == ""
+
+
+def test_sigterm_reaches_a_job_in_processes_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_parent = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    monkeypatch.setattr(alone, "command", lambda cfg: [sys.executable, "-c", kill_parent])
+    here = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr(HydraConfig, "get", lambda: here)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SIGTERMException):
+        alone.run(OmegaConf.create())
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_resume_brings_back_the_runs_own_overrides(tmp_path: Path) -> None:
@@ -207,6 +265,15 @@ def test_resume_brings_back_the_runs_own_overrides(tmp_path: Path) -> None:
         "model.r=3", "trainer.max_epochs=9", f"hydra.run.dir='{quoted}'", "resume=true"
     ]  # fmt: skip
     assert expand_resume(["resume=true", "seed=1"]) == ["resume=true", "seed=1"]
+    # What the run itself wrote down comes before what Hydra did; flags come before overrides.
+    (folder / "command.json").write_text(
+        '{"flags": ["--config-dir=a"], "overrides": ["model.r=4"]}'
+    )
+    given = ["~callbacks.curves", "--config-dir", "b", f"resume={folder}", "seed=1"]
+    assert expand_resume(given) == [
+        "--config-dir=a", "--config-dir", "b", "model.r=4", "~callbacks.curves", "seed=1",
+        f"hydra.run.dir='{quoted}'", "resume=true",
+    ]  # fmt: skip
 
 
 def test_arguments_of_bases_are_known() -> None:

@@ -92,15 +92,31 @@ def test_a_multirun_is_as_many_runs(
 
 @pytest.mark.parametrize("logger", ["none", "tensorboard"])
 def test_other_loggers(
-    logger: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    logger: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if logger == "tensorboard":
         pytest.importorskip("tensorboard")
     typed = arguments(tmp_path, data, "trainer.max_epochs=1", f"logger={logger}")
-    assert call(monkeypatch, *typed) == 0
+    assert call(monkeypatch, *typed, "+trainer.profiler=simple") == 0
+    assert "FIT Profiler Report" in capsys.readouterr().out
     assert (tmp_path / "row.json").exists()
     assert (tmp_path / "metrics.csv").exists() == (logger != "none")
     assert bool(list(tmp_path.glob("tensorboard/events*"))) == (logger == "tensorboard")
+
+
+def test_a_job_that_changes_into_its_folder_says_where_paths_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = arguments(tmp_path, Path("shop.txt"), "hydra.job.chdir=true")
+    assert call(monkeypatch, *typed) == 1
+    shown = capsys.readouterr()
+    assert f"relative paths start from the run's folder, {tmp_path}; " in shown.out
+    assert "dataset.path=shop.txt" in shown.out
+    assert "shop.txt does not exist" in shown.err
 
 
 def test_help_lists_groups_and_examples(
@@ -135,8 +151,8 @@ def test_what_observes_changes_no_number(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     everything = ["trainer.max_epochs=2", "logger=default"]
-    little = ["trainer.max_epochs=2", "logger=none", "~callbacks.progress", "~callbacks.curves"]
-    little.append("~callbacks.tables")
+    little = ["trainer.max_epochs=2", "logger=none", "~callbacks.progress", "callbacks.curves=null"]
+    little += ["~callbacks.tables", "+logger.csv=null"]  # null is as good as ~
     rows = []
     for name, typed in (("everything", everything), ("little", little)):
         assert call(monkeypatch, *arguments(tmp_path / name, data, *typed)) == 0

@@ -1,7 +1,10 @@
 """Runs that are killed and go on, and runs that are repeated: the same row, bit for bit."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
+from sigma.task import SequenceTask
 from tests.front_door import ROOT, command, environment, run, write_sequences
+from tests.in_process import arguments, call
 
 SETTINGS = (
     "trainer.max_epochs=6",
@@ -51,13 +56,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_twice_and_resumed_ends_as_if_never_killed(whole: Path) -> None:
     folder = whole.parent / "killed"
-    call = command(folder, whole.parent / "data.txt", *SETTINGS, "resume=true")
+    typed = command(folder, whole.parent / "data.txt", *SETTINGS, "resume=true")
     last = folder / "checkpoints" / "last.ckpt"
     reached: list[int] = []
     for steps in (7, 31):  # in the middle of the first and of a later epoch
         with (whole.parent / "killed.log").open("a") as output:
             process = subprocess.Popen(
-                call, cwd=ROOT, env=environment(), stdout=output, stderr=output
+                typed, cwd=ROOT, env=environment(), stdout=output, stderr=output
             )
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -69,7 +74,7 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(whole: Path) -> None:
         process.wait()
         reached.append(torch.load(last, weights_only=True)["global_step"])
     assert reached[1] > reached[0] >= 7
-    shown = run(*call)
+    shown = run(*typed)
     same(whole, folder)
     assert row(folder)["efficiency"]["sessions"] == 3
     # The first epoch shown was begun by another process: its time is this one's alone.
@@ -77,51 +82,138 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(whole: Path) -> None:
     assert re.search(r"  \d+(\.\d)? s  ", first), first
 
 
-def test_stopped_between_two_epochs(whole: Path) -> None:
-    """The last checkpoint is then of an epoch's end; it must not count into the next one's loss."""
+def test_stopped_between_two_epochs(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last checkpoint is then of an epoch's end; it must not count into the next one's loss.
+
+    The first part ended because it was to have one epoch, so with more of them it goes on.
+    """
     folder = whole.parent / "between"
-    call = command(folder, whole.parent / "data.txt", *SETTINGS, "resume=true")
-    run(*call, "trainer.max_epochs=1")
-    (folder / "row.json").unlink()
-    run(*call)
+    typed = arguments(folder, whole.parent / "data.txt", *SETTINGS)
+    assert call(monkeypatch, *typed, "trainer.max_epochs=1") == 0
+    assert row(folder)["epochs"] == 1
+    assert call(monkeypatch, f"resume={folder}", "trainer.max_epochs=6") == 0
+    assert row(folder)["config"]["trainer"]["max_epochs"] == 6
     same(whole, folder)
 
 
-def test_same_seed_same_row_and_another_seed_another(whole: Path) -> None:
+def test_same_seed_same_row_and_another_seed_another(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ran before in the process."""
     data = whole.parent / "data.txt"
-    run(*command(whole.parent / "again", data, *SETTINGS))
+    assert call(monkeypatch, *arguments(whole.parent / "other", data, *SETTINGS, "seed=1")) == 0
+    assert call(monkeypatch, *arguments(whole.parent / "again", data, *SETTINGS)) == 0
     same(whole, whole.parent / "again")
-    run(*command(whole.parent / "other", data, *SETTINGS, "seed=1"))
     assert row(whole.parent / "other")["metrics"] != row(whole)["metrics"]
 
 
 def test_resume_of_a_folder_takes_its_settings_and_a_finished_run_is_left_alone(
     whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = (whole / "row.json").read_bytes()
-    output = run(*command(whole, whole.parent / "data.txt")[:2], f"resume={whole}")
-    assert "finished already" in output
+    assert call(monkeypatch, f"resume={whole}") == 0
+    assert "finished already" in capsys.readouterr().out
     assert (whole / "row.json").read_bytes() == before
+    # Where early stopping ended it, be it at the last epoch allowed, more of them change nothing.
+    early = tmp_path / "early"
+    shutil.copytree(whole, early)
+    (early / "row.json").write_text(json.dumps(row(whole) | {"best_epoch": 3}))
+    assert call(monkeypatch, f"resume={early}", "trainer.max_epochs=9") == 0
+    assert "finished already" in capsys.readouterr().out
 
 
-def test_resume_with_other_settings_is_refused(whole: Path) -> None:
-    folder = whole.parent / "changed"
+def test_a_folder_that_holds_a_run_gets_no_other(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is left of a stopped one would else be gone on from under other settings."""
     data = whole.parent / "data.txt"
-    run(*command(folder, data, "trainer.max_epochs=1"))
+    stopped = tmp_path / "stopped"
+    (stopped / "checkpoints").mkdir(parents=True)
+    shutil.copy(whole / "checkpoints" / "last.ckpt", stopped / "checkpoints")
+    for folder in (whole, stopped):
+        kept = {p: p.read_bytes() for p in folder.glob("*.json")}
+        assert call(monkeypatch, *arguments(folder, data, *SETTINGS, "seed=7")) == 1
+        assert f"{folder} holds a run already; go on with it by" in capsys.readouterr().err
+        assert {p: p.read_bytes() for p in folder.glob("*.json")} == kept
+
+
+def test_a_refused_resume_costs_nothing(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Though Hydra writes down what was typed before any check; and options lie elsewhere."""
+    folder, data = tmp_path / "run", whole.parent / "data.txt"
+    (tmp_path / "conf2" / "model").mkdir(parents=True)
+    settings = (ROOT / "conf" / "model" / "sigma.yaml").read_text()
+    (tmp_path / "conf2" / "model" / "mine.yaml").write_text(settings)
+    elsewhere = f"--config-dir={tmp_path / 'conf2'}"
+    typed = arguments(folder, data, "model=mine", "trainer.max_epochs=1")
+    assert call(monkeypatch, elsewhere, *typed) == 0
+    before = (folder / "row.json").read_bytes()
+
+    assert call(monkeypatch, f"resume={folder}", "task.optimizer.lr=0.01") == 1
+    error = capsys.readouterr().err
+    assert "was started with another task.optimizer.lr (0.001, now 0.01)" in error
+    assert call(monkeypatch, f"hydra.run.dir={folder}", "resume=true") == 1
+    assert "was started with another" in capsys.readouterr().err
+    for flags in ([], ["--config-dir", str(tmp_path / "conf2")]):
+        assert call(monkeypatch, *flags, f"resume={folder}") == 0
+        assert "finished already" in capsys.readouterr().out
+    assert (folder / "row.json").read_bytes() == before
+
     (folder / "row.json").unlink()
-    output = run(*command(folder, data, "resume=true", "task.optimizer.lr=0.01"), expect=1)
-    assert "was started with another task.optimizer.lr (0.001, now 0.01)" in output
-    assert "Traceback" not in output
+    with (folder / "checkpoints" / "last.ckpt").open("r+b") as file:
+        file.truncate(1000)
+    assert call(monkeypatch, f"resume={folder}") == 1
+    assert "last.ckpt is damaged (cut short" in capsys.readouterr().err
 
 
-def test_resume_of_what_is_no_run(tmp_path: Path) -> None:
-    output = run(*command(tmp_path / "x", tmp_path / "y")[:2], f"resume={tmp_path}", expect=1)
-    assert "is not the folder of a run" in output
+def test_sigterm_says_how_to_go_on_and_ends_a_sweep(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told_to_stop(task: SequenceTask) -> None:
+        if task.trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(SequenceTask, "on_train_epoch_start", told_to_stop)
+    typed = arguments(tmp_path, whole.parent / "data.txt", "trainer.max_epochs=2", "seed=1,2")
+    sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweep.subdir=s${seed}"]
+    assert call(monkeypatch, "-m", *typed, *sweep) == 143
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: Stopped by SIGTERM (a time limit, docker stop or kill)."
+    assert second.endswith(f"go on with: python train.py resume={tmp_path / 'sweep' / 's1'}")
+    assert [p.name for p in (tmp_path / "sweep").glob("s*")] == ["s1"]
 
 
-def test_nan_loss_names_step_and_last_good_checkpoint(tmp_path: Path) -> None:
+def test_resume_of_what_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, f"resume={tmp_path}") == 1
+    assert "is not the folder of a run" in capsys.readouterr().err
+
+
+def test_nan_loss_names_step_and_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_sequences(tmp_path / "data.txt")
-    output = run(*command(tmp_path / "run", data, "task.optimizer.lr=1e30"), expect=1)
+    often = "callbacks.last.every_seconds=0.001"  # so there is a checkpoint, which does not help
+    typed = arguments(tmp_path / "run", data, "task.optimizer.lr=1e30", often)
+    assert call(monkeypatch, *typed) == 1
+    output = capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
     assert "The training loss became nan at step" in output
     assert "last good checkpoint" in output
+    assert "start again in a new folder (hydra.run.dir=…), with a lower task.optimizer.lr" in output
+    assert "go on with" not in output
     assert "Traceback" not in output

@@ -12,9 +12,11 @@ import rich
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStopping
 from lightning.pytorch.callbacks.progress.rich_progress import CustomBarColumn, RichProgressBarTheme
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.progress import TextColumn, TimeRemainingColumn
 
 from sigma.datamodules.batches import Batch
+from sigma.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,9 @@ class Progress(RichProgressBar):
         seconds = time.monotonic() - self._epoch_start
         if self._whole:
             self._seconds.append(seconds)
-        log.info(self._line(trainer, seconds))
+        line = self._line(trainer, seconds)  # everywhere: it keeps the best score, too
+        if trainer.is_global_zero:
+            log.info(line)
 
     def _line(self, trainer: L.Trainer, seconds: float) -> str:
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch
@@ -139,6 +143,8 @@ class Progress(RichProgressBar):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
         for callback in trainer.early_stopping_callbacks:
             if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
                 log.info(
@@ -158,14 +164,21 @@ class Progress(RichProgressBar):
         """Say what is kept and how to go on; ``sigma.cli`` shows it below the error."""
         super().on_exception(trainer, pl_module, exception)
         folder = Path(trainer.default_root_dir)
-        if trainer.fast_dev_run or trainer.state.fn != "fit":  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if (folder / "checkpoints" / "last.ckpt").is_file():
+        if isinstance(exception, UserError) and "loss became" in str(exception):
+            # From the same checkpoint the same settings come to the same loss.
+            exception.add_note(
+                "Resuming would end the same way: start again in a new folder (hydra.run.dir=…), "
+                "with a lower task.optimizer.lr."
+            )
+        # A folder that held another run's was refused.
+        elif (folder / "checkpoints" / "last.ckpt").is_file():
             exception.add_note(
                 "The last checkpoint is kept; go on with: python train.py "
                 f"resume={shlex.quote(str(folder))}"
             )
-        elif isinstance(exception, KeyboardInterrupt):
+        elif isinstance(exception, KeyboardInterrupt | SIGTERMException):
             exception.add_note("There is no checkpoint to go on from yet.")
 
     def state_dict(self) -> dict[str, Any]:

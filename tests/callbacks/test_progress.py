@@ -1,17 +1,24 @@
 """The lines and tables a run prints, and the bar on a terminal."""
 
 import io
+import logging
 import os
 import pty
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
+from sigma.callbacks.checkpoints import PaperEarlyStopping
 from sigma.callbacks.progress import Progress, duration
 from sigma.callbacks.tables import data_table, result_table
 from sigma.datamodules.statistics import DatasetStatistics, Expected
+from sigma.errors import UserError
+from sigma.task import SequenceTask
 from tests.front_door import ROOT, command, environment, write_sequences
 
 
@@ -35,6 +42,48 @@ def test_the_best_score_outlives_a_stop() -> None:
     assert after.best == (0.25, 7)
     after.load_state_dict({"best": None})
     assert after.best == (0.25, 7)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_process_of_several_prints(first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    progress, stopped = Progress(), PaperEarlyStopping()
+    stopped.stopped_epoch = 3
+    trainer: Any = SimpleNamespace(
+        is_global_zero=first, current_epoch=3, max_epochs=5, early_stopping_callbacks=[stopped],
+        callback_metrics={"val/ndcg@10": 0.5},
+    )  # fmt: skip
+    task = SequenceTask.__new__(SequenceTask)
+    progress.on_train_epoch_end(trainer, task)
+    progress.on_train_end(trainer, task)
+    assert len(caplog.messages) == (2 if first else 0)
+    assert progress.best == (0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("phase", "error", "checkpoint", "note"),
+    [
+        ("fit", RuntimeError("disk"), True, "go on with: python train.py resume="),
+        ("test", RuntimeError("disk"), True, "go on with: python train.py resume="),
+        ("fit", SIGTERMException(), True, "go on with: python train.py resume="),
+        ("fit", SIGTERMException(), False, "There is no checkpoint to go on from yet."),
+        ("fit", RuntimeError("disk"), False, None),
+        ("fit", UserError("The training loss became nan"), True, "start again in a new folder"),
+    ],
+)
+def test_an_error_says_how_to_go_on(
+    phase: str, error: BaseException, checkpoint: bool, note: str | None, tmp_path: Path
+) -> None:
+    if checkpoint:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
+    trainer: Any = SimpleNamespace(
+        default_root_dir=tmp_path, fast_dev_run=False, state=SimpleNamespace(fn=phase)
+    )
+    Progress().on_exception(trainer, SequenceTask.__new__(SequenceTask), error)
+    notes = getattr(error, "__notes__", [])
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
 
 
 def test_the_data_table_says_whether_counts_are_as_expected() -> None:
