@@ -191,6 +191,9 @@ def check_value(key: str, value: Any, parameter: inspect.Parameter) -> None:
         wanted = " or ".join(text for kind, text in PLAIN.items() if kind in options)
         raise UserError(f"{key}={value} must be {wanted}.")
     check_list(key, value, parameter.annotation)
+    required = parameter.default is parameter.empty
+    if value is None and required and typing.get_origin(parameter.annotation) is Callable:
+        raise UserError(f"{key}=null must be a mapping with a _target_; leave the default there.")
     wanted, inside = RANGES.get(parameter.name, ("", None))
     if inside is None or (value is None and may_be_none(parameter)):
         return
