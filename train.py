@@ -39,6 +39,8 @@ def run(cfg: DictConfig, folder: RunFolder) -> float:
     folder.check_unused()
     if (score := folder.finished_score()) is not None:
         log.info("This run is finished already: %s", folder.row_path)
+        if cfg.logger.get("wandb") is not None:
+            instantiate(cfg.logger.wandb).complete()
         return score
     checkpoint = folder.checkpoint_to_resume()
     L.seed_everything(cfg.seed, workers=True, verbose=False)

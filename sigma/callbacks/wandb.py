@@ -138,6 +138,8 @@ class WandbLogger(Logger):
             self._off = True
             return
         self._run = self._connected(wandb, mode)
+        self._state["open"] = True
+        self._save_state()
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
         self._run.summary.update(self._best_summary())
@@ -242,12 +244,27 @@ class WandbLogger(Logger):
         self._off = True
         self._guarded(lambda: self._close(run, status == "success"))
 
+    def complete(self) -> None:
+        """Give W&B what a run owes it that was killed between its row and its end; else nothing."""
+        try:
+            if not json.loads(self._state_path.read_text()).get("open"):
+                return
+            row = json.loads((self.folder / "row.json").read_text())
+        except (OSError, ValueError):
+            return
+        self.resume = True
+        self.log_metrics({f"test/{k}": v for k, v in row["metrics"]["test"].items()})
+        self.finalize("success")
+
     def _close(self, run: Any, whole: bool) -> None:
         try:
             if whole:
                 log_results(run, self.folder, self._tested)
         finally:
             run.finish(exit_code=0 if whole else 1)
+            if whole:
+                self._state.pop("open", None)
+                self._save_state()
             if run.settings.mode == "offline":
                 folders = sorted((self.folder / "wandb").glob(f"offline-run-*-{run.id}"))
                 log.info("Upload to W&B: wandb sync %s", " ".join(str(f) for f in folders))

@@ -317,3 +317,23 @@ def test_the_mode_is_told_from_the_environment(
     assert choose_mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert choose_mode() == "offline"
+
+
+def test_a_run_killed_behind_its_row_still_gives_its_results(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = logger(folder, id="abc")
+    first.log_metrics(epoch(0, 0.5), step=0)
+    (folder / "row.json").write_text(json.dumps({"metrics": {"test": {"ndcg@10": 0.25}}}))
+    first.experiment.finish()  # the process is gone; nobody called finalize
+    before = set(files(folder))
+    logger(folder, id="abc").complete()
+    (path,) = set(files(folder)) - before
+    found = contents(path)
+    assert found["run"].run_id == "abc"
+    assert found["summary"]["test/ndcg@10"] == 0.25
+    assert found["summary"]["best/val/ndcg@10"] == 0.5
+    logger(folder, id="abc").complete()  # it owes nothing now
+    assert len(files(folder)) == 2
+    nothing = tmp_path / "other"
+    logger(nothing).complete()
+    assert not files(nothing)
