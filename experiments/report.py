@@ -26,9 +26,8 @@ ROOT = Path(__file__).parents[1]
 LENGTHS = (1, 4, 5, 6, 8, 10, 15, 20, 50)  # first lengths of Figure 1's bins
 
 
-def overall(ledger: Ledger, dataset: str, folder: Path) -> Section:
-    """Table 2 of one data set, with its figures by history length."""
-    found = tables.overall(ledger, dataset)
+def overall(ledger: Ledger, dataset: str, folder: Path, found: list[Table]) -> Section:
+    """Table 2 of one data set, ``found``, with its figures by history length."""
     compared = [
         line
         for line in lines(ledger, model_label, "experiment=table2_overall", f"dataset={dataset}")
@@ -112,9 +111,8 @@ def grouped(dataset: str, found: list[Line], by: str) -> pd.DataFrame:
     return pd.DataFrame(records, columns=columns)
 
 
-def ablation(ledger: Ledger, dataset: str, folder: Path) -> Section | None:
-    """Tables 4 and 9 with Figure 4."""
-    found = tables.ablation(ledger, dataset)
+def ablation(ledger: Ledger, dataset: str, folder: Path, found: list[Table]) -> Section | None:
+    """Tables 4 and 9, ``found``, with Figure 4."""
     if not found:
         return None
     compared = lines(ledger, variant_label, "experiment=table4_ablation", f"dataset={dataset}")
@@ -124,9 +122,8 @@ def ablation(ledger: Ledger, dataset: str, folder: Path) -> Section | None:
     return section(f"table4_{dataset}", f"{dataset}: ablation", "", found, drawn)
 
 
-def flip_range(ledger: Ledger, dataset: str, folder: Path) -> Section | None:
-    """Figure 5."""
-    found = tables.flip_range(ledger, dataset)
+def flip_range(ledger: Ledger, dataset: str, folder: Path, found: list[Table]) -> Section | None:
+    """Figure 5 and its table, ``found``."""
     if not found:
         return None
     records = []
@@ -167,25 +164,29 @@ def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
         MixedProtocolError: rows that must not stand in one column.
     """
     benchmark = ROOT / "results" / "benchmarks" / "tables_efficiency.csv"
-    # All that may be refused before anything is drawn over an earlier report.
+    # All that may be refused, before anything is drawn over an earlier report.
     tuned, context = side_tables.tuned(ledger), side_tables.context(ledger)
     names = side_tables.known_datasets(ledger)
-    for dataset in tqdm(names, desc="Checking", leave=False):
-        for table in (tables.overall, tables.ablation, tables.layers, tables.released,
-                      tables.flip_range):  # fmt: skip
-            table(ledger, dataset)
+    made = {
+        dataset: {
+            make: make(ledger, dataset)
+            for make in (tables.overall, tables.ablation, tables.layers, tables.released,
+                         tables.flip_range)
+        }
+        for dataset in tqdm(names, desc="Tables", leave=False)
+    }  # fmt: skip
     data = [*side_tables.datasets(ledger), *side_tables.user_groups(ledger)]
     found: list[Section | None] = [section("data", "Data", "", data, [])]
-    for dataset in tqdm(names, desc="Data sets", leave=False):
-        found.append(overall(ledger, dataset, folder))
-        found.append(ablation(ledger, dataset, folder))
+    for dataset, own in tqdm(made.items(), desc="Figures", leave=False):
+        found.append(overall(ledger, dataset, folder, own[tables.overall]))
+        found.append(ablation(ledger, dataset, folder, own[tables.ablation]))
         for name, title, make in (
             ("table5", "layers", tables.layers),
             ("released", "released code and paper", tables.released),
         ):
-            if made := make(ledger, dataset):
-                found.append(section(f"{name}_{dataset}", f"{dataset}: {title}", "", made, []))
-        found.append(flip_range(ledger, dataset, folder))
+            if own[make]:
+                found.append(section(f"{name}_{dataset}", f"{dataset}: {title}", "", own[make], []))
+        found.append(flip_range(ledger, dataset, folder, own[tables.flip_range]))
     if tuned:
         found.append(section("tuned", "Every model searched alike", "", tuned, []))
     if context:

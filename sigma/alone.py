@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import Pruned, UserError
-from sigma.runs import TAKEN, RunFolder, RunTakenError, hydra_flags
+from sigma.runs import TAKEN, RunFolder, RunTakenError, hydra_flags, quoted
 
 SCRIPT = Path(__file__).parents[1] / "train.py"
 
@@ -34,9 +34,6 @@ def command(cfg: DictConfig) -> list[str]:
     """This job as a command line of its own, in the same folder, and the same run to W&B."""
     hydra = HydraConfig.get()
     kept = [o for o in hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.run.dir="))]
-
-    def quoted(text: str) -> str:
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
     # The run's own name in a multirun, which a single run does not have.
     wandb_id = OmegaConf.select(cfg, "logger.wandb.id")

@@ -33,7 +33,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from sigma.errors import Pruned, UserError
 from sigma.preflight import accepted, suggest
-from sigma.runs import COMMAND, RunTakenError, note_failure
+from sigma.runs import COMMAND, RunTakenError, note_failure, quoted
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).parents[1] / "conf"
@@ -75,8 +75,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
     # A word that is neither is a flag's value (--config-dir conf2).
     typed = [a for a in given if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     flags = [*flags, *(a for a in given if a not in typed)]
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*flags, *overrides, *typed, f"hydra.run.dir='{quoted}'", "resume=true"]
+    return [*flags, *overrides, *typed, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -44,6 +44,11 @@ def note_failure(folder: Path, sentence: str) -> None:
         log.warning("The failure could not be written to %s.", folder / FAILED)
 
 
+def quoted(text: str) -> str:
+    """Text as a value on Hydra's command line."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def hydra_flags() -> list[str]:
     """The flags that say where this job's config comes from, for another command line."""
     hydra = HydraConfig.get()
