@@ -10,7 +10,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -249,12 +249,12 @@ def check_groups(groups: Any) -> None:
     Raises:
         UserError: bounds that are none, or between which there is nobody.
     """
-    if not isinstance(groups, dict):
+    if not isinstance(groups, Mapping):
         raise UserError(
             f"task.groups={groups} must be names with bounds, such as {{short: [0,5]}}."
         )
     for name, bounds in groups.items():
-        pair = bounds if isinstance(bounds, list) and len(bounds) == 2 else [0, 0]
+        pair = bounds if isinstance(bounds, list | tuple) and len(bounds) == 2 else [0, 0]
         whole = all(b is None or (type(b) is int and b >= 0) for b in pair)
         if not whole or (None not in pair and pair[0] >= pair[1]):
             raise UserError(

@@ -15,6 +15,7 @@ from sigma.errors import UserError
 from sigma.losses import CrossEntropy, Logits, full_precision
 from sigma.metrics import RankingMetrics, target_ranks
 from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
+from sigma.preflight import check_groups
 from sigma.sampled import SampledNegatives
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,7 @@ class SequenceTask(L.LightningModule):
                 f"task.ks is {list(ks)}; it must hold positive cut-offs and 10, which tables show "
                 "and by which the best epoch is chosen."
             )
-        for name, bounds in (groups or {}).items():
-            if not isinstance(bounds, list | tuple) or len(bounds) != 2:
-                raise UserError(
-                    f"task.groups.{name}={bounds} must be a pair [lower, upper) of history "
-                    "lengths, such as [5,20], with null for no bound."
-                )
+        check_groups(groups or {})
         others = getattr(getattr(model, "logits", None), "others", None)
         if others is not None and not isinstance(loss, CrossEntropy):
             raise UserError(
