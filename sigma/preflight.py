@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 
 from sigma.errors import UserError
 
@@ -263,6 +263,23 @@ def check_groups(groups: Any) -> None:
             )
 
 
+def check_optimizer(node: dict[str, Any]) -> None:
+    """Values that only the optimizer itself knows to refuse; it is made for one number.
+
+    Raises:
+        UserError: what it says.
+    """
+    if not node.get("_partial_"):
+        return
+    try:
+        instantiate(node, _convert_="all")([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"task.optimizer, {node['_target_']}, refuses its settings: {reason}."
+        ) from None
+
+
 def check_config(config: dict[str, Any]) -> None:
     """Check every target of a resolved config.
 
@@ -306,7 +323,9 @@ def check_config(config: dict[str, Any]) -> None:
             if known is not None:
                 check_value(f"{key}.{name}", value, known[name])
     check_trainer(config.get("trainer") or {})
-    check_groups((config.get("task") or {}).get("groups") or {})
+    task = config.get("task") or {}
+    check_optimizer(task.get("optimizer") or {})
+    check_groups(task.get("groups") or {})
     # A development run tests the last weights and writes no row.
     if "callbacks" in config and not config.get("trainer", {}).get("fast_dev_run"):
         check_callbacks(config["callbacks"])

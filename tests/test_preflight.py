@@ -80,6 +80,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("task.optimizer.betas", 0.9, "task.optimizer.betas=0.9 must be a list"),
     ("task.optimizer.betas", [0.9], r"betas=\[0.9\] must be a list of 2 values"),
     ("task.optimizer.betas", [0.9, 1], r"betas=\[0.9, 1\] must be two numbers from 0 to below 1"),
+    ("task.optimizer.eps", -1.0, "task.optimizer, torch.optim.Adam, refuses .*Invalid epsilon"),
     ("model.mamba", None, "model.mamba=null must be a mapping with a _target_"),
     ("dataset.user_bounds", 5, "dataset.user_bounds=5 must be a list"),
     ("tags", "foo", r"^tags=foo must be a list, in brackets, such as \[foo\]"),
