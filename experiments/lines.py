@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from experiments.grid import Job, expand
-from experiments.ledger import Ledger, Row, is_protocol, mean_sd, paired, setting
+from experiments.ledger import Ledger, Row, is_protocol, setting
+from experiments.significance import mean_sd, paired
 from sigma.identity import identity
 
 

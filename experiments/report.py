@@ -16,10 +16,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments import figures, side_tables, tables
-from experiments.ledger import Ledger, history_bins, mean_sd, narrowed, read
+from experiments.ledger import Ledger, history_bins, narrowed, read
 from experiments.lines import Line, lines, model_label, variant_label
 from experiments.paper_values import logged, lookup, paper
 from experiments.render import Section, Table, write
+from experiments.significance import mean_sd
 from sigma.cli import explained
 
 ROOT = Path(__file__).parents[1]

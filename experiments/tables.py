@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from experiments.cells import change_cell, marks, minus, number, number_cell, spread_cell
 from experiments.grid import Job
-from experiments.ledger import METRICS, Ledger, check_protocol, holm, over_seeds, over_users
+from experiments.ledger import METRICS, Ledger, check_protocol
 from experiments.lines import (
     Line,
     lines,
@@ -16,6 +16,7 @@ from experiments.lines import (
 )
 from experiments.paper_values import logged, lookup, paper
 from experiments.render import Cell, Table
+from experiments.significance import holm, over_seeds, over_users
 
 FAR = 0.05  # a difference from an authors' or independent number that wants a word
 LEVEL = 0.05  # of significance
