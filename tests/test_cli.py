@@ -64,6 +64,7 @@ BAD = [
     (["trainer.accelerator=quantum"], "invalid accelerator name: `accelerator='quantum'`"),
     (["trainer.precision=12"], "Precision 12 is invalid"),
     (["trainer.limit_train_batches=-3"], "invalid value -3 for limit_train_batches"),
+    (["trainer.limit_test_batches=0.1"], "limit_test_batches=0.1 is less than one batch (the"),
     (["dataset.batch_size=0"], "dataset.batch_size=0 must be a whole number of at least 1."),
     (["dataset.max_length=-1"], "dataset.max_length=-1 must be a whole number of at least 1."),
     (["dataset.split=random"], "Unknown dataset.split 'random'"),

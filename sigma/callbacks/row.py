@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
+from sigma.errors import UserError
 from sigma.files import whole
 from sigma.ops import backend_of
 from sigma.task import Ranks
@@ -105,6 +106,20 @@ class ResultRow(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self._ranks: list[Ranks] = []
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse what Lightning refuses only when the training is done.
+
+        Raises:
+            UserError: the share of the test set that is asked for is less than a batch.
+        """
+        batches = len(trainer.datamodule.test_dataloader())  # type: ignore[attr-defined]
+        limit = trainer.limit_test_batches
+        if isinstance(limit, float) and int(limit * batches) < 1:
+            raise UserError(
+                f"trainer.limit_test_batches={limit} is less than one batch (the test set has "
+                f"{batches}); give a number of them, such as trainer.limit_test_batches=1."
+            )
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ranks = []
