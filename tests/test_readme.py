@@ -82,8 +82,10 @@ def test_every_number_of_the_results_is_the_mean_of_rows(dataset: str) -> None:
         words = (f"experiment={experiment}", f"dataset={dataset}")
         found |= {line.label: line for line in lines(ledger, model_label, *words) if line.rows}
     table = TEXT.split(f"<!-- {dataset} -->\n", 1)[1].split("\n\n", 1)[0]
+    told_lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert sorted(cells[0].strip("`") for cells in told_lines) == sorted(found)
     order = []
-    for cells in (line.strip("| ").split(" | ") for line in table.splitlines()[2:]):
+    for cells in told_lines:
         name, valid, test, *others, last = cells[0].strip("`"), *cells[1:]
         seeds = int(last) if last.isdecimal() else 1
         told = [row for row in found[name].rows if row.seed < 2020 + seeds]

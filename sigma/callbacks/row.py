@@ -113,9 +113,11 @@ class ResultRow(Callback):
         Raises:
             UserError: the share of the test set that is asked for is less than a batch.
         """
-        batches = len(trainer.datamodule.test_dataloader())  # type: ignore[attr-defined]
         limit = trainer.limit_test_batches
-        if isinstance(limit, float) and int(limit * batches) < 1:
+        if not isinstance(limit, float) or limit == 1:  # a number of batches, or the whole set
+            return
+        batches = len(trainer.datamodule.test_dataloader())  # type: ignore[attr-defined]
+        if int(limit * batches) < 1:
             raise UserError(
                 f"trainer.limit_test_batches={limit} is less than one batch (the test set has "
                 f"{batches}); give a number of them, such as trainer.limit_test_batches=1."
