@@ -19,6 +19,7 @@ and all of it as ``case_<user>.md``.
 
 import argparse
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,6 +143,19 @@ def keep(case: Case, out: Path, last: int = 20) -> str:
     return name
 
 
+class Once(logging.Filter):
+    """Lets a message through the first time: each run reads the same data, and warns alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        known = len(self.told)
+        self.told.add(record.getMessage())
+        return len(self.told) > known
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -155,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--path", help="raw data, where it has moved since the runs")
     made.add_argument("--out", type=Path, required=True, help="folder to write into")
     options = made.parse_args(arguments)
+    handler = logging.StreamHandler()
+    handler.addFilter(Once())
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
     with explained():
         if min(options.last, options.top) < 1:
             raise UserError("--last and --top must be at least 1.")

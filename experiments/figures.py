@@ -19,7 +19,8 @@ from experiments.canvas import GREY, LIGHT, picture, save
 COLOURS = (*SIX, "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINES = ("-", "--", "-.", ":")
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++", "|||")
+# Hatches of straight lines alone: one of dots is 150 to 300 KB of curves in an SVG.
+HATCHES = ("", "///", "|||", "\\\\\\", "xxx", "---", "||", "+++", "--")
 LOG_FROM = 20  # times the smallest count, the largest: then counts need a log axis
 
 
@@ -209,8 +210,9 @@ def _grouped(frame: pd.DataFrame, stem: Path, by: str, title: str) -> Path | Non
             handles.setdefault(plain(name), bars)
             there = [(a, m, s) for a, m, s in zip(x, mean, sd, strict=True) if m == m and s == s]
             if there:
-                axes.errorbar(*zip(*there, strict=True), fmt="none", ecolor="black",
-                              elinewidth=0.9, capsize=2)  # fmt: skip
+                for colour, width, cap in (("white", 2.4, 2.8), ("black", 0.9, 2)):  # on black, too
+                    axes.errorbar(*zip(*there, strict=True), fmt="none", ecolor=colour,
+                                  elinewidth=width, capthick=width, capsize=cap)  # fmt: skip
             for a, m in zip(x, mean, strict=True):
                 if m != m:  # nothing measured must not look like zero
                     axes.annotate("n/a", (a, 0), (0, 3), textcoords="offset points", ha="center",

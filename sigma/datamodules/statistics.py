@@ -47,7 +47,7 @@ class DatasetStatistics:
         ]
         return (
             f"{self.name} has {', '.join(told)}, so it is not the expected vintage "
-            f"({self.expected.vintage}); results are not comparable with the paper's."
+            f"({self.expected.vintage}); results are not comparable with those on that vintage."
         )
 
 

@@ -103,7 +103,7 @@ def test_mismatch_is_a_warning_that_names_the_vintage(
     assert (
         "beauty has 20 users instead of 22,363, 12 items instead of 12,101, 400 interactions "
         "instead of 198,502, so it is not the expected vintage (Amazon 2014, users and items in "
-        "[5, inf)); results are not comparable with the paper's."
+        "[5, inf)); results are not comparable with those on that vintage."
     ) in caplog.text
 
 

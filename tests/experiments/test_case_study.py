@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -304,3 +305,9 @@ def test_runs_of_one_model_are_told_apart(runs: dict[str, TrainedRun]) -> None:
     ]  # fmt: skip
     assert content.labels([run, elsewhere]) == ["sigma, sigma", "sigma, elsewhere"]
     assert content.labels([run, run]) == ["sigma, 1", "sigma, 2"]
+
+
+def test_what_every_run_warns_of_is_told_once() -> None:
+    once = case_study.Once()
+    told = [logging.makeLogRecord({"msg": "%s lines", "args": (n,)}) for n in (1, 1, 2, 1)]
+    assert [once.filter(record) for record in told] == [True, False, True, False]
