@@ -1,4 +1,4 @@
-"""The README's worked example of adding a model is run as it stands, and counted as it says."""
+"""The README's worked example is run as it stands; its tables of results are held to the rows."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from experiments.ledger import read
 from experiments.lines import Line, lines, model_label
+from experiments.readme import renewed
 from tests.front_door import ROOT, write_sequences
 from tests.in_process import call
 
@@ -105,3 +106,27 @@ def test_every_number_of_the_results_is_the_mean_of_rows(dataset: str) -> None:
             assert others == ["–" if deviation is None else f"{deviation:.4f}"[1:]], name
     assert len(order) > 5
     assert order == sorted(order, reverse=True)
+
+
+def test_the_tables_are_those_that_the_script_writes() -> None:
+    assert renewed(TEXT, read([ROOT / "results" / "rows"])) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("label", "changed"),
+    [("no gru", {"gru": False}), ("no gate", {"gate": False}), ("r = 0", {"r": 0}), ("whole", {})],
+)
+def test_sigma_without_a_part_is_read_from_the_rows_that_say_so(
+    label: str, changed: dict[str, object]
+) -> None:
+    (line,) = [line for line in TEXT.splitlines() if line.startswith(f"| {label} | ")]
+    told, _, seeds = line.strip("| ").split(" | ")[1:4]
+    own = {"gru": True, "gate": True, "partial_flip": True, "r": 5, "num_layers": 1} | changed
+    found = []
+    for path in (ROOT / "results" / "rows").glob("sigma-ml_100k-s*.json"):
+        row = json.loads(path.read_text())
+        if all(row["config"]["model"][key] == value for key, value in own.items()):
+            found.append((row["seed"], row["metrics"]["test"]["ndcg@10"]))
+    means = [value for seed, value in found if seed < 2020 + int(seeds)]
+    assert len(means) == int(seeds)
+    assert told.split(" / ")[1] == f"{sum(means) / len(means):.4f}"[1:]
