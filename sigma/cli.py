@@ -38,6 +38,10 @@ from sigma.runs import COMMAND, RunTakenError, note_failure, quoted
 log = logging.getLogger(__name__)
 CONF = Path(__file__).parents[1] / "conf"
 LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
+# A path that is not there, not allowed, or a file where a folder should be, or the reverse.
+UNUSABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR
+)  # fmt: skip
 # Launchers that packages bring, and the extra that brings them.
 LAUNCHERS = {
     "joblib": "joblib",
@@ -236,7 +240,7 @@ def system_message(error: BaseException) -> str | None:
         where = f" ({path})" if path else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"The disk is full or its quota is used up{where}; free some space."
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):
+        if error.errno in UNUSABLE:
             return f"Cannot read or write{where}: {error.strerror}."
     # Of joblib's launcher; the same error without the word is a bug (what cannot be pickled).
     if isinstance(error, BrokenProcessPool) and "terminated" in str(error):

@@ -225,6 +225,14 @@ def test_a_killed_worker_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert user_message(BrokenProcessPool("A task has failed to un-serialize.")) is None
 
 
+def test_a_file_where_a_folder_is_to_be_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("")
+    with pytest.raises(FileExistsError) as raised:
+        path.mkdir(exist_ok=True)  # as Hydra makes a run's folder
+    assert user_message(raised.value) == f"Cannot read or write ({path}): File exists."
+
+
 def test_keyboard_and_sigterm_through_lightnings_exits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
