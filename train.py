@@ -38,6 +38,8 @@ def run(cfg: DictConfig, folder: RunFolder) -> float:
     """The same, in a folder that no other process is at."""
     folder.check_unused()
     if (score := folder.finished_score()) is not None:
+        if folder.data_lies_elsewhere():
+            folder.check_data(build(cfg)[0])
         log.info("This run is finished already: %s", folder.row_path)
         if cfg.logger.get("wandb") is not None:
             instantiate(cfg.logger.wandb).complete()
@@ -47,6 +49,7 @@ def run(cfg: DictConfig, folder: RunFolder) -> float:
     set_precision(cfg.matmul_precision)
 
     datamodule, task = build(cfg)
+    folder.check_data(datamodule)
     callbacks = observers(cfg.callbacks, "callbacks", Callback)
     loggers = observers(cfg.logger, "logger", Logger)
     trainer = instantiate(
@@ -57,7 +60,7 @@ def run(cfg: DictConfig, folder: RunFolder) -> float:
         _convert_="all",
     )
     if not trainer.fast_dev_run:
-        folder.start()
+        folder.start(datamodule)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt

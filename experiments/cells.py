@@ -56,6 +56,19 @@ def value_cell(value: Any, form: str) -> Cell:
     return Cell("–") if pd.isna(value) else Cell(form.format(float(value)), float(value))
 
 
+def line_marks(found: Sequence[Line], split: str, metric: str) -> list[str]:
+    """``marks`` of lines' means; none where they are of unequal numbers of seeds, or below three.
+
+    A counted model has one run, which stands for every seed.
+    """
+    spreads = [(line, *line.spread(split, metric)) for line in found]
+    seeds = {n for line, _, _, n in spreads if n and not line.rows[0].counted}
+    there = sum(mean is not None for _, mean, _, _ in spreads)
+    if len(seeds) > 1 or there < 3:
+        return [""] * len(found)
+    return marks([mean for _, mean, _, _ in spreads])
+
+
 def marks(values: Sequence[float | None]) -> list[str]:
     """Best and second best; equals share a mark."""
     ranked = sorted({v for v in values if v is not None}, reverse=True)

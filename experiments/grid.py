@@ -9,6 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from sigma.errors import UserError
 from sigma.identity import register, resolved, run_id
@@ -100,6 +101,22 @@ def _expand(overrides: Sequence[str]) -> list[Job]:
             config = resolved(cfg)
             jobs.append(Job(run_id(config), (*shared, f"seed={seed}"), config))
     return jobs
+
+
+def asked(experiment: str) -> dict[str, list[str]]:
+    """What an experiment sweeps over of itself, by key; composes nothing."""
+    content: Any = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    params = content.hydra.sweeper.params
+    found = {}
+    for override in OverridesParser.create().parse_overrides(
+        [f"{k}={v}" for k, v in params.items()]
+    ):
+        sweep = override.is_discrete_sweep()
+        values = (
+            override.sweep_string_iterator() if sweep else [override.get_value_element_as_str()]
+        )
+        found[override.get_key_element()] = list(map(str, values))
+    return found
 
 
 def _single(parser: OverridesParser, overrides: Sequence[str]) -> list[str]:

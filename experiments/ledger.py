@@ -5,6 +5,7 @@ protocol (length of the history, filter, masking, stopping, data, tuning) never 
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ import pandas as pd
 import torch
 
 from sigma.errors import UserError
-from sigma.identity import digest, identity, run_id
+from sigma.identity import SCHEMA, digest, identity, run_id
 from sigma.metrics import expected_gains, gain_table
 
 # Settings that decide what a number means, not which model made it.
@@ -241,6 +242,31 @@ def read(places: Iterable[Path]) -> Ledger:
     return ledger
 
 
+def _check(content: dict[str, Any]) -> None:
+    """See that the report finds in a row what it will ask for.
+
+    Raises:
+        ValueError: a metric or count that is no number, or a newer row than this code knows.
+        KeyError, TypeError, AttributeError: a part is missing or of another kind.
+    """
+    if content["schema"] > SCHEMA:
+        raise ValueError(f"schema {content['schema']} is newer than {SCHEMA}; update this code")
+    for split in ("val", "test"):
+        for name, value in content["metrics"][split].items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{split} {name} is {value}")
+    _ = [content["git"][name] for name in ("commit", "dirty")]
+    _ = [content["hardware"][name] for name in ("cpu", "threads")]
+    _ = [content[part].keys() for part in ("efficiency", "versions")]
+    counts = ("average_length", "sparsity", "train_samples", "test_samples", *COUNTS)
+    numbers = [*(content["data"][name] for name in counts), content["epochs"]]
+    if content["best_epoch"] is not None:
+        numbers.append(content["best_epoch"])
+    for value in numbers:
+        math.isfinite(value)  # refuses what is no number
+    _ = content["finished"]
+
+
 def _row(path: Path, notes: list[str]) -> Row | None:
     try:
         content = json.loads(path.read_text())
@@ -251,9 +277,7 @@ def _row(path: Path, notes: list[str]) -> Row | None:
         )
         row = Row(path, content, ranks if ranks.is_file() else None)
         _ = row.run_id, row.setting, row.protocol, row.model, row.dataset, row.seed, row.aside
-        _ = [content["metrics"][split].get("ndcg@10") for split in ("val", "test")]
-        _ = [content[part].keys() for part in ("git", "efficiency", "hardware", "versions", "data")]
-        _ = [content[name] for name in ("finished", "best_epoch", "epochs")]
+        _check(content)
         try:
             _ = row.ranks
         except (OSError, ValueError, KeyError) as error:

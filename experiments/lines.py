@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from experiments.grid import Job, expand
-from experiments.ledger import Ledger, Row, is_protocol, setting
-from experiments.significance import mean_sd, paired
+from experiments.ledger import COUNTS, Ledger, Row, is_protocol, setting
+from experiments.significance import mean_sd, paired_values
 from sigma.identity import identity
 
 
@@ -49,10 +49,8 @@ def on_common_seeds(
     ours: Line, theirs: Line, split: str, metric: str
 ) -> tuple[float | None, float | None]:
     """Both means over the seeds that both have, so that a difference is not one of seeds."""
-    pairs = paired(ours.rows, theirs.rows)
-    first, second = (
-        mean_sd([pair[at].metric(split, metric) for pair in pairs])[0] for at in (0, 1)
-    )
+    pairs = paired_values(ours.rows, theirs.rows, split, metric)
+    first, second = (mean_sd([pair[at] for pair in pairs])[0] for at in (0, 1))
     return first, second
 
 
@@ -110,11 +108,33 @@ def protocol_note(found: Sequence[Line]) -> list[str]:
     return [f"Protocol of these runs, where not the experiment's: {', '.join(told)}."] * bool(told)
 
 
-def missing(experiment: str, dataset: str, found: Sequence[Line]) -> list[str]:
+def vintage_notes(rows: Sequence[Row]) -> list[str]:
+    """A sentence on each data set whose counts are not those of the vintage it should be."""
+    told = {}
+    for row in rows:
+        data = row.content["data"]
+        if data.get("matches") is False:
+            differing = ", ".join(
+                f"{data[side]:,} {side} instead of {wanted:,}"
+                for side in COUNTS
+                if (wanted := data["expected"].get(side)) not in (None, data[side])
+            )
+            told[row.dataset] = (
+                f"{row.dataset} has {differing}, so it is not the expected vintage "
+                f"({data['expected']['vintage']}): compare with others' numbers with care."
+            )
+    return list(told.values())
+
+
+def missing(
+    experiment: str, dataset: str, found: Sequence[Line], beside: Sequence[Line] = ()
+) -> list[str]:
     """The commands that add the seeds that are not there, one for all settings that lack the same.
 
-    Rows of other machines do not stop them: what is skipped is told by the folder of runs.
+    They ask for the protocol of the rows there are, ``beside`` included. Rows of other machines do
+    not stop them: what is skipped is told by the folder of runs.
     """
+    departed = departures([*found, *beside])
     lacking: dict[tuple[int, ...], list[Line]] = defaultdict(list)
     for line in found:
         if line.lacking:
@@ -132,5 +152,5 @@ def missing(experiment: str, dataset: str, found: Sequence[Line]) -> list[str]:
             words.append(f"seed={','.join(map(str, seeds))}")
         count = len(seeds) * len(lines_)
         told = f"# {count} of {asked} runs are missing"
-        commands.append(" ".join(["python train.py -m", *words, *departures(found), "", told]))
+        commands.append(" ".join(["python train.py -m", *words, *departed, "", told]))
     return commands

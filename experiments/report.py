@@ -24,6 +24,13 @@ from experiments.significance import mean_sd
 from sigma.cli import explained
 
 ROOT = Path(__file__).parents[1]
+MAKES = {
+    tables.overall: "table2_overall",
+    tables.ablation: "table4_ablation",
+    tables.layers: "table5_layers",
+    tables.released: "released_vs_paper",
+    tables.flip_range: "figure5_flip_range",
+}
 LENGTHS = (1, 4, 5, 6, 8, 10, 15, 20, 50)  # first lengths of Figure 1's bins
 
 
@@ -171,8 +178,7 @@ def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
     made = {
         dataset: {
             make: make(ledger, dataset)
-            for make in (tables.overall, tables.ablation, tables.layers, tables.released,
-                         tables.flip_range)
+            for make in MAKES
         }
         for dataset in tqdm(names, desc="Tables", leave=False)
     }  # fmt: skip
@@ -193,8 +199,19 @@ def sections(ledger: Ledger, folder: Path, cases: Path) -> list[Section]:
     if context:
         found.append(section("context", "Length of the context", "", context, []))
     found.append(case_studies(cases))
-    if speed := side_tables.efficiency(benchmark):
+    if speed := [*side_tables.efficiency(benchmark), *side_tables.short_runs(ledger)]:
         found.append(section("efficiency", "Efficiency", "", speed, []))
+    shown = {
+        (MAKES[make], dataset)
+        for dataset, own in made.items()
+        for make, those in own.items()
+        if those
+    }
+    shown |= {(str(r.content["config"].get("group")), r.dataset) for r in ledger.rows if r.aside}
+    shown |= {("table3_efficiency", dataset) for group, dataset in shown if group == "table3"}
+    shown |= {("table6_case_study", dataset) for dataset in side_tables.cases(cases)}
+    if left := side_tables.not_run(shown):
+        found.append(section("not_run", "Not run yet", "", left, []))
     found.append(
         section("runs", "Runs", "\n\n".join(ledger.notes), side_tables.provenance(ledger), [])
     )
@@ -214,9 +231,11 @@ def told(ledger: Ledger) -> str:
         return f"Made at {made}. There are no rows yet; nothing is filled in."
     return (
         f"{len(ledger.rows)} runs of commits {', '.join(commits)} on {', '.join(hardware)}; made "
-        f"at {made}.\n\nEvery number is of a row in the list of runs at the end, or of a source "
-        "named above its column. Validation is of the best epoch, by which the test's checkpoint "
-        "is chosen. A dash is a number that does not exist; nothing is filled in."
+        f"at {made}.\n\nEvery number is of a row in the list of runs at the end, of the benchmark "
+        "its caption names, or of a source named above its column. Validation is of the best "
+        "epoch, by which the test's checkpoint is chosen. A dash is a number that there is not, or "
+        "not of this very model (the authors' log's Mamba4Rec has one layer, and a line of its "
+        "own); nothing is filled in."
     )
 
 

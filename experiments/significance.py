@@ -1,4 +1,4 @@
-"""Mean, deviation and the tests behind a star: over seeds, as in the paper, and over users."""
+"""Mean, deviation and the tests behind a star: over seeds and over users."""
 
 from collections.abc import Sequence
 
@@ -25,18 +25,23 @@ def paired(ours: Sequence[Row], theirs: Sequence[Row]) -> list[tuple[Row, Row]]:
     return [(row, other[row.seed]) for row in ours if row.seed in other]
 
 
+def paired_values(
+    ours: Sequence[Row], theirs: Sequence[Row], split: str, metric: str
+) -> list[tuple[float, float]]:
+    """A metric of ``paired`` rows, where both have it."""
+    pairs = ((a.metric(split, metric), b.metric(split, metric)) for a, b in paired(ours, theirs))
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
+
+
 def over_seeds(ours: Sequence[Row], theirs: Sequence[Row], metric: str) -> tuple[float | None, int]:
     """One-sided paired t-test over common seeds, of ours being larger: p (None below two), n."""
-    pairs = paired(ours, theirs)
-    if len(pairs) < 2:
-        return None, len(pairs)
-    differences = [
-        (a.metric("test", metric) or 0.0) - (b.metric("test", metric) or 0.0) for a, b in pairs
-    ]
+    differences = [a - b for a, b in paired_values(ours, theirs, "test", metric)]
+    if len(differences) < 2:
+        return None, len(differences)
     if np.ptp(differences) == 0:  # a t-test of equal differences has no deviation to divide by
-        return (0.0 if differences[0] > 0 else 1.0), len(pairs)
+        return (0.0 if differences[0] > 0 else 1.0), len(differences)
     test = stats.ttest_1samp(differences, 0.0, alternative="greater")
-    return float(test.pvalue), len(pairs)
+    return float(test.pvalue), len(differences)
 
 
 def over_users(

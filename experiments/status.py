@@ -44,11 +44,17 @@ class Standing:
 def standing(job: Job, runs: Path) -> Standing:
     """Told from the run's folder alone; nothing there is changed."""
     folder = runs / job.run_id
+    if folder.is_file():
+        return Standing(job, "failed", reason=f"{folder} is a file; move it away")
     if (folder / ROW).is_file():
-        row = told(folder / ROW)
-        spent = row.get("efficiency", {})
-        seconds = float(spent.get("train_seconds") or 0) + float(spent.get("eval_seconds") or 0)
-        return Standing(job, "done", int(row.get("epochs", 0)), seconds if spent else None)
+        try:
+            row = told(folder / ROW)
+            spent = row["efficiency"]
+            seconds = float(spent.get("train_seconds") or 0) + float(spent.get("eval_seconds") or 0)
+            return Standing(job, "done", int(row["epochs"]), seconds)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            reason = f"{folder / ROW} is damaged; delete it and start the same sweep again"
+            return Standing(job, "failed", reason=reason)
     epochs = lines(folder / "metrics.csv") - 1
     if is_held(folder / LOCK):
         return Standing(job, "running", max(epochs, 0))
@@ -146,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="+", help="experiment=… and what narrows it")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs")
     given = parser.parse_args(arguments)
-    found = [standing(job, given.runs) for job in expand(given.overrides)]
+    jobs = expand(given.overrides)
+    if not given.runs.is_dir():
+        print(f"There is no folder {given.runs} yet; --runs or SIGMA_RUNS names another.")
+    found = [standing(job, given.runs) for job in jobs]
     show(found, Console())
 
 

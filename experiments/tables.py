@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from experiments.cells import change_cell, marks, minus, number, number_cell, spread_cell
+from experiments.cells import change_cell, line_marks, minus, number, number_cell, spread_cell
 from experiments.grid import Job
 from experiments.ledger import METRICS, Ledger, check_protocol
 from experiments.lines import (
@@ -13,6 +13,7 @@ from experiments.lines import (
     on_common_seeds,
     protocol_note,
     variant_label,
+    vintage_notes,
 )
 from experiments.paper_values import logged, lookup, paper
 from experiments.render import Cell, Table
@@ -25,27 +26,27 @@ LEVEL = 0.05  # of significance
 def overall(ledger: Ledger, dataset: str) -> list[Table]:
     """Table 2 of one data set: a table a metric, and the tests of SIGMA against each baseline."""
     own = lines(ledger, model_label, "experiment=table2_overall", f"dataset={dataset}")
-    beside = [
-        line
+    asked = {
+        experiment: lines(ledger, model_label, f"experiment={experiment}", f"dataset={dataset}")
         for experiment in ("relatives", "yardsticks")
-        for line in lines(ledger, model_label, f"experiment={experiment}", f"dataset={dataset}")
-        if line.rows
-    ]
-    everyone = own + beside
+    }
+    everyone = own + [line for beside in asked.values() for line in beside if line.rows]
     check_protocol(f"Table 2, {dataset},", [row for line in everyone for row in line.rows])
     if not any(line.rows for line in everyone):
         return []
     tables = [_metric_table(dataset, metric, everyone) for metric in METRICS]
     tables[0].notes.extend(protocol_note(everyone))
+    tables[0].notes.extend(vintage_notes([row for line in everyone for row in line.rows]))
     tables[0].missing.extend(missing("table2_overall", dataset, own))
+    for experiment, beside in asked.items():
+        tables[0].missing.extend(missing(experiment, dataset, beside, everyone))
     tests = _tests(dataset, everyone)
     return [*tables, tests] if tests.rows else tables
 
 
 def _metric_table(dataset: str, metric: str, everyone: list[Line]) -> Table:
     table2, independent = paper("table2_overall"), paper("independent")
-    valid_marks = marks([line.spread("val", metric)[0] for line in everyone])
-    test_marks = marks([line.spread("test", metric)[0] for line in everyone])
+    valid_marks, test_marks = (line_marks(everyone, split, metric) for split in ("val", "test"))
     rows, notes = [], []
     for line, best_valid, best_test in zip(everyone, valid_marks, test_marks, strict=True):
         printed = lookup(table2, "value", dataset=dataset, model=line.label, metric=metric)
@@ -86,8 +87,9 @@ def _metric_table(dataset: str, metric: str, everyone: list[Line]) -> Table:
         f"table2_{dataset}_{metric.replace('@', '')}",
         f"Table 2, {dataset}: {metric.upper()}",
         "Full ranking; mean ± standard deviation over seeds. The paper's numbers are mostly best "
-        "validation scores, so they stand beside those. Differences are from the log; of "
-        "validation, from the paper where there is no log.",
+        "validation scores, so they stand beside those, but some are of a test (the README says "
+        "which). Differences are from the log; of validation, from the paper where there is no "
+        "log. The independent results of Mamba4Rec begin with the authors' log's own.",
         [
             "model",
             "paper",
@@ -131,10 +133,11 @@ def _tests(dataset: str, everyone: list[Line]) -> Table:
     return Table(
         f"table2_{dataset}_tests",
         f"Table 2, {dataset}: is SIGMA better? (test NDCG@10)",
-        "One-sided paired t-tests of SIGMA being larger: over seeds, as in the paper, and over "
-        "test users (each user's metric averaged over seeds), Holm-corrected for the number of "
-        "models compared. Users tell trained models apart, not methods: another seed is another "
-        "model.",
+        "One-sided paired t-tests of SIGMA being larger: over seeds (the paper says one-sided, "
+        "not over what), and over test users (each user's metric averaged over seeds), "
+        "Holm-corrected for the number of models compared. Users tell trained models apart, not "
+        "methods: another seed is another model. The improvement is that of the means over the "
+        "seeds both have.",
         [
             "against",
             "improvement",
@@ -196,8 +199,7 @@ def variants(
             for what in ("paper", *(["log valid", "log test"] * with_log), "ours valid",
                          "ours test", "of the first")
         ]  # fmt: skip
-        valid = marks([line.spread("val", metric)[0] for line in found])
-        test = marks([line.spread("test", metric)[0] for line in found])
+        valid, test = (line_marks(found, split, metric) for split in ("val", "test"))
         for at, line in enumerate(found):
             cells[at].append(number_cell(printed(line.label, metric)))
             if with_log:
@@ -211,7 +213,8 @@ def variants(
             ]
     name = f"{experiment}_{dataset}"
     left = missing(experiment, dataset, found)
-    notes = protocol_note(found)
+    notes = protocol_note(found) + vintage_notes([row for line in found for row in line.rows])
+    caption += ' "Of the first" compares tests, over the seeds that both have.'
     return [Table(name, f"{title}: {dataset}", caption, columns, cells, notes, left)]
 
 

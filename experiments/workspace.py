@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
+
 from experiments.lines import jobs_of
 from sigma.callbacks.wandb_mode import has_login
 from sigma.cli import explained
@@ -38,6 +40,8 @@ TITLES = {
 # Runs that several experiments ask for, as overrides: the first to run one gives it its group.
 SIGMA = ("experiment=table4_ablation", "variant=whole")
 RELEASED = ("experiment=released_vs_paper", "variant=whole")
+# Runs that differ in these are of different protocols, and are never averaged.
+PROTOCOL = ("dataset.max_length", "dataset.mask_history", "dataset.split")
 # What tells such a run from others, beside the model's own settings: searches and short runs.
 TOLD = ("task.optimizer.lr", "trainer.max_epochs")
 
@@ -108,7 +112,6 @@ SECTIONS = (
     Section(
         "Released code and paper",
         ("released",),
-        # Without the paper's dropout, where that is not 0.3.
         (RELEASED, ("experiment=released_vs_paper", "variant=paper")),
         by=("model.name", "variant"),
         bars=TEST,
@@ -168,7 +171,24 @@ def settings(overrides: Sequence[str], dataset: str) -> dict[str, Any]:
     return {k: v for k, v in identity(job.config).items() if own.fullmatch(k) or k in TOLD}
 
 
-def runs(section: Section, dataset: str) -> "wr.Runset":
+def protocol(dataset: str, where: Sequence[str]) -> dict[str, Any]:
+    """Settings that every run shown of a data set has: its own, or those told by ``where``.
+
+    Raises:
+        UserError: not of the form ``key=value``, or no value.
+    """
+    (job,) = jobs_of(f"dataset={dataset}", "seed=0")
+    own = identity(job.config)
+    found = {key: own[key] for key in PROTOCOL}
+    for condition in where:
+        key, equals, value = condition.partition("=")
+        if not (key and equals and value):
+            raise UserError(f"--where takes key=value, such as dataset.max_length=20: {condition}")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def runs(section: Section, dataset: str, where: Sequence[str] = ()) -> "wr.Runset":
     """Which runs the section shows of a data set; the report's own project is the default."""
     from wandb_workspaces import expr
     from wandb_workspaces.reports import v2 as wr
@@ -180,18 +200,24 @@ def runs(section: Section, dataset: str) -> "wr.Runset":
     either: list[Any] = [expr.Metric("Group").isin(list(section.groups))] if section.groups else []
     for overrides in section.shared:
         either.append(expr.And(*(having(k, v) for k, v in settings(overrides, dataset).items())))
-    those: list[Any] = [having("dataset.name", dataset), *([expr.Or(*either)] if either else [])]
+    # One protocol: bars are means, and must not be of runs that mean different things.
+    shared = [having(key, value) for key, value in protocol(dataset, where).items()]
+    those: list[Any] = [having("dataset.name", dataset), *shared]
+    those += [expr.Or(*either)] if either else []
     grouped = [f"config.{key}" for key in section.by] if len(section.by) > 1 else []
     return wr.Runset(name=dataset, filters=expr.And(*those), groupby=grouped)
 
 
-def report(project: str, entity: str, datasets: Sequence[str] | None = None) -> "wr.Report":
+def report(
+    project: str, entity: str, datasets: Sequence[str] | None = None, where: Sequence[str] = ()
+) -> "wr.Report":
     """The whole definition; needs no network.
 
     Args:
         project: W&B project with the runs, where the report is written.
         entity: who owns it.
         datasets: names as in ``conf/dataset`` for every section; None for the paper's of each.
+        where: settings of the runs to show, ``key=value``, in place of the data set's own.
 
     Raises:
         UserError: wandb-workspaces is not installed, or there is no such data set.
@@ -208,7 +234,9 @@ def report(project: str, entity: str, datasets: Sequence[str] | None = None) -> 
         blocks.append(wr.H1(section.title))
         for dataset in datasets or section.datasets:
             blocks.append(wr.H2(dataset))
-            blocks.append(wr.PanelGrid(runsets=[runs(section, dataset)], panels=panels(section)))
+            blocks.append(
+                wr.PanelGrid(runsets=[runs(section, dataset, where)], panels=panels(section))
+            )
     return wr.Report(
         project=project,
         entity=entity,
@@ -234,7 +262,7 @@ def save(made: argparse.Namespace) -> str:
         import wandb
 
         entity = made.entity or wandb.Api().default_entity
-        return str(report(made.project, entity, made.datasets).save().url)
+        return str(report(made.project, entity, made.datasets, made.where).save().url)
     except UserError:
         raise
     except Exception as error:
@@ -247,11 +275,15 @@ def main() -> None:
     parser.add_argument("--project", default="sigma", help="W&B project of the runs")
     parser.add_argument("--entity", default="", help="its owner; your own default if not given")
     parser.add_argument("--datasets", nargs="+", help="instead of the paper's")
+    parser.add_argument(
+        "--where", nargs="*", default=[], metavar="key=value",
+        help="only runs with this setting, such as dataset.max_length=20",
+    )  # fmt: skip
     parser.add_argument("--print", action="store_true", help="the definition as JSON, no network")
     made = parser.parse_args()
     with explained():
         if made.print:
-            model = report(made.project, made.entity, made.datasets)._to_model()
+            model = report(made.project, made.entity, made.datasets, made.where)._to_model()
             definition = model.model_dump(mode="json", by_alias=True, exclude_none=True)
             print(json.dumps(definition, indent=1))
         else:

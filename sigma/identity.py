@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
+SCHEMA = 2  # of the result row; 1 knew neither objective nor evaluation
 # What may differ between two starts of the same run: none of it changes what an epoch computes,
 # but for rounding (how fast, where, and what is written beside).
 FREE = (

@@ -29,6 +29,7 @@ COUNT: Range = ("a whole number of at least 1", lambda v: v >= 1)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(COUNTS, COUNT),
     "max_epochs": ("at least 1, or -1 for no limit", lambda v: v >= 1 or v == -1),
+    "accumulate_grad_batches": COUNT,
     "devices": (
         "at least 1, or -1 for all",
         lambda v: isinstance(v, str | list) or v >= 1 or v == -1,
@@ -61,6 +62,11 @@ TRAINER: dict[str, tuple[str, Callable[[Any], bool], str]] = {
         "1.0",
         lambda v: v is None or (v == 1 and type(v) is float),  # the whole number 1 is one batch
         ONCE + "; for shorter epochs set trainer.limit_train_batches=0.25",
+    ),
+    "max_epochs": (
+        "at least 1, or -1 for no limit",
+        lambda v: v is not None,
+        "Lightning would choose a number of its own",
     ),
     "max_steps": ("-1", lambda v: v == -1, ENDS.format("max_epochs")),
     "max_time": ("null", lambda v: v is None, ENDS.format("max_epochs")),

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from sigma.datamodules.base import SequenceDataModule
 from sigma.errors import UserError
 from sigma.files import whole
 from sigma.identity import determining
@@ -24,7 +25,8 @@ from sigma.identity import determining
 log = logging.getLogger(__name__)
 
 ROW, LOCK, FAILED = "row.json", ".lock", "failed.json"
-# What was typed. Hydra's own copy, .hydra/overrides.yaml, is of the last start, a refused one too.
+# What was typed, and on which data. Hydra's own copy, .hydra/overrides.yaml, is of the last start,
+# a refused one too.
 COMMAND = "command.json"
 TAKEN = "Another process is at the run"
 
@@ -55,6 +57,14 @@ def hydra_flags() -> list[str]:
     sources = hydra.runtime.config_sources
     added = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
     return [f"--config-name={hydra.job.config_name}", *added]
+
+
+def told_data(data: SequenceDataModule) -> dict[str, str]:
+    """What tells processed data from other data: counts to read, and a digest."""
+    assert data.sequences is not None
+    s = data.statistics
+    counts = f"{s.users:,} users, {s.items:,} items, {s.interactions:,} interactions"
+    return {"counts": counts, "digest": data.sequences.fingerprint()}
 
 
 class RunFolder:
@@ -89,7 +99,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / LOCK)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=0.5)  # experiments.status holds it for a moment
         except Timeout:
             raise RunTakenError(f"{TAKEN} in {self.path}; wait for it or stop it.") from None
         try:
@@ -145,10 +155,38 @@ class RunFolder:
                 + "; resume it unchanged or choose a new hydra.run.dir."
             )
 
-    def start(self) -> None:
+    def data_lies_elsewhere(self) -> bool:
+        """Whether the run was made on a file of another name, which may hold the same data."""
+        before = json.loads((self.path / "config.json").read_text())
+        return bool(before["dataset"].get("path") != self.config["dataset"].get("path"))
+
+    def check_data(self, data: SequenceDataModule) -> None:
+        """See that a run that is to go on does so on the data it was started with.
+
+        Raises:
+            UserError: the data is another's; a row must not be of two.
+        """
+        saved = self.path / COMMAND
+        if not self.resume or not saved.is_file():
+            return
+        before = json.loads(saved.read_text()).get("data")
+        now = told_data(data)
+        if before is None or before == now:  # a run from before this was kept cannot tell
+            return
+        if before["counts"] == now["counts"]:
+            told = f"{now['counts']}, but not the same or in another order"
+        else:
+            told = f"{before['counts']}, now {now['counts']}"
+        raise UserError(
+            f"The run in {self.path} was made on other data ({told}). Go on with that data, or "
+            "start anew in another folder (hydra.run.dir=…); in a sweep, give each data set a "
+            "name of its own with dataset.name=…."
+        )
+
+    def start(self, data: SequenceDataModule) -> None:
         """Keep config and command line beside what the run will write; a failure is history."""
         overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-        command = {"flags": hydra_flags(), "overrides": overrides}
+        command = {"flags": hydra_flags(), "overrides": overrides, "data": told_data(data)}
         for name, content in (("config.json", self.config), (COMMAND, command)):
             with whole(self.path / name) as partial:
                 partial.write_text(json.dumps(content, indent=1))
@@ -165,11 +203,15 @@ class RunFolder:
         if not self.resume or not self.row_path.is_file():
             return None
         self._check_unchanged()
-        row = json.loads(self.row_path.read_text())
-        if self._goes_on(row):
-            return None
         metric = self.config["evaluation"]["monitor"].removeprefix("val/")
-        return float(row["metrics"]["val"][metric])
+        try:
+            row = json.loads(self.row_path.read_text())
+            return None if self._goes_on(row) else float(row["metrics"]["val"][metric])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.row_path} is damaged ({type(error).__name__}: {error}); delete it, and the "
+                "same command goes on from the last checkpoint and writes it anew."
+            ) from error
 
     def _goes_on(self, row: dict[str, Any]) -> bool:
         """Whether only ``max_epochs`` ended the run, and more of them are asked for now.

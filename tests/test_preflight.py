@@ -62,6 +62,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("trainer.val_check_interval", 0.25, "for shorter epochs set trainer.limit_train_batches=0.25"),
     ("trainer.val_check_interval", 1, "=1 must be 1.0: "),  # after each batch
     ("trainer.val_check_interval", "00:00:01:00", "must be 1.0: "),
+    ("trainer.max_epochs", None, "max_epochs=null must be at least 1, or -1"),
+    ("trainer.accumulate_grad_batches", 0, "accumulate_grad_batches=0 must be a whole number"),
     ("trainer.max_steps", 35, "max_steps=35 must be -1: .* set trainer.max_epochs instead"),
     ("trainer.max_time", "00:00:01:00", "must be null: .* set trainer.max_epochs instead"),
     ("trainer.min_steps", 35, "min_steps=35 must be null: .* set trainer.min_epochs instead"),

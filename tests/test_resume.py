@@ -169,11 +169,69 @@ def test_a_refused_resume_costs_nothing(
         assert "finished already" in capsys.readouterr().out
     assert (folder / "row.json").read_bytes() == before
 
+    (folder / "row.json").write_bytes(before[:200])
+    assert call(monkeypatch, f"resume={folder}") == 1
+    assert "row.json is damaged (JSONDecodeError" in capsys.readouterr().err
+
     (folder / "row.json").unlink()
     with (folder / "checkpoints" / "last.ckpt").open("r+b") as file:
         file.truncate(1000)
     assert call(monkeypatch, f"resume={folder}") == 1
     assert "last.ckpt is damaged (cut short" in capsys.readouterr().err
+
+
+def test_a_moved_run_goes_on_as_it_would_have_in_its_place(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its best score and checkpoint are those it had: later epochs that are worse replace nothing.
+
+    And the patience asked for now counts, not the one before.
+    """
+    typed = ("trainer.max_epochs=3", "task.optimizer.lr=0.05", "dataset.batch_size=48")
+    folder, data = tmp_path / "first", whole.parent / "data.txt"
+    assert call(monkeypatch, *arguments(folder, data, *typed)) == 0
+    place = tmp_path / "other" / "place"
+    shutil.copytree(folder, place)
+    asked = ("trainer.max_epochs=40", "callbacks.early_stopping.patience=1")
+    for at in (folder, place):
+        assert call(monkeypatch, f"resume={at}", *asked) == 0
+    same(folder, place)
+    told = row(place)
+    assert told["epochs"] == told["best_epoch"] + 3  # two failing epochs after the best
+    # Killed between the last epoch and the test, then moved: the test is of this folder's best.
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    (moved / "row.json").unlink()
+    shutil.rmtree(folder)
+    assert call(monkeypatch, f"resume={moved}") == 0
+    assert row(moved)["metrics"] == told["metrics"]
+
+
+def test_other_data_is_refused_before_a_row_is_of_two(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, folder = tmp_path / "data.txt", tmp_path / "run"
+    lines = (whole.parent / "data.txt").read_text().splitlines()
+    data.write_text("\n".join(lines))
+    typed = arguments(folder, data, "trainer.max_epochs=1")
+    assert call(monkeypatch, *typed) == 0
+    user, *items = lines[-1].split()
+    for changed in (lines[:-5], [*lines[:-1], " ".join([user, *reversed(items)])]):
+        data.write_text("\n".join(changed))
+        assert call(monkeypatch, f"resume={folder}", "trainer.max_epochs=3") == 1
+        assert "was made on other data (" in capsys.readouterr().err
+    data.write_text("\n".join(lines))
+    assert call(monkeypatch, f"resume={folder}", "trainer.max_epochs=2") == 0
+    # Finished, and asked for with another file: the row is not this file's.
+    elsewhere = tmp_path / "copy.txt"
+    elsewhere.write_text("\n".join(lines))
+    at = f"dataset.path={elsewhere}"
+    for content, code in ((lines, 0), (lines[:-5], 1)):
+        elsewhere.write_text("\n".join(content))
+        assert call(monkeypatch, f"resume={folder}", at, "trainer.max_epochs=2") == code
 
 
 def test_sigterm_says_how_to_go_on_and_ends_a_sweep(

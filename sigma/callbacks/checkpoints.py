@@ -51,6 +51,15 @@ class PaperEarlyStopping(EarlyStopping):
         check_monitor("callbacks.early_stopping.monitor", self.monitor, pl_module)
         super().setup(trainer, pl_module, stage)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As it was, but with the patience that is asked for now."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that was over, but for its test, when it was killed trains no further."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
 
 class BestCheckpoint(ModelCheckpoint):
     """The best epoch's weights; of equal scores the later one, as in RecBole.
@@ -78,6 +87,21 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _ModelCheckpoint__warn_if_dir_not_empty(self, dirpath: object) -> None:  # noqa: N802
         """A resumed run finds its own checkpoints there; nothing to warn of."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As it was, in this folder: a run may have been moved, and Lightning would then forget the
+        best score and test the old folder's checkpoint.
+        """
+
+        def here(path: str | None) -> str | None:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths if name in state_dict}
+        best = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        )
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         if current is not None and self.best_model_score is not None:

@@ -23,6 +23,7 @@ from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
 from sigma.errors import UserError
 from sigma.files import whole
+from sigma.identity import SCHEMA
 from sigma.ops import backend_of
 from sigma.task import Ranks
 
@@ -164,7 +165,7 @@ class ResultRow(Callback):
         """Everything a table needs to know of this run."""
         # Paths within the run's folder are told relative to it: rows travel, folders do not.
         text = (self.folder / "config.json").read_text()
-        config = json.loads(text.replace(str(self.folder), "."))
+        config = json.loads(text.replace(json.dumps(str(self.folder))[1:-1], "."))
         # So does where data lies; a custom data set's path is its name.
         kept = ("root",) if config["dataset"].get("name") == "custom" else ("root", "path")
         for key in kept:
@@ -175,7 +176,7 @@ class ResultRow(Callback):
         best = history.best() or {}
         task = trainer.lightning_module
         return {
-            "schema": 2,  # 1 knew neither objective nor evaluation
+            "schema": SCHEMA,
             "model": config["model"].get("name"),
             "dataset": config["dataset"].get("name"),
             "seed": config["seed"],

@@ -90,7 +90,7 @@ class SequenceDataModule(L.LightningDataModule):
         self.columns = columns
         self.malformed = malformed
         self.path = path
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.max_length = max_length
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -190,7 +190,8 @@ class BatchLoader:
         self._resumed = False
         order = self.rows
         generator = StepGenerator()
-        epoch_seed = self.seed * 1_000_003 + self.epoch
+        # Within the 64 bits that torch's generators take.
+        epoch_seed = (self.seed * 1_000_003 + self.epoch + 2**63) % 2**64 - 2**63
         if self.shuffle:
             generator.manual_seed(epoch_seed)
             order = order[torch.randperm(len(order), generator=generator).to(order.device)]

@@ -105,7 +105,9 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
             ".data, .inter (these also with .gz), .parquet or .zip; rename or convert the file."
         )
     if ending == ".inter":
-        return RawData(path, "recbole", _beside(path, path.with_suffix(".item").name))
+        return RawData(
+            path, "recbole", _beside(path, f"{Path(path.name.removesuffix('.gz')).stem}.item")
+        )
     if ending in (".json", ".jsonl"):
         return _json_lines(path)
     delimiter, fields = table.header_fields(path)
@@ -119,7 +121,10 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
         return RawData(path, "movielens csv", _beside(path, "movies.csv"))
     if ending == ".data":
         return RawData(path, "movielens tab", _beside(path, "u.item"))
-    if ending == ".txt" and (len(fields) == 1 or table.is_number(fields[0])):
+    unnamed = delimiter == "\t" and not any(
+        table.usual_column(fields, usual) for usual in table.USUAL.values()
+    )
+    if ending == ".txt" and (len(fields) == 1 or table.is_number(fields[0]) or unnamed):
         return RawData(path, sequence_text.kind(path))
     if delimiter == "," and amazon.is_rating(fields):
         stem = name.removesuffix(".csv").removeprefix("ratings_")

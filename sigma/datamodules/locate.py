@@ -102,6 +102,7 @@ def unzip(path: Path, into: Path) -> Path:
     Raises:
         UserError: a damaged archive, a member that leaves the folder, or no room.
     """
+    folder: Path | None = None
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
@@ -127,7 +128,7 @@ def unzip(path: Path, into: Path) -> Path:
             f"{path} is locked by a password; unpack it and name the folder with dataset.path=."
         ) from error
     except OSError as error:
-        if folder.is_dir():  # another process was first
+        if folder is not None and folder.is_dir():  # another process was first
             return folder
         raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
     return folder

@@ -1,5 +1,6 @@
 """Settings that would fail late, or silently mean something else, are refused at once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sigma.errors import UserError
@@ -32,6 +33,13 @@ def check_settings(data: Any) -> None:
         raise UserError(
             f"Unknown dataset.malformed '{data.malformed}'; choose {' or '.join(MALFORMED)}."
         )
+    if data.columns is not None and not isinstance(data.columns, Mapping):
+        raise UserError(
+            f"dataset.columns={data.columns} must be names by role, such as "
+            "dataset.columns.user=visitor."
+        )
+    if data.path is not None and not str(data.path).strip():
+        raise UserError("dataset.path is empty; give a file, or null for the data set's own.")
     unknown = set(data.columns or {}) - {"user", "item", "timestamp"}
     if unknown:
         raise UserError(

@@ -69,8 +69,9 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
     times = data.timestamps
     n = len(times)
     ordered = np.sort(times)
-    val_from = ordered[int(n * (1 - val_fraction - test_fraction))]
-    test_from = ordered[int(n * (1 - test_fraction))]
+    # A fraction of less than one interaction rounds to a place behind the last.
+    val_from = ordered[min(int(n * (1 - val_fraction - test_fraction)), n - 1)]
+    test_from = ordered[min(int(n * (1 - test_fraction)), n - 1)]
     period = (times >= val_from).astype(np.int8) + (times >= test_from)
     is_sample = np.ones(n, dtype=bool)
     is_sample[data.offsets[:-1]] = False

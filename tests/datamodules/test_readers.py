@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.locate import locate, search
+from sigma.datamodules.readers.sequence_text import read_pairs
 from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
 
@@ -241,6 +244,52 @@ def test_a_pair_a_line(gap: str, tmp_path: Path) -> None:
     raw.write(tmp_path / "ml-1m.txt", "1 5 3\n2 5 4 8\n1 9 3\n")
     with pytest.raises(UserError, match="stands on an earlier line"):
         locate(tmp_path / "ml-1m.txt", tmp_path).read()
+
+
+@pytest.mark.parametrize("form", ["{} {} ", " {}  {}", "{}\t{}\t", "{} \t {}"])
+def test_pairs_in_aligned_columns(form: str, tmp_path: Path) -> None:
+    pairs = [("u1", "5"), ("u1", "3"), ("u2", "5"), ("u1", "9")]
+    text = "".join(form.format(*pair) + "\n" for pair in pairs)
+    data = read_pairs(raw.write(tmp_path / "a.txt", text))
+    assert [*zip(data.user_ids[data.users], data.item_ids[data.items], strict=True)] == pairs
+    raw.write(tmp_path / "a.txt", text + "u3 4 5\n" * 20)
+    with pytest.raises(UserError, match=r"a.txt, line 5: expected 'user item', got 3 fields"):
+        read_pairs(tmp_path / "a.txt")
+    raw.write(tmp_path / "a.txt", text + "u3 4 5\n")
+    assert len(read_pairs(tmp_path / "a.txt", "skip").items) == 4
+
+
+def test_pairs_in_the_order_of_time_are_no_histories_of_one(tmp_path: Path) -> None:
+    """The first thousand lines are then of as many users."""
+    pairs = [(str(u), str(u % 7)) for _ in range(2) for u in range(1500)]
+    text = "".join(f"{user} {item}\n" for user, item in pairs)
+    data = locate(raw.write(tmp_path / "a.txt", text), tmp_path).read()
+    assert data.item_ids[data.items].tolist() == [item for _, item in pairs]
+
+
+def test_text_with_tabs_and_ids_that_are_no_numbers_has_no_header(tmp_path: Path) -> None:
+    text = "u1\ti7\nu1\ti8\nu2\ti7\n"
+    data = locate(raw.write(tmp_path / "a.txt", text), tmp_path).read()
+    assert data.user_ids[data.users].tolist() == ["u1", "u1", "u2"]
+    raw.write(tmp_path / "b.txt", text.replace("u1\ti7", "user_id\titem_id", 1))
+    assert len(locate(tmp_path / "b.txt", tmp_path).read().items) == 2
+
+
+def test_columns_named_by_numbers(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"user": 0, "item": 1}
+    frame = pa.table({"0": ["a", "b"], "1": ["x", "y"]})
+    pq.write_table(frame, tmp_path / "a.parquet")
+    data = locate(tmp_path / "a.parquet", tmp_path, columns=columns).read(columns)
+    assert data.item_ids[data.items].tolist() == ["x", "y"]
+    raw.write(tmp_path / "a.csv", "user_id,item_id\na,x\n")  # no column is called so
+    with pytest.raises(UserError, match=r"has no column '0' for dataset\.columns\.user"):
+        locate(tmp_path / "a.csv", tmp_path, columns=columns).read(columns)
+
+
+def test_commas_in_the_header_of_a_tsv(tmp_path: Path) -> None:
+    text = "user_id\titem_id\ttimestamp\ta,b,c,d\n1\t2\t3\t4\n"
+    data = locate(raw.write(tmp_path / "a.tsv", text), tmp_path).read()
+    assert data.item_ids.tolist() == ["2"]
 
 
 def test_amazon_reviews_of_2023(tmp_path: Path) -> None:

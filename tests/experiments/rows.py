@@ -12,6 +12,8 @@ import pandas as pd
 from experiments.grid import Job
 
 USERS = 60
+DATA = {"users": USERS, "items": 90, "interactions": 900, "average_length": 15.0,
+        "sparsity": 0.83, "train_samples": 700, "test_samples": USERS}  # fmt: skip
 
 
 def made(job: Job) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -40,8 +42,7 @@ def made(job: Job) -> tuple[dict[str, Any], pd.DataFrame]:
         "schema": 2, "model": job.model, "dataset": job.dataset, "seed": job.seed,
         "metrics": metrics, "best_epoch": 3, "epochs": 14,
         "parameters": 0 if "Counted" in str(job.config["objective"]) else 1000,
-        "data": {"users": USERS, "items": 90, "interactions": 900, "average_length": 15.0,
-                 "sparsity": 0.83, "train_samples": 700, "test_samples": USERS},
+        "data": DATA,
         "efficiency": {"train_seconds": 10.0, "eval_seconds": 2.0},
         "git": {"commit": "0123456789", "dirty": False}, "versions": {"torch": "2.13.0"},
         "hardware": {"cpu": "A CPU", "threads": 2}, "finished": "2026-01-01T00:00:00+00:00",

@@ -20,7 +20,7 @@ from experiments.ledger import (
 from experiments.status import main as status
 from sigma.errors import UserError
 from sigma.metrics import RankingMetrics
-from tests.experiments.rows import write
+from tests.experiments.rows import DATA, write
 
 BEAUTY = ("experiment=table2_overall", "dataset=beauty")
 
@@ -127,7 +127,7 @@ def test_rows_of_two_protocols_are_refused_by_name(
     ("changes", "told"),
     [
         ({"search": {"trials": 20}}, "tuning trials is 0 .*20"),
-        ({"data": {"users": 9, "items": 90, "interactions": 900}}, "data.users is 60 .*9"),
+        ({"data": DATA | {"users": 9}}, "data.users is 60 .*9"),
     ],
 )
 def test_vintage_and_tuning_are_protocol(changes: dict, told: str, tmp_path: Path) -> None:
@@ -209,7 +209,10 @@ def test_a_data_seed_of_its_own_is_another_cell(tmp_path: Path) -> None:
     "changes",
     [
         {"git": None}, {"metrics": {"test": {}}}, {"config": {"model": "sigma"}}, {"seed": "x"},
-        {"efficiency": 3},
+        {"efficiency": 3}, {"schema": 99}, {"best_epoch": "x"}, {"hardware": {}}, {"git": {}},
+        {"data": {"users": 1, "items": 1, "interactions": 1}},
+        {"metrics": {"val": {"hr@10": "abc"}, "test": {}}},
+        {"metrics": {"val": {"hr@10": float("nan")}, "test": {}}},
     ],
 )  # fmt: skip
 def test_a_row_that_lacks_what_tables_read_is_told(changes: dict, tmp_path: Path) -> None:
@@ -243,7 +246,15 @@ def test_status_of_damaged_files_and_of_a_search(
     assert "1 runs: 1 failed" in capsys.readouterr().out
     (folder / "row.json").touch()
     status([*typed, "--runs", str(tmp_path)])
-    assert "1 runs: 1 done" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 runs: 1 failed" in told
+    assert "is damaged; delete it" in told.replace("\n", " ")
+    for text in ('{"efficiency": null, "epochs": 3}', '{"efficiency": {"train_seconds": "abc"}}'):
+        (folder / "row.json").write_text(text)
+        status([*typed, "--runs", str(tmp_path)])
+        assert "1 runs: 1 failed" in capsys.readouterr().out
+    status([*typed, "--runs", str(tmp_path / "nowhere")])
+    assert f"There is no folder {tmp_path / 'nowhere'} yet" in capsys.readouterr().out
     with pytest.raises(UserError, match="drawn as a search goes on"):
         expand(["experiment=fair_search", "model=sasrec", "dataset=beauty"])
     with pytest.raises(UserError, match="seed=abc"):

@@ -1,5 +1,6 @@
 """Means, deviations and tests, held against SciPy and hand-computed cases."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from experiments.grid import expand
 from experiments.ledger import read
+from experiments.lines import lines, model_label, on_common_seeds
 from experiments.significance import holm, mean_sd, over_seeds, over_users
 from tests.experiments.rows import write
 
@@ -56,3 +58,22 @@ def test_a_counted_model_is_the_same_under_every_seed(tmp_path: Path) -> None:
     assert n == 3
     assert p == pytest.approx(stats.ttest_1samp(ours, against, alternative="greater").pvalue)
     assert over_users(sigma, [markov], "ndcg@10")[2] == 3
+
+
+def test_a_seed_without_the_number_counts_for_nothing(tmp_path: Path) -> None:
+    paths = write(tmp_path, expand([*BEAUTY, "model=sigma,sasrec", "seed=2020,2021,2022"]))
+    lacking = next(path for path in paths if path.name.startswith("sasrec-beauty-s2021"))
+    row = json.loads(lacking.read_text())
+    row["metrics"]["test"]["ndcg@10"] = None
+    lacking.write_text(json.dumps(row))
+    ledger = read([tmp_path])
+    sigma, sasrec = (
+        next(line for line in lines(ledger, model_label, *BEAUTY) if line.label == name)
+        for name in ("sigma", "sasrec")
+    )
+    a, b = ([line.rows[at].metric("test", "ndcg@10") for at in (0, 2)] for line in (sigma, sasrec))
+    p, n = over_seeds(sigma.rows, sasrec.rows, "ndcg@10")
+    assert (p, n) == (pytest.approx(stats.ttest_rel(a, b, alternative="greater").pvalue), 2)
+    assert on_common_seeds(sigma, sasrec, "test", "ndcg@10") == pytest.approx(
+        (np.mean(a), np.mean(b))
+    )

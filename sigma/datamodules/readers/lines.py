@@ -25,6 +25,8 @@ def readable(path: Path) -> Iterator[None]:
     """Faults of the file itself become one sentence."""
     try:
         yield
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: you have no permission to.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read to its end ({error}); it is damaged or incomplete, so fetch "

@@ -32,7 +32,7 @@ def kind(path: Path) -> str:
     rows = [fields for fields in head if fields]
     users = [fields[0] for fields in rows]
     widths = {len(fields) for fields in rows}
-    if len(set(users)) == len(users):
+    if len(set(users)) == len(users) and not (widths == {2} and len(rows) == _HEAD):
         return "sequences"
     if widths == {2}:
         return "pairs"
@@ -47,11 +47,53 @@ def kind(path: Path) -> str:
 def read_pairs(path: Path, malformed: str = "error") -> Interactions:
     """Read one ``user item`` pair a line; each user's are in order."""
     with readable(path), open_raw(path) as stream:
-        first = next((line for line in stream if line.strip()), b"")
+        first = next((line for line in stream if line.strip()), b"").strip(b"\r\n")
     delimiter = "\t" if b"\t" in first else " "
+    if first.split(delimiter.encode()) != first.split():
+        return _read_loose_pairs(path, malformed)
     columns = Columns("user", "item", None)
     return read_delimited(
         path, columns, delimiter, ("user", "item"), quoted=False, malformed=malformed
+    )
+
+
+def _read_loose_pairs(path: Path, malformed: str) -> Interactions:
+    """Pairs with any blanks between and around, as numbers in aligned columns are written."""
+    where = lambda row: str(path)  # noqa: E731
+    users, items = IdColumn("user", where), IdColumn("item", where)
+    left_out = LeftOut(path, malformed)
+    pairs: list[list[str]] = []
+    found = 0
+
+    def flush() -> None:
+        for at, column in enumerate((users, items)):
+            column.add(pa.array([pair[at] for pair in pairs], pa.string()))
+        pairs.clear()
+
+    with readable(path), open_raw(path) as lines:
+        for number, raw in enumerate(lines, start=1):
+            try:
+                fields = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
+            except UnicodeDecodeError:
+                reason = "the bytes are not UTF-8 text"
+                left_out.add(number, number, reason, "save the file as UTF-8")
+                continue
+            if len(fields) != 2:
+                if fields:
+                    reason = f"expected 'user item', got {len(fields)} fields"
+                    left_out.add(number, number, reason, "correct or remove the line")
+                continue
+            pairs.append(fields)
+            found += 1
+            if len(pairs) >= _TOKENS:
+                flush()
+    if not found:
+        raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
+    flush()
+    user_codes, user_ids = users.finish()
+    item_codes, item_ids = items.finish()
+    return Interactions(
+        user_codes, item_codes, None, user_ids, item_ids, skipped=left_out.skipped()
     )
 
 

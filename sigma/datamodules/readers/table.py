@@ -33,9 +33,9 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
-def is_number(text: str) -> bool:
+def is_number(text: object) -> bool:
     try:
-        float(text)
+        float(str(text))
     except ValueError:
         return False
     return True
@@ -61,6 +61,7 @@ def choose_columns(
     for role, usual in USUAL.items():
         name = (wanted or {}).get(role)
         if name is not None:
+            name = str(name)  # YAML reads 0 as a number
             if name not in found:
                 raise UserError(
                     f"{path} has no column '{name}' for dataset.columns.{role}; "
@@ -120,10 +121,11 @@ def read_csv(
     path: Path, columns: Mapping[str, str | None] | None = None, malformed: str = "error"
 ) -> Interactions:
     """CSV or TSV with a header; ids are kept as text, so that ``007`` is not ``7``."""
-    delimiter, fields = header_fields(path)
+    tabs = path.name.removesuffix(".gz").lower().endswith(".tsv")
+    delimiter, fields = header_fields(path, "\t" if tabs else None)
     asked = [name for name in (columns or {}).values() if name is not None]
-    if any(map(is_number, asked)):  # of a header that is one, no name is a number
-        columns = None
+    if any(map(is_number, asked)) and any(map(is_number, fields)):
+        columns = None  # the first line is no header, which is what is to be said
     return read_delimited(
         path, choose_columns(fields, columns, path), delimiter, malformed=malformed
     )
