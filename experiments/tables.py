@@ -89,7 +89,7 @@ def _metric_table(dataset: str, metric: str, everyone: list[Line]) -> Table:
         "Full ranking; mean ± standard deviation over seeds. The paper's numbers are mostly best "
         "validation scores, so they stand beside those, but some are of a test (the README says "
         "which). Differences are from the log; of validation, from the paper where there is no "
-        "log. The independent results of Mamba4Rec begin with the authors' log's own.",
+        "log. The independent results of Mamba4Rec on Beauty begin with the authors' log's own.",
         [
             "model",
             "paper",

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments.ledger import read
@@ -130,3 +131,9 @@ def test_sigma_without_a_part_is_read_from_the_rows_that_say_so(
     means = [value for seed, value in found if seed < 2020 + int(seeds)]
     assert len(means) == int(seeds)
     assert told.split(" / ")[1] == f"{sum(means) / len(means):.4f}"[1:]
+
+
+def test_the_report_is_of_the_rows_that_are_there() -> None:
+    """``python -m experiments.report`` brings it up to date."""
+    told = pd.read_csv(ROOT / "results" / "report" / "tables" / "runs.csv")["run"]
+    assert sorted(told) == sorted(path.stem for path in (ROOT / "results" / "rows").glob("*.json"))

@@ -142,7 +142,11 @@ def test_a_peer_does_the_same_work_plainly(tmp_path: Path) -> None:
 
 def test_the_papers_numbers() -> None:
     paper = benchmark_tables.printed()
-    assert len(paper) == 5 * 6 + 3
+    assert len(paper) == 6 * 6 + 3  # Games of 2014 beside the paper's of 2018
+    both = [
+        paper.xs(("3, 7", name), level=("table", "dataset")) for name in ("games", "games_2014")
+    ]
+    assert both[0].equals(both[1])
     assert paper.index.is_unique
     ratios = benchmark_tables.relative(paper)
     of_sigma = ratios.loc[("3, 7", "beauty", "sasrec"), "paper_ms_of_sigma"]

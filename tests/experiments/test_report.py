@@ -79,8 +79,13 @@ def test_from_an_empty_folder_everything_is_missing_and_nothing_filled_in(tmp_pa
     text = (folder / "report.md").read_text()
     assert "There are no rows yet; nothing is filled in." in text
     assert "experiment=table1_datasets dataset=beauty" in text
+    # Every experiment on the paper's sets has its command, with as many runs as it will start.
+    (line,) = re.findall(r"(?m)^\| table4.*?ablation \| beauty \| (\d+) \|$", text)
+    asked = expand(["experiment=table4_ablation", "dataset=beauty"])
+    assert int(line) == len(asked)
+    assert "\npython train.py -m experiment=table4_ablation dataset=beauty\n" in text
     assert not list((folder / "figures").glob("*"))
-    assert set(shown(folder)) == {"table1_datasets", "table8_groups", "runs"}
+    assert set(shown(folder)) == {"table1_datasets", "table8_groups", "not_run", "runs"}
 
 
 def test_from_half_the_rows_what_is_missing_is_told(tmp_path: Path) -> None:
@@ -138,7 +143,11 @@ def test_another_protocol_is_said_and_its_missing_runs_are_of_it(tmp_path: Path)
         for line in table.missing
         for job in expand(line.partition("#")[0].removeprefix("python train.py -m ").split())
     ]
-    whole = expand(["experiment=table2_overall", "dataset=ml_100k", *short])
+    # The lines beside it, too, of which there is none yet.
+    names = ("table2_overall", "relatives", "yardsticks")
+    whole = [
+        job for name in names for job in expand([f"experiment={name}", "dataset=ml_100k", *short])
+    ]
     assert sorted(again) == sorted({job.run_id for job in whole} - {job.run_id for job in jobs})
     counted = expand(["experiment=yardsticks", "dataset=ml_100k", short[0]])
     write(tmp_path / "counted", counted)
