@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.cells import minus, number
 from experiments.collect import ROWS
 from experiments.grid import Job
 from experiments.ledger import METRICS, Ledger, read
@@ -94,7 +95,7 @@ def parts(ledger: Ledger) -> list[str]:
         ("table5_layers", lambda job: f"{job.chosen('model.num_layers')} layers"),
         ("figure5_flip_range", lambda job: f"r = {job.chosen('model.r')}"),
     )
-    made = ["|  | " + " | ".join(f"{d} test | NDCG to whole | seeds" for d in SMALL) + " |"]
+    made = ["|  | " + " | ".join(f"{d} test | NDCG to the whole | seeds" for d in SMALL) + " |"]
     made.append("|---" * (1 + 3 * len(SMALL)) + "|")
     cells: dict[str, list[str]] = {}
     for at, dataset in enumerate(SMALL):
@@ -107,7 +108,8 @@ def parts(ledger: Ledger) -> list[str]:
                     continue
                 own = line.spread("test", "ndcg@10")[0] or 0
                 base = first_seeds(whole, len(line.rows)).spread("test", "ndcg@10")[0] or 0
-                told = "–" if line is whole else f"{own / base - 1:+.1%}".replace("-", "−")
+                change = minus(f"{own / base - 1:+.1%} of {number(base)}")
+                told = "–" if line is whole else change
                 into = cells.setdefault(line.label, ["–"] * 3 * len(SMALL))
                 into[3 * at : 3 * at + 3] = [three(line, "test"), told, str(len(line.rows))]
     made += [f"| {name} | {' | '.join(told)} |" for name, told in cells.items()]
