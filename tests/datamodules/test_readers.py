@@ -292,6 +292,25 @@ def test_commas_in_the_header_of_a_tsv(tmp_path: Path) -> None:
     assert data.item_ids.tolist() == ["2"]
 
 
+def test_dates_behind_blanks(tmp_path: Path) -> None:
+    text = "user_id, item_id, timestamp\n1, 2, 1970-01-02\n1, 3, 1970-01-03\n"
+    data = locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()
+    assert data.timestamps is not None
+    assert data.timestamps.tolist() == [86400, 172800]
+
+
+def test_times_of_no_kind_are_told_so(tmp_path: Path) -> None:
+    text = "user_id,item_id,timestamp\n1,2,07/14/2017\n1,3,07/15/2017\n"
+    with pytest.raises(UserError, match=r"line 2: the time '07/14/2017' .* is neither a number"):
+        locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()
+
+
+def test_ids_too_large_for_numbers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": [1e19, 2.0], "item_id": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="'user_id' holds ids too large for numbers"):
+        locate(tmp_path / "a.parquet", tmp_path).read()
+
+
 def test_amazon_reviews_of_2023(tmp_path: Path) -> None:
     text = "".join(
         f'{{"asin": "B1", "parent_asin": "{item}", "user_id": "AE", "timestamp": {time}}}\n'

@@ -61,7 +61,13 @@ class IdColumn:
                     f"{self._where(self._rows + row)}: the id {values[row]} in the column "
                     f"'{self._name}' is not a whole number; use whole numbers or text as ids."
                 )
-            values = values.cast(pa.int64())
+            try:
+                values = values.cast(pa.int64())
+            except pa.ArrowInvalid as error:
+                raise UserError(
+                    f"{self._where(self._rows)}: the column '{self._name}' holds ids too large for "
+                    "numbers; store them as text."
+                ) from error
         if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type)):
             try:
                 values = values.cast(pa.string())
@@ -193,6 +199,8 @@ def _numbers(values: pa.Array) -> tuple[np.ndarray, bool] | None:
 
 def _dates(values: pa.Array) -> tuple[np.ndarray, bool] | None:
     """``(int64 microseconds, True)`` of dates or ISO text, or None when one is not a date."""
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        values = pc.utf8_trim_whitespace(values)
     attempts: tuple[Any, ...] = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
     for kind in attempts:
         try:

@@ -112,6 +112,7 @@ def scan(rows: Iterator[Row], time_name: str | None, left_out: LeftOut) -> int:
         UserError: see ``LeftOut.add``.
     """
     dates: bool | None = None
+    neither = False
     good = 0
     while block := list(islice(rows, _BLOCK)):
         found = [row for row in block if row.reason]
@@ -123,7 +124,9 @@ def scan(rows: Iterator[Row], time_name: str | None, left_out: LeftOut) -> int:
                 bad = {kind: [row for row, _ in bad_times(sample, kind)] for kind in (False, True)}
                 # On a tie, the kind that the file begins with.
                 dates = min(bad, key=lambda kind: (len(bad[kind]), [-row for row in bad[kind]]))
+                neither = all(len(rows) == len(sample) > 1 for rows in bad.values())
             for at, what in bad_times(values, dates):
+                what = "is neither a number nor an ISO date" if neither else what
                 reason = f"the time '{timed[at].time}' in the column '{time_name}' {what}"
                 found.append(timed[at]._replace(reason=reason, advice=TIME_ADVICE))
         for row in sorted(found, key=lambda row: row.first):
