@@ -168,18 +168,20 @@ def variants(
     caption: str,
     printed: Callable[[str, str], float | None] = lambda label, metric: None,
     in_log: Callable[[str], str] | None = None,
+    kept: Callable[[list[Line]], list[Line]] = list,
 ) -> list[Table]:
     """Settings of one model as lines, every metric as columns: Tables 4, 5 and 9 and the like.
 
     Args:
         printed: (label, metric) -> the paper's number, or None.
         in_log: label -> what the authors' log calls that run; None where it has none of them.
+        kept: of the experiment's lines, those that mean something for the rows there are.
     """
     # All of them are of SIGMA; composing an experiment's runs takes seconds.
     own = (row for row in ledger.rows if row.dataset == dataset and row.model.startswith("sigma"))
     if len({row.setting for row in own if not row.aside}) < 2:
         return []  # nothing to compare
-    found = lines(ledger, label, f"experiment={experiment}", f"dataset={dataset}")
+    found = kept(lines(ledger, label, f"experiment={experiment}", f"dataset={dataset}"))
     check_protocol(f"{title}, {dataset},", [row for line in found for row in line.rows])
     if sum(bool(line.rows) for line in found) < 2:
         return []
@@ -247,6 +249,14 @@ def layers(ledger: Ledger, dataset: str) -> list[Table]:
     )  # fmt: skip
 
 
+def _up_to_the_first_without_flip(found: list[Line]) -> list[Line]:
+    """Every r from the number of items read on flips nothing; one of them says so."""
+    lengths = {int(row.protocol["dataset.max_length"]) for line in found for row in line.rows}
+    longest = max(lengths, default=10**9)
+    last = min((r for line in found if (r := int(line.label)) >= longest), default=longest)
+    return [line for line in found if line.rows or int(line.label) <= last]
+
+
 def flip_range(ledger: Ledger, dataset: str) -> list[Table]:
     """Figure 5 as numbers."""
     return variants(
@@ -255,6 +265,7 @@ def flip_range(ledger: Ledger, dataset: str) -> list[Table]:
         in_log=lambda label: {"50": "sigma w/o partial flipping", "0": "sigma flip 1-50"}.get(
             label, f"sigma flip 1-{50 - int(label)}"
         ),
+        kept=_up_to_the_first_without_flip,
     )  # fmt: skip
 
 

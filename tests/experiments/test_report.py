@@ -157,6 +157,20 @@ def test_another_protocol_is_said_and_its_missing_runs_are_of_it(tmp_path: Path)
     ]
 
 
+def test_flips_that_are_none_at_a_length_are_not_missed(tmp_path: Path) -> None:
+    asked = ["experiment=figure5_flip_range", "dataset=ml_100k", "seed=2020"]
+    for length, told in (
+        (20, "0,1,3,5,10,20"),
+        (15, "0,1,3,5,10,20"),
+        (50, "0,1,3,5,10,20,30,40,50"),
+    ):
+        write(
+            tmp_path / str(length), expand([*asked, f"dataset.max_length={length}", "model.r=0,5"])
+        )
+        (table,) = tables.flip_range(read([tmp_path / str(length)]), "ml_100k")
+        assert [row[0].text for row in table.rows] == told.split(",")
+
+
 def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> None:
     """None of them may block or enter Table 2."""
     write(tmp_path / "rows", expand_some())
