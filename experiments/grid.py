@@ -79,18 +79,7 @@ def _expand(overrides: Sequence[str]) -> list[Job]:
     parser = OverridesParser.create()
     whole = compose("config", list(_single(parser, overrides)), return_hydra_config=True)
     params = whole.hydra.sweeper.get("params") or {}
-    choices: dict[str, list[str]] = {}
-    for override in parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *overrides]):
-        key = override.get_key_element()
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(
-                f"{override.input_line} is drawn as a search goes on, so its runs cannot be listed "
-                "before; python -m experiments.search <its folder> shows them."
-            )
-        if override.is_discrete_sweep():
-            choices[key] = list(map(str, override.sweep_string_iterator()))
-        else:
-            choices[key] = [str(override.get_value_element_as_str())]
+    choices = _choices(parser, [*(f"{k}={v}" for k, v in params.items()), *overrides])
     seeds = choices.pop("seed", [str(whole.seed)])
     jobs = []
     for values in product(*choices.values()):
@@ -107,16 +96,28 @@ def asked(experiment: str) -> dict[str, list[str]]:
     """What an experiment sweeps over of itself, by key; composes nothing."""
     content: Any = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
     params = content.hydra.sweeper.params
-    found = {}
-    for override in OverridesParser.create().parse_overrides(
-        [f"{k}={v}" for k, v in params.items()]
-    ):
-        sweep = override.is_discrete_sweep()
-        values = (
-            override.sweep_string_iterator() if sweep else [override.get_value_element_as_str()]
-        )
-        found[override.get_key_element()] = list(map(str, values))
-    return found
+    return _choices(OverridesParser.create(), [f"{k}={v}" for k, v in params.items()])
+
+
+def _choices(parser: OverridesParser, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Every value of each key; of a key that comes twice, those of the last.
+
+    Raises:
+        UserError: values that are drawn as a search goes on.
+    """
+    choices: dict[str, list[str]] = {}
+    for override in parser.parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(
+                f"{override.input_line} is drawn as a search goes on, so its runs cannot be listed "
+                "before; python -m experiments.search <its folder> shows them."
+            )
+        if override.is_discrete_sweep():
+            choices[key] = list(map(str, override.sweep_string_iterator()))
+        else:
+            choices[key] = [str(override.get_value_element_as_str())]
+    return choices
 
 
 def _single(parser: OverridesParser, overrides: Sequence[str]) -> list[str]:

@@ -26,8 +26,7 @@ SMALL = ("ml_100k", "ml_latest_small")
 
 def three(line: Line, split: str) -> str:
     """HR / NDCG / MRR@10, means over the line's seeds."""
-    means = [line.spread(split, metric)[0] for metric in METRICS]
-    return " / ".join("–" if mean is None else f"{mean:.4f}"[1:] for mean in means)
+    return " / ".join(number(line.spread(split, metric)[0]) for metric in METRICS)
 
 
 def first_seeds(line: Line, most: int | None = None) -> Line:
@@ -76,12 +75,11 @@ def small(ledger: Ledger, dataset: str) -> list[str]:
     """Means over seeds, and the deviation of the metric that models are ordered by."""
     made = ["| model | best validation | test | sd of test NDCG | seeds |", "|---" * 5 + "|"]
     for line in models_of(ledger, dataset):
-        deviation = line.spread("test", "ndcg@10")[1]
         cells = (
             f"`{line.label}`",
             three(line, "val"),
             three(line, "test"),
-            "–" if deviation is None else f"{deviation:.4f}"[1:],
+            number(line.spread("test", "ndcg@10")[1]),
             "counted" if line.rows[0].counted else str(len(line.rows)),
         )
         made.append(f"| {' | '.join(cells)} |")

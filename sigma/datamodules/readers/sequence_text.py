@@ -5,6 +5,7 @@
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,19 @@ def read_pairs(path: Path, malformed: str = "error") -> Interactions:
     )
 
 
+def _fields(lines: Iterable[bytes], left_out: LeftOut) -> Iterator[tuple[int, list[str]]]:
+    """``(number from 1, fields)`` of each line that is not blank; those not of UTF-8 are noted."""
+    for number, raw in enumerate(lines, start=1):
+        try:
+            fields = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
+        except UnicodeDecodeError:
+            reason = "the bytes are not UTF-8 text"
+            left_out.add(number, number, reason, "save the file as UTF-8")
+            continue
+        if fields:
+            yield number, fields
+
+
 def _read_loose_pairs(path: Path, malformed: str) -> Interactions:
     """Pairs with any blanks between and around, as numbers in aligned columns are written."""
     where = lambda row: str(path)  # noqa: E731
@@ -71,17 +85,10 @@ def _read_loose_pairs(path: Path, malformed: str) -> Interactions:
         pairs.clear()
 
     with readable(path), open_raw(path) as lines:
-        for number, raw in enumerate(lines, start=1):
-            try:
-                fields = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
-            except UnicodeDecodeError:
-                reason = "the bytes are not UTF-8 text"
-                left_out.add(number, number, reason, "save the file as UTF-8")
-                continue
+        for number, fields in _fields(lines, left_out):
             if len(fields) != 2:
-                if fields:
-                    reason = f"expected 'user item', got {len(fields)} fields"
-                    left_out.add(number, number, reason, "correct or remove the line")
+                reason = f"expected 'user item', got {len(fields)} fields"
+                left_out.add(number, number, reason, "correct or remove the line")
                 continue
             pairs.append(fields)
             found += 1
@@ -112,17 +119,8 @@ def read_sequence_text(path: Path, malformed: str = "error") -> Interactions:
     tokens: list[str] = []
     items = IdColumn("item", lambda row: str(path))
     left_out = LeftOut(path, malformed)
-    number = 0
     with readable(path), open_raw(path) as lines:
-        for number, raw in enumerate(lines, start=1):
-            try:
-                user, *rest = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
-            except UnicodeDecodeError:
-                reason = "the bytes are not UTF-8 text"
-                left_out.add(number, number, reason, "save the file as UTF-8")
-                continue
-            except ValueError:  # a blank line
-                continue
+        for number, (user, *rest) in _fields(lines, left_out):
             if not rest:
                 reason = f"expected 'user item item …', got only '{user}'"
                 left_out.add(number, number, reason, "add the user's items or remove the line")
