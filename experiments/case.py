@@ -17,7 +17,8 @@ from experiments.ledger import METRICS
 from sigma.datamodules.titles import Title, titles_of
 from sigma.errors import UserError
 from sigma.metrics import RankingMetrics
-from sigma.models.sigma import partial_flip
+from sigma.ops.moves import flip_index
+from sigma.ops.rows import rows_of
 from sigma.recommend import TrainedRun, recommend
 
 
@@ -103,7 +104,7 @@ def flip_of(run: TrainedRun, length: int) -> tuple[list[int], int] | None:
     if not model.get("partial_flip", "flip_until" in model):
         return None
     keep = int(model.r)
-    index = partial_flip(torch.tensor([length]), length, keep)[0].tolist()
+    index = flip_index(rows_of(torch.tensor([length])), length, keep).tolist()
     return index, min(keep, length)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import Pruned, UserError
@@ -84,6 +83,8 @@ def run(cfg: DictConfig) -> float:
         process.wait()
     # By its own word, or before it could say one.
     if process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM):
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
         raise SIGTERMException
     if (folder / "pruned.json").is_file():
         raise Pruned(reason)

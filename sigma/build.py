@@ -27,7 +27,11 @@ def accelerator(name: str) -> str:
 
 
 def set_precision(name: str) -> None:
-    """Of float32 products: ``highest`` keeps them whole in cuDNN's GRU and convolutions, too."""
+    """Of float32 products: ``highest`` keeps them whole in cuDNN's convolutions, too.
+
+    Deterministic algorithms do not fill new memory, either: nothing here reads it unwritten.
+    """
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_float32_matmul_precision(name)
     torch.backends.cudnn.allow_tf32 = name != "highest"
 
@@ -50,9 +54,8 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     model = instantiate(cfg.model, num_items=data.num_items, _convert_="all")
     objective.check(model)
-    data.trim &= model.padding_invariant
     start = time.perf_counter()
-    if hasattr(model, "count"):  # counts the training data instead of learning from it
+    if model.counted:
         model.count(*data.training_histories())
     seconds = time.perf_counter() - start
     counts = data.item_counts()

@@ -1,4 +1,7 @@
-"""The command line's edges: what `resume=` means, and errors as one sentence."""
+"""The command line's edges: what `resume=` means, and errors as one sentence.
+
+Loads neither PyTorch nor Lightning, so that help and most slips are answered at once.
+"""
 
 import errno
 import json
@@ -16,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     CompactHydraException,
@@ -27,7 +29,6 @@ from hydra.errors import (
 )
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -36,6 +37,9 @@ from sigma.preflight import accepted, suggest
 from sigma.runs import COMMAND, RunTakenError, note_failure, quoted
 
 log = logging.getLogger(__name__)
+MISCONFIGURATION = "lightning.pytorch.utilities.exceptions.MisconfigurationException"
+SIGTERM = "lightning.pytorch.utilities.exceptions.SIGTERMException"
+OUT_OF_MEMORY = "torch.OutOfMemoryError"
 CONF = Path(__file__).parents[1] / "conf"
 LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
 # A path that is not there, not allowed, or a file where a folder should be, or the reverse.
@@ -90,6 +94,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
 
 
+def is_of(error: BaseException, name: str) -> bool:
+    """Whether an exception is of the class of this name.
+
+    Not loaded for the question: what is not loaded has raised nothing.
+    """
+    module, _, of_class = name.rpartition(".")
+    return isinstance(error, getattr(sys.modules.get(module), of_class, ()))
+
+
 def user_message(error: BaseException) -> str | None:
     """One sentence for what the user can mend, or None for a bug, which keeps its traceback."""
     chain = list(causes(error))
@@ -139,7 +152,7 @@ def hydra_message(error: BaseException) -> str | None:
         return one_line(error)
     if isinstance(error, OmegaConfBaseException):
         return one_line(error)
-    if isinstance(error, MisconfigurationException):
+    if is_of(error, MISCONFIGURATION):
         absent = "backend found" in str(error)
         hint = " Use trainer.accelerator=cpu, or auto for what there is." if absent else ""
         return f"The trainer refuses its settings: {one_line(error)}{hint}"
@@ -233,7 +246,7 @@ def system_message(error: BaseException) -> str | None:
     """For a full disk, a folder that cannot be written, too little memory, and what is killed."""
     if isinstance(error, KeyboardInterrupt):
         return "Stopped by the keyboard."
-    if isinstance(error, SIGTERMException):
+    if is_of(error, SIGTERM):
         return "Stopped by SIGTERM (a time limit, docker stop or kill)."
     if isinstance(error, OSError):
         path = error.filename2 or error.filename  # of a copy, where it goes
@@ -251,9 +264,8 @@ def system_message(error: BaseException) -> str | None:
         )
     if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
         return "A checkpoint could not be written; is the disk full?"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "tried to allocate" in str(error)
-    ):
+    refused = isinstance(error, RuntimeError) and "tried to allocate" in str(error)
+    if refused or isinstance(error, MemoryError) or is_of(error, OUT_OF_MEMORY):
         return "Out of memory; lower dataset.batch_size, dataset.max_length or model.hidden_size."
     return None
 
@@ -291,11 +303,11 @@ def explained() -> Iterator[None]:
         # Lightning turns Ctrl-C and SIGTERM into exits, the latter into one with code 0. Neither is
         # an Exception to Hydra, so a multirun ends with it, too.
         if isinstance(error, SystemExit) and not any(
-            isinstance(seen, KeyboardInterrupt | SIGTERMException) for seen in causes(error)
+            isinstance(seen, KeyboardInterrupt) or is_of(seen, SIGTERM) for seen in causes(error)
         ):
             raise
         message = user_message(error)
-        terminated = isinstance(error, SIGTERMException)
+        terminated = is_of(error, SIGTERM)
         if message is None or (os.environ["SIGMA_FULL_ERROR"] == "1" and not terminated):
             raise
         print(f"error: {message}", file=sys.stderr)

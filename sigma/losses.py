@@ -11,15 +11,14 @@ item i, N the target's negatives (``sigma.negatives``: any item but the target),
 
 Each is built with the training counts of the items, and is called with the model's ``logits``:
 states (M, D) -> (M, K) scores of items 1 … K, or with items (M, n) -> their (M, n) scores. Scores
-of half precision are taken to float32 first.
+of half precision are taken to float32 first. A target of 0 fills a batch up and is left out of the
+mean.
 
 Where they depart from their papers: SASRec and BPR draw a negative from the items the user never
 touched, gSASRec from all; here it is any item but the target itself, everywhere.
 """
 
 import math
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,13 +26,7 @@ from torch import Tensor, nn
 from sigma.errors import UserError
 from sigma.negatives import Negatives
 from sigma.ops.cross_entropy import linear_cross_entropy
-from sigma.ops.scores import TiedScores
-
-
-class Logits(Protocol):
-    """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n), ids from 1."""
-
-    def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor: ...
+from sigma.ops.scores import Logits, TiedScores
 
 
 def full_precision(scores: Tensor) -> Tensor:
@@ -56,7 +49,7 @@ class CrossEntropy(nn.Module):
 
         Args:
             states: (M, D).
-            targets: (M,) item ids from 1.
+            targets: (M,) item ids from 1, or 0 to leave a state out.
             logits: scores items.
         """
         if isinstance(logits, TiedScores):
@@ -64,7 +57,7 @@ class CrossEntropy(nn.Module):
             if logits.others is not None:
                 table = torch.cat([table, logits.others])
             return linear_cross_entropy(states, table, logits.bias, targets - 1)
-        return F.cross_entropy(full_precision(logits(states)), targets - 1)
+        return F.cross_entropy(full_precision(logits(states)), targets - 1, ignore_index=-1)
 
 
 class SampledLoss(nn.Module):
@@ -92,10 +85,13 @@ class SampledLoss(nn.Module):
 
     def forward(self, states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
         """The loss; arguments as in ``CrossEntropy``."""
+        real = (targets > 0)[:, None]
+        targets = targets.clamp(min=1)
         negatives = self.negatives(targets)
         # In one call: a model may transform the states before it scores anything.
         scores = full_precision(logits(states, torch.cat([targets[:, None], negatives], dim=1)))
-        return self.loss(scores[:, :1], scores[:, 1:], targets, negatives).mean()
+        losses = self.loss(scores[:, :1], scores[:, 1:], targets, negatives)
+        return torch.where(real, losses, 0).sum() / (real.sum() * losses.shape[1])
 
     def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
         """Of each target, up to shape.

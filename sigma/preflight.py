@@ -3,7 +3,8 @@
 Every ``_target_`` is looked up and the keys beside it are held against its arguments: their names,
 their plain types, and ranges of names that mean the same everywhere. Without this a misspelt
 optimizer argument would only show once the data is loaded. Settings that are possible but whose row
-would be wrong, or never come, are refused, too.
+would be wrong, or never come, are refused, too. PyTorch is loaded by the first target that needs it:
+``sigma.cli`` has uses for this module before.
 """
 
 import inspect
@@ -14,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-import torch
 from hydra.utils import get_object, instantiate
 
 from sigma.errors import UserError
@@ -222,9 +222,11 @@ def check_trainer(trainer: dict[str, Any]) -> None:
             value = "null" if trainer[name] is None else trainer[name]
             raise UserError(f"trainer.{name}={value} must be {wanted}: {why}.")
     devices, accelerator = trainer.get("devices"), trainer.get("accelerator")
-    if isinstance(devices, list) and (
-        accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    ):
+    if not isinstance(devices, list):
+        return
+    import torch
+
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         raise UserError(
             f"trainer.devices={devices} names devices and a CPU is one; give the number of "
             f"processes instead: trainer.devices={len(devices)}."
@@ -277,6 +279,8 @@ def check_optimizer(node: dict[str, Any]) -> None:
     """
     if not node.get("_partial_"):
         return
+    import torch
+
     try:
         instantiate(node, _convert_="all")([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:

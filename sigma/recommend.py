@@ -25,6 +25,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from rich import box
@@ -37,7 +38,6 @@ from sigma.cli import explained
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.titles import titles_of
-from sigma.encoding import target_states
 from sigma.errors import UserError
 from sigma.metrics import target_ranks
 from sigma.task import SequenceTask
@@ -210,12 +210,11 @@ def _score(
         fabric.setup_module(task)  # moves it to the device and to its precision
         with torch.inference_mode(), fabric.autocast():
             for batch in data.test_dataloader():
-                batch = type(batch)(*(part.to(fabric.device) for part in batch))
+                batch = move_data_to_device(batch, fabric.device)
                 ours = torch.isin(batch.users, chosen)
                 if not ours.any():
                     continue
-                states = target_states(task.model, batch, task.by_length)
-                for chunk, scores in task.all_scores(batch, states):
+                for chunk, scores in task.all_scores(batch, task.states(batch)):
                     mine = ours[chunk].nonzero().squeeze(1)
                     if not len(mine):
                         continue

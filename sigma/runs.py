@@ -1,5 +1,7 @@
 """One run's folder: where it stands, whether it may go on, and whether it is done."""
 
+from __future__ import annotations
+
 import json
 import logging
 import shlex
@@ -8,19 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.datamodules.base import SequenceDataModule
 from sigma.errors import UserError
 from sigma.files import whole
 from sigma.identity import determining
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from sigma.datamodules.base import SequenceDataModule
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +113,8 @@ class RunFolder:
 
     def _writes(self) -> bool:
         """Whether this process answers for the folder; a development run writes nothing."""
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
         first = getattr(rank_zero_only, "rank", 0) in (None, 0)
         return first and not self.config["trainer"].get("fast_dev_run")
 

@@ -1,24 +1,32 @@
 """The only LightningModule: batch -> states -> loss, or ranks and metrics. Knows no model."""
 
+import functools
+import inspect
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from sigma.capture import CapturedStep, Inputs
 from sigma.datamodules.batches import Batch
-from sigma.encoding import target_states
 from sigma.errors import UserError
-from sigma.losses import CrossEntropy, Logits, full_precision
+from sigma.losses import CrossEntropy, full_precision
 from sigma.metrics import RankingMetrics, target_ranks
+from sigma.models.base import Model
+from sigma.ops import capture_reason
 from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
+from sigma.ops.scores import TiedScores
 from sigma.preflight import check_groups
 from sigma.sampled import SampledNegatives
 
 log = logging.getLogger(__name__)
+
+WATCHED_STEPS = 64  # whose losses are looked at together: looking waits for the device
 
 
 class Ranks(NamedTuple):
@@ -39,15 +47,12 @@ class SequenceTask(L.LightningModule):
     """Trains and evaluates any sequence model.
 
     Args:
-        model: maps items (B, L), lengths (B,) to hidden (B, L, D) and has ``logits(states, items)``
-            (see ``sigma.ops.scores.TiedScores``). May have ``extra_loss(items, lengths, states,
-            targets)``, which is added in training. Without parameters nothing is trained.
+        model: see ``sigma.models.base.Model``. Without parameters nothing is trained.
         optimizer: builds the optimizer from the parameters.
         loss: maps states (M, D), targets (M,) and ``logits`` to a scalar.
         ks: cut-offs of HR, NDCG and MRR.
         groups: name -> [lower, upper) of the history length, see ``RankingMetrics``.
-        by_length: encode in length groups, for models that padding does not change or that cut
-            their rows themselves.
+        capture: on CUDA, run a training step as one replay; see ``sigma.capture``.
         compile: the model by ``torch.compile``; on the CPU slower than without.
         sampled: draws negatives to rank the target among; None ranks all items.
 
@@ -57,12 +62,12 @@ class SequenceTask(L.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         loss: nn.Module,
         ks: Sequence[int] = (5, 10, 20),
         groups: Mapping[str, Sequence[int | None]] | None = None,
-        by_length: bool = True,
+        capture: bool = True,
         compile: bool = False,
         sampled: SampledNegatives | None = None,
     ) -> None:
@@ -73,25 +78,26 @@ class SequenceTask(L.LightningModule):
                 "and by which the best epoch is chosen."
             )
         check_groups(groups or {})
-        others = getattr(getattr(model, "logits", None), "others", None)
-        if others is not None and not isinstance(loss, CrossEntropy):
+        scores = model.logits
+        others = isinstance(scores, TiedScores) and scores.others is not None
+        if others and not isinstance(loss, CrossEntropy):
             raise UserError(
-                f"{getattr(model, 'name', 'This model')} counts padding as an item of the softmax, "
+                f"{model.name} counts padding as an item of the softmax, "
                 "so it needs loss=cross_entropy; or set model.padding_item=false."
             )
         self.model = model
         if compile:
-            # In place: the names in checkpoints stay. Lengths differ from group to group.
+            # In place: the names in checkpoints stay. T differs from batch to batch.
             model.compile(dynamic=True)
         self.count_seconds = 0.0  # that a counted model took to count
         self.optimizer = optimizer
         self.loss = loss
         self.sampled = sampled
-        self.by_length = by_length and any(
-            getattr(model, mark, False) for mark in ("padding_invariant", "cuts_columns")
-        )
+        self.capture = capture
+        self._step: Callable[[Inputs], Tensor] = self.batch_loss
+        self._losses: list[tuple[int, Tensor]] = []  # of the last steps, not looked at yet
         # Kept in checkpoints, so that an epoch's mean outlives a stop within it.
-        self.train_loss = MeanMetric()
+        self.train_loss = MeanMetric(nan_strategy="disable")  # which would look at each value
         self.train_loss.persistent(True)
         self.metrics = nn.ModuleDict(
             {
@@ -108,14 +114,14 @@ class SequenceTask(L.LightningModule):
     def setup(self, stage: str) -> None:
         if not self.trained and self.trainer.world_size > 1:
             raise UserError(
-                f"{getattr(self.model, 'name', 'This model')} learns nothing by gradients and runs "
-                "in one process; use trainer.devices=1."
+                f"{self.model.name} learns nothing by gradients and runs in one process; use "
+                "trainer.devices=1."
             )
-        if self.trainer.world_size > 1 and getattr(self.model, "reads_batch", False):
+        if self.trainer.world_size > 1 and self.model.reads_batch:
             log.warning(
                 "%s computes with means over its batch, which are each process's own here: with "
                 "another number of devices it is another model, though the run's name is the same.",
-                getattr(self.model, "name", "This model"),
+                self.model.name,
             )
 
     def on_train_start(self) -> None:
@@ -125,44 +131,90 @@ class SequenceTask(L.LightningModule):
             # All processes were seeded alike; their dropout and negatives must differ.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+        self._step = self._captured() or self.batch_loss
+
+    def _captured(self) -> CapturedStep | None:
+        """The step by replay, where this device and precision allow it."""
+        if not self.capture or self.device.type != "cuda" or not self.trained:
+            return None
+        reason = capture_reason(self.device)
+        if self.trainer.precision == "16-mixed":
+            reason = "float16 gradients are scaled, and a recorded step cannot know by how much"
+        if reason is not None:
+            log.info("The training step is not captured in CUDA graphs: %s.", reason)
+            return None
+        return CapturedStep(self.batch_loss, list(self.parameters()))
+
     def on_train_epoch_start(self) -> None:
         # A checkpoint of an epoch's end holds its mean; a run resumed within one starts no epoch.
         self.train_loss.reset()
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
-        return self.optimizer(self.parameters()) if self.trained else None
+        if not self.trained:
+            return None
+        build = self.optimizer
+        settings = dict(getattr(build, "keywords", {}))
+        kind = build.func if isinstance(build, functools.partial) else build
+        scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
+        if self.device.type == "cuda" and not (settings.get("foreach") or scaled):
+            if "fused" in inspect.signature(kind).parameters:  # all parameters in one kernel
+                build = functools.partial(build, **{"fused": True, **settings})
+        return build(self.parameters())
 
     @property
-    def logits(self) -> Logits:
+    def logits(self) -> Callable[..., Tensor]:
         """To be called with states (M, D) -> scores (M, K) of items 1 … K, or (M, n) of items."""
-        return cast(Logits, self.model.logits)
+        return self.model.logits
+
+    def batch_loss(self, inputs: Inputs) -> Tensor:
+        """The mean loss over a batch's targets, and the model's extra loss."""
+        items, rows, places, targets, twins = inputs
+        states = self.model(items, rows, places)
+        loss = self.loss(states, targets, self.model.logits)
+        extra = self.model.extra_loss(items, rows, places, states, twins)
+        return loss if extra is None else loss + extra
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if not self.trained:
             return None
-        states = target_states(self.model, batch, self.by_length)
-        loss = self.loss(states, batch.targets, self.logits)
-        if hasattr(self.model, "extra_loss"):
-            extra = cast(Callable[..., Tensor], self.model.extra_loss)
-            loss = loss + extra(batch.items, batch.lengths, states, batch.targets)
-        if not torch.isfinite(loss):
-            raise UserError(self._not_finite(loss.item()))
-        self.train_loss.update(loss.detach(), len(batch.targets))
+        inputs = Inputs(batch.items, batch.rows, batch.places, batch.targets, batch.twins)
+        loss = self._step(inputs)
+        self._losses.append((self.global_step if self._trainer else 0, loss.detach()))
+        if len(self._losses) >= WATCHED_STEPS or loss.device.type == "cpu":
+            self._look_at_losses()
+        # Filled on the device: a number from the host would wait for it.
+        count = loss.detach().new_full((), float(batch.count))
+        self.train_loss.update(loss.detach(), count)
         if self._trainer is not None and self.trainer.world_size > 1:
             # Gradients are averaged over processes; the loss is a mean over all their targets.
-            count = torch.tensor(float(len(batch.targets)), device=loss.device)
             counts = cast(Tensor, self.all_gather(count))
             loss = loss * (count / counts.mean())
         self.log("train/loss", self.train_loss, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 
-    def _not_finite(self, loss: float) -> str:
-        kept = [getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
-        good = next((path for path in kept if path), None)
+    def on_validation_start(self) -> None:
+        self._look_at_losses()  # before a score is made of weights that are no numbers
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._look_at_losses()  # nor are they kept
+
+    def _look_at_losses(self) -> None:
+        """Stop at a loss that is no number; the first of them names the step."""
+        steps, self._losses = self._losses, []
+        if not steps:
+            return
+        losses = torch.stack([loss for _, loss in steps]).tolist()
+        for (step, _), loss in zip(steps, losses, strict=True):
+            if not math.isfinite(loss):
+                raise UserError(self._not_finite(loss, step))
+
+    def _not_finite(self, loss: float, step: int) -> str:
+        paths = [getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        good = next((path for path in paths if path), None)
         return (
-            f"The training loss became {loss} at step {self.global_step} (epoch "
-            f"{self.current_epoch}); the last good checkpoint is {good or 'none yet'}. Lower "
-            "task.optimizer.lr or use trainer.precision=32-true."
+            f"The training loss became {loss} at step {step} (epoch {self.current_epoch}); the last "
+            f"good checkpoint is {good or 'none yet'}. Lower task.optimizer.lr or use "
+            "trainer.precision=32-true."
         )
 
     def ranking(self, stage: str) -> RankingMetrics:
@@ -194,9 +246,14 @@ class SequenceTask(L.LightningModule):
             first += rows
             rows = chunk_rows(scores.shape[1], scores.dtype, scores.device)
 
+    def states(self, batch: Batch) -> Tensor:
+        """States (M, D) at the batch's places."""
+        states: Tensor = self.model(batch.items, batch.rows, batch.places)
+        return states
+
     def target_ranks(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Items above and beside each target, (B,) each, among all items or those drawn."""
-        states = target_states(self.model, batch, self.by_length)
+        states = self.states(batch)
         if self.sampled is not None:
             drawn = self.sampled(batch)
             scores = self.scores(states, torch.cat([batch.targets[:, None], drawn], 1))

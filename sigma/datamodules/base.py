@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
+from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences, filled, pinned
 from sigma.datamodules.cache import cache_key, load, save
 from sigma.datamodules.download import Source, download
 from sigma.datamodules.formats import RawData
@@ -47,7 +47,6 @@ class SequenceDataModule(L.LightningDataModule):
         val_fraction: share of interactions in validation, for ``global_time``.
         test_fraction: share of interactions in test, for ``global_time``.
         mask_history: leave a user's history out of the ranking (the paper does not).
-        trim: cut each batch to its longest row (only for models that padding does not change).
         seed: of the training order.
         columns: names of the ``user``, ``item`` and ``timestamp`` columns of a table; those left
             out are told from their usual names.
@@ -79,7 +78,6 @@ class SequenceDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         mask_history: bool = False,
-        trim: bool = True,
         seed: int = 2020,
         columns: Mapping[str, str | None] | None = None,
         malformed: str = "error",
@@ -101,7 +99,6 @@ class SequenceDataModule(L.LightningDataModule):
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.mask_history = mask_history
-        self.trim = trim
         self.seed = seed
         self.objective = objective or NextItem()
         self.sequences: Sequences | None = None
@@ -193,11 +190,11 @@ class SequenceDataModule(L.LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _flat_on_device(self) -> FlatSequences:
-        """Where the model is, so that batches are gathered there."""
-        if self.trainer is not None:
-            self.flat = self.flat.on(self.trainer.strategy.root_device)
-        return self.flat
+    def _laid_out(self, batch: Batch) -> Batch:
+        """For CUDA of one of a few sizes, and where it can be copied from in the background."""
+        if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
+            return batch
+        return pinned(filled(batch))
 
     def training_histories(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""
@@ -220,20 +217,18 @@ class SequenceDataModule(L.LightningDataModule):
         assert self.sequences is not None
         assert self.split is not None
         rows = self.objective.setup(self.sequences, self.split, self.max_length)
-        flat = self._flat_on_device()
 
         def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-            return self.objective.batch(flat, chosen, self.trim, generator)
+            return self._laid_out(self.objective.batch(self.flat, chosen, generator))
 
         return BatchLoader(make, rows, self.batch_size, True, self.seed, *self._rank())
 
     def _evaluation_loader(self, positions: torch.Tensor) -> BatchLoader:
         rank, world_size = self._rank()
-        flat = self._flat_on_device()
 
         def make(chosen: torch.Tensor, _: torch.Generator) -> Batch:
-            batch = flat.batch(chosen, self.trim, self.mask_history)
-            return self.objective.evaluation(batch, self.num_items)
+            batch = self.flat.batch(chosen, self.mask_history)
+            return self._laid_out(self.objective.evaluation(batch, self.num_items))
 
         return BatchLoader(make, positions[rank::world_size], self.eval_batch_size)
 

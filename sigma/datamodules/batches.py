@@ -1,50 +1,88 @@
-"""Batches, gathered vectorised from the flat array; no Python runs per sample."""
+"""Batches of rows laid end to end, gathered vectorised from the flat array.
+
+No Python runs per sample, and the lengths are known on the host, so that nothing need ask the
+device for them.
+"""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.errors import UserError
+from sigma.ops.rows import Rows, rows_of
 
 
 class Batch(NamedTuple):
     """What a model and the task see of the data.
 
     Attributes:
-        items: (B, L) int64, left-aligned item ids, 0 is padding.
-        lengths: (B,) int64, real items in each row, at least 1 (a mask token is one).
+        items: (T,) int64, the rows' item ids end to end; 0 behind the last row.
+        rows: where they lie; ``longest`` is the same for all batches of a loader.
+        places: (M,) int64, ascending, into T: whose state predicts (M = B for one target a row).
+        targets: (M,) int64, item ids to predict; 0 where a place only fills the batch up.
+        count: targets that are none of those, at least 1.
         users: (B,) int64, user index of each row.
-        targets: (M,) int64, item ids to predict (M = B for one target a row).
-        target_rows: (M,) int64, the row each target belongs to; rows without one (twins) stand
-            behind all others.
-        target_columns: (M,) int64, the column whose state predicts it.
         history_lengths: (B,) int64, length of the whole history, before it was cut to L.
         seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.
         seen_items: (S,) int64 items to leave out of that row's ranking.
+        twins: items and rows of other sequences, the b-th with the target of row b; of objectives
+            that have them.
     """
 
     items: Tensor
-    lengths: Tensor
-    users: Tensor
+    rows: Rows
+    places: Tensor
     targets: Tensor
-    target_rows: Tensor
-    target_columns: Tensor
+    count: int
+    users: Tensor
     history_lengths: Tensor
     seen_rows: Tensor
     seen_items: Tensor
+    twins: tuple[Tensor, Rows] | None = None
 
 
-# Of a device's free memory the flat arrays may take this share; larger ones stay on the host.
-DEVICE_SHARE = 0.25
+def size_class(number: int) -> int:
+    """``number`` rounded up to one of eight sizes between two powers of two."""
+    step = 1 << max(number.bit_length() - 4, 0)
+    return -(-number // step) * step
+
+
+def filled(batch: Batch) -> Batch:
+    """The batch with T, and M where it is not B, rounded up to a few sizes.
+
+    A step over it can then be captured once and replayed. Behind the last row stands at least one
+    place, at which the states that only fill up are taken.
+    """
+
+    def items_filled(items: Tensor) -> Tensor:
+        return F.pad(items, (0, size_class(len(items) + 1) - len(items)))
+
+    items = items_filled(batch.items)
+    places, targets = batch.places, batch.targets
+    if len(places) != len(batch.users):
+        more = size_class(len(places)) - len(places)
+        places = F.pad(places, (0, more), value=len(items) - 1)
+        targets = F.pad(targets, (0, more))
+    twins = batch.twins and (items_filled(batch.twins[0]), batch.twins[1])
+    return batch._replace(items=items, places=places, targets=targets, twins=twins)
+
+
+def pinned(value: Any) -> Any:
+    """The tensors of a batch in memory from which a device copies while the host goes on."""
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, tuple):
+        parts = [pinned(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
 
 
 class FlatSequences:
-    """The flat arrays as tensors on one device, and the gather that makes batches of them there.
-
-    Positions and spans may lie elsewhere: they are a few kilobytes a batch.
+    """The flat arrays as tensors, and the gather that makes batches of them.
 
     Args:
         items: (n,) int32 or int64 item ids.
@@ -57,68 +95,66 @@ class FlatSequences:
         self.offsets = offsets
         self.max_length = max_length
 
-    def on(self, device: torch.device) -> "FlatSequences":
-        """The same on another device, or unchanged where they take too much of its memory."""
-        if device == self.items.device:
-            return self
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if self.items.nbytes + self.offsets.nbytes > DEVICE_SHARE * free:
-                return self
-        return FlatSequences(self.items.to(device), self.offsets.to(device), self.max_length)
-
-    def batch(self, positions: Tensor, trim: bool = False, mask_history: bool = False) -> Batch:
+    def batch(self, positions: Tensor, mask_history: bool = False) -> Batch:
         """One row per target position; the input is the last L items before it.
 
         Args:
             positions: (B,) int64 target positions.
-            trim: cut the columns to the longest row instead of padding to L.
             mask_history: fill ``seen_*`` with each row's whole history (the target kept in).
         """
-        positions = positions.to(self.items.device)
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
         lengths = history.clamp(max=self.max_length)
-        items = self._gather(positions - lengths, lengths, trim)
-        targets = self.items[positions].long()
-        rows = torch.arange(len(positions), device=positions.device)
-        if mask_history:
-            before = self.offsets[users] - (history.cumsum(0) - history)
-            index = before.repeat_interleave(history)
-            index += torch.arange(len(index), device=positions.device)
-            seen_items = self.items[index]
-            del index  # whole histories, of users with thousands: every copy counts
-            # A repeated target is still to be ranked.
-            other = seen_items != self.items[positions].repeat_interleave(history)
-            seen_rows = rows.repeat_interleave(history)[other]
-            seen_items = seen_items[other].long()
-        else:
-            seen_rows = seen_items = rows.new_empty(0)
+        rows = rows_of(lengths, self.max_length)
+        none = users.new_empty(0)
+        seen = self._seen(positions, users, history) if mask_history else (none, none)
         return Batch(
-            items, lengths, users, targets, rows, lengths - 1, history, seen_rows, seen_items
+            items=self.gather(positions - lengths, lengths),
+            rows=rows,
+            places=rows.offsets[1:] - 1,
+            targets=self.items[positions].long(),
+            count=len(positions),
+            users=users,
+            history_lengths=history,
+            seen_rows=seen[0],
+            seen_items=seen[1],
         )
 
-    def window(self, spans: Tensor, trim: bool = False) -> Batch:
+    def _seen(self, positions: Tensor, users: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and items of whole histories, but for a repeated target, which is still ranked."""
+        seen = self.gather(self.offsets[users], history)
+        other = seen != self.items[positions].repeat_interleave(history)
+        rows = torch.arange(len(positions)).repeat_interleave(history)
+        return rows[other], seen[other]
+
+    def window(self, spans: Tensor, longest: int | None = None) -> Batch:
         """One row per span of positions, without targets: an objective adds them.
 
         Args:
             spans: (B, 2) int64, first position and one past the last.
-            trim: as in ``batch``.
+            longest: of ``Rows``, L by default.
         """
-        first, stop = spans.T.contiguous().to(self.items.device)
+        first, stop = spans.T.contiguous()
         users = torch.searchsorted(self.offsets, first, right=True) - 1
-        items = self._gather(first, stop - first, trim)
-        none = stop.new_empty(0)
-        history = stop - self.offsets[users]
-        return Batch(items, stop - first, users, none, none, none, history, none, none)
+        none = users.new_empty(0)
+        return Batch(
+            items=self.gather(first, stop - first),
+            rows=rows_of(stop - first, longest or self.max_length),
+            places=none,
+            targets=none,
+            count=0,
+            users=users,
+            history_lengths=stop - self.offsets[users],
+            seen_rows=none,
+            seen_items=none,
+        )
 
-    def _gather(self, first: Tensor, lengths: Tensor, trim: bool) -> Tensor:
-        """Item ids (B, L) of the spans, zeros on the right."""
-        longest = int(lengths.max())  # of a cloze window L + 1
-        width = longest if trim else max(longest, self.max_length)
-        columns = torch.arange(width, device=first.device)
-        index = (first[:, None] + columns).clamp(max=len(self.items) - 1)
-        return self.items[index].long() * (columns < lengths[:, None])
+    def gather(self, first: Tensor, lengths: Tensor) -> Tensor:
+        """Item ids (T,) int64 of spans, end to end."""
+        before = first - (lengths.cumsum(0) - lengths)
+        index = before.repeat_interleave(lengths)
+        index += torch.arange(len(index))
+        return self.items[index].long()
 
 
 class StepGenerator(torch.Generator):

@@ -6,14 +6,18 @@ batches (``batch``) and may reshape evaluation batches (``evaluation``). The tra
 
 import logging
 
+from typing import Protocol
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split
 from sigma.errors import UserError
+from sigma.ops.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -36,53 +40,53 @@ def windows(starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
     return np.stack([np.maximum(stop - width, starts[span]), stop], axis=1).astype(np.int64)
 
 
-# A model made for one objective has a mark, and is refused by the others.
-MARKS = {
-    "count": "is counted, not trained; use objective=counted, its default.",
-    "mask_token": "predicts masked items; use objective=cloze, its default.",
-}
+class Traits(Protocol):
+    """What an objective asks of a model; see ``sigma.models.base.Model``."""
+
+    name: str
+    causal: bool
+    leaks_on_purpose: bool
+    mask_token: int | None
+    counted: bool
 
 
 class Objective:
     """Base: rows are target positions, evaluation batches stay as they are.
 
     Attributes:
-        mark: what a model must have for this objective, a key of ``MARKS``; None for any model.
-        unmarked: what to say of a model without it.
+        masks: it asks by mask tokens.
+        counts: it trains nothing.
     """
 
-    mark: str | None = None
-    unmarked = ""
+    masks = False
+    counts = False
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         """The rows of one training epoch, along the first dimension."""
         return torch.from_numpy(split.train)
 
-    def batch(
-        self, flat: FlatSequences, rows: Tensor, trim: bool, generator: torch.Generator
-    ) -> Batch:
-        """A training batch of some rows; draws come from ``generator`` (on the CPU) alone."""
-        return flat.batch(rows, trim)
+    def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
+        """A training batch of some rows; draws come from ``generator`` alone."""
+        return flat.batch(rows)
 
     def evaluation(self, batch: Batch, num_items: int) -> Batch:
         """How this objective's models are asked for the next item."""
         return batch
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: Traits) -> None:
         """Refuse a model that this objective cannot train.
 
         Raises:
             UserError: says why, and what to use instead.
         """
-        for mark, sentence in MARKS.items():
-            if mark != self.mark and hasattr(model, mark):
-                raise UserError(f"{title(model)} {sentence}")
-        if self.mark is not None and not hasattr(model, self.mark):
-            raise UserError(self.unmarked.format(model=title(model)))
-
-
-def title(model: nn.Module) -> str:
-    return str(getattr(model, "name", type(model).__name__))
+        if model.counted and not self.counts:
+            raise UserError(
+                f"{model.name} is counted, not trained; use objective=counted, its default."
+            )
+        if model.mask_token is not None and not self.masks:
+            raise UserError(
+                f"{model.name} predicts masked items; use objective=cloze, its default."
+            )
 
 
 class NextItem(Objective):
@@ -92,8 +96,7 @@ class NextItem(Objective):
 class Twins(NextItem):
     """``NextItem``, each sample beside another training sample with the same target.
 
-    The batch holds 2 M rows for M targets: the samples, then their twins, drawn anew each time and
-    without a target of their own; a target that occurs once is its own twin. For contrastive terms
+    ``Batch.twins`` holds them, drawn anew each time; a target that occurs once is its own twin. For contrastive terms
     (FEARec; the "semantic augmentation" of DuoRec, Qiu et al., WSDM 2022).
     """
 
@@ -118,16 +121,9 @@ class Twins(NextItem):
         # From the sample's own place on, an index stands for the next.
         return self._order[place + ((place >= own) & (others > 0))]
 
-    def batch(
-        self, flat: FlatSequences, rows: Tensor, trim: bool, generator: torch.Generator
-    ) -> Batch:
-        both = self._positions[torch.cat([rows, self.twins(rows, generator)])]
-        batch, m = flat.batch(both, trim), len(rows)
-        return batch._replace(
-            targets=batch.targets[:m],
-            target_rows=batch.target_rows[:m],
-            target_columns=batch.target_columns[:m],
-        )
+    def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
+        other = flat.batch(self._positions[self.twins(rows, generator)])
+        return flat.batch(self._positions[rows])._replace(twins=(other.items, other.rows))
 
 
 class AllPositions(Objective):
@@ -151,27 +147,25 @@ class AllPositions(Objective):
         rows = windows(data.offsets[:-1], stops, max_length)
         return torch.from_numpy(rows[np.isin(rows[:, 1], stops)] if self.last_window else rows)
 
-    def batch(
-        self, flat: FlatSequences, rows: Tensor, trim: bool, generator: torch.Generator
-    ) -> Batch:
-        rows = rows.to(flat.items.device)
-        batch = flat.window(rows, trim)
-        real = torch.arange(batch.items.shape[1], device=rows.device) < batch.lengths[:, None]
-        at, columns = real.nonzero(as_tuple=True)
-        targets = flat.items[rows[at, 0] + columns + 1].long()
-        return batch._replace(targets=targets, target_rows=at, target_columns=columns)
+    def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
+        batch = flat.window(rows)
+        first, stop = rows.T
+        targets = flat.gather(first + 1, stop - first)
+        return batch._replace(
+            places=torch.arange(len(targets)), targets=targets, count=len(targets)
+        )
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: Traits) -> None:
         super().check(model)
-        if getattr(model, "leaks_on_purpose", False):
+        if model.leaks_on_purpose:
             log.warning(
                 "%s is trained at every position although it sees the items it must predict "
                 "there; its training loss means little.",
-                title(model),
+                model.name,
             )
-        elif not getattr(model, "causal", False):
+        elif not model.causal:
             raise UserError(
-                f"objective=all_positions predicts every position in one pass, and {title(model)} "
+                f"objective=all_positions predicts every position in one pass, and {model.name} "
                 "is not causal: it would see the items it must predict. Use objective=next_item."
             )
 
@@ -194,11 +188,7 @@ class Cloze(Objective):
         copies: times an epoch visits each window, with other masks (``dupe_factor`` of BERT).
     """
 
-    mark = "mask_token"
-    unmarked = (
-        "objective=cloze needs a model with a mask token, and {model} has none; use "
-        "model=bert4rec or objective=next_item."
-    )
+    masks = True
 
     def __init__(
         self, mask_ratio: float = 0.2, fine_tune_ratio: float = 0.5, copies: int = 1
@@ -212,46 +202,57 @@ class Cloze(Objective):
         rows = windows(data.offsets[:-1], split.train_end, max_length + 1)
         return torch.from_numpy(np.tile(rows, (self.copies, 1)))
 
-    def batch(
-        self, flat: FlatSequences, rows: Tensor, trim: bool, generator: torch.Generator
-    ) -> Batch:
-        batch = flat.window(rows, trim)
-        lengths = rows[:, 1] - rows[:, 0]
-        columns = torch.arange(batch.items.shape[1])
+    def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
+        batch = flat.window(rows, flat.max_length + 1)
+        lengths, last = rows[:, 1] - rows[:, 0], batch.rows.offsets[1:] - 1
         # One coin for the step: all processes mask alike, each its own rows.
         coin = torch.rand((), generator=getattr(generator, "shared", generator))
         if coin < self.fine_tune_ratio:
-            masked = columns == lengths[:, None] - 1
+            places = last
         else:
-            drawn = torch.rand(batch.items.shape, generator=generator)
-            masked = (drawn < self.mask_ratio) & (columns < lengths[:, None])
+            masked = torch.rand(len(batch.items), generator=generator) < self.mask_ratio
             spare = (torch.rand(len(lengths), generator=generator) * lengths).long()
-            masked |= ~masked.any(1, keepdim=True) & (columns == spare[:, None])
-        masked = masked.to(batch.items.device)
-        at, where = masked.nonzero(as_tuple=True)
+            before = F.pad(masked.cumsum(0), (1, 0))
+            none = before[batch.rows.offsets[1:]] == before[batch.rows.offsets[:-1]]
+            masked[(batch.rows.offsets[:-1] + spare)[none]] = True
+            places = masked.nonzero().squeeze(1)
         return batch._replace(
-            items=batch.items.masked_fill(masked, self._mask_token),
-            targets=batch.items[at, where],
-            target_rows=at,
-            target_columns=where,
+            items=batch.items.index_fill(0, places, self._mask_token),
+            places=places,
+            targets=batch.items[places],
+            count=len(places),
         )
 
     def evaluation(self, batch: Batch, num_items: int) -> Batch:
-        items = torch.nn.functional.pad(batch.items, (0, 1))
-        items = items.scatter(1, batch.lengths[:, None], num_items + 1)
-        return batch._replace(
-            items=items, lengths=batch.lengths + 1, target_columns=batch.target_columns + 1
-        )
+        one_more = torch.arange(len(batch.rows.offsets))
+        rows = Rows(batch.rows.offsets + one_more, batch.rows.longest + 1)
+        items = torch.full((len(batch.items) + len(batch.users),), num_items + 1)
+        kept = torch.ones_like(items, dtype=torch.bool)
+        kept[rows.offsets[1:] - 1] = False
+        items[kept] = batch.items
+        return batch._replace(items=items, rows=rows, places=rows.offsets[1:] - 1)
+
+    def check(self, model: Traits) -> None:
+        super().check(model)
+        if model.mask_token is None:
+            raise UserError(
+                f"objective=cloze needs a model with a mask token, and {model.name} has none; use "
+                "model=bert4rec or objective=next_item."
+            )
 
 
 class Counted(Objective):
     """For models that count the training data once and learn nothing: an epoch of one sample."""
 
-    mark = "count"
-    unmarked = (
-        "objective=counted trains nothing, and {model} learns by gradients; use "
-        "objective=next_item."
-    )
+    counts = True
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         return torch.from_numpy(split.train[:1])
+
+    def check(self, model: Traits) -> None:
+        super().check(model)
+        if not model.counted:
+            raise UserError(
+                f"objective=counted trains nothing, and {model.name} learns by gradients; use "
+                "objective=next_item."
+            )

@@ -2,17 +2,17 @@
 
 Sun et al., CIKM 2019, in RecBole's form, which the SIGMA authors ran.
 
-Symbols: B rows, L positions, D hidden size, K items, P learned positions, c output bias.
+Symbols: T places of packed rows, D hidden size, K items, P learned positions, c output bias.
 
-    X = dropout(LayerNorm(E[items] + P))                          (B, L, D)
-    X = LayerNorm(X + dropout(attention(X) over real items))      num_layers times,
+    X = dropout(LayerNorm(E[items] + P))                          (T, D)
+    X = LayerNorm(X + dropout(attention(X) over the row))          num_layers times,
     X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other
-    Y = LayerNorm(GELU(X W + b))                                  (B, L, D)
+    Y = LayerNorm(GELU(X W + b))                                  (T, D)
     score of item k at a masked position t = Y[t] · E[k] + c[k]
 
 ``objective=cloze`` puts mask tokens, id K + 1, into the items: in training in place of those to be
 predicted, in evaluation one after the last item, so that a row then holds up to L + 1 positions.
-This file only encodes; a mask token counts as real, padding is seen by nobody.
+This file only encodes; a mask token is an item of its row.
 
 Departures: neither padding nor mask token is scored (in training RecBole ranks padding among the
 items, the authors' code both). An epoch masks every training history five times
@@ -27,12 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import init_normal
-from sigma.models.transformer import PositionedItems, TransformerLayer, real_keys
+from sigma.models.transformer import PositionedItems, TransformerLayer, encoded
+from sigma.ops import Rows, places_of
 from sigma.ops.scores import TiedScores
 
 
 class BERT4Rec(PositionedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -49,10 +50,6 @@ class BERT4Rec(PositionedItems):
     Attributes:
         mask_token: K + 1; objectives without masks refuse a model that has one.
     """
-
-    padding_invariant = True
-    causal = False
-    reads_one = True
 
     def __init__(
         self,
@@ -71,7 +68,13 @@ class BERT4Rec(PositionedItems):
         self.mask_token = num_items + 1
         self.layers = nn.ModuleList(
             TransformerLayer(
-                hidden_size, num_heads, inner_size, dropout, attention_dropout, activation
+                hidden_size,
+                num_heads,
+                inner_size,
+                dropout,
+                attention_dropout,
+                activation,
+                causal=False,
             )
             for _ in range(num_layers)
         )
@@ -80,9 +83,9 @@ class BERT4Rec(PositionedItems):
         self.bias = nn.Parameter(torch.zeros(num_items))
         self.apply(init_normal)
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        visible = real_keys(lengths, items.shape[1])
-        states = self.encoded(self.embedded(items), self.layers, visible, columns)
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        at = places_of(places, items.shape[0])
+        states = encoded(self.layers, self.embedded(items, rows), rows, at)
         return self.out_norm(F.gelu(self.out(states)))
 
     @property

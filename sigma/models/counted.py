@@ -5,16 +5,20 @@ a checkpoint needs no data and a change of precision rounds nothing; scores are 
 or in whole numbers and returned as float32, so that items whose scores are equal by definition stay
 equal. Such a model has no parameters.
 
-Symbols: B rows, L positions, W items in a state, K items, R rows scored at once.
+Symbols: T places of packed rows, M places that are read, W items in a state, K items, R rows scored
+at once.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.errors import UserError
+from sigma.models.base import Model
+from sigma.ops import Rows
+from sigma.ops.scores import Logits
 
 CELLS = 1 << 23  # how many elements a temporary may have, but for single rows that need more
 
@@ -88,8 +92,8 @@ def distinct(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows, states[rows, columns], columns + 1
 
 
-class Counted(nn.Module):
-    """Items (B, L), lengths (B,) -> states (B, L, W), the last W items up to each position.
+class Counted(Model):
+    """Packed items (T,) -> states (M, W), the last W items of the row up to each place.
 
     A subclass fills buffers in ``count`` and scores in ``scores``.
 
@@ -99,8 +103,8 @@ class Counted(nn.Module):
         name: what tables call the model.
     """
 
-    padding_invariant = True
     causal = True
+    counted = True
     interactions: Tensor
 
     def __init__(self, num_items: int, width: int, name: str) -> None:
@@ -121,16 +125,6 @@ class Counted(nn.Module):
                 name, value.to(value.device if old is None else old.device, copy=True)
             )
 
-    def count(self, items: Tensor, offsets: Tensor) -> None:
-        """Count the training data.
-
-        Args:
-            items: (n,) item ids from 1.
-            offsets: (users + 1,) int64; user u's training items, oldest first, are
-                ``items[offsets[u]:offsets[u + 1]]``.
-        """
-        raise NotImplementedError
-
     def scores(self, states: Tensor) -> Tensor:
         """States (R, W) -> float32 scores (R, K) of items 1 … K."""
         raise NotImplementedError
@@ -139,11 +133,17 @@ class Counted(nn.Module):
         """Elements of the largest temporary ``scores`` needs for one row."""
         return self.num_items + 1
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        # Overlapping windows of one padded copy; a state takes memory only once it is picked.
-        return F.pad(items, (self.width - 1, 0)).unfold(1, self.width, 1)
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        first = rows.offsets[torch.searchsorted(rows.offsets, places, right=True) - 1]
+        back = torch.arange(self.width - 1, -1, -1, device=items.device)
+        source = places[:, None] - back
+        return items[source.clamp(min=0)].masked_fill(source < first[:, None], 0)
 
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+    @property
+    def logits(self) -> Logits:
+        return self.score
+
+    def score(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         """States (M, W) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n).
 
         Raises:

@@ -31,14 +31,17 @@ Departures from the authors' code:
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import Dropout, at, spectrum
+from sigma.models.layers import Dropout, spectrum
 from sigma.models.mamba4rec import MambaStack
+from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, take, whole_rows
+from sigma.ops.moves import entries, gather
 
 
 class FourierFilter(nn.Module):
@@ -73,6 +76,56 @@ class FourierFilter(nn.Module):
         return self.norm(self.dropout(filtered) + states)
 
 
+class Columns(NamedTuple):
+    """Where a batch of whole rows is read, and how far each direction must go for it.
+
+    Attributes:
+        rows: of the packed batch.
+        size: T.
+        places: (M,) in the packed batch, and
+        cells: the same among the cells (B N,).
+    """
+
+    rows: Rows
+    size: int
+    places: Places
+    cells: Places
+
+
+def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, Places]:
+    """What the reversed direction must read: each row's columns from the first that is read on.
+
+    Returns:
+        The rows, reversed; the cell each of their S places holds, (S,), and the place that holds
+        each cell, (B N, 1); and where they are read.
+    """
+    offsets, index = columns.rows.offsets, columns.places.index
+    number = offsets.shape[0] - 1
+    lengths = offsets.diff()
+    entry = torch.searchsorted(index, offsets[:-1])
+    first = index[entry.clamp(max=index.shape[0] - 1)] - offsets[:-1]
+    first = torch.where((first >= 0) & (first < lengths), first, lengths)  # nothing is read
+    spans = (width - first).clamp(min=0)
+    starts = F.pad(spans.cumsum(0), (1, 0))
+    # As many as there can be: T is at most a ninth above the places that rows hold.
+    size = number * (width + 1) - columns.size * 8 // 9
+    place = torch.arange(size, device=offsets.device)
+    row = (torch.searchsorted(starts, place, right=True) - 1).clamp(max=number - 1)
+    column = width - 1 - (place - starts[row])
+    real = place < starts[-1]
+    cell = torch.where(real, row * width + column, number * width)
+    every = torch.arange(number * width, device=offsets.device)
+    its_row = every // width
+    back = starts[its_row] + width - 1 - every % width
+    holder = torch.where(back < starts[its_row + 1], back, size)
+    # Where in the packed batch a reversed place stands, and which entry reads it.
+    packed_place = torch.where(column < lengths[row], offsets[row] + column, columns.size)
+    inverse = torch.where(real, entries(index, packed_place), index.shape[0])
+    at = columns.cells.index
+    read = Places((starts[at // width] + width - 1 - at % width).clamp(max=size - 1), inverse[:, None])
+    return Rows(starts, width), cell, holder[:, None], read
+
+
 class EchoLayer(nn.Module):
     """Filter, a Mamba block each way, gated linear unit; arguments as ``EchoMamba4Rec``."""
 
@@ -90,17 +143,31 @@ class EchoLayer(nn.Module):
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or (B, 1, D) at one column (B,) of each row."""
+    def both_whole(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Each direction over all columns, (B, N, D) -> (B, N, D) twice."""
+        rows = whole_rows(*states.shape[:2], states.device)
+        forward = self.forward_mamba(states.flatten(0, 1), rows)
+        backward = self.backward_mamba(states.flip(1).flatten(0, 1), rows)
+        return forward.view_as(states), backward.view_as(states).flip(1)
+
+    def both_read(self, states: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
+        """Each direction as far as it is read, (B, N, D) -> (M, D) twice."""
+        rows, cell, holder, read = backward_rows(columns, states.shape[1])
+        forward = packed(states, columns.rows, columns.size)
+        backward = gather(states.flatten(0, 1), cell, holder, False, False)
+        return (
+            self.forward_mamba(forward, columns.rows, columns.places),
+            self.backward_mamba(backward, rows, read),
+        )
+
+    def forward(self, states: Tensor, columns: Columns | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (M, D) where it is read."""
         states = self.filter(states)
         if columns is None:
-            forward = self.forward_mamba(states)
-            backward = self.backward_mamba(states.flip(1)).flip(1)
-        else:  # each direction as far as it is read
-            n, first, last = states.shape[1], int(columns.min()), int(columns.max())
-            forward = self.forward_mamba(states[:, : last + 1], columns)
-            backward = self.backward_mamba(states[:, first:].flip(1), n - 1 - columns)
-            states = at(states, columns)
+            forward, backward = self.both_whole(states)
+        else:
+            forward, backward = self.both_read(states, columns)
+            states = take(states.flatten(0, 1), columns.cells)
         both = self.forward_norm(self.dropout(forward) + states)
         both = both + self.backward_norm(self.dropout(backward) + states)
         gated = self.narrow(F.glu(self.widen(both)))
@@ -108,7 +175,7 @@ class EchoLayer(nn.Module):
 
 
 class EchoMamba4Rec(MambaStack):
-    """Items (B, N), lengths (B,) -> hidden (B, N, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -121,10 +188,6 @@ class EchoMamba4Rec(MambaStack):
             sizes then have no effect.
         name: what tables call the model.
     """
-
-    padding_invariant = False  # the Fourier transform runs over the padding
-    causal = False
-    cuts_columns = True
 
     def __init__(
         self,
@@ -139,3 +202,11 @@ class EchoMamba4Rec(MambaStack):
     ) -> None:
         layers = (EchoLayer(max_length, hidden_size, dropout, mamba) for _ in range(num_layers))
         super().__init__(num_items, hidden_size, dropout, layers, reinit_mamba, name)
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(padded(items, rows, rows.longest))))
+        for layer in self.layers[:-1]:
+            states = layer(states)
+        cells = padded_places(rows, places, rows.longest)
+        at = places_of(places, items.shape[0])
+        return self.layers[-1](states, Columns(rows, items.shape[0], at, cells))

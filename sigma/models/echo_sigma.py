@@ -3,7 +3,7 @@
 EchoMamba4Rec: Wang, He & Zhu, arXiv 2406.02638, 2024 (``sigma.models.echo``). SIGMA: Liu et al.,
 AAAI 2025, whose published baselines hold this other model under the name.
 
-Symbols: B rows, L positions, D hidden size, K items, n_u true length of a row, H high-pass mask and
+Symbols: B rows, L columns, padding included (the data set's max_length), D hidden size, K items, n_u true length of a row, H high-pass mask and
 C complex filter, both (D,), rev reversal of all L columns, ⊙ product by element. (B, L, D) else.
 
     X = LayerNorm(dropout(E[items]))
@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from sigma.models.layers import Dropout
 from sigma.models.mamba4rec import MambaStack
 from sigma.models.transformer import FeedForward
+from sigma.ops import Places, Rows, packed, padded, places_of, whole_rows
 
 
 class HiddenFilter(nn.Module):
@@ -69,7 +70,7 @@ class HiddenFilter(nn.Module):
 
 
 class EchoSigmaLayer(nn.Module):
-    """One layer, (B, L, D) -> (B, L, D), or (B, 1, D) at columns; arguments as ``EchoSigma``."""
+    """One layer, (B, L, D) -> (B, L, D), or (M, D) at places; arguments as ``EchoSigma``."""
 
     def __init__(
         self, size: int, dropout: float, cutoff: float, mamba: Callable[[int], nn.Module]
@@ -86,24 +87,35 @@ class EchoSigmaLayer(nn.Module):
         self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
 
-    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
+    def forward(
+        self, states: Tensor, rows: Rows | None = None, places: Places | None = None, size: int = 0
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D); or, of the first n_u columns alone, (M, D) at places.
+
+        Args:
+            states: (B, L, D).
+            rows: the packed batch's, of n_u columns each; None is all columns.
+            places: (M,) in it.
+            size: T.
+        """
         x = self.filter(states)
         x = self.value_in(x) * F.silu(self.gate_in(x))
-        # The three inputs share one Mamba, so they go through it as one batch.
-        if columns is None:
-            read = self.mamba(torch.cat([x, x.flip(1), states]))
-        else:  # no further than they are read
-            end = int(columns.max()) + 1
-            inputs = torch.cat([x[:, :end], x.flip(1)[:, :end], states[:, :end]])
-            read = self.mamba(inputs, columns.repeat(3))
-        y = self.mamba_norm(read.unflatten(0, (3, -1)).sum(0))
+        columns = whole_rows(*states.shape[:2], states.device) if rows is None else rows
+        read = states.new_zeros(())
+        for inputs in (x, x.flip(1), states):  # one Mamba, each read from the left
+            if rows is None:
+                read = read + self.mamba(inputs.flatten(0, 1), columns)
+            else:
+                read = read + self.mamba(packed(inputs, rows, size), rows, places)
+        y = self.mamba_norm(read)
         value = self.value_out(y)
         y = self.norm(self.dropout(value * F.silu(self.gate_out(y)) + value + y))
-        return self.feed_forward(y)
+        y = self.feed_forward(y)
+        return y.view_as(states) if rows is None else y
 
 
 class EchoSigma(MambaStack):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -116,10 +128,6 @@ class EchoSigma(MambaStack):
             sizes then have no effect.
         name: what tables call the model.
     """
-
-    padding_invariant = False  # the reversed direction begins at the end of the padding
-    causal = False
-    cuts_columns = True
 
     def __init__(
         self,
@@ -134,3 +142,10 @@ class EchoSigma(MambaStack):
     ) -> None:
         layers = (EchoSigmaLayer(hidden_size, dropout, cutoff, mamba) for _ in range(num_layers))
         super().__init__(num_items, hidden_size, dropout, layers, reinit_mamba, name)
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        size = items.shape[0]
+        states = self.norm(self.dropout(self.items(padded(items, rows, rows.longest))))
+        for layer in self.layers[:-1]:
+            states = layer(states)
+        return self.layers[-1](states, rows, places_of(places, size), size)

@@ -48,15 +48,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import at, init_normal, spectrum
-from sigma.models.transformer import (
-    Block,
-    FeedForward,
-    PositionedItems,
-    SelfAttention,
-    attend,
-    real_keys,
-)
+from sigma.models.base import Sequences
+from sigma.models.layers import init_normal, spectrum
+from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention
+from sigma.ops import Rows, attend, packed, padded, padded_places, take, whole_rows
 
 PAIRS: dict[str | None, list[tuple[str, str]]] = {
     None: [],
@@ -147,38 +142,73 @@ class HybridAttention(SelfAttention):
         chosen = torch.zeros_like(ranked, dtype=torch.bool).scatter(1, top, True)
         return correlation.masked_fill(~chosen, -math.inf).softmax(-1)
 
-    def forward(
-        self, states: Tensor, visible: Tensor | None = None, columns: Tensor | None = None
+    def spatial(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, places: Tensor | None, size: int
     ) -> Tensor:
-        """Attend in both domains.
+        """S, (B, N, D) -> (B N, D), or (M, D) at places: keys are a row's real items alone."""
+        k, v = (self.heads(packed(x, rows, size)) for x in (k, v))
+        number, n = q.shape[:2]
+        if places is None:  # a query of padding sees the whole row
+            first = rows.offsets[:-1, None] + torch.arange(n, device=q.device)
+            grid = whole_rows(number, n, q.device).offsets
+            out = attend(
+                self.heads(q.flatten(0, 1)), k, v, rows, first.flatten(), True,
+                self.weights_dropout(), grid,
+            )  # fmt: skip
+        else:
+            q = take(q.flatten(0, 1), padded_places(rows, places, n))
+            out = attend(self.heads(q), k, v, rows, places, True, self.weights_dropout())
+        return out.flatten(1)
+
+    def forward(
+        self, states: Tensor, rows: Rows, size: int, places: Tensor | None = None
+    ) -> Tensor:
+        """Attend in both domains, (B, N, D) -> (B N, D), or (M, D) at places.
 
         Args:
             states: (B, N, D).
-            visible: bool (B, 1, N, N), where S's queries (rows) see its keys; not read if ρ = 0.
-            columns: (B,) the one position of each row to return, (B, 1, D); None returns all.
+            rows: of the packed batch; read for S alone.
+            size: its T.
+            places: (M,) in it; None is every cell of the states.
         """
         n, (left, right) = states.shape[1], self.window
+        at = None if places is None else padded_places(rows, places, n)
+
+        def read(x: Tensor) -> Tensor:
+            return x.flatten(0, 1) if at is None else take(x.flatten(0, 1), at)
+
         q, k, v = (spectrum(f(states)) for f in (self.query, self.key, self.value))
         q, k = q[:, left:right], k[:, left:right]
         beyond = (left, n // 2 + 1 - right)  # frequencies outside the window are zero
         # The mean before the inverse transform: one short signal a row instead of D.
         correlation = torch.fft.irfft(F.pad((q * k.conj()).mean(-1), beyond), n=n)
         weights = spectrum(self.delay_weights(correlation))
-        mixed = at(torch.fft.irfft(weights.conj()[:, :, None] * v, n=n, dim=1), columns)
+        mixed = read(torch.fft.irfft(weights.conj()[:, :, None] * v, n=n, dim=1))
         if self.spatial_ratio:
             banded = (F.pad(x, (0, 0, *beyond)) for x in (q, k, v[:, left:right]))
             q, k, v = (torch.fft.irfft(x, n=n, dim=1) for x in banded)
-            q, k, v = self.heads(at(q, columns)), self.heads(k), self.heads(v)
-            if columns is not None and visible is not None:
-                visible = visible.gather(2, columns[:, None, None, None].expand(-1, -1, -1, n))
-            spatial = attend(q, k, v, visible, self.attention_dropout).transpose(1, 2).flatten(2)
+            spatial = self.spatial(q, k, v, rows, places, size)
             mixed = (1 - self.spatial_ratio) * mixed + self.spatial_ratio * spatial
         mixed = self.dropout(self.out(mixed.to(states.dtype)))
-        return self.norm(at(states, columns) + mixed)
+        return self.norm(read(states) + mixed)
+
+
+class HybridLayer(nn.Module):
+    """Attention in both domains, then feed-forward; arguments as ``HybridAttention.forward``."""
+
+    def __init__(self, attention: HybridAttention, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feed_forward = feed_forward
+
+    def forward(
+        self, states: Tensor, rows: Rows, size: int, places: Tensor | None = None
+    ) -> Tensor:
+        return self.feed_forward(self.attention(states, rows, size, places))
 
 
 class FEARec(PositionedItems):
-    """Items (B, N), lengths (B,) -> hidden (B, N, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -206,9 +236,6 @@ class FEARec(PositionedItems):
         UserError: impossible setting.
     """
 
-    padding_invariant = False
-    causal = False
-    reads_one = True
     reads_batch = True  # delays shared by the batch, and negatives from it
 
     def __init__(
@@ -274,50 +301,53 @@ class FEARec(PositionedItems):
                 spatial_ratio,
             )
             feed_forward = FeedForward(hidden_size, inner_size, dropout, activation)
-            self.layers.append(Block(attention, feed_forward))
+            self.layers.append(HybridLayer(attention, feed_forward))
         self.apply(init_normal)
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        n = items.shape[1]
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        n, size = rows.longest, items.shape[0]
         if n != self.max_length:
             raise UserError(
                 f"FEARec reads whole rows of model.max_length={self.max_length} positions and got "
                 f"{n}; set it to the data's dataset.max_length."
             )
-        visible = None
-        if self.spatial_ratio:
-            causal = torch.ones(n, n, dtype=torch.bool, device=items.device).tril()
-            visible = real_keys(lengths, n) & causal
-        return self.encoded(self.embedded(items), self.layers, visible, columns)
+        states = self.embedded_padded(padded(items, rows, n))
+        for layer in self.layers[:-1]:
+            states = layer(states, rows, size).view_as(states)
+        return self.layers[-1](states, rows, size, places)
 
-    def extra_loss(self, items: Tensor, lengths: Tensor, states: Tensor, targets: Tensor) -> Tensor:
-        """Contrastive and frequency terms of a training batch, a scalar; 0 where all are off.
+    def extra_loss(
+        self, items: Tensor, rows: Rows, places: Tensor, states: Tensor, twins: Sequences | None
+    ) -> Tensor | None:
+        """Contrastive and frequency terms of a training batch, a scalar; None where all are off.
 
         Args:
-            items: (R, N), the M samples and, with ``objective=next_item_twins``, below them M other
-                sequences with the same targets.
-            lengths: (R,).
-            states: (M, D), the samples' states in the step's own pass.
-            targets: (M,); not read, the twins are given.
+            items: (T,), and
+            rows: of the M samples.
+            places: (M,) their last places.
+            states: (M, D), their states in the step's own pass.
+            twins: M other sequences with the same targets, with ``objective=next_item_twins``.
 
         Raises:
             UserError: the terms need twins and the batch has none.
         """
-        m, loss = len(states), states.new_zeros(())
         pairs = [
             (a, b) for a, b in PAIRS[self.contrast] if self.pair_weight[b] or self.frequency_weight
         ]
-        needed = {name for pair in pairs for name in pair}
-        if "twin" in needed and len(items) != 2 * m:
-            raise UserError(
-                f"model.contrast={self.contrast} compares sequences with the same target; set "
-                "objective=next_item_twins, or model.contrast to un or null."
-            )
+        if not pairs:
+            return None
+        loss, names = states.new_zeros(()), {name for pair in pairs for name in pair}
         encoded = {"own": states}
         # Each in a pass of its own, as in the authors' code: the rows of a pass share their delays.
-        for name, rows in (("view", slice(0, m)), ("twin", slice(m, 2 * m))):
-            if name in needed:
-                encoded[name] = self(items[rows], lengths[rows], lengths[rows] - 1).squeeze(1)
+        if "view" in names:
+            encoded["view"] = self(items, rows, places)
+        if "twin" in names:
+            if twins is None:
+                raise UserError(
+                    f"model.contrast={self.contrast} compares sequences with the same target; set "
+                    "objective=next_item_twins, or model.contrast to un or null."
+                )
+            encoded["twin"] = self(*twins, twins[1].offsets[1:] - 1)
         for a, b in pairs:
             first, second, weight = encoded[a], encoded[b], self.pair_weight[b]
             if weight:

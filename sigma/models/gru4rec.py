@@ -3,13 +3,13 @@
 Hidasi et al., ICLR 2016, in the form of Tan et al., "Improved Recurrent Neural Networks for
 Session-based Recommendations", 2016, which RecBole has and the SIGMA authors ran.
 
-Symbols: B rows, L positions, D embedding size, G size of the GRU, K items.
+Symbols: T places of packed rows, D embedding size, G size of the GRU, K items.
 
-    X = dropout(E[items])                                         (B, L, D)
-    F = GRU(X), num_layers stacked, no bias                       (B, L, G)
+    X = dropout(E[items])                                         (T, D)
+    F = GRU(X), num_layers stacked, no bias                       (T, G)
     r, z = sigmoid(W x_t + U f_{t-1}),  n = tanh(W x_t + r ⊙ (U f_{t-1}))
     f_t  = (1 - z) ⊙ n + z ⊙ f_{t-1}
-    Y = F W + b                                                   (B, L, D)
+    Y = F W + b                                                   (T, D)
     score of item k = Y[n_u] · E[k]
 
 Departures from the paper: an item table tied to the output instead of one-hot vectors, cross
@@ -22,11 +22,12 @@ RecBole draws it too, and ranks it among the items in training.
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, at, item_table
+from sigma.models.layers import Dropout, TiedItems, item_table
+from sigma.ops import Rows, gru_layers, places_of, take
 
 
 class GRU4Rec(TiedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -37,9 +38,7 @@ class GRU4Rec(TiedItems):
         name: what tables call the model.
     """
 
-    padding_invariant = True
     causal = True
-    reads_one = True
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class GRU4Rec(TiedItems):
         self.name = name
         self.items = item_table(num_items, hidden_size)
         self.dropout = Dropout(dropout)
-        self.gru = nn.GRU(hidden_size, gru_size, num_layers, bias=False, batch_first=True)
+        self.gru = nn.GRU(hidden_size, gru_size, num_layers, bias=False)
         self.out = nn.Linear(gru_size, hidden_size)
         nn.init.xavier_normal_(self.items.weight)
         with torch.no_grad():
@@ -64,5 +63,6 @@ class GRU4Rec(TiedItems):
             if key.endswith("l0"):
                 nn.init.xavier_uniform_(weight)
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        return self.out(at(self.gru(self.dropout(self.items(items)))[0], columns))
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        states = gru_layers(self.gru, self.dropout(self.items(items)), rows)
+        return self.out(take(states, places_of(places, items.shape[0])))

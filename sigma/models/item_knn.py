@@ -35,7 +35,7 @@ from sigma.models.counted import (
 
 
 class ItemKNN(Counted):
-    """Items (B, L), lengths (B,) -> states (B, L, W), the history up to each position.
+    """Packed items (T,) -> states (M, W), the history up to each place.
 
     Args:
         num_items: K.
@@ -87,7 +87,7 @@ class ItemKNN(Counted):
         return shared / ((users * other_users).double().sqrt() + self.shrinkage)
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
-        """See ``Counted.count``; items are taken a few at a time, so memory stays bounded."""
+        """See ``Model.count``; items are taken a few at a time, so memory stays bounded."""
         size = self.num_items + 1
         pairs = (owners(offsets) * size + items.long()).unique()
         user, item = pairs // size, pairs % size

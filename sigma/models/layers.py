@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.models.base import Model
+from sigma.ops import Places, Rows, causal_conv, take, unfold
 from sigma.ops.scores import TiedScores
 
 
@@ -22,7 +24,7 @@ def item_table(num_items: int, size: int, extra: int = 0) -> nn.Embedding:
     return table
 
 
-class TiedItems(nn.Module):
+class TiedItems(Model):
     """Base of the models that score items by inner product with their item table.
 
     Attributes:
@@ -37,11 +39,9 @@ class TiedItems(nn.Module):
         return TiedScores(self.items.weight[1:])
 
 
-def at(states: Tensor, columns: Tensor | None) -> Tensor:
-    """(B, L, D), (B,) -> (B, 1, D), each row's state at one column; all states without columns."""
-    if columns is None:
-        return states
-    return states.gather(1, columns[:, None, None].expand(-1, -1, states.shape[-1]))
+def at(states: Tensor, places: Places | None) -> Tensor:
+    """States (M, D) of (T, D) at places; all of them without."""
+    return states if places is None else take(states, places)
 
 
 class Dropout(nn.Dropout):
@@ -84,30 +84,10 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
         nn.init.zeros_(module.bias)
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Causal depthwise convolution along positions, (B, L, d) -> (B, L, d).
-
-    A sum of shifted products: on the CPU several times faster than a grouped ``conv1d``, which
-    wants channels first.
-
-    Args:
-        x: (B, L, d).
-        weight: (d, 1, k) as ``nn.Conv1d`` holds it; its last tap meets the current position.
-        bias: (d,).
-    """
-    k, length = weight.shape[-1], x.shape[1]
-    padded = F.pad(x, (0, 0, k - 1, 0))
-    y = torch.addcmul(bias, padded[:, :length], weight[:, 0, 0])
-    for tap in range(1, k):
-        y = torch.addcmul(y, padded[:, tap : tap + length], weight[:, 0, tap])
-    return y
-
-
 class CausalConv1d(nn.Module):
-    """Convolution over positions that looks back only, (B, L, D) -> (B, L, D).
+    """Convolution over positions that looks back only, (T, D) -> (T, D).
 
-    Position t sees t - k + 1 … t, so padding on the right never reaches a real item. The dense
-    form is one matrix product over k shifted copies, for the same reason as in ``causal_conv``.
+    Position t of a row sees t - k + 1 … t. The dense form is one product over k shifted copies.
 
     Args:
         size: D.
@@ -122,12 +102,9 @@ class CausalConv1d(nn.Module):
         # Holds the weight, (D, 1 or D, k), and its initial draw; its own forward is not used.
         self.conv = nn.Conv1d(size, size, width, groups=size if depthwise else 1)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, rows: Rows) -> Tensor:
         assert self.conv.bias is not None
         if self.depthwise:
-            return causal_conv(states, self.conv.weight, self.conv.bias)
-        length = states.shape[1]
-        padded = F.pad(states, (0, 0, self.width - 1, 0))
-        shifted = torch.cat([padded[:, i : i + length] for i in range(self.width)], dim=-1)
+            return causal_conv(states, self.conv.weight[:, 0], self.conv.bias, rows)
         weight = self.conv.weight.permute(0, 2, 1).flatten(1)
-        return F.linear(shifted, weight, self.conv.bias)
+        return F.linear(unfold(states, rows, self.width), weight, self.conv.bias)

@@ -2,8 +2,9 @@
 
 Liu et al., SIGIR 2023.
 
-Symbols: B rows, L positions, D hidden size, H heads, d = D / H, K items, P learned positions; Q, K
-and V (L, d) per head, from X W_Q + b_Q and so on; q', k' are rows of Q', K'.
+Symbols: B rows, L columns, padding included (the data set's max_length), D hidden size, H heads,
+d = D / H, K items, P learned positions; Q, K and V (L, d) per head, from X W_Q + b_Q and so on; q',
+k' are rows of Q', K'.
 
     X  = dropout(LayerNorm(E[items] + P))                         (B, L, D)
     q' = ELU(q) / |ELU(q)|,  k' = ELU(k) / |ELU(k)|               (d,) per head and position
@@ -17,53 +18,63 @@ matrix is kept.
 
 As in the authors' code there is no mask at all: every position reads the whole row, later items and
 padding too. A position of padding holds its position's embedding, so the number of them moves the
-scores, and rows are always padded to ``max_length``. No dropout inside the attention.
+scores. No dropout inside the attention.
 
 Departures: ``mask_padding=True``, not the authors', leaves padding out of K'^T V; scores then
-depend on real items alone, and batches can be trimmed. A zero vector stays zero when normalised
+depend on real items alone. A zero vector stays zero when normalised
 (NaN in the authors' code). The item row of padding is 0, where RecBole's stays at its random draw.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import at, init_normal
+from sigma.models.layers import init_normal
 from sigma.models.transformer import (
     Block,
     FeedForward,
     PositionedItems,
     SelfAttention,
-    real_keys,
+    encoded,
 )
+from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, spread, whole_rows
 
 
 class LinearAttention(SelfAttention):
-    """LayerNorm(X + dropout(A W_O + b_O)), (B, L, D) -> (B, L, D); arguments as its parent."""
+    """LayerNorm(X + dropout(A W_O + b_O)), (T, D) -> (T, D), or (M, D) at places.
 
-    def forward(
-        self, states: Tensor, visible: Tensor | None = None, columns: Tensor | None = None
-    ) -> Tensor:
-        """Sum over ``visible`` positions.
+    Args:
+        size: D.
+        num_heads: H.
+        dropout: of the output.
+        whole: all rows are L long, as the cells of a padded batch are.
+    """
 
-        Args:
-            states: (B, L, D).
-            visible: bool (B, 1, 1, L), True where a position enters K'^T V; None is everywhere.
-            columns: (B,) the one position of each row to return, (B, 1, D); None returns all.
-        """
-        return self.update(at(states, columns), states, visible)
+    def __init__(self, size: int, num_heads: int, dropout: float, whole: bool) -> None:
+        super().__init__(size, num_heads, dropout)
+        self.whole = whole
 
-    def mix(self, queries: Tensor, states: Tensor, visible: Tensor | None = None) -> Tensor:
-        q = self.heads(self.query(queries))
-        k, v = (self.heads(f(states)) for f in (self.key, self.value))
-        q, k = (F.normalize(F.elu(x), dim=-1) for x in (q, k))
-        if visible is not None:
-            k = k * visible.transpose(-1, -2)
-        mixed = q @ (k.transpose(-1, -2) @ v) / q.shape[-1] ** 0.5
-        return mixed.transpose(1, 2).flatten(2)
+    def grid(self, x: Tensor, rows: Rows) -> Tensor:
+        """(T, D) -> (B, L, H, d), zeros behind each row's end."""
+        if self.whole:
+            return self.heads(x).unflatten(0, (-1, rows.longest))
+        return self.heads(padded(x, rows, rows.longest))
+
+    def mix(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
+        k, v = (self.grid(f(states), rows) for f in (self.key, self.value))
+        summary = torch.einsum("blhc,blhd->bhcd", F.normalize(F.elu(k), dim=-1), v)  # K'^T V
+        q, scale = self.query(queries), (queries.shape[-1] // self.num_heads) ** -0.5
+        if places is not None:
+            q = F.normalize(F.elu(self.heads(q)), dim=-1)
+            mixed = torch.einsum("mhc,mhcd->mhd", q, spread(summary, rows, places.index))
+            return (mixed * scale).flatten(1)
+        q = F.normalize(F.elu(self.grid(q, rows)), dim=-1)
+        mixed = (torch.einsum("blhc,bhcd->blhd", q, summary) * scale).flatten(2)
+        return mixed.flatten(0, 1) if self.whole else packed(mixed, rows, len(states))
 
 
 class LinRec(PositionedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -81,10 +92,6 @@ class LinRec(PositionedItems):
         UserError: H does not divide D, or unknown activation.
     """
 
-    padding_invariant = False
-    causal = False  # K'^T V sums over the whole row
-    reads_one = True
-
     def __init__(
         self,
         num_items: int,
@@ -99,16 +106,21 @@ class LinRec(PositionedItems):
         name: str = "linrec",
     ) -> None:
         super().__init__(num_items, max_length, hidden_size, dropout, name)
-        self.padding_invariant = mask_padding
+        self.mask_padding = mask_padding
         self.layers = nn.ModuleList(
             Block(
-                LinearAttention(hidden_size, num_heads, dropout),
+                LinearAttention(hidden_size, num_heads, dropout, whole=not mask_padding),
                 FeedForward(hidden_size, inner_size, dropout, activation),
             )
             for _ in range(num_layers)
         )
         self.apply(init_normal)
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        visible = real_keys(lengths, items.shape[1]) if self.padding_invariant else None
-        return self.encoded(self.embedded(items), self.layers, visible, columns)
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        if self.mask_padding:
+            at = places_of(places, items.shape[0])
+            return encoded(self.layers, self.embedded(items, rows), rows, at)
+        width = rows.longest
+        states = self.embedded_padded(padded(items, rows, width))
+        grid, at = whole_rows(len(states), width, items.device), padded_places(rows, places, width)
+        return encoded(self.layers, states.flatten(0, 1), grid, at)

@@ -2,14 +2,14 @@
 
 Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023.
 
-Symbols: B rows, L positions, D hidden size, d = expand * D inner size, N state size, k convolution
-width, R = rank of the step size's projection.
+Symbols: T places of packed rows, M places that are read, D hidden size, d = expand * D inner size,
+N state size, k convolution width, R = rank of the step size's projection.
 
-    x, z = split(X W_in)                                  (B, L, d) each
-    x    = SiLU(causal depthwise convolution of x, width k)
-    Δ', B, C = split(x W_x)                               (B, L, R), (B, L, N), (B, L, N)
-    y    = selective scan(x, Δ' W_dt, A = -exp(A_log), B, C, D) ⊙ SiLU(z)
-    Y    = y W_out                                        (B, L, D)
+    x, z = split(X W_in)                                                      (T, d) each       (1)
+    x    = SiLU(causal depthwise convolution of x, width k)                   (T, d)            (2)
+    Δ', B, C = split(x W_x)                                       (T, R), (T, N), (T, N)        (3)
+    y    = selective scan(x, Δ' W_dt, A = -exp(A_log), B, C, D) ⊙ SiLU(z)     (T, d)            (4)
+    Y    = y W_out                                                            (T, D)            (5)
 
 Parameters have the names and shapes of ``mamba_ssm.Mamba``, so state dicts move both ways.
 Departures: none; initialisation is that of ``mamba_ssm``, with the range of the first step sizes as
@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import at, causal_conv
-from sigma.ops import selective_scan
+from sigma.models.layers import at
+from sigma.ops import Places, Rows, causal_conv, selective_scan
 
 
 class Mamba(nn.Module):
-    """One Mamba block, (B, L, D) -> (B, L, D); causal, so padding on the right changes nothing.
+    """One Mamba block, (T, D) -> (T, D); causal.
 
     Args:
         hidden_size: D.
@@ -73,21 +73,25 @@ class Mamba(nn.Module):
         with torch.no_grad():  # the inverse of softplus
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
-    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, 1, D) at one column (B,) of each row."""
-        if columns is None:
-            x, z = self.in_proj(states).chunk(2, dim=-1)
+    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
+        """(T, D) -> (T, D), or (M, D) at places."""
+        assert self.conv1d.bias is not None
+        if places is None:
+            x, z = self.in_proj(states).chunk(2, dim=-1)  # (1)
         else:
             to_x, to_z = self.in_proj.weight.chunk(2)
-            x, z = F.linear(states, to_x), F.linear(at(states, columns), to_z)
-        assert self.conv1d.bias is not None
-        x = F.silu(causal_conv(x, self.conv1d.weight, self.conv1d.bias))
+            x, z = F.linear(states, to_x), F.linear(at(states, places), to_z)
+        x = causal_conv(  # (2)
+            x, self.conv1d.weight[:, 0], self.conv1d.bias, rows, silu=True, backend=self.backend
+        )
         sizes = [self.rank, self.state_size, self.state_size]
-        dt, B, C = self.x_proj(x).split(sizes, dim=-1)
+        dt, B, C = self.x_proj(x).split(sizes, dim=-1)  # (3)
         dt = F.linear(dt, self.dt_proj.weight)  # its bias is added within the scan
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
-        gate = z if columns is None else None
-        y = selective_scan(x, dt, A, B, C, self.D, gate, self.dt_proj.bias, self.backend)
-        if columns is not None:
-            y = at(y, columns) * F.silu(z)
-        return self.out_proj(y)
+        gate = z if places is None else None
+        y = selective_scan(  # (4)
+            x, dt, A, B, C, self.D, gate, self.dt_proj.bias, rows, self.backend
+        )
+        if places is not None:
+            y = at(y, places) * F.silu(z)
+        return self.out_proj(y)  # (5)

@@ -2,9 +2,9 @@
 
 Liu et al., RelKD at KDD 2024.
 
-Symbols: B rows, L positions, D hidden size, K items, n_u true length of a row.
+Symbols: T places of packed rows, D hidden size, K items, n_u length of a row.
 
-    X = LayerNorm(dropout(E[items]))                                  (B, L, D)
+    X = LayerNorm(dropout(E[items]))                                  (T, D)
     X = LayerNorm(dropout(Mamba(X)) + X)                              num_layers times,
     X = LayerNorm(X + dropout(dropout(GELU(X W1 + b1)) W2 + b2))      one after the other
     score of item k = X[n_u] · E[k]
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sigma.models.layers import Dropout, TiedItems, at, init_normal, item_table
 from sigma.models.mamba import Mamba
 from sigma.models.transformer import FeedForward
+from sigma.ops import Places, Rows, places_of
 
 
 def init_around_mamba(module: nn.Module, reinit_mamba: bool) -> None:
@@ -47,13 +48,11 @@ class MambaStack(TiedItems):
         num_items: K.
         size: D.
         dropout: of the embeddings.
-        layers: (B, L, D), columns -> (B, L, D) or at these columns (B, 1, D); drawn from only once
-            the item table has been drawn.
+        layers: (T, D), rows, places -> (T, D), or at these places (M, D); drawn from only once the
+            item table has been drawn.
         reinit_mamba: see ``init_around_mamba``.
         name: what tables call the model.
     """
-
-    reads_one = True
 
     def __init__(
         self,
@@ -72,15 +71,15 @@ class MambaStack(TiedItems):
         self.layers = nn.ModuleList(layers)
         init_around_mamba(self, reinit_mamba)
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         states = self.norm(self.dropout(self.items(items)))
         for layer in self.layers[:-1]:
-            states = layer(states)
-        return self.layers[-1](states, columns)
+            states = layer(states, rows)
+        return self.layers[-1](states, rows, places_of(places, items.shape[0]))
 
 
 class Mamba4RecLayer(nn.Module):
-    """A Mamba block and its feed-forward layer, (B, L, D) -> (B, L, D), or at columns (B, 1, D).
+    """A Mamba block and its feed-forward layer, (T, D) -> (T, D), or at places (M, D).
 
     Args:
         size: D.
@@ -99,15 +98,15 @@ class Mamba4RecLayer(nn.Module):
         self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
 
-    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
-        mixed = self.dropout(self.mamba(states, columns))
+    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
+        mixed = self.dropout(self.mamba(states, rows, places))
         if self.residual:
-            mixed = mixed + at(states, columns)
+            mixed = mixed + at(states, places)
         return self.feed_forward(self.norm(mixed))
 
 
 class Mamba4Rec(MambaStack):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -120,7 +119,6 @@ class Mamba4Rec(MambaStack):
         name: what tables call the model.
     """
 
-    padding_invariant = True
     causal = True
 
     def __init__(

@@ -18,7 +18,7 @@ from sigma.models.counted import Counted, gathered, offsets_of, owners
 
 
 class Markov(Counted):
-    """Items (B, L), lengths (B,) -> states (B, L, 1), the last item.
+    """Packed items (T,) -> states (M, 1), the last item.
 
     Args:
         num_items: K.
@@ -52,7 +52,7 @@ class Markov(Counted):
         )
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
-        """See ``Counted.count``."""
+        """See ``Model.count``."""
         items = items.long()
         user = owners(offsets)
         follows = user[1:] == user[:-1]

@@ -3,13 +3,13 @@
 Alokam Gnaneswara Sai, "State-Space Models for Large Sequence Modeling in Sequential
 Recommendation", 2024; the class ``SASmambaRec`` of its public code.
 
-Symbols: B rows, L positions, n_u true length of a row, D hidden size, K items, P learned positions.
-All of (B, L, D) but g and E.
+Symbols: T places of packed rows, n_u length of a row, D hidden size, K items, P learned positions.
+All of (T, D) but g and E; the leaking form reads the padding, and is (B, L, D).
 
     X = dropout(sqrt(D) E[items] + P)
     A = LayerNorm(dropout(MHA(X)) + X)
     M = Mamba(X)
-    g = sigmoid(w · mean over positions of X + b)                 (B, L, 1)
+    g = sigmoid(w · mean over positions of X + b)                 (T, 1)
     C = g M + (1 - g) A
     H = LayerNorm(dropout(ReLU(C W1 + b1) W2 + b2) + C)
     score of item k = H[n_u] · E[k]
@@ -20,15 +20,15 @@ Trained at every position at once with binary cross entropy and one uniform nega
 position t has already seen item t + 1, which training asks it to predict. The default here is the
 honest model: attention from t sees 0 … t, and g at t is that of the mean over 0 … t, a running
 mean. ``leak=True`` is the authors': attention and mean over all L positions, padding among them. It
-warns, is not ``causal``, is not ``padding_invariant``, and declares ``leaks_on_purpose``, by which
-``objective=all_positions`` lets it through. The state that is read out for the next item is the
+warns, is not ``causal``, and declares ``leaks_on_purpose``, by which ``objective=all_positions``
+lets it through. The state that is read out for the next item is the
 same function of the parameters either way when the row is full; the leak is one of training.
 
 As in the authors' code: every parameter of two or more dimensions starts Xavier normal (see
 ``sigma.models.recmamba``), and the attention weights drop out at the same rate.
 
-Departures from the authors' code: rows padded on the right, positions counted from the first item
-kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6, to the
+Departures from the authors' code: padding on the right where it is read, positions counted from the
+first item kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6, to the
 variance. Their results on LFM-1b, unlike those on KuaiRand, come from an earlier version with two
 trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not rebuilt here.
 """
@@ -43,12 +43,13 @@ from torch import Tensor, nn
 from sigma.models.layers import Dropout, TiedItems, item_table
 from sigma.models.recmamba import init_xavier
 from sigma.models.transformer import FeedForward, Positions, SelfAttention
+from sigma.ops import Rows, attend, padded, padded_places, places_of, take, whole_rows
 
 log = logging.getLogger(__name__)
 
 
 class MoEMaTrRec(TiedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -83,14 +84,15 @@ class MoEMaTrRec(TiedItems):
         self.name = name
         self.leak = leak
         self.causal = not leak
-        self.padding_invariant = not leak
         self.leaks_on_purpose = leak
         self.items = item_table(num_items, hidden_size)
         self.scale = math.sqrt(hidden_size)
         self.positions = Positions(max_length, hidden_size)
         self.dropout = Dropout(dropout)
         self.mamba = mamba(hidden_size)
-        self.attention = SelfAttention(hidden_size, num_heads, dropout, attention_dropout=dropout)
+        self.attention = SelfAttention(
+            hidden_size, num_heads, dropout, attention_dropout=dropout, causal=not leak
+        )
         self.gate = nn.Linear(hidden_size, 1)
         self.feed_forward = FeedForward(hidden_size, 4 * hidden_size, dropout, activation="relu")
         init_xavier(self)
@@ -110,17 +112,26 @@ class MoEMaTrRec(TiedItems):
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(attention.out.bias)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self.dropout(self.positions(self.scale * self.items(items)))
-        width = states.shape[1]
+    def mean(self, states: Tensor, rows: Rows) -> Tensor:
+        """What the gate reads, (T, D): the mean over 0 … t, or over all L columns."""
+        if self.leak:  # all rows are whole
+            grid = states.unflatten(0, (-1, rows.longest))
+            return grid.mean(1, keepdim=True).expand_as(grid).flatten(0, 1)
+        # Attention whose weights are all alike; a running sum would lose digits from row to row.
+        one_head = states[:, None]
+        return attend(torch.zeros_like(one_head), torch.zeros_like(one_head), one_head, rows)[:, 0]
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        size = items.shape[0]
         if self.leak:
-            visible = torch.ones(1, 1, 1, width, dtype=torch.bool, device=states.device)
-            mean = states.mean(1, keepdim=True)
+            columns = padded(items, rows, rows.longest)
+            at = padded_places(rows, places, rows.longest)
+            rows = whole_rows(*columns.shape, items.device)
+            items = columns.flatten()
         else:
-            visible = None
-            # A product, as CUDA has no deterministic cumsum.
-            count = torch.arange(1, width + 1, device=states.device, dtype=states.dtype)
-            mean = (states.new_ones(width, width).tril() / count[:, None]) @ states
-        gate = torch.sigmoid(self.gate(mean))
-        attended = self.attention(states, visible)
-        return self.feed_forward(attended + gate * (self.mamba(states) - attended))
+            at = places_of(places, size)
+        states = self.dropout(self.positions(self.scale * self.items(items), rows))
+        gate = torch.sigmoid(self.gate(take(self.mean(states, rows), at)))
+        attended = self.attention(states, rows, at)
+        mixed = attended + gate * (self.mamba(states, rows, at) - attended)
+        return self.feed_forward(mixed)

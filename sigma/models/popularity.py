@@ -14,7 +14,7 @@ from sigma.models.counted import Counted
 
 
 class Popularity(Counted):
-    """Items (B, L), lengths (B,) -> states (B, L, 1).
+    """Packed items (T,) -> states (M, 1).
 
     Args:
         num_items: K.
@@ -28,7 +28,7 @@ class Popularity(Counted):
         self.keep(counts=torch.zeros(num_items, dtype=torch.int64))
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
-        """See ``Counted.count``."""
+        """See ``Model.count``."""
         counts = torch.bincount(items.long(), minlength=self.num_items + 1)[1:]
         self.keep(counts=counts, interactions=counts.sum())
 

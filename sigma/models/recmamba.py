@@ -4,10 +4,10 @@ Yang et al., "Uncovering Selective State Space Model's Capabilities in Lifelong 
 Recommendation", 2024, and its public code. MambaRec* (Alokam Gnaneswara Sai, "State-Space Models
 for Large Sequence Modeling in Sequential Recommendation", 2024) is the same class with a smaller D.
 
-Symbols: B rows, L positions, n_u true length of a row, D hidden size, K items, P learned positions.
+Symbols: T places of packed rows, n_u length of a row, D hidden size, K items, P learned positions.
 
-    X = dropout(sqrt(D) E[items] + P)                             (B, L, D)
-    H = Mamba(X)                                                  (B, L, D)
+    X = dropout(sqrt(D) E[items] + P)                             (T, D)
+    H = Mamba(X)                                                  (T, D)
     score of item k = H[n_u] · E[k]
 
 No norm, no residual, no feed-forward. Trained at every position at once with binary cross entropy
@@ -19,10 +19,9 @@ A_log included, so all N states start with the same decay, A near -1, not mamba_
 biases of the step size keep mamba_ssm's draw, softplus(bias) in 0.001 … 0.1.
 
 Departures from the authors' code:
-- Rows are padded on the right, theirs on the left. Their line that would zero the padding is
-  commented out, and the Xavier start overwrites the padding row, which then gets no gradient: their
-  Mamba reads L - n_u copies of one random vector, with positions, before the first item. Here
-  padding is zero and comes last, and a causal block never reads it.
+- Rows have no padding; theirs have it on the left. Their line that would zero it is commented out,
+  and the Xavier start overwrites the padding row, which then gets no gradient: their Mamba reads
+  L - n_u copies of one random vector, with positions, before the first item.
 - Positions count from the first item kept; theirs count so that the last item is always L - 1.
 - Their code fixes Mamba's size at 64, whatever the embeddings'; here both are D.
 """
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 
 from sigma.models.layers import Dropout, TiedItems, item_table
 from sigma.models.transformer import Positions
+from sigma.ops import Rows, places_of
 
 
 def init_xavier(model: nn.Module) -> None:
@@ -52,7 +52,7 @@ def init_xavier(model: nn.Module) -> None:
 
 
 class RecMamba(TiedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -63,7 +63,6 @@ class RecMamba(TiedItems):
         name: what tables call the model.
     """
 
-    padding_invariant = True
     causal = True
 
     def __init__(
@@ -84,5 +83,6 @@ class RecMamba(TiedItems):
         self.mamba = mamba(hidden_size)
         init_xavier(self)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return self.mamba(self.dropout(self.positions(self.scale * self.items(items))))
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        states = self.dropout(self.positions(self.scale * self.items(items), rows))
+        return self.mamba(states, rows, places_of(places, items.shape[0]))

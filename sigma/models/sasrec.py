@@ -2,18 +2,18 @@
 
 Kang & McAuley, ICDM 2018.
 
-Symbols: B rows, L positions, D hidden size, H heads, d = D / H, K items, P learned positions.
+Symbols: T places of packed rows, D hidden size, H heads, d = D / H, K items, P learned positions.
 
 RecBole's form, which the SIGMA authors ran:
 
-    X = dropout(LayerNorm(E[items] + P))                          (B, L, D)
+    X = dropout(LayerNorm(E[items] + P))                          (T, D)
     X = LayerNorm(X + dropout(causal attention(X)))               num_layers times,
     X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other
     score of item k = X[n_u] · E[k]
 
 The form of its authors' code, ``norm_first``:
 
-    X = dropout(sqrt(D) E[items] + P)                             (B, L, D)
+    X = dropout(sqrt(D) E[items] + P)                             (T, D)
     Q = LayerNorm(X)                                              num_layers times,
     A = Q + softmax((Q W_Q) (X W_K)^T / sqrt(d), causal) X W_V    one after the other
     F = LayerNorm(A)
@@ -38,23 +38,25 @@ from sigma.models.transformer import (
     PositionedItems,
     SelfAttention,
     TransformerLayer,
+    encoded,
 )
+from sigma.ops import Places, Rows, places_of
 
 
 class NormFirstAttention(SelfAttention):
-    """A of the authors' form, (B, L, D) -> (B, L, D)."""
+    """A of the authors' form, (T, D) -> (T, D)."""
 
     def __init__(self, size: int, num_heads: int, attention_dropout: float) -> None:
         super().__init__(size, num_heads, 0.0, attention_dropout)
         del self.out, self.dropout  # no W_O, and no dropout but of the weights
 
-    def update(self, queries: Tensor, states: Tensor, visible: Tensor | None) -> Tensor:
+    def update(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
         queries = self.norm(queries)
-        return queries + self.mix(queries, states, visible)
+        return queries + self.mix(queries, states, rows, places)
 
 
 class NormFirstFeedForward(FeedForward):
-    """X of the authors' form, (B, L, D) -> (B, L, D)."""
+    """X of the authors' form, (T, D) -> (T, D)."""
 
     def forward(self, states: Tensor) -> Tensor:
         states = self.norm(states)
@@ -77,7 +79,7 @@ def norm_first_layer(
 
 
 class SASRec(PositionedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -93,9 +95,7 @@ class SASRec(PositionedItems):
         name: what tables call the model.
     """
 
-    padding_invariant = True
     causal = True
-    reads_one = True
 
     def __init__(
         self,
@@ -126,9 +126,10 @@ class SASRec(PositionedItems):
             with torch.no_grad():
                 self.items.weight[0] = 0
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        at = places_of(places, items.shape[0])
         if not self.norm_first:
-            return self.encoded(self.embedded(items), self.layers, None, columns)
+            return encoded(self.layers, self.embedded(items, rows), rows, at)
         states = self.items(items)
-        states = self.dropout(self.positions(states * states.shape[-1] ** 0.5))
-        return self.norm(self.encoded(states, self.layers, None, columns))
+        states = self.dropout(self.positions(states * states.shape[-1] ** 0.5, rows))
+        return self.norm(encoded(self.layers, states, rows, at))

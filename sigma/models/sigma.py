@@ -2,11 +2,12 @@
 
 Liu et al., AAAI 2025. Equation numbers are the paper's.
 
-Symbols: B rows, L positions, n_u true length of a row, D hidden size, K items, r items the partial
-flip keeps in place, a1 and a2 trainable scalars, ⊙ product by element. All of (B, L, D) but E.
+Symbols: T places of packed rows, M places that are read, n_u length of a row, D hidden size, K
+items, r items the partial flip keeps in place, a1 and a2 trainable scalars, ⊙ product by element.
+All of (T, D) but E, and (M, D) from the last layer's products on.
 
     H0  = LayerNorm(dropout(E[items]))                                            (1)
-    H0f = H0 with its first n_u - r real items reversed                           (2)
+    H0f = H0 with the first n_u - r items of each row reversed                    (2)
     M   = Mamba(H0),  Mf = Mamba(H0f)                                             (3)
     G   = SiLU(g) + sigmoid(g),  g(H) = Conv1d(H W1 + b1) W2 + b2                 (4-6)
     M^  = M + G(H0) ⊙ M + Mf + G(H0f) ⊙ Mf                                        (3)
@@ -19,9 +20,9 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 (README, "What makes SIGMA learn"):
 (1)  No positional embedding (paper). Dropout, then layer norm*, as in the authors' code; the item
      table starts at N(0, 0.02), everything else as PyTorch and mamba_ssm draw it.
-(2)  The flip respects each row's true length: a row of n_u <= r items is not flipped, and padding
-     stays on the right. The authors' code reverses positions 0 … 44 whatever the length, so most
-     users' flipped direction reads padding alone.
+(2)  The flip respects each row's length: a row of n_u <= r items is not flipped. The authors' code
+     reverses positions 0 … 44 whatever the length, so most users' flipped direction reads padding
+     alone.
 (3)  One Mamba for both directions, as the formula has it and the code does; ``shared_mamba=False``
      is the text's "two Mamba blocks". Its step sizes start at softplus(0) = 0.69*, where the
      authors' initialisation puts them, too; mamba_ssm's 0.001 … 0.1 hardly moves the state within
@@ -38,56 +39,17 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, item_table
-
-
-def partial_flip(lengths: Tensor, width: int, keep: int) -> Tensor:
-    """Where each position of the partially flipped sequence reads from, (B, L) int64 (eq. 2).
-
-    Of a row with n real items the first n - keep are reversed; the last ``keep`` and the padding
-    stay. A row of at most ``keep`` items is not flipped at all.
-
-    Args:
-        lengths: (B,) real items.
-        width: L.
-        keep: r.
-    """
-    last = (lengths - keep).clamp(min=0)[:, None] - 1
-    position = torch.arange(width, device=lengths.device)
-    return torch.where(position <= last, last - position, position)
-
-
-class Swapped(torch.autograd.Function):
-    """Columns of each row reordered by its own inverse, as a flip is: so is its gradient.
-
-    A gather's gradient would be a scatter, which a deterministic run on CUDA sorts first.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        return states[torch.arange(len(index), device=index.device)[:, None], index]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return grads[0][torch.arange(len(index), device=index.device)[:, None], index], None
-
-
-def swapped(states: Tensor, index: Tensor) -> Tensor:
-    """``states`` (B, L, D) with column ``index[b, l]`` in column l; ``index`` undoes itself."""
-    result: Tensor = Swapped.apply(states, index)
-    return result
+from sigma.ops import Places, Rows, flip, gru_layers, places_of
 
 
 class DenseSelectiveGate(nn.Module):
-    """G(H) of eq. 4-6, (B, L, D) -> (B, L, D), or (B, 1, D) at one column (B,) of each row.
+    """G(H) of eq. 4-6, (T, D) -> (T, D), or (M, D) at places.
 
     Args:
         size: D.
@@ -100,34 +62,42 @@ class DenseSelectiveGate(nn.Module):
         self.conv = CausalConv1d(size, conv_width, depthwise=True)
         self.outer = nn.Linear(size, size)
 
-    def forward(self, states: Tensor, columns: Tensor | None = None) -> Tensor:
-        g = self.outer(at(self.conv(self.inner(states)), columns))
-        return F.silu(g) + torch.sigmoid(g)
+    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
+        g = self.outer(at(self.conv(self.inner(states), rows), places))  # (6)
+        return F.silu(g) + torch.sigmoid(g)  # (4, 5)
 
 
 class SigmaLayer(nn.Module):
-    """One G-Mamba block and its PFFN (eq. 2-10); arguments as ``Sigma``."""
+    """One G-Mamba block and its PFFN (eq. 2-10), (T, D) -> (T, D), or (M, D) at places.
+
+    Args:
+        size: D.
+        r: items the partial flip keeps in place.
+        mamba: hidden size -> Mamba block.
+        dropout, partial_flip, gate, gru, shared_mamba, conv_width: as ``Sigma``.
+    """
 
     def __init__(
         self,
         size: int,
+        *,
+        r: int,
+        mamba: Callable[[int], nn.Module],
         dropout: float,
-        keep: int,
-        flip: bool,
+        partial_flip: bool,
         gate: bool,
         gru: bool,
         shared_mamba: bool,
         conv_width: int,
-        mamba: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
-        self.keep = keep
-        self.flip = flip
+        self.r = r
+        self.partial_flip = partial_flip
         self.mamba = mamba(size)
         self.flipped_mamba = None if shared_mamba else mamba(size)
         self.gate = DenseSelectiveGate(size, conv_width) if gate else None
         self.conv = CausalConv1d(size, conv_width) if gru else None
-        self.gru = nn.GRU(size, size, batch_first=True) if gru else None
+        self.gru = nn.GRU(size, size) if gru else None
         self.mix_mamba = nn.Parameter(torch.tensor(0.5))
         self.mix_gru = nn.Parameter(torch.tensor(0.5)) if gru else None
         self.mixed = nn.Linear(size, size)
@@ -138,45 +108,35 @@ class SigmaLayer(nn.Module):
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def direction(self, states: Tensor, columns: Tensor | None, mamba: nn.Module) -> Tensor:
-        """M + G(H) ⊙ M of one direction's H (B, L, D), (B, L or 1, D)."""
-        read = mamba(states, columns)
-        return read if self.gate is None else read + self.gate(states, columns) * read
+    def direction(
+        self, states: Tensor, rows: Rows, places: Places | None, mamba: nn.Module
+    ) -> Tensor:
+        """M + G(H) ⊙ M of one direction's H (T, D)."""
+        read = mamba(states, rows, places)
+        return read if self.gate is None else read + self.gate(states, rows, places) * read
 
-    def flipped(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """H0f of eq. 2; ``states`` itself where no row is long enough to be flipped."""
-        width = states.shape[1]
-        if not self.flip or width <= self.keep + 1:
-            return states
-        return swapped(states, partial_flip(lengths, width, self.keep))
+    def both_directions(self, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
+        """M^ of eq. 3."""
+        forward = self.direction(states, rows, places, self.mamba)
+        flips = self.partial_flip and rows.longest > self.r + 1  # else no row has two to swap
+        if not flips and self.flipped_mamba is None:
+            return 2 * forward
+        flipped = flip(states, rows, self.r) if flips else states  # (2)
+        return forward + self.direction(flipped, rows, places, self.flipped_mamba or self.mamba)
 
-    def both_directions(self, states: Tensor, lengths: Tensor, columns: Tensor | None) -> Tensor:
-        """M^ of eq. 3, (B, L or 1, D)."""
-        flipped = self.flipped(states, lengths)
-        if self.flipped_mamba is not None:
-            forward = self.direction(states, columns, self.mamba)
-            return forward + self.direction(flipped, columns, self.flipped_mamba)
-        if flipped is states:
-            return 2 * self.direction(states, columns, self.mamba)
-        twice = None if columns is None else columns.repeat(2)
-        forward, backward = self.direction(
-            torch.cat([states, flipped]), twice, self.mamba
-        ).chunk(2)  # fmt: skip
-        return forward + backward
-
-    def forward(self, states: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, 1, D) at one column (B,) of each row."""
-        mixed = self.mix_mamba * self.both_directions(states, lengths, columns)
+    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
+        mixed = self.mix_mamba * self.both_directions(states, rows, places)  # (3)
         if self.gru is not None and self.conv is not None and self.mix_gru is not None:
-            mixed = mixed + self.mix_gru * at(self.gru(self.conv(states))[0], columns)
-        shortcut = self.shortcut(at(states, columns))
-        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + shortcut)
+            extracted = gru_layers(self.gru, self.conv(states, rows), rows)  # (7)
+            mixed = mixed + self.mix_gru * at(extracted, places)
+        shortcut = self.shortcut(at(states, places))
+        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + shortcut)  # (8, 9)
         wide = self.dropout(F.gelu(self.widen(mixed)))
-        return self.norm(mixed + self.dropout(self.narrow(wide)))
+        return self.norm(mixed + self.dropout(self.narrow(wide)))  # (10)
 
 
 class Sigma(TiedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D).
+    """Packed items (T,) -> states (M, D) at places.
 
     Args:
         num_items: K.
@@ -192,10 +152,6 @@ class Sigma(TiedItems):
         conv_width: of the convolutions in gate and FE-GRU.
         name: what tables call the model.
     """
-
-    padding_invariant = True
-    causal = False  # the flipped direction reads the end of a history first
-    reads_one = True
 
     def __init__(
         self,
@@ -214,19 +170,27 @@ class Sigma(TiedItems):
     ) -> None:
         super().__init__()
         self.name = name
-        self.causal = not partial_flip
+        self.causal = not partial_flip  # the flipped direction reads the end of a history first
         self.items = item_table(num_items, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             SigmaLayer(
-                hidden_size, dropout, r, partial_flip, gate, gru, shared_mamba, conv_width, mamba
+                hidden_size,
+                r=r,
+                mamba=mamba,
+                dropout=dropout,
+                partial_flip=partial_flip,
+                gate=gate,
+                gru=gru,
+                shared_mamba=shared_mamba,
+                conv_width=conv_width,
             )
             for _ in range(num_layers)
         )
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        states = self.norm(self.dropout(self.items(items)))
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        states = self.norm(self.dropout(self.items(items)))  # (1)
         for layer in self.layers[:-1]:
-            states = layer(states, lengths)
-        return self.layers[-1](states, lengths, columns)
+            states = layer(states, rows)
+        return self.layers[-1](states, rows, places_of(places, items.shape[0]))

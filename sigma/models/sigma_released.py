@@ -48,13 +48,24 @@ from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
-from sigma.models.sigma import partial_flip, swapped
 from sigma.models.transformer import FeedForward
+from sigma.ops import (
+    Places,
+    Rows,
+    gru_layers,
+    packed,
+    padded,
+    padded_places,
+    places_of,
+    take,
+    whole_rows,
+)
+from sigma.ops.moves import gather
 from sigma.ops.scores import TiedScores
 
 
 class ReleasedGate(nn.Module):
-    """(X, Xf) -> (G, Gf), all (B, L, D).
+    """(X, Xf) -> (G, Gf), all (T, D).
 
     Args:
         size: D.
@@ -81,7 +92,7 @@ class ReleasedGate(nn.Module):
 
 
 class ReleasedLayer(nn.Module):
-    """X -> H, (B, L, D) -> (B, L, D); arguments as ``SigmaReleased``, ``residual`` for + X."""
+    """X -> H, see ``forward``; arguments as ``SigmaReleased``, ``residual`` for + X."""
 
     def __init__(
         self,
@@ -107,45 +118,78 @@ class ReleasedLayer(nn.Module):
         self.mambas = nn.ModuleList(mamba(size) for _ in range(1 if shared_mamba else 2))
         self.gate = gate
         self.conv = CausalConv1d(size, 3)
-        self.gru = nn.GRU(size, size, bias=gru_bias, batch_first=True)
+        self.gru = nn.GRU(size, size, bias=gru_bias)
         self.mix = nn.Parameter(torch.tensor(mix, dtype=torch.float32))
         self.mixed = nn.Linear(size, size)
         self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
 
-    def flip(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Xf."""
-        if self.flip_until is None:
-            return swapped(states, partial_flip(lengths, states.shape[1], self.keep))
-        head, tail = states[:, : self.flip_until], states[:, self.flip_until :]
-        return torch.cat((head.flip(1), tail), dim=1)
+    def flipped(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Xf, (B, L, D)."""
+        number, width = states.shape[:2]
+        if self.flip_until is not None:
+            head, tail = states[:, : self.flip_until], states[:, self.flip_until :]
+            return torch.cat((head.flip(1), tail), dim=1)
+        columns = torch.arange(width, device=states.device)
+        last = (lengths - self.keep)[:, None] - 1
+        first = whole_rows(number, width, states.device).offsets[:-1, None]
+        index = (first + torch.where(columns <= last, last - columns, columns)).flatten()
+        return gather(states.flatten(0, 1), index, index[:, None], True, True).view_as(states)
 
-    def convolve(self, states: Tensor) -> Tensor:
-        """Conv1d(X); moved by one column, a causal convolution is the centred one."""
-        if self.look_ahead:
-            return self.conv(F.pad(states, (0, 0, 0, 1)))[:, 1:]
-        return self.conv(states)
+    def convolve(self, states: Tensor, rows: Rows, size: int) -> Tensor:
+        """Conv1d(X), (B, L, D) -> (T, D); a causal convolution one column later is the centred."""
+        if not self.look_ahead:
+            return self.conv(packed(states, rows, size), rows)
+        number = states.shape[0]
+        one_more = torch.arange(number + 1, device=states.device)
+        longer = Rows(rows.offsets + one_more, rows.longest + 1)
+        wide = packed(F.pad(states, (0, 0, 0, 1)), longer, size + number)
+        centred = self.conv(wide, longer)
+        places = torch.arange(size, device=states.device)
+        row = torch.searchsorted(rows.offsets, places, right=True).clamp(max=number)
+        return take(centred, places_of(places + row, size + number))
 
-    def forward(self, states: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        flipped = self.flip(states, lengths)
-        if columns is not None:  # nothing but the flip looks further ahead
-            end = int(columns.max()) + 1 + self.look_ahead
-            states, flipped = states[:, :end], flipped[:, :end]
-        forward, backward = self.mambas[0](states, columns), self.mambas[-1](flipped, columns)
-        gate, flipped_gate = self.gate(at(states, columns), at(flipped, columns))
+    def forward(
+        self,
+        states: Tensor,
+        lengths: Tensor,
+        rows: Rows,
+        size: int,
+        places: Places | None = None,
+        cells: Places | None = None,
+    ) -> Tensor:
+        """(B, L, D) -> (T, D), or (M, D) at places.
+
+        Args:
+            states: (B, L, D).
+            lengths: (B,) n_u.
+            rows: the columns that are read of each row: n_u, or all L.
+            size: T, of these.
+            places: (M,) in them, and
+            cells: the same among the cells (B L,).
+        """
+        flipped = self.flipped(states, lengths)
+        forward = self.mambas[0](packed(states, rows, size), rows, places)
+        backward = self.mambas[-1](packed(flipped, rows, size), rows, places)
+        if cells is None:
+            own, other = (packed(x, rows, size) for x in (states, flipped))
+        else:
+            own, other = (take(x.flatten(0, 1), cells) for x in (states, flipped))
+        gate, flipped_gate = self.gate(own, other)
         if self.gate_residual:
             gate, flipped_gate = gate + 1, flipped_gate + 1
         mixed = self.mix[2] * (forward * gate) + self.mix[1] * (backward * flipped_gate)
-        mixed = mixed + self.mix[0] * at(self.gru(self.convolve(states))[0], columns)
+        extracted = gru_layers(self.gru, self.convolve(states, rows, size), rows)
+        mixed = mixed + self.mix[0] * at(extracted, places)
         mixed = self.dropout(self.mixed(mixed))
         if self.residual:
-            mixed = mixed + at(states, columns)
+            mixed = mixed + own
         return self.feed_forward(self.norm(mixed))
 
 
 class SigmaReleased(TiedItems):
-    """Items (B, L), lengths (B,) -> hidden (B, L, D). Every default is the released code's.
+    """Packed items (T,) -> states (M, D) at places. Every default is the released code's.
 
     Args:
         num_items: K.
@@ -171,9 +215,6 @@ class SigmaReleased(TiedItems):
     Raises:
         UserError: a negative ``flip_until`` or ``r``, or ``mix`` not of three numbers.
     """
-
-    reads_one = True
-    cuts_columns = True
 
     def __init__(
         self,
@@ -207,9 +248,7 @@ class SigmaReleased(TiedItems):
             )
         self.name = name
         self.padding_item = padding_item
-        # The flip's fixed range and the column after the last item hold padding.
         no_flip = flip_until is not None and flip_until < 2
-        self.padding_invariant = not look_ahead and (flip_until is None or no_flip)
         self.causal = not look_ahead and no_flip
         self.items = item_table(num_items, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
@@ -243,11 +282,14 @@ class SigmaReleased(TiedItems):
         if self.padding_item:
             nn.init.normal_(self.items.weight[0].detach(), std=0.02)
 
-    def forward(self, items: Tensor, lengths: Tensor, columns: Tensor | None = None) -> Tensor:
-        states = self.norm(self.dropout(self.items(items)))
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        size, width, lengths = items.shape[0], rows.longest, rows.offsets.diff()
+        states = self.norm(self.dropout(self.items(padded(items, rows, width))))
+        every = whole_rows(len(states), width, items.device)
         for layer in self.layers[:-1]:
-            states = layer(states, lengths)
-        return self.layers[-1](states, lengths, columns)
+            states = layer(states, lengths, every, len(states) * width).view_as(states)
+        cells = padded_places(rows, places, width)
+        return self.layers[-1](states, lengths, rows, size, places_of(places, size), cells)
 
     @property
     def logits(self) -> TiedScores:

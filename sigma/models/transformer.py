@@ -2,60 +2,43 @@
 
 Vaswani et al., "Attention Is All You Need", 2017; Devlin et al., "BERT", 2019.
 
-Symbols: B rows, L positions, D hidden size, H heads, d = D / H.
+Symbols: T places of packed rows, M places that are read, D hidden size, H heads, d = D / H.
 """
 
 from collections.abc import Callable, Iterable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.layers import Dropout, TiedItems, at, item_table
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: nn.Dropout) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V with dropout of the weights.
-
-    Args:
-        q: (B, H, Q, d).
-        k: (B, H, L, d).
-        v: (B, H, L, d).
-        visible: bool, broadcast to (B, H, Q, L); None is causal, for Q = L.
-        dropout: of the weights.
-    """
-    p = dropout.p if dropout.training else 0.0
-    if p == 0 or q.device.type != "cpu":
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, dropout_p=p, is_causal=visible is None
-        )
-    # With dropout PyTorch has no fused kernel for the CPU, and a slow way without one.
-    if visible is None:
-        visible = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
-    hidden = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, float("-inf"))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + hidden
-    return dropout(scores.softmax(-1)) @ v
+from sigma.ops import Places, Rows, attend
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 class SelfAttention(nn.Module):
-    """LayerNorm(X + dropout(softmax(Q K^T / sqrt(d)) V W_O)), (B, L, D) -> (B, L, D).
+    """LayerNorm(X + dropout(softmax(Q K^T / sqrt(d)) V W_O)), (T, D) -> (T, D).
 
     Args:
         size: D.
         num_heads: H.
         dropout: of the output.
         attention_dropout: of the attention weights.
+        causal: a position sees itself and those before it in its row; False: its whole row.
 
     Raises:
         UserError: H does not divide D.
     """
 
     def __init__(
-        self, size: int, num_heads: int, dropout: float, attention_dropout: float = 0.0
+        self,
+        size: int,
+        num_heads: int,
+        dropout: float,
+        attention_dropout: float = 0.0,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         if num_heads < 1 or size % num_heads:
@@ -63,6 +46,7 @@ class SelfAttention(nn.Module):
                 f"model.hidden_size={size} must be a multiple of model.num_heads={num_heads}."
             )
         self.num_heads = num_heads
+        self.causal = causal
         self.query = nn.Linear(size, size)
         self.key = nn.Linear(size, size)
         self.value = nn.Linear(size, size)
@@ -72,48 +56,45 @@ class SelfAttention(nn.Module):
         self.attention_dropout = Dropout(attention_dropout)
 
     def heads(self, states: Tensor) -> Tensor:
-        """(B, L, D) -> (B, H, L, d)."""
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        """(T, D) -> (T, H, d)."""
+        return states.unflatten(-1, (self.num_heads, -1))
 
-    def mix(self, queries: Tensor, states: Tensor, visible: Tensor | None = None) -> Tensor:
-        """softmax(Q K^T / sqrt(d)) V of all heads side by side, before W_O, (B, L, D).
+    def weights_dropout(self) -> float:
+        """Of the attention weights, as things stand."""
+        return self.attention_dropout.p if self.training else 0.0
+
+    def mix(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
+        """softmax(Q K^T / sqrt(d)) V of all heads side by side, before W_O, (M, D).
 
         Args:
-            queries: (B, L, D), mapped to Q.
-            states: (B, L, D), mapped to K and V.
-            visible: see ``forward``.
+            queries: (M, D), mapped to Q.
+            states: (T, D), mapped to K and V.
+            rows: of the states.
+            places: of the queries; None is all.
         """
         mixed = attend(
             self.heads(self.query(queries)),
             self.heads(self.key(states)),
             self.heads(self.value(states)),
-            visible,
-            self.attention_dropout,
+            rows,
+            None if places is None else places.index,
+            self.causal,
+            self.weights_dropout(),
         )
-        return mixed.transpose(1, 2).flatten(2)
+        return mixed.flatten(1)
 
-    def forward(
-        self, states: Tensor, visible: Tensor | None = None, columns: Tensor | None = None
-    ) -> Tensor:
-        """Attend over ``visible`` positions.
+    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
+        """(T, D) -> (T, D), or (M, D) at places."""
+        return self.update(at(states, places), states, rows, places)
 
-        Args:
-            states: (B, L, D).
-            visible: bool, (B, 1, 1, L) or (B, 1, L, L), True where a query (row) may see a key
-                (column); None is causal: position t sees 0 … t.
-            columns: (B,) the one position of each row to return, (B, 1, D); None returns all.
-        """
-        if columns is not None and visible is None:
-            visible = real_keys(columns + 1, states.shape[1])
-        return self.update(at(states, columns), states, visible)
-
-    def update(self, queries: Tensor, states: Tensor, visible: Tensor | None) -> Tensor:
-        """The block's output where ``queries`` (B, Q, D) stand, from ``states`` (B, L, D)."""
-        return self.norm(queries + self.dropout(self.out(self.mix(queries, states, visible))))
+    def update(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
+        """The block's output where ``queries`` (M, D) stand, from ``states`` (T, D)."""
+        mixed = self.mix(queries, states, rows, places)
+        return self.norm(queries + self.dropout(self.out(mixed)))
 
 
 class FeedForward(nn.Module):
-    """LayerNorm(X + dropout(f(X W1 + b1) W2 + b2)), (B, L, D) -> (B, L, D).
+    """LayerNorm(X + dropout(f(X W1 + b1) W2 + b2)), (T, D) -> (T, D).
 
     Args:
         size: D.
@@ -157,7 +138,7 @@ class Block(nn.Module):
     """Attention, then a feed-forward layer.
 
     Args:
-        attention: (B, L, D), visible, columns -> (B, L or 1, D).
+        attention: (T, D), rows, places -> (T, D), or (M, D) at places.
         feed_forward: position by position.
     """
 
@@ -166,11 +147,9 @@ class Block(nn.Module):
         self.attention = attention
         self.feed_forward = feed_forward
 
-    def forward(
-        self, states: Tensor, visible: Tensor | None = None, columns: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
         """Arguments as ``SelfAttention.forward``."""
-        return self.feed_forward(self.attention(states, visible, columns))
+        return self.feed_forward(self.attention(states, rows, places))
 
 
 class TransformerLayer(Block):
@@ -184,9 +163,10 @@ class TransformerLayer(Block):
         dropout: float,
         attention_dropout: float,
         activation: str = "gelu",
+        causal: bool = True,
     ) -> None:
         super().__init__(
-            SelfAttention(size, num_heads, dropout, attention_dropout),
+            SelfAttention(size, num_heads, dropout, attention_dropout, causal),
             FeedForward(size, inner, dropout, activation),
         )
 
@@ -206,14 +186,22 @@ class Positions(nn.Module):
         super().__init__()
         self.table = nn.Embedding(max_length, size)
 
-    def forward(self, states: Tensor) -> Tensor:
-        length = states.shape[1]
+    def forward(self, states: Tensor, rows: Rows) -> Tensor:
+        """(T, D) -> (T, D)."""
+        self._check(rows.longest)
+        return states + self.table(rows.positions(states.shape[0]))
+
+    def padded(self, states: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        self._check(states.shape[1])
+        return states + self.table.weight[: states.shape[1]]
+
+    def _check(self, length: int) -> None:
         if length > self.table.num_embeddings:
             raise UserError(
                 f"The input holds {length} positions, the model {self.table.num_embeddings}; "
                 "build it with model.max_length of at least the data's dataset.max_length."
             )
-        return states + self.table.weight[:length]
 
 
 class PositionedItems(TiedItems):
@@ -244,24 +232,20 @@ class PositionedItems(TiedItems):
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def embedded(self, items: Tensor) -> Tensor:
+    def embedded(self, items: Tensor, rows: Rows) -> Tensor:
+        """(T,) -> (T, D)."""
+        return self.dropout(self.norm(self.positions(self.items(items), rows)))
+
+    def embedded_padded(self, items: Tensor) -> Tensor:
         """(B, L) -> (B, L, D)."""
-        return self.dropout(self.norm(self.positions(self.items(items))))
-
-    def encoded(
-        self,
-        states: Tensor,
-        layers: Iterable[nn.Module],
-        visible: Tensor | None,
-        columns: Tensor | None,
-    ) -> Tensor:
-        """(B, L, D) through the layers; with columns (B,) the last works there alone, (B, 1, D)."""
-        *inner, last = layers
-        for layer in inner:
-            states = layer(states, visible)
-        return last(states, visible, columns)
+        return self.dropout(self.norm(self.positions.padded(self.items(items))))
 
 
-def real_keys(lengths: Tensor, width: int) -> Tensor:
-    """(B,) -> bool (B, 1, 1, L): every query sees the real items and no padding."""
-    return (torch.arange(width, device=lengths.device) < lengths[:, None])[:, None, None]
+def encoded(
+    layers: Iterable[nn.Module], states: Tensor, rows: Rows, places: Places | None
+) -> Tensor:
+    """(T, D) through the layers, the last of which works at ``places`` alone, (M, D)."""
+    *inner, last = layers
+    for layer in inner:
+        states = layer(states, rows)
+    return last(states, rows, places)

@@ -46,7 +46,7 @@ REACH = 10  # steps from the end of the history at which the match weight reache
 
 
 class VMISKNN(Counted):
-    """Items (B, L), lengths (B,) -> states (B, L, max_length), the history up to each position.
+    """Packed items (T,) -> states (M, max_length), the history up to each place.
 
     Args:
         num_items: K.
@@ -91,7 +91,7 @@ class VMISKNN(Counted):
         self.keep(offsets=sizes[:1], items=none, index_offsets=sizes, index=none, holders=sizes[1:])
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
-        """See ``Counted.count``."""
+        """See ``Model.count``."""
         size = self.num_items + 1
         stocked = offsets.diff() > 0
         starts, ends = offsets[:-1][stocked], offsets[1:][stocked]

@@ -1,5 +1,43 @@
-"""The selective scan: a plain reference and the backends held to it."""
+"""Operations on packed rows: a plain reference of each, and the backends held to it."""
 
-from sigma.ops.dispatch import backend_of, choose_backend, selective_scan
+from sigma.ops.attend import attend
+from sigma.ops.conv import causal_conv
+from sigma.ops.dispatch import backend_of, capture_reason, choose_backend
+from sigma.ops.gru import gru, gru_layers
+from sigma.ops.moves import (
+    Places,
+    flip,
+    packed,
+    padded,
+    padded_places,
+    places_of,
+    spread,
+    take,
+    unfold,
+    whole_rows,
+)
+from sigma.ops.rows import Rows, rows_of
+from sigma.ops.scan import selective_scan
 
-__all__ = ["backend_of", "choose_backend", "selective_scan"]
+__all__ = [
+    "Places",
+    "Rows",
+    "attend",
+    "backend_of",
+    "capture_reason",
+    "causal_conv",
+    "choose_backend",
+    "flip",
+    "gru",
+    "gru_layers",
+    "packed",
+    "padded",
+    "padded_places",
+    "places_of",
+    "rows_of",
+    "selective_scan",
+    "spread",
+    "take",
+    "unfold",
+    "whole_rows",
+]

@@ -1,12 +1,19 @@
 """Scores of items as inner products with a table."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops.cross_entropy import chunk_rows
+
+
+class Logits(Protocol):
+    """States (M, D) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n), ids from 1."""
+
+    def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor: ...
 
 
 def tied_scores(

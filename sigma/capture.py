@@ -1,0 +1,175 @@
+"""A training step as one replay: forward, loss and backward captured in CUDA graphs.
+
+A small model's step is hundreds of kernels of a few microseconds each, which the host cannot launch
+as fast as a GPU runs them. Batches have one of a few sizes (``datamodules.batches.filled``), so the
+kernels of a step can be recorded once a size and be launched together from then on. What is
+recorded computes the gradients, too; they reach the parameters through autograd, so clipping,
+accumulation, schedulers, several processes and the optimizer are what they are without.
+
+The first batch of a size runs kernel by kernel, which compiles what there is to compile; the second
+is recorded. Draws come from PyTorch's generator either way, in the same order, so results are the
+same bits.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sigma.ops.rows import Rows
+
+log = logging.getLogger(__name__)
+
+SIZES = 12  # recorded at most; each holds its gradients
+
+
+class Inputs(NamedTuple):
+    """What a training step reads of a batch; see ``datamodules.batches.Batch``."""
+
+    items: Tensor
+    rows: Rows
+    places: Tensor
+    targets: Tensor
+    twins: tuple[Tensor, Rows] | None = None
+
+
+Step = Callable[[Inputs], Tensor]
+
+
+def tensors_of(inputs: Inputs) -> list[Tensor]:
+    """All tensors, in one order."""
+    tensors = [inputs.items, inputs.rows.offsets, inputs.places, inputs.targets]
+    return tensors if inputs.twins is None else [*tensors, inputs.twins[0], inputs.twins[1].offsets]
+
+
+def copy_of(inputs: Inputs) -> Inputs:
+    """The same in memory of its own."""
+    items, offsets, places, targets, *twins = (x.clone() for x in tensors_of(inputs))
+    second = None
+    if inputs.twins is not None:
+        second = twins[0], Rows(twins[1], inputs.twins[1].longest)
+    return Inputs(items, Rows(offsets, inputs.rows.longest), places, targets, second)
+
+
+class Replay(Protocol):
+    """Runs again what was recorded."""
+
+    def replay(self) -> None: ...
+
+
+def record_cuda_graph(work: Callable[[], Any], pool: Any) -> tuple[Replay, Any, Any]:
+    """Record ``work`` on the current device: what replays it, its result, and its memory pool.
+
+    Nothing it draws counts: the generator stands afterwards where it stood.
+    """
+    state = torch.cuda.get_rng_state()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # what libraries set up at their first call on a stream
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, such as a logger's, may use the device meanwhile.
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        result = work()
+    torch.cuda.set_rng_state(state)
+    return graph, result, graph.pool()
+
+
+class Recording(NamedTuple):
+    """A step of one size: where it reads, how it is run again, and where its results lie."""
+
+    inputs: Inputs
+    graph: Replay
+    loss: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+
+class _Replayed(torch.autograd.Function):
+    """The loss of a recording; its gradients were computed with it."""
+
+    @staticmethod
+    def forward(ctx: Any, recording: Recording, *parameters: Tensor) -> Tensor:
+        recording.graph.replay()
+        ctx.recording = recording
+        return recording.loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.recording.gradients
+        # New tensors, which become a parameter's gradient as they are.
+        scaled = iter(torch._foreach_mul([g for g in gradients if g is not None], grad))
+        return None, *(None if g is None else next(scaled) for g in gradients)
+
+
+class CapturedStep:
+    """``step`` by replay, where a batch of its size has been seen before.
+
+    Args:
+        step: inputs -> loss, a scalar, by operations of static shapes that never ask the device.
+        parameters: that the loss depends on.
+        record: work, pool -> what replays it, its result, and the pool.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        parameters: Sequence[nn.Parameter],
+        record: Callable[[Callable[[], Any], Any], tuple[Replay, Any, Any]] = record_cuda_graph,
+    ) -> None:
+        self.step = step
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.record = record
+        self.recordings: dict[Any, Recording | None] = {}
+        self.pool: Any = None
+        self.refused = False
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """The loss, which passes gradients to the parameters."""
+        key = self._key(inputs)
+        if self.refused or key not in self.recordings:
+            if len(self.recordings) < SIZES:
+                self.recordings[key] = None  # to be recorded when it comes again
+            return self.step(inputs)
+        recording = self.recordings[key] or self._recorded(key, inputs)
+        if recording is None:
+            return self.step(inputs)
+        for own, new in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
+            own.copy_(new)
+        loss: Tensor = _Replayed.apply(recording, *self.parameters)
+        return loss
+
+    def _key(self, inputs: Inputs) -> Any:
+        """What a recording is bound to."""
+        device = inputs.items.device.type
+        half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        twins = None if inputs.twins is None else inputs.twins[1].longest
+        shapes = tuple(tuple(x.shape) for x in tensors_of(inputs))
+        return shapes, inputs.rows.longest, twins, half
+
+    def _recorded(self, key: Any, inputs: Inputs) -> Recording | None:
+        own = copy_of(inputs)
+        device = own.items.device.type
+        enabled = torch.is_autocast_enabled(device)
+        kind = torch.get_autocast_dtype(device)
+
+        def work() -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            # Without a cache of casts: one made outside would be read after the weights moved on.
+            with torch.enable_grad(), torch.autocast(device, kind, enabled, cache_enabled=False):
+                loss = self.step(own)
+            grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            return loss.detach(), grads
+
+        try:
+            graph, (loss, gradients), self.pool = self.record(work, self.pool)
+        except RuntimeError as error:  # of CUDA, in many words
+            reason = str(error).splitlines()[0][:200]
+            log.warning("The training step cannot be captured (%s); it runs by kernels.", reason)
+            self.refused = True
+            return None
+        self.recordings[key] = recording = Recording(own, graph, loss, gradients)
+        return recording

@@ -1,0 +1,85 @@
+"""What a model is to the rest of the house: the whole contract, on one page."""
+
+from torch import Tensor, nn
+
+from sigma.ops.rows import Rows
+from sigma.ops.scores import Logits
+
+Sequences = tuple[Tensor, Rows]  # items (T,) and the rows they make
+
+
+class Model(nn.Module):
+    """Encodes packed rows: items (T,), rows, places (M,) -> states (M, D) at these places.
+
+    Whatever works position by position (embedding, linear map, norm, dropout, gate) is written on
+    (T, D) and sees no rows. What crosses positions is an operation of ``sigma.ops`` with ``rows``
+    as an argument. States may be taken at ``places`` before the last such steps (``sigma.ops.take``)
+    for less work. A row's states depend on no other row.
+
+    Class attributes that a model sets where they differ:
+
+    Attributes:
+        name: what tables call the model.
+        causal: a state sees no later item, so all positions may be trained at once.
+        leaks_on_purpose: not causal, yet trained at all positions, as its authors did.
+        reads_batch: training computes with means over the batch, so several processes are another
+            model.
+        mask_token: the id that stands for an item to predict; None for models that predict the
+            next item.
+        counted: ``count`` takes the place of training by gradients.
+    """
+
+    name: str = ""
+    causal: bool = False
+    leaks_on_purpose: bool = False
+    reads_batch: bool = False
+    mask_token: int | None = None
+    counted: bool = False
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        """States at places.
+
+        Args:
+            items: (T,) int64 ids from 1, the rows' items end to end; 0 behind the last row.
+            rows: where they lie.
+            places: (M,) int64, ascending.
+
+        Returns:
+            (M, D).
+        """
+        raise NotImplementedError
+
+    @property
+    def logits(self) -> Logits:
+        """To be called with states (M, D) -> scores (M, K), or (M, n) of some items."""
+        raise NotImplementedError
+
+    def extra_loss(
+        self, items: Tensor, rows: Rows, places: Tensor, states: Tensor, twins: Sequences | None
+    ) -> Tensor | None:
+        """A scalar added to the loss in training; None for none.
+
+        Args:
+            items: (T,), and
+            rows: the batch's, and
+            places: (M,) of its targets, as in ``forward``.
+            states: (M, D), what ``forward`` returned for them.
+            twins: other sequences with the same targets, one a row, with an objective that has
+                them.
+        """
+        return None
+
+    def count(self, items: Tensor, offsets: Tensor) -> None:
+        """Count the training data; of ``counted`` models alone.
+
+        Args:
+            items: (n,) item ids from 1.
+            offsets: (users + 1,) int64; user u's training items, oldest first, are
+                ``items[offsets[u]:offsets[u + 1]]``.
+        """
+        raise NotImplementedError
+
+
+def title(model: Model) -> str:
+    """What messages call a model."""
+    return model.name or type(model).__name__

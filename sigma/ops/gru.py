@@ -1,0 +1,133 @@
+"""The gated recurrent unit on packed rows, registered with PyTorch.
+
+The inputs' part of the gates, W x + b, is one product over all places and made outside; what is
+here is the recurrence. Gradients of its weight are one product, too, after the way back in time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigma.ops import native, plain
+from sigma.ops.dispatch import kernel_backend
+from sigma.ops.registry import register
+from sigma.ops.rows import Rows
+
+
+def _bytes_of_row(gates: Tensor):  # type: ignore[no-untyped-def]
+    return lambda length: 4 * length * gates.shape[1] * gates.element_size()
+
+
+def gru_rows(
+    gates: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    """States (T, G), and r, z, n and U_n h + b_n side by side, (T, 4 G), for the gradient.
+
+    ``blocked`` computes the latter again and returns zeros.
+    """
+    backend = kernel_backend("auto", gates)
+    with torch.autocast(gates.device.type, enabled=False):
+        if backend == "triton":
+            from sigma.ops import triton_gru
+
+            return triton_gru.forward(gates.contiguous(), weight, bias, offsets, longest)
+        if backend == "cpu":
+            return native.gru_forward(gates, weight, bias, offsets)
+        size = weight.shape[1]
+        out = gates.new_zeros(gates.shape[0], size)
+        blocks = plain.blocks_of(offsets, _bytes_of_row(gates))
+        states = plain.by_blocks(plain.gru, blocks, out, [gates], [weight, bias])
+        return states, gates.new_zeros(gates.shape[0], 4 * size)
+
+
+def _shape(gates, weight, bias, offsets, longest):  # type: ignore[no-untyped-def]
+    size = weight.shape[1]
+    return gates.new_empty(gates.shape[0], size), gates.new_empty(gates.shape[0], 4 * size)
+
+
+def gru_rows_backward(
+    grad: Tensor, saved: Tensor, states: Tensor, gates: Tensor, weight: Tensor, bias: Tensor,
+    offsets: Tensor, longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of gates, weight and bias."""
+    backend = kernel_backend("auto", gates)
+    with torch.autocast(gates.device.type, enabled=False):
+        if backend == "triton":
+            from sigma.ops import triton_gru
+
+            ggates, ghidden = triton_gru.backward(
+                grad.contiguous(), saved, states, weight, offsets, longest
+            )
+        elif backend == "cpu":
+            ggates, ghidden = native.gru_backward(grad, saved, states, weight, offsets)
+        else:
+            blocks = plain.blocks_of(offsets, _bytes_of_row(gates))
+            (gx,), (gweight, gbias) = plain.gradients_by_blocks(
+                plain.gru, blocks, grad, [gates], [weight, bias]
+            )
+            assert gx is not None
+            return gx, gweight, gbias
+        size = weight.shape[1]
+        pushed = torch.cat([ggates[:, : 2 * size], ghidden], 1)  # onto U h + b
+        # A row's first state has none before it; behind the last row ``pushed`` is zero.
+        places = torch.arange(1, len(states), device=states.device)
+        first = offsets[torch.searchsorted(offsets, places, right=True) - 1] == places
+        before = states[:-1].masked_fill(first[:, None], 0)
+        return ggates, pushed[1:].t() @ before, pushed.sum(0)
+
+
+def _backward_shapes(grad, saved, states, gates, weight, bias, offsets, longest):  # type: ignore[no-untyped-def]
+    return gates.new_empty(gates.shape), torch.empty_like(weight), torch.empty_like(bias)
+
+
+gru_backward_op = register(gru_rows_backward, _backward_shapes)
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    gates, weight, bias, offsets, ctx.longest = inputs
+    states, saved = output
+    ctx.mark_non_differentiable(saved)
+    ctx.save_for_backward(saved, states, gates, weight, bias, offsets)
+
+
+def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+    *tensors, offsets = ctx.saved_tensors
+    grads = gru_backward_op(grad, *tensors, offsets, ctx.longest)
+    return (*grads, None, None)
+
+
+gru_op = register(gru_rows, _shape, _save, _backward)
+
+
+def gru(gates: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tensor:
+    """Gated recurrent unit of each row; equations as ``reference.gru``.
+
+    Args:
+        gates: (T, 3 G) the inputs' part W x + b, of r, z and n side by side.
+        weight: (3 G, G) U.
+        bias: (3 G,) b, or None for none.
+        rows: of the packed batch.
+
+    Returns:
+        h (T, G) in the type of ``gates``; zeros behind the last row.
+    """
+    exact = torch.promote_types(gates.dtype, weight.dtype)
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    states, _ = gru_op(gates.to(exact), weight.to(exact), bias.to(exact), rows.offsets, rows.longest)
+    return states.to(gates.dtype)
+
+
+def gru_layers(module: nn.GRU, x: Tensor, rows: Rows) -> Tensor:
+    """The states of ``module``'s last layer at every place, (T, D) -> (T, G).
+
+    Its own forward is not used: it wants padding, or lengths on the host.
+    """
+    for layer in range(module.num_layers):
+        weights = (getattr(module, f"weight_{part}_l{layer}") for part in ("ih", "hh"))
+        biases = (
+            getattr(module, f"bias_{part}_l{layer}") if module.bias else None
+            for part in ("ih", "hh")
+        )
+        (w, u), (b, c) = weights, biases
+        x = gru(F.linear(x, w, b), u, c, rows)
+    return x

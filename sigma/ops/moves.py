@@ -1,0 +1,245 @@
+"""Moves of states between places: taking, flipping, shifting, padding and packing.
+
+All are gathers, and so are their gradients: a scatter would be slow where it must be deterministic.
+
+Symbols: T places, B rows, M places whose state is wanted, L columns of a padded batch, D channels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sigma.ops.registry import register
+from sigma.ops.rows import Rows
+
+
+def select(x: Tensor, index: Tensor, whole: bool) -> Tensor:
+    """``x[index]``, zeros where an index is ``len(x)``; there are none if ``whole``."""
+    if whole:
+        return x.index_select(0, index)
+    out = x.index_select(0, index.clamp(max=len(x) - 1))
+    beyond = (index == len(x)).view(-1, *[1] * (x.ndim - 1))
+    return out.masked_fill_(beyond, 0)
+
+
+def gather_rows(x: Tensor, index: Tensor, inverse: Tensor, whole: bool, onto: bool) -> Tensor:
+    """States (n, …) at ``index`` (n,) of ``x`` (T, …); zeros where an index is T.
+
+    Args:
+        x: states.
+        index: (n,) int64.
+        inverse: (T, k) the entries of ``index`` that hold each place, n where there is none.
+        whole: no index is T.
+        onto: no entry of ``inverse`` is n.
+    """
+    return select(x, index, whole)
+
+
+def _shape(x, index, inverse, whole, onto):  # type: ignore[no-untyped-def]
+    return x.new_empty(index.shape[0], *x.shape[1:])
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    _, index, inverse, ctx.whole, ctx.onto = inputs
+    ctx.save_for_backward(index, inverse)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    index, inverse = ctx.saved_tensors
+    if inverse.shape[1] == 1:
+        grad = gather(grad, inverse[:, 0], index[:, None], ctx.onto, ctx.whole)
+    else:  # each place went to several
+        every = select(grad, inverse.flatten(), ctx.onto)
+        grad = every.view(*inverse.shape, *grad.shape[1:]).sum(1)
+    return grad, None, None, None, None
+
+
+gather = register(gather_rows, _shape, _save, _backward)
+
+
+class Places(NamedTuple):
+    """Places whose states are wanted.
+
+    Attributes:
+        index: (M,) int64 among T places.
+        inverse: (T, 1) the entry of ``index`` that names each place; M where there is none.
+    """
+
+    index: Tensor
+    inverse: Tensor
+
+
+def entries(index: Tensor, places: Tensor) -> Tensor:
+    """The first entry of ``index`` (M,), ascending, that names each of ``places``, or M."""
+    entry = torch.searchsorted(index, places).clamp(max=index.shape[0] - 1)
+    return torch.where(index[entry] == places, entry, index.shape[0])
+
+
+def places_of(index: Tensor, size: int) -> Places:
+    """``index`` (M,), ascending, among ``size`` places.
+
+    Of places named more than once only the first passes a gradient: the others fill up a batch.
+    """
+    every = torch.arange(size, device=index.device)
+    return Places(index, entries(index, every)[:, None])
+
+
+def take(x: Tensor, places: Places) -> Tensor:
+    """States (M, …) of ``x`` (T, …)."""
+    return gather(x, places.index, places.inverse, True, False)
+
+
+def flip_index(rows: Rows, size: int, keep: int) -> Tensor:
+    """Where each place of the flipped states reads from, (T,) int64; it is its own inverse.
+
+    Of a row of n states the first n - keep are reversed; the last ``keep`` stay, and so does a row
+    of at most ``keep`` and what lies behind the last row.
+    """
+    places = torch.arange(size, device=rows.offsets.device)
+    stop = torch.searchsorted(rows.offsets, places, right=True)
+    first = rows.offsets[stop - 1]
+    last = rows.offsets[stop.clamp(max=rows.offsets.shape[0] - 1)] - keep - 1
+    return torch.where(places <= last, first + last - places, places)
+
+
+def flip(x: Tensor, rows: Rows, keep: int) -> Tensor:
+    """The first n - keep states of each row reversed, (T, …) -> (T, …); see ``flip_index``."""
+    index = flip_index(rows, x.shape[0], keep)
+    return gather(x, index, index[:, None], True, True)
+
+
+def unfold(x: Tensor, rows: Rows, width: int) -> Tensor:
+    """Each state beside those before it in its row, oldest first, (T, D) -> (T, width D).
+
+    Zeros stand before a row's start, and behind the last row.
+    """
+    size = x.shape[0]
+    places = torch.arange(size, device=x.device)
+    stop = torch.searchsorted(rows.offsets, places, right=True)
+    first = rows.offsets[stop - 1]
+    end = rows.offsets[stop.clamp(max=rows.offsets.shape[0] - 1)]
+    back = torch.arange(width - 1, -1, -1, device=x.device)
+    source = places[:, None] - back
+    real = places < rows.offsets[-1]
+    index = torch.where((source >= first[:, None]) & real[:, None], source, size)
+    reader = places[:, None] + back
+    column = reader * width + torch.arange(width, device=x.device)
+    inverse = torch.where((reader < end[:, None]) & real[:, None], column, size * width)
+    return gather(x, index.flatten(), inverse, False, False).view(size, width * x.shape[1])
+
+
+def grid_index(rows: Rows, size: int, width: int) -> tuple[Tensor, Tensor]:
+    """The place of each cell of (B, L), T where there is none, and the cell of each place."""
+    offsets = rows.offsets
+    columns = torch.arange(width, device=offsets.device)
+    lengths = offsets.diff()
+    place = torch.where(columns < lengths[:, None], offsets[:-1, None] + columns, size)
+    at = torch.arange(size, device=offsets.device)
+    row = torch.searchsorted(offsets, at, right=True) - 1
+    cell = torch.where(at < offsets[-1], row * width + at - offsets[row], lengths.shape[0] * width)
+    return place.flatten(), cell
+
+
+def padded(x: Tensor, rows: Rows, width: int) -> Tensor:
+    """Rows side by side, (T, …) -> (B, L, …), zeros behind each row's end.
+
+    Args:
+        x: states, or item ids.
+        rows: none longer than ``width``.
+        width: L.
+
+    Raises:
+        ValueError: a row may be longer than ``width``.
+    """
+    if rows.longest > width:
+        raise ValueError(
+            f"rows of up to {rows.longest} positions do not fit the {width} columns of this model."
+        )
+    place, cell = grid_index(rows, x.shape[0], width)
+    out = gather(x, place, cell[:, None], False, False)
+    return out.view(rows.offsets.shape[0] - 1, width, *x.shape[1:])
+
+
+def packed(x: Tensor, rows: Rows, size: int) -> Tensor:
+    """Rows end to end, (B, L, …) -> (T, …): what ``padded`` took apart; zeros behind the last row.
+
+    Args:
+        x: states.
+        rows: none longer than L.
+        size: T.
+    """
+    place, cell = grid_index(rows, size, x.shape[1])
+    return gather(x.flatten(0, 1), cell, place[:, None], False, False)
+
+
+def cells(rows: Rows, places: Tensor, width: int) -> Tensor:
+    """Where ``places`` (M,) lie in the cells (B L,) of a padded batch, (M,) int64, ascending.
+
+    A place behind the last row, which fills up a batch, is given the last cell.
+    """
+    row = torch.searchsorted(rows.offsets, places, right=True) - 1
+    last = (rows.offsets.shape[0] - 1) * width - 1
+    return (row * width + places - rows.offsets[row]).clamp(max=last)
+
+
+def padded_places(rows: Rows, places: Tensor, width: int) -> Places:
+    """``places`` (M,) of a packed batch among the cells (B L,) of the padded one."""
+    return places_of(cells(rows, places, width), (rows.offsets.shape[0] - 1) * width)
+
+
+def whole_rows(number: int, width: int, device: torch.device) -> Rows:
+    """Rows that are all ``width`` long: the cells of a padded batch, row after row."""
+    return Rows(torch.arange(0, (number + 1) * width, width, device=device), width)
+
+
+def spread_rows(x: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+    """Each row's value at each of its entries, (B, …), (M,) -> (M, …).
+
+    Args:
+        x: (B, …).
+        index: (M,) rows, ascending.
+        offsets: (B + 1,) row b has the entries offsets[b] … offsets[b + 1] - 1.
+    """
+    return x.index_select(0, index)
+
+
+def _spread_shape(x, index, offsets):  # type: ignore[no-untyped-def]
+    return x.new_empty(index.shape[0], *x.shape[1:])
+
+
+def sum_rows(x: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+    """The sum of each row's entries, (M, …) -> (B, …); arguments as ``spread_rows``."""
+    total = torch.segment_reduce(x.flatten(1), "sum", offsets=offsets, axis=0, initial=0)
+    return total.view(offsets.shape[0] - 1, *x.shape[1:])
+
+
+def _sum_shape(x, index, offsets):  # type: ignore[no-untyped-def]
+    return x.new_empty(offsets.shape[0] - 1, *x.shape[1:])
+
+
+def _save_rows(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _spread_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    return _sum(grad.contiguous(), *ctx.saved_tensors), None, None
+
+
+_sum = register(sum_rows, _sum_shape)
+_spread = register(spread_rows, _spread_shape, _save_rows, _spread_backward)
+
+
+def spread(x: Tensor, rows: Rows, places: Tensor) -> Tensor:
+    """The value (B, …) of each place's row, (M, …); the last row's behind the last row.
+
+    Args:
+        x: (B, …), one value a row.
+        rows: of the packed batch.
+        places: (M,) ascending.
+    """
+    last = rows.offsets.shape[0] - 2
+    index = (torch.searchsorted(rows.offsets, places, right=True) - 1).clamp(max=last)
+    ends = torch.searchsorted(places, rows.offsets[1:-1])
+    first, whole = ends.new_zeros(1), ends.new_full((1,), places.shape[0])
+    return _spread(x, index, torch.cat([first, ends, whole]))

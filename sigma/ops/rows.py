@@ -1,0 +1,47 @@
+"""Where the rows of a packed batch lie, and the moves between packed and padded states.
+
+A batch is its rows laid end to end: T places, row b the places ``offsets[b]`` … ``offsets[b + 1]``
+- 1. Places behind the last row (there are some on CUDA, where T is one of a few sizes) belong to no
+row; whatever stands there is finite and reaches no result.
+
+Symbols: T places, B rows, M places whose state is wanted, L columns of a padded batch.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """The rows of a packed batch.
+
+    Attributes:
+        offsets: (B + 1,) int64, from 0, never falling.
+        longest: no row is longer; known on the host, so that nothing need ask the device.
+    """
+
+    offsets: Tensor
+    longest: int
+
+    def index(self, size: int) -> Tensor:
+        """The row of each of ``size`` places, (T,) int64; B behind the last row."""
+        places = torch.arange(size, device=self.offsets.device)
+        return torch.searchsorted(self.offsets, places, right=True) - 1
+
+    def positions(self, size: int) -> Tensor:
+        """Where in its row each of ``size`` places stands, (T,) int64 from 0.
+
+        Behind the last row the count starts anew every ``longest`` places, so that a table of
+        positions need hold no more.
+        """
+        places = torch.arange(size, device=self.offsets.device)
+        within = places - self.offsets[torch.searchsorted(self.offsets, places, right=True) - 1]
+        return within % self.longest
+
+
+def rows_of(lengths: Tensor, longest: int | None = None) -> Rows:
+    """Rows of these lengths (B,), end to end; ``longest`` is read from them unless given."""
+    if longest is None:
+        longest = int(lengths.max()) if len(lengths) else 0
+    return Rows(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), longest)

@@ -1,0 +1,300 @@
+"""Attention within packed rows: one Triton kernel forward and two backward (FlashAttention-2).
+
+Symbols: T keys and M queries of H heads of d numbers, B rows; r(m) is how many keys of its row
+query m sees, its reach; D is the dropout of the weights: 0 with probability p, else 1 / (1 - p).
+
+    S_mj = q_m·k_j / sqrt(d)   for j < r(m)         lse_m = log Σ_j exp S_mj
+    P_mj = exp(S_mj - lse_m)                        out_m = Σ_j P_mj D_mj v_j
+
+Backward recomputes P and D block by block, with g the gradient of out:
+
+    delta_m = g_m·out_m = Σ_j P_mj D_mj g_m·v_j     gS_mj = P_mj (D_mj g_m·v_j - delta_m)
+    gq_m = Σ_j gS_mj k_j / sqrt(d)                  gk_j = Σ_m gS_mj q_m / sqrt(d)
+    gv_j = Σ_m P_mj D_mj g_m
+
+A program owns a block of queries (or of keys, for gk and gv) of one row and head, and loops over
+the row's keys (or queries); beyond its row's end it has nothing to do. There are no atomics: a
+repeated run gives the same bits. Softmax and sums are float32 for all types of input.
+"""
+
+# Kernels are typed by Triton when they are compiled, not by annotations.
+# mypy: disallow-untyped-defs=False
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LN2 = tl.constexpr(math.log(2.0))
+LOG2E = tl.constexpr(math.log2(math.e))
+
+
+@triton.jit
+def _load(x, place, real, head, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x[place, head], zero where not ``real``; ``place`` is int64."""
+    col = tl.arange(0, BLOCK_D)
+    at = x + (place * H + head)[:, None] * D + col[None, :]
+    return tl.load(at, mask=real[:, None] & (col < D)[None, :], other=0.0)
+
+
+@triton.jit
+def _store(x, place, real, head, value, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    col = tl.arange(0, BLOCK_D)
+    at = x + (place * H + head)[:, None] * D + col[None, :]
+    tl.store(at, value.to(x.dtype.element_ty), mask=real[:, None] & (col < D)[None, :])
+
+
+@triton.jit
+def _sweep(x, head, first, last, H, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Zeros in x[first:last, head]; the programs of the grid's last axis take blocks in turn."""
+    zero = tl.zeros((BLOCK, BLOCK_D), tl.float32)
+    for start in range(first, last, tl.num_programs(2) * BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        _store(x, place, place < last, head, zero, H, D, BLOCK_D)
+
+
+@triton.jit
+def _reach(places, query, real, begin, n, CAUSAL: tl.constexpr):
+    """How many keys each query sees, from the row's first on, int32; 0 where not ``real``."""
+    reach = tl.where(real, n, 0)
+    if CAUSAL:
+        position = tl.load(places + query, mask=real, other=0) - begin
+        reach = tl.minimum(reach, position.to(tl.int32) + 1)
+    return reach
+
+
+@triton.jit
+def _dropout_mask(seed, query, head, start, p, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Which weights dropout leaves: counter (query, key / 4, head) has the numbers of 4 keys."""
+    zero = tl.zeros((BLOCK_M, BLOCK_N // 4), tl.int32)
+    key = start // 4 + tl.arange(0, BLOCK_N // 4)
+    query = query.to(tl.int32)[:, None] + zero
+    a, b, c, d = tl.philox(tl.load(seed), query, key[None, :] + zero, head + zero, zero)
+    bits = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), (BLOCK_M, BLOCK_N))
+    return tl.uint_to_uniform_float(bits) >= p
+
+
+@triton.jit
+def _tile(qs, ks, vs, gs, level, delta, reach, query, head, start, seed, scale, p, rescale,
+          BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DROP: tl.constexpr,
+          PRECISION: tl.constexpr):  # fmt: skip
+    """Of queries and the keys from ``start`` on: P D without its 1 / (1 - p), and gS."""
+    key = start + tl.arange(0, BLOCK_N)
+    s = tl.dot(qs, tl.trans(ks), input_precision=PRECISION) * (scale * LOG2E)
+    w = tl.where(key[None, :] < reach[:, None], tl.exp2(s - level[:, None] * LOG2E), 0.0)
+    gw = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
+    weight = w
+    if DROP:
+        mask = _dropout_mask(seed, query, head, start, p, BLOCK_M, BLOCK_N)
+        gw = tl.where(mask, gw * rescale, 0.0)
+        weight = tl.where(mask, w, 0.0)
+    return weight.to(gs.dtype), (w * (gw - delta[:, None])).to(qs.dtype)
+
+
+@triton.jit(do_not_specialize=["rows", "M"])
+def _forward(q, k, v, out, lse, offsets, query_offsets, places, seed, rows, M, H, scale, p, rescale,
+             D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+             CAUSAL: tl.constexpr, DROP: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    row, head = tl.program_id(0), tl.program_id(1)
+    first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
+    if row == rows:
+        _sweep(out, head, first, M, H, D, BLOCK_M, BLOCK_D)
+        _sweep(lse, head, first, M, H, 1, BLOCK_M, 1)
+        return
+    last = tl.load(query_offsets + row + 1)
+    if first >= last:
+        return
+    begin = tl.load(offsets + row)
+    n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
+    query = first + tl.arange(0, BLOCK_M)
+    real = query < last
+    reach = _reach(places, query, real, begin, n, CAUSAL)
+    qs = _load(q, query, real, head, H, D, BLOCK_D)
+    peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)  # of the scores, base 2
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    for start in range(0, tl.max(reach, 0), BLOCK_N):
+        key = start + tl.arange(0, BLOCK_N)
+        ks = _load(k, begin + key, key < n, head, H, D, BLOCK_D)
+        vs = _load(v, begin + key, key < n, head, H, D, BLOCK_D)
+        s = tl.dot(qs, tl.trans(ks), input_precision=PRECISION) * (scale * LOG2E)
+        # Every query sees key 0, and so do lanes without one: the peak is finite from here on.
+        s = tl.where(key[None, :] < tl.maximum(reach, 1)[:, None], s, float("-inf"))
+        top = tl.maximum(peak, tl.max(s, 1))
+        w = tl.exp2(s - top[:, None])
+        decay = tl.exp2(peak - top)
+        total = total * decay + tl.sum(w, 1)
+        if DROP:
+            w = tl.where(_dropout_mask(seed, query, head, start, p, BLOCK_M, BLOCK_N), w, 0.0)
+        acc = tl.dot(w.to(vs.dtype), vs, acc * decay[:, None], input_precision=PRECISION)
+        peak = top
+    # A query of a row without keys has a total of 0 and the output 0.
+    acc *= (rescale / tl.where(total > 0.0, total, 1.0))[:, None]
+    _store(out, query, real, head, acc, H, D, BLOCK_D)
+    tl.store(lse + query * H + head, (peak + tl.log2(total)) * LN2, mask=real)
+
+
+@triton.jit(do_not_specialize=["rows", "M"])
+def _backward_q(gout, q, k, v, out, lse, delta, gq, offsets, query_offsets, places, seed,
+                rows, M, H, scale, p, rescale, D: tl.constexpr, BLOCK_D: tl.constexpr,
+                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
+                DROP: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """gq, and ``delta`` (M, H) for the other kernel."""
+    row, head = tl.program_id(0), tl.program_id(1)
+    first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
+    if row == rows:
+        _sweep(gq, head, first, M, H, D, BLOCK_M, BLOCK_D)
+        return
+    last = tl.load(query_offsets + row + 1)
+    if first >= last:
+        return
+    begin = tl.load(offsets + row)
+    n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
+    query = first + tl.arange(0, BLOCK_M)
+    real = query < last
+    reach = _reach(places, query, real, begin, n, CAUSAL)
+    qs = _load(q, query, real, head, H, D, BLOCK_D)
+    gs = _load(gout, query, real, head, H, D, BLOCK_D)
+    outs = _load(out, query, real, head, H, D, BLOCK_D)
+    dot = tl.sum(gs.to(tl.float32) * outs.to(tl.float32), 1)
+    tl.store(delta + query * H + head, dot, mask=real)
+    level = tl.load(lse + query * H + head, mask=real, other=0.0)
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    for start in range(0, tl.max(reach, 0), BLOCK_N):
+        key = start + tl.arange(0, BLOCK_N)
+        ks = _load(k, begin + key, key < n, head, H, D, BLOCK_D)
+        vs = _load(v, begin + key, key < n, head, H, D, BLOCK_D)
+        _, grad = _tile(qs, ks, vs, gs, level, dot, reach, query, head, start, seed, scale, p,
+                       rescale, BLOCK_M, BLOCK_N, DROP, PRECISION)  # fmt: skip
+        acc = tl.dot(grad, ks, acc, input_precision=PRECISION)
+    _store(gq, query, real, head, acc * scale, H, D, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=["rows", "T"])
+def _backward_kv(gout, q, k, v, lse, delta, gk, gv, offsets, query_offsets, places, seed,
+                 rows, T, H, scale, p, rescale, D: tl.constexpr, BLOCK_D: tl.constexpr,
+                 BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
+                 DROP: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    row, head = tl.program_id(0), tl.program_id(1)
+    begin, start = tl.load(offsets + row), tl.program_id(2) * BLOCK_N
+    if row == rows:
+        _sweep(gk, head, begin + start, T, H, D, BLOCK_N, BLOCK_D)
+        _sweep(gv, head, begin + start, T, H, D, BLOCK_N, BLOCK_D)
+        return
+    n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
+    if start >= n:
+        return
+    first = tl.load(query_offsets + row)
+    last = tl.load(query_offsets + row + 1)
+    key = start + tl.arange(0, BLOCK_N)
+    for_k = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    for_v = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    queries = (last - first).to(tl.int32)
+    skip = 0
+    if CAUSAL:  # the places ascend strictly, so query i stands at most at i + n - queries
+        skip = tl.maximum(start - (n - queries), 0)
+    for i in range(skip, queries, BLOCK_M):
+        query = first + i + tl.arange(0, BLOCK_M)
+        real = query < last
+        reach = _reach(places, query, real, begin, n, CAUSAL)
+        # Loaded ahead of the loop, these would be held as the operands of a product, which for
+        # float32 is more than there are registers. ``key - i < n``, true for any i, prevents that.
+        here = (key < n) & (key - i < n)
+        ks = _load(k, begin + key, here, head, H, D, BLOCK_D)
+        vs = _load(v, begin + key, here, head, H, D, BLOCK_D)
+        qs = _load(q, query, real, head, H, D, BLOCK_D)
+        gs = _load(gout, query, real, head, H, D, BLOCK_D)
+        level = tl.load(lse + query * H + head, mask=real, other=0.0)
+        dot = tl.load(delta + query * H + head, mask=real, other=0.0)
+        w, grad = _tile(qs, ks, vs, gs, level, dot, reach, query, head, start, seed, scale, p,
+                        rescale, BLOCK_M, BLOCK_N, DROP, PRECISION)  # fmt: skip
+        for_k = tl.dot(tl.trans(grad), qs, for_k, input_precision=PRECISION)
+        for_v = tl.dot(tl.trans(w), gs, for_v, input_precision=PRECISION)
+    _store(gk, begin + key, key < n, head, for_k * scale, H, D, BLOCK_D)
+    _store(gv, begin + key, key < n, head, for_v * rescale, H, D, BLOCK_D)
+
+
+def tile_sizes(d: int, longest: int, queries: int, rows: int) -> tuple[int, int, int]:
+    """BLOCK_M, small too for few queries a row, BLOCK_N and warps: sm_90 spills next to nothing."""
+    block_n = 16 if longest <= 64 else 32
+    if block_n == 32 and d <= 32 and queries > 16 * rows:
+        return 32, 32, 4
+    return 16, block_n, min(max(block_n * max(triton.next_power_of_2(d), block_n) // 512, 1), 4)
+
+
+def _settings(q: Tensor, offsets: Tensor, longest: int, causal: bool, p: float) -> dict[str, Any]:
+    """What all kernels take alike."""
+    d, exact = q.shape[2], torch.get_float32_matmul_precision() == "highest"
+    block_m, block_n, warps = tile_sizes(d, longest, len(q), len(offsets) - 1)
+    return {
+        "H": q.shape[1],
+        "scale": d**-0.5,
+        "p": p,
+        "rescale": 1 / (1 - p) if p < 1 else 0.0,
+        "D": d,
+        "BLOCK_D": max(16, triton.next_power_of_2(d)),
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "CAUSAL": causal,
+        "DROP": p > 0,
+        "PRECISION": "ieee" if exact else "tf32",
+        "num_warps": warps,
+        "num_stages": 2,
+    }
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, query_offsets: Tensor, places: Tensor,
+    longest: int, causal: bool, dropout: float, seed: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The output, and the logarithm of each query's sum of exponentials.
+
+    Args:
+        q: (M, H, d), contiguous as all tensors here; d up to 128.
+        k: (T, H, d).
+        v: (T, H, d).
+        offsets: (B + 1,) int64 of the rows' keys.
+        query_offsets: (B + 1,) int64 of the rows' queries; a row has at most ``longest``.
+        places: (M,) int64, strictly ascending; query m is of place ``places[m]``.
+        longest: no row is longer.
+        causal: a query sees its own position and those before it, otherwise its whole row.
+        dropout: probability with which a weight is dropped.
+        seed: (1,) int64 on the device, from which the dropped weights follow.
+
+    Returns:
+        (M, H, d) and (M, H) float32; zero behind the last row's queries.
+    """
+    M, H, rows = len(q), q.shape[1], len(offsets) - 1
+    out, lse = torch.empty_like(q), q.new_empty(M, H, dtype=torch.float32)
+    settings = _settings(q, offsets, longest, causal, dropout)
+    grid = (rows + 1, H, max(1, triton.cdiv(longest, settings["BLOCK_M"])))
+    with torch.cuda.device_of(q):
+        _forward[grid](q, k, v, out, lse, offsets, query_offsets, places, seed, rows, M, **settings)
+    return out, lse
+
+
+def backward(
+    gout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, offsets: Tensor,
+    query_offsets: Tensor, places: Tensor, longest: int, causal: bool, dropout: float, seed: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k and v; zero behind the last row's queries and keys."""
+    T, H, rows = len(k), q.shape[1], len(offsets) - 1
+    gq, gk, gv, delta = (torch.empty_like(x) for x in (q, k, v, lse))
+    settings = _settings(q, offsets, longest, causal, dropout)
+    grid_q, grid_k = (
+        (rows + 1, H, max(1, triton.cdiv(longest, settings[block])))
+        for block in ("BLOCK_M", "BLOCK_N")
+    )
+    with torch.cuda.device_of(q):
+        _backward_q[grid_q](
+            gout, q, k, v, out, lse, delta, gq, offsets, query_offsets, places, seed,
+            rows, len(q), **settings,
+        )  # fmt: skip
+        _backward_kv[grid_k](
+            gout, q, k, v, lse, delta, gk, gv, offsets, query_offsets, places, seed,
+            rows, T, **settings,
+        )  # fmt: skip
+    return gq, gk, gv

@@ -1,0 +1,162 @@
+"""The causal depthwise convolution of packed rows, with SiLU where asked for, as Triton kernels.
+
+    a_t = bias + Σ_s weight[:, k - 1 - s] ⊙ x_{t-s},  s = 0 … k - 1, x before the row's start 0
+    y_t = SiLU(a_t), or a_t
+    ga_t = gy_t SiLU'(a_t), or gy_t
+    gx_t = Σ_s weight[:, k - 1 - s] ⊙ ga_{t+s}, ga behind the row's end 0
+    gweight[:, k - 1 - s] = Σ_t ga_t x_{t-s},    gbias = Σ_t ga_t
+
+A program takes (BLOCK_T, BLOCK_D) tiles of places and channels, wherever rows begin, and finds each
+place's row by binary search in the offsets. Backward computes ga_t … ga_{t+k-1} of each place
+anew from the 2 k - 1 values of x around it: they are in the cache, a tensor of ga would not be.
+
+Places behind the last row are never read, and zeros are written there. There are no atomics: sums
+across programs are parts that PyTorch adds, so a repeated run gives the same bits.
+
+Symbols: T places, B rows (``offsets``, (B + 1,) int64), d channels, k taps, at most 8.
+"""
+
+# Kernels are typed by Triton when they are compiled, not by annotations.
+# mypy: disallow-untyped-defs=False
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PROGRAMS = 1024  # of backward along the places, at most: so many parts of gweight there are
+
+
+@triton.jit
+def _load(x, stride, t, chan, keep):
+    """x[t, chan] in float32; zero where not ``keep``. ``t`` is int64."""
+    at = t[:, None] * stride[0] + chan[None, :].to(tl.int64) * stride[1]
+    return tl.load(x + at, mask=keep, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _row(offsets, rows, steps, t):
+    """Where the row of each place starts and ends, (BLOCK_T,) each; an end of 0 behind the last.
+
+    The row is the last one with offsets[row] <= t, which passes over the empty rows.
+    """
+    low = t * 0
+    high = low + rows
+    for _ in range(steps):
+        middle = (low + high + 1) // 2
+        above = tl.load(offsets + middle) > t
+        low = tl.where(above, low, middle)
+        high = tl.where(above, middle - 1, high)
+    return tl.load(offsets + low), tl.load(offsets + low + 1, mask=low < rows, other=0)
+
+
+@triton.jit(do_not_specialize=["rows", "steps", "T"])
+def _forward(x, weight, bias, offsets, y, sx, rows, steps, T, d,
+             K: tl.constexpr, SILU: tl.constexpr, BLOCK_T: tl.constexpr,
+             BLOCK_D: tl.constexpr):  # fmt: skip
+    t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+    chan = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    kd = chan < d
+    start, end = _row(offsets, rows, steps, t)
+    a = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+    a += tl.load(bias + chan, mask=kd, other=0.0)[None, :]
+    for s in tl.static_range(K):
+        tap = tl.load(weight + (K - 1 - s) * d + chan, mask=kd, other=0.0)
+        keep = ((t - s >= start) & (t < end))[:, None] & kd[None, :]
+        a += tap[None, :] * _load(x, sx, t - s, chan, keep)
+    if SILU:
+        a *= tl.sigmoid(a)
+    a = tl.where((t < end)[:, None], a, 0.0)
+    at = t[:, None] * d + chan[None, :]
+    tl.store(y + at, a.to(y.dtype.element_ty), mask=(t < T)[:, None] & kd[None, :])
+
+
+@triton.jit(do_not_specialize=["rows", "steps", "T"])
+def _backward(gy, x, weight, bias, offsets, gx, sums, sgy, sx, rows, steps, T, d,
+              K: tl.constexpr, SILU: tl.constexpr, BLOCK_T: tl.constexpr,
+              BLOCK_D: tl.constexpr):  # fmt: skip
+    """``sums`` (programs, K + 1, d): gweight^T and below it gbias, of each program's places."""
+    chan = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    kd = chan < d
+    shift = tl.load(bias + chan, mask=kd, other=0.0)
+    taps, gtaps = (), ()  # weight[:, s], and its gradient from each place of a tile
+    for s in tl.static_range(K):
+        taps += (tl.load(weight + s * d + chan, mask=kd, other=0.0),)  # type: ignore[assignment]
+        gtaps += (tl.zeros((BLOCK_T, BLOCK_D), tl.float32),)  # type: ignore[assignment]
+    gshift = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+    step = tl.num_programs(0).to(tl.int64) * BLOCK_T
+    for first in range(tl.program_id(0).to(tl.int64) * BLOCK_T, T, step):
+        t = first + tl.arange(0, BLOCK_T)
+        start, end = _row(offsets, rows, steps, t)
+        xs = ()  # x_{t-K+1} … x_{t+K-1}; without SiLU those up to x_t
+        for m in tl.static_range(1 - K, K if SILU else 1):
+            keep = ((t + m >= start) & (t < end) & (t + m < end))[:, None] & kd[None, :]
+            xs += (_load(x, sx, t + m, chan, keep),)  # type: ignore[assignment]
+        gxt = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+        for ahead in tl.static_range(K):
+            ga = _load(gy, sgy, t + ahead, chan, (t + ahead < end)[:, None] & kd[None, :])
+            if SILU:
+                a = tl.zeros((BLOCK_T, BLOCK_D), tl.float32) + shift[None, :]
+                for s in tl.static_range(K):
+                    a += taps[s][None, :] * xs[ahead + s]
+                gate = tl.sigmoid(a)
+                ga *= gate * (1.0 + a * (1.0 - gate))
+            gxt += taps[K - 1 - ahead][None, :] * ga
+            if ahead == 0:
+                gshift += ga
+                more = ()
+                for s in tl.static_range(K):
+                    more += (gtaps[s] + ga * xs[s],)  # type: ignore[assignment]
+                gtaps = more
+        at = t[:, None] * d + chan[None, :]
+        gxt = tl.where((t < end)[:, None], gxt, 0.0)
+        tl.store(gx + at, gxt.to(gx.dtype.element_ty), mask=(t < T)[:, None] & kd[None, :])
+    sums += tl.program_id(0) * (K + 1) * d + chan
+    for s in tl.static_range(K):
+        tl.store(sums + s * d, tl.sum(gtaps[s], 0), mask=kd)
+    tl.store(sums + K * d, tl.sum(gshift, 0), mask=kd)
+
+
+def tile_sizes(d: int, elements: int) -> tuple[int, int]:
+    """BLOCK_T and BLOCK_D of a tile of ``elements``."""
+    block_d = min(triton.next_power_of_2(d), 128)
+    return min(elements // block_d, 128), block_d
+
+
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int, silu: bool
+) -> Tensor:
+    """y (T, d) as ``sigma.ops.reference.causal_conv``; zeros behind the last row.
+
+    x: float32, bfloat16 or float16, and so is the result; weight, bias: float32, as sums are.
+    """
+    T, d = x.shape
+    rows = len(offsets) - 1
+    y = x.new_empty((T, d))
+    block_t, block_d = tile_sizes(d, 2048)
+    with torch.cuda.device_of(x):
+        _forward[(triton.cdiv(T, block_t), triton.cdiv(d, block_d))](
+            x, weight.t().contiguous(), bias.contiguous(), offsets, y, x.stride(),
+            rows, rows.bit_length(), T, d,
+            K=weight.shape[1], SILU=silu, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=4,
+        )  # fmt: skip
+    return y
+
+
+def backward(
+    gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, in its type, of weight (d, k) and of bias (d,)."""
+    T, d = x.shape
+    rows, k = len(offsets) - 1, weight.shape[1]
+    gx = x.new_empty((T, d))
+    block_t, block_d = tile_sizes(d, 1024)
+    programs = min(triton.cdiv(T, block_t), PROGRAMS)
+    sums = weight.new_empty((programs, k + 1, d))
+    with torch.cuda.device_of(x):
+        _backward[(programs, triton.cdiv(d, block_d))](
+            gy, x, weight.t().contiguous(), bias.contiguous(), offsets, gx, sums,
+            gy.stride(), x.stride(), rows, rows.bit_length(), T, d,
+            K=k, SILU=silu, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=8,
+        )  # fmt: skip
+    return gx, sums[:, :k].sum(0).t().contiguous(), sums[:, k].sum(0)

@@ -1,0 +1,339 @@
+"""The selective scan of packed rows as one Triton kernel forward and one backward (Mamba, alg. 2).
+
+A program owns one row, or several in turn backward, and BLOCK_D channels. The state, a (BLOCK_N,
+BLOCK_D) tile, stays in registers and time is a plain loop: thousands of rows fill an H100 without
+splitting time. What has no state (Δ, its slope, the gate) is done for TILE positions at once, a
+(TILE, BLOCK_D) tile that lies in the threads as the state does, so that taking one position out of
+it is a few shuffles, and the memory is waited for once in TILE positions.
+
+Backward runs forward once to leave a checkpoint every CHUNK positions in a scratch that does not
+grow with the rows. Then, tile by tile from the end, it recomputes CHUNK states, keeps them in
+registers (the loop over a tile is unrolled, so they are a tuple) and walks the adjoint through
+them, where gy_t is already multiplied by SiLU(z_t):
+
+    g_t   = C_t gy_t + a_{t+1} g_{t+1}                       a_t = exp(Δ_t A)
+    gC_t  = Σ_d h_t gy_t          gB_t = Σ_d g_t Δ_t u_t     gA = Σ_t Δ_t g_t a_t h_{t-1}
+    gu_t  = D gy_t + Δ_t Σ_n g_t B_t
+    gΔ_t  = u_t Σ_n g_t B_t + Σ_n A g_t a_t h_{t-1}
+
+Places behind the last row are never read; all programs together write zeros there. There are no
+atomics: sums across programs are parts that PyTorch adds, so a repeated run gives the same bits.
+
+Symbols: T places, B rows (``offsets``, (B + 1,) int64), d channels, N states of a channel.
+"""
+
+# Kernels are typed by Triton when they are compiled, not by annotations.
+# mypy: disallow-untyped-defs=False
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90
+PROGRAMS = 4096  # of backward, about: several waves on the largest GPUs
+SCRATCH = 512 * 2**20  # bytes of backward's checkpoints, at most (unless one program needs more)
+LN2 = tl.constexpr(math.log(2.0))
+LOG2E = tl.constexpr(math.log2(math.e))
+
+
+@triton.jit
+def _load(x, stride, t, column, keep):
+    """x[t, column] in float32; zero where not ``keep``. ``t`` is int64."""
+    at = x + t * stride[0] + column.to(tl.int64) * stride[1]
+    return tl.load(at, mask=keep, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _vectors(x, stride, first, last, n, kn, TILE: tl.constexpr):
+    """x[t] of TILE places from ``first``, one by one; x[last] in the stead of those behind it."""
+    vectors = ()
+    for i in tl.static_range(TILE):
+        vectors += (_load(x, stride, tl.minimum(first + i, last), n, kn),)  # type: ignore[assignment]
+    return vectors
+
+
+@triton.jit
+def _store(x, t, width, column, keep, value):
+    """x[t, column] of a contiguous x that is so wide."""
+    tl.store(x + t * width + column, value.to(x.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _clear(x, width, column, keep, first, T, step, TILE: tl.constexpr, BLOCK: tl.constexpr):
+    """Zeros in TILE places from ``first``, and from every ``step`` further on."""
+    for at in range(first, T, step):
+        t = (at + tl.arange(0, TILE))[:, None]
+        zeros = tl.zeros((TILE, BLOCK), tl.float32)
+        _store(x, t, width, column[None, :], (t < T) & keep[None, :], zeros)
+
+
+@triton.jit
+def _position(x, i, TILE: tl.constexpr):
+    """x[i] of a (TILE, …) tile in registers; what else is there does not matter, even NaN."""
+    return tl.sum(tl.where(tl.arange(0, TILE)[:, None] == i, x, 0.0), 0)
+
+
+@triton.jit
+def _placed(x, i, value, TILE: tl.constexpr):
+    """The (TILE, …) tile with x[i] = value."""
+    return tl.where(tl.arange(0, TILE)[:, None] == i, value[None, :], x)
+
+
+@triton.jit
+def _softplus(x):
+    """softplus(x) and its derivative; beyond 20 both round to PyTorch's x and 1.
+
+    log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3, is exact for tiny e, unlike log of 1 + e, and
+    cheap: tl.log is not.
+    """
+    e = tl.exp2(-tl.abs(x) * LOG2E)
+    s = e / (2.0 + e)
+    q = s * s
+    p = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13))))))
+    return tl.maximum(x, 0.0) + 2.0 * s * p, tl.where(x > 0.0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def _row(offsets, row, rows):
+    """The row's first place, and that behind its last; an empty row where there is no such row."""
+    start = tl.load(offsets + row, mask=row < rows, other=0)
+    return start, tl.load(offsets + row + 1, mask=row < rows, other=0)
+
+
+@triton.jit(do_not_specialize=["rows", "T"])
+def _forward(u, dt, A, B, C, D, z, bias, offsets, y, su, sdt, sB, sC, sz, rows, T, d, N,
+             BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    blocks = tl.cdiv(d, BLOCK_D)
+    row = tl.program_id(0) // blocks
+    chan = tl.program_id(0) % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    n = tl.arange(0, BLOCK_N)
+    i0 = tl.arange(0, TILE)
+    kd, kn = chan < d, n < N
+    # Padded channels and states have u = B = C = 0: their h stays 0.
+    a2 = tl.load(A + n[:, None] * d + chan[None, :], mask=kn[:, None] & kd[None, :], other=0.0)
+    skip = tl.load(D + chan, mask=kd, other=0.0)
+    shift = tl.load(bias + chan, mask=kd, other=0.0)
+    start, end = _row(offsets, row, rows)
+    h = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    for first in range(start, end, TILE):
+        t = (first + i0)[:, None]
+        keep = (t < end) & kd[None, :]
+        ut = _load(u, su, t, chan[None, :], keep)
+        delta, _ = _softplus(_load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
+        bs = _vectors(B, sB, first, end - 1, n, kn, TILE)
+        cs = _vectors(C, sC, first, end - 1, n, kn, TILE)
+        w = delta * ut
+        out = tl.zeros((TILE, BLOCK_D), tl.float32)
+        for i in tl.static_range(TILE):
+            if first + i < end:
+                a = tl.exp2(_position(delta, i, TILE)[None, :] * a2)
+                h = a * h + _position(w, i, TILE)[None, :] * bs[i][:, None]
+                out = _placed(out, i, tl.sum(h * cs[i][:, None], 0), TILE)
+        out += skip[None, :] * ut
+        if z is not None:
+            zt = _load(z, sz, t, chan[None, :], keep)
+            out *= zt * tl.sigmoid(zt)
+        _store(y, t, d, chan[None, :], keep, out)
+    tail = tl.load(offsets + rows) + row * TILE
+    _clear(y, d, chan, kd, tail, T, tl.num_programs(0) // blocks * TILE, TILE, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=["rows", "parts", "T", "slots"])
+def _backward(gy, u, dt, A, B, C, D, z, bias, offsets, gu, gdt, gB, gC, gz, sums, states,
+              sgy, su, sdt, sB, sC, sz, rows, parts, T, slots, d, N,
+              BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, TILE: tl.constexpr,
+              CHUNK: tl.constexpr):  # fmt: skip
+    """gB and gC are (blocks, T, N), ``sums`` (parts, N + 2, d) has gA^T, gD and gbias.
+
+    ``states`` (programs, slots, BLOCK_N, BLOCK_D) is the scratch.
+    """
+    pid = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(d, BLOCK_D)
+    part, block = pid // blocks, pid % blocks
+    chan = tl.program_id(0) % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    n = tl.arange(0, BLOCK_N)
+    i0 = tl.arange(0, TILE)
+    kd, kn = chan < d, n < N
+    tile = n[:, None] * d + chan[None, :]
+    kt = kn[:, None] & kd[None, :]
+    a2 = tl.load(A + tile, mask=kt, other=0.0)
+    skip = tl.load(D + chan, mask=kd, other=0.0)
+    shift = tl.load(bias + chan, mask=kd, other=0.0)
+    gB += block * T * N
+    gC += block * T * N
+    SIZE: tl.constexpr = BLOCK_N * BLOCK_D
+    states += pid * slots * SIZE + n[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)
+    sum_a = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    sum_d = tl.zeros((TILE, BLOCK_D), tl.float32)
+    sum_bias = tl.zeros((TILE, BLOCK_D), tl.float32)
+
+    for r in range(part, rows, parts):
+        start, end = _row(offsets, r, rows)
+        length = (end - start).to(tl.int32)
+        last = tl.maximum(length - 1, 0) // CHUNK * CHUNK  # position of the last checkpoint
+        tl.debug_barrier()  # the scratch still holds the row before
+        h = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+        for p in range(0, last, TILE):
+            t = (start + p + i0)[:, None]
+            keep = (t < end) & kd[None, :]
+            ut = _load(u, su, t, chan[None, :], keep)
+            delta, _ = _softplus(_load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
+            bs = _vectors(B, sB, start + p, end - 1, n, kn, TILE)
+            w = delta * ut
+            for i in tl.static_range(TILE):
+                if p + i < last:
+                    if i % CHUNK == 0:
+                        tl.store(states + (p + i) // CHUNK * SIZE, h)
+                    a = tl.exp2(_position(delta, i, TILE)[None, :] * a2)
+                    h = a * h + _position(w, i, TILE)[None, :] * bs[i][:, None]
+        tl.store(states + last // CHUNK * SIZE, h)
+        tl.debug_barrier()
+
+        g = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)  # a_{t+1} g_{t+1}
+        for back in range(tl.cdiv(length, TILE)):
+            p = (tl.cdiv(length, TILE) - 1 - back) * TILE
+            t = (start + p + i0)[:, None]
+            keep = (t < end) & kd[None, :]
+            ut = _load(u, su, t, chan[None, :], keep)
+            raw = _load(dt, sdt, t, chan[None, :], keep)
+            gout = _load(gy, sgy, t, chan[None, :], keep)
+            bs = _vectors(B, sB, start + p, end - 1, n, kn, TILE)
+            cs = _vectors(C, sC, start + p, end - 1, n, kn, TILE)
+            h = tl.load(states + (p + TILE - CHUNK) // CHUNK * SIZE)
+            delta, slope = _softplus(raw + shift[None, :])
+            if z is not None:
+                zt = _load(z, sz, t, chan[None, :], keep)
+                gate = tl.sigmoid(zt)
+                gzt = gout * gate * (1.0 + zt * (1.0 - gate))
+                gout *= zt * gate
+            w = delta * ut
+            out = tl.zeros((TILE, BLOCK_D), tl.float32)
+            gb = tl.zeros((TILE, BLOCK_D), tl.float32)
+            ga = tl.zeros((TILE, BLOCK_D), tl.float32)
+            for f in tl.static_range(TILE - CHUNK, -1, -CHUNK):
+                # Of a chunk behind the row's end this is whatever stands there, and unused.
+                if f < TILE - CHUNK:
+                    h = tl.load(states + (p + f) // CHUNK * SIZE)
+                after = ()  # h_t for every t of the chunk but the last
+                for i in tl.static_range(CHUNK - 1):
+                    # Without this branch ptxas does all of the chunk at once, and spills.
+                    if p + f + i < length:
+                        a = tl.exp2(_position(delta, f + i, TILE)[None, :] * a2)
+                        h = a * h + _position(w, f + i, TILE)[None, :] * bs[f + i][:, None]
+                    after += (h,)  # type: ignore[assignment]
+                for q in tl.static_range(f + CHUNK - 1, f - 1, -1):
+                    if p + q < length:
+                        if q > f:
+                            h = after[q - f - 1]
+                        else:
+                            h = tl.load(states + (p + f) // CHUNK * SIZE)
+                        delta_t = _position(delta, q, TILE)[None, :]
+                        wt = _position(w, q, TILE)[None, :]
+                        gt = _position(gout, q, TILE)[None, :]
+                        a = tl.exp2(delta_t * a2)
+                        place = start + p + q
+                        now = a * h + wt * bs[q][:, None]
+                        _store(gC, place, N, n, kn, tl.sum(now * gt, 1))
+                        if z is not None:
+                            out = _placed(out, q, tl.sum(now * cs[q][:, None], 0), TILE)
+                        g += gt * cs[q][:, None]
+                        _store(gB, place, N, n, kn, tl.sum(g * wt, 1))
+                        gb = _placed(gb, q, tl.sum(g * bs[q][:, None], 0), TILE)
+                        g *= a
+                        gah = g * h
+                        ga = _placed(ga, q, tl.sum(gah * a2, 0), TILE)
+                        sum_a += delta_t * gah
+            graw = (ut * gb + LN2 * ga) * slope
+            sum_d += gout * ut
+            sum_bias += graw
+            _store(gu, t, d, chan[None, :], keep, skip[None, :] * gout + delta * gb)
+            _store(gdt, t, d, chan[None, :], keep, graw)
+            if z is not None:
+                _store(gz, t, d, chan[None, :], keep, gzt * (out + skip[None, :] * ut))
+
+    sums += part * (N + 2) * d
+    tl.store(sums + tile, sum_a, mask=kt)
+    tl.store(sums + N * d + chan, tl.sum(sum_d, 0), mask=kd)
+    tl.store(sums + (N + 1) * d + chan, tl.sum(sum_bias, 0), mask=kd)
+    tail, step = tl.load(offsets + rows) + part * TILE, parts * TILE
+    _clear(gu, d, chan, kd, tail, T, step, TILE, BLOCK_D)
+    _clear(gdt, d, chan, kd, tail, T, step, TILE, BLOCK_D)
+    if z is not None:
+        _clear(gz, d, chan, kd, tail, T, step, TILE, BLOCK_D)
+    _clear(gB, N, n, kn, tail, T, step, TILE, BLOCK_N)
+    _clear(gC, N, n, kn, tail, T, step, TILE, BLOCK_N)
+
+
+def tile_sizes(d: int, N: int) -> tuple[int, int, int, int]:
+    """BLOCK_D, BLOCK_N, TILE and num_warps.
+
+    All of N is in one program, so that sums over it stay there. One warp is best, as its barriers
+    cost nothing; but under 16 channels the parts of gB and gC would outweigh the other tensors.
+    A thread holds 32 numbers of a state, which spreads the work of a position over the most, and
+    16 where several warps need registers for what they exchange. 128 numbers in a (TILE, BLOCK_D)
+    tile, four in a line in each thread of a warp, lie as the state does.
+    """
+    block_n = triton.next_power_of_2(N)
+    per_thread = 32 if block_n <= 64 else 16
+    block_d = min(triton.next_power_of_2(d), max(16, min(32, 32 * per_thread // block_n)))
+    warps = min(max(block_d * block_n // (32 * per_thread), 1), 8)
+    return block_d, block_n, 4 if block_d == 32 else 8, warps
+
+
+def _base2(A: Tensor) -> Tensor:
+    """A log2(e), (N, d): the kernels use exp2, and channels in a line are loaded in a line."""
+    return (A.t() * math.log2(math.e)).contiguous()
+
+
+def forward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
+            dt_bias: Tensor, offsets: Tensor, longest: int) -> Tensor:  # fmt: skip
+    """y (T, d) as ``sigma.ops.reference.selective_scan``, N up to 256; zeros behind the last row.
+
+    u, dt, B, C, z: float32, bfloat16 or float16, each of its own; A, D, dt_bias: float32. States
+    and sums are float32.
+    """
+    T, d = u.shape
+    rows, N = len(offsets) - 1, A.shape[1]
+    y = u.new_empty((T, d))
+    block_d, block_n, tile, warps = tile_sizes(d, N)
+    with torch.cuda.device_of(u):
+        _forward[(max(rows, 1) * triton.cdiv(d, block_d),)](
+            u, dt, _base2(A), B, C, D.contiguous(), z, dt_bias.contiguous(), offsets, y,
+            u.stride(), dt.stride(), B.stride(), C.stride(), None if z is None else z.stride(),
+            rows, T, d, N,
+            BLOCK_D=block_d, BLOCK_N=block_n, TILE=tile, num_warps=warps, maxnreg=128,
+        )  # fmt: skip
+    return y
+
+
+def backward(
+    gy: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    z: Tensor | None, dt_bias: Tensor, offsets: Tensor, longest: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:  # fmt: skip
+    """Gradients of all arguments but the rows, in their types; those of z only where it is."""
+    T, d = u.shape
+    rows, N = len(offsets) - 1, A.shape[1]
+    block_d, block_n, tile, warps = tile_sizes(d, N)
+    blocks = triton.cdiv(d, block_d)
+    slots = max(triton.cdiv(longest, tile), 1) * tile // CHUNK
+    fitting = SCRATCH // (4 * blocks * slots * block_n * block_d)
+    parts = max(min(rows, triton.cdiv(PROGRAMS, blocks), fitting), 1)
+    gu, gdt = u.new_empty((T, d)), dt.new_empty((T, d))
+    gz = None if z is None else z.new_empty((T, d))
+    gB, gC = ((x if blocks == 1 else A).new_empty((blocks, T, N)) for x in (B, C))
+    sums = A.new_empty((parts, N + 2, d))
+    states = A.new_empty((parts * blocks, slots, block_n, block_d))
+    with torch.cuda.device_of(u):
+        _backward[(parts * blocks,)](
+            gy, u, dt, _base2(A), B, C, D.contiguous(), z, dt_bias.contiguous(), offsets,
+            gu, gdt, gB, gC, gz, sums, states,
+            gy.stride(), u.stride(), dt.stride(), B.stride(), C.stride(),
+            None if z is None else z.stride(), rows, parts, T, slots, d, N,
+            BLOCK_D=block_d, BLOCK_N=block_n, TILE=tile, CHUNK=CHUNK, num_warps=warps,
+        )  # fmt: skip
+    gB, gC = (x[0] if blocks == 1 else x.sum(0) for x in (gB, gC))
+    gA, gD, gbias = sums[:, :N].sum(0).t().contiguous(), sums[:, N].sum(0), sums[:, N + 1].sum(0)
+    return gu, gdt, gA, gB.to(B.dtype), gC.to(C.dtype), gD, gz, gbias
