@@ -26,11 +26,10 @@ FREE = (
     "hydra",
     "dataset.path",
     "dataset.root",
-    "dataset.trim",
     "dataset.eval_batch_size",
     "dataset.malformed",
     "model.mamba.backend",
-    "task.by_length",
+    "task.capture",
     "task.compile",
     "trainer.max_epochs",
     "trainer.accelerator",
@@ -43,6 +42,8 @@ FREE = (
     "trainer.enable_progress_bar",
     "trainer.fast_dev_run",
 )
+# Keys of earlier versions' configs; they decided nothing but speed.
+GONE = ("dataset.trim", "task.by_length")
 # Free while a run goes on, but they decide where it ends.
 ENDING = ("trainer.max_epochs", "callbacks.early_stopping.patience")
 
@@ -58,7 +59,18 @@ def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def is_free(key: str) -> bool:
     """Whether a dotted key may change when a run goes on."""
-    return any(key == free or key.startswith(free + ".") for free in FREE)
+    return any(key == free or key.startswith(free + ".") for free in FREE + GONE)
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config, of whatever version, as this version builds from it."""
+    config = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in config.items()
+    }
+    for key in GONE:
+        group, name = key.split(".")
+        config.get(group, {}).pop(name, None)
+    return config
 
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.titles import titles_of
 from sigma.errors import UserError
+from sigma.identity import current
 from sigma.metrics import target_ranks
 from sigma.task import SequenceTask
 
@@ -80,7 +81,7 @@ def load(run: Path, path: str | None = None) -> TrainedRun:
             f"{run} holds no checkpoints/best.ckpt: its first epoch did not end; go on with "
             f"python train.py resume={run}."
         )
-    config: Any = OmegaConf.create(json.loads(saved.read_text()))
+    config: Any = OmegaConf.create(current(json.loads(saved.read_text())))
     if path is not None:
         config.dataset.path = str(path)
     config.task.compile = False  # costs more than it saves here

@@ -69,11 +69,15 @@ class Efficiency(Callback):
     ) -> None:
         now = self._now()
         self.train_seconds += now - self._batch_start
-        self.train_samples += len(batch.targets) if outputs else 0  # none of a counted model
+        self.train_samples += batch.count if outputs else 0  # none of a counted model
         self._batch_start = now
-        self._watch_memory()
+        if self._device.type != "cuda":  # which keeps its peak by itself, and tells it slowly
+            self._watch_memory()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._device.type == "cuda":  # steps that were launched and have not run yet
+            torch.cuda.synchronize(self._device)
+            self.train_seconds += self._now() - self._batch_start
         self._eval_start = self._now()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -122,7 +122,9 @@ def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, P
     packed_place = torch.where(column < lengths[row], offsets[row] + column, columns.size)
     inverse = torch.where(real, entries(index, packed_place), index.shape[0])
     at = columns.cells.index
-    read = Places((starts[at // width] + width - 1 - at % width).clamp(max=size - 1), inverse[:, None])
+    read = Places(
+        (starts[at // width] + width - 1 - at % width).clamp(max=size - 1), inverse[:, None]
+    )
     return Rows(starts, width), cell, holder[:, None], read
 
 

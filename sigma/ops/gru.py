@@ -113,7 +113,9 @@ def gru(gates: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tenso
     """
     exact = torch.promote_types(gates.dtype, weight.dtype)
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    states, _ = gru_op(gates.to(exact), weight.to(exact), bias.to(exact), rows.offsets, rows.longest)
+    states, _ = gru_op(
+        gates.to(exact), weight.to(exact), bias.to(exact), rows.offsets, rows.longest
+    )
     return states.to(gates.dtype)
 
 

@@ -29,7 +29,5 @@ def register(
     LIBRARY.impl(name, function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"sigma::{name}", fake, lib=LIBRARY)
     if backward is not None:
-        torch.library.register_autograd(
-            f"sigma::{name}", backward, setup_context=save, lib=LIBRARY
-        )
+        torch.library.register_autograd(f"sigma::{name}", backward, setup_context=save, lib=LIBRARY)
     return getattr(torch.ops.sigma, name).default

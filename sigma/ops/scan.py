@@ -65,7 +65,11 @@ def selective_scan_rows_backward(
 
 def _backward_shapes(grad, u, dt, A, B, C, D, z, dt_bias, offsets, longest, backend):  # type: ignore[no-untyped-def]
     shaped = [x.new_empty(x.shape) for x in (u, dt, A, B, C, D)]
-    return (*shaped, u.new_empty(0) if z is None else z.new_empty(z.shape), torch.empty_like(dt_bias))
+    return (
+        *shaped,
+        u.new_empty(0) if z is None else z.new_empty(z.shape),
+        torch.empty_like(dt_bias),
+    )
 
 
 scan_backward_op = register(selective_scan_rows_backward, _backward_shapes)

@@ -1,5 +1,6 @@
 """Batches against their construction in plain Python; order, shards and resuming of the loader."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,6 @@ import pytest
 import torch
 
 from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
-from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
-from sigma.datamodules.preprocess import Sequences
-from sigma.datamodules.splits import leave_one_out
 from sigma.errors import UserError
 
 L = 5
@@ -43,30 +41,34 @@ def loader(n: int = 103, **settings: Any) -> BatchLoader:
     )
 
 
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    return [x for x in (*batch, batch.rows.offsets) if isinstance(x, torch.Tensor)]
+
+
 def positions(batch: Batch) -> list[int]:
     """Of one long history the length before the cut is the position."""
     return batch.history_lengths.tolist()
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("trim", [True, False])
 @pytest.mark.parametrize("mask_history", [True, False])
-def test_batch_against_plain_python(seed: int, trim: bool, mask_history: bool) -> None:
+def test_batch_against_plain_python(seed: int, mask_history: bool) -> None:
     data = histories(seed)
     chosen = samples(data)
     np.random.default_rng(seed).shuffle(chosen)
     chosen = chosen[:40]
-    batch = flat(data).batch(torch.tensor([c[0] for c in chosen]), trim, mask_history)
+    batch = flat(data).batch(torch.tensor([c[0] for c in chosen]), mask_history)
     inputs = [data[user][:k][-L:] for _, user, k in chosen]
-    width = max(map(len, inputs)) if trim else L
-    assert batch.items.tolist() == [row + [0] * (width - len(row)) for row in inputs]
-    assert batch.items.dtype == batch.targets.dtype == torch.int64
-    assert batch.lengths.tolist() == [len(row) for row in inputs]
-    assert batch.users.tolist() == [user for _, user, _ in chosen]
+    ends = list(itertools.accumulate(map(len, inputs)))
+    assert batch.items.tolist() == [item for row in inputs for item in row]
+    assert batch.rows.offsets.tolist() == [0, *ends]
+    assert batch.rows.longest == L  # whatever the batch holds
+    assert batch.places.tolist() == [end - 1 for end in ends]
     assert batch.targets.tolist() == [data[user][k] for _, user, k in chosen]
-    assert batch.target_rows.tolist() == list(range(len(chosen)))
-    assert batch.target_columns.tolist() == [len(row) - 1 for row in inputs]
+    assert batch.count == len(chosen)
+    assert batch.users.tolist() == [user for _, user, _ in chosen]
     assert batch.history_lengths.tolist() == [k for _, _, k in chosen]
+    assert batch.twins is None
     seen = list(zip(batch.seen_rows.tolist(), batch.seen_items.tolist(), strict=True))
     expected = [
         (row, item)
@@ -75,16 +77,37 @@ def test_batch_against_plain_python(seed: int, trim: bool, mask_history: bool) -
         if item != data[user][k]
     ]
     assert seen == (expected if mask_history else [])
+    assert {x.dtype for x in tensors(batch)} == {torch.int64}
 
 
-def test_trimmed_and_padded_batches_hold_the_same() -> None:
-    data = [[1, 2, 3], [4, 5]]
-    at = torch.tensor([1, 2, 4])
-    trimmed, padded = flat(data).batch(at, trim=True), flat(data).batch(at)
-    assert trimmed.items.shape == (3, 2)
-    assert padded.items.shape == (3, L)
-    assert torch.equal(padded.items[:, :2], trimmed.items)
-    assert not padded.items[:, 2:].any()
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_against_plain_python(seed: int) -> None:
+    data, rng = histories(seed), np.random.default_rng(seed)
+    starts = np.concatenate([[0], np.cumsum([len(h) for h in data])])
+    chosen = []  # user, first and stop in the history
+    for user in rng.permutation(len(data)).tolist():
+        first = int(rng.integers(0, len(data[user])))
+        chosen.append((user, first, int(rng.integers(first + 1, len(data[user]) + 1))))
+    spans = torch.tensor([[starts[u] + first, starts[u] + stop] for u, first, stop in chosen])
+    batch = flat(data).window(spans, 12)
+    rows = [data[user][first:stop] for user, first, stop in chosen]
+    assert batch.items.tolist() == [item for row in rows for item in row]
+    assert batch.rows.offsets.tolist() == [0, *itertools.accumulate(map(len, rows))]
+    assert batch.rows.longest == 12
+    assert flat(data).window(spans[:1]).rows.longest == L
+    assert batch.users.tolist() == [user for user, _, _ in chosen]
+    assert batch.history_lengths.tolist() == [stop for _, _, stop in chosen]
+    assert batch.count == 0
+    for part in (batch.places, batch.targets, batch.seen_rows, batch.seen_items):
+        assert not len(part)
+    assert {x.dtype for x in tensors(batch)} == {torch.int64}
+
+
+def test_spans_of_no_item_are_gathered_as_nothing() -> None:
+    data = flat([[1, 2, 3], [4, 5]])
+    got = data.gather(torch.tensor([3, 0, 2, 1]), torch.tensor([2, 0, 0, 2]))
+    assert got.tolist() == [4, 5, 2, 3]
+    assert not len(data.gather(torch.tensor([2]), torch.tensor([0])))
 
 
 def test_epoch_visits_every_sample_once() -> None:
@@ -142,31 +165,3 @@ def test_resumed_epoch_goes_on_with_the_next_batch(taken: int) -> None:
     fresh = loader()
     fresh.set_epoch(3)
     assert [positions(b) for b in resumed] == [positions(b) for b in fresh]
-
-
-def test_sequences_too_large_for_the_device_stay_on_the_host(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    data = flat(histories())
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 80_000))
-    assert data.on(torch.device("cuda", 0)) is data
-    assert data.on(torch.device("cpu")) is data
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("objective", [NextItem(), Twins(), AllPositions(), Cloze()])
-def test_batches_gathered_on_the_device_are_the_same(objective: Objective) -> None:
-    data = histories(users=200)
-    host = flat(data)
-    sequences = Sequences(
-        host.items.numpy(), host.offsets.numpy(), np.arange(200), np.arange(8), None
-    )
-    rows = objective.setup(sequences, leave_one_out(sequences), L)[:64]
-    batches = []
-    for place in (host, host.on(torch.device("cuda", 0))):
-        generator = torch.Generator().manual_seed(1)
-        batches.append(objective.batch(place, rows, True, generator))
-    assert batches[1].items.is_cuda
-    for on_host, on_device in zip(*batches, strict=True):
-        assert torch.equal(on_host, on_device.cpu())

@@ -1,11 +1,11 @@
 """Objectives: what is predicted from what, that nothing held out is seen, who may be trained."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
 from sigma.datamodules.objectives import (
@@ -20,6 +20,7 @@ from sigma.datamodules.objectives import (
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split, global_time, leave_one_out
 from sigma.errors import UserError
+from sigma.models.base import Model
 
 L, K = 6, 9
 
@@ -47,7 +48,16 @@ def whole(
     """All rows of an epoch as one batch."""
     data, split, flat = world
     rows = objective.setup(data, split, L)
-    return rows, objective.batch(flat, rows, True, torch.Generator().manual_seed(seed))
+    return rows, objective.batch(flat, rows, torch.Generator().manual_seed(seed))
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Of what a batch holds."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
 
 
 def test_windows_by_hand() -> None:
@@ -57,23 +67,21 @@ def test_windows_by_hand() -> None:
 
 def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) -> None:
     data, split, _ = world
-    _, batch = whole(AllPositions(), world)
-    users = batch.users[batch.target_rows].tolist()
+    rows, batch = whole(AllPositions(), world)
+    users = batch.users[batch.rows.index(len(batch.items))].tolist()
     predicted = Counter(zip(users, batch.targets.tolist(), strict=True))
     owner = np.searchsorted(data.offsets, split.train, side="right") - 1
     wanted = Counter(zip(owner.tolist(), data.items[split.train].tolist(), strict=True))
     assert predicted == wanted
-    rows, _ = whole(AllPositions(), world)
-    for target, row, column in zip(
-        batch.targets.tolist(), batch.target_rows.tolist(), batch.target_columns.tolist(),
-        strict=True,
-    ):  # fmt: skip
-        first = int(rows[row, 0])
-        assert (
-            batch.items[row, : column + 1].tolist()
-            == data.items[first : first + column + 1].tolist()
-        )
-        assert target == data.items[first + column + 1]
+    assert batch.rows.offsets.diff().tolist() == [stop - first for first, stop in rows.tolist()]
+    assert batch.rows.offsets[0] == 0
+    assert batch.rows.longest == L
+    assert batch.places.tolist() == list(range(len(batch.items)))
+    assert batch.count == len(batch.targets) == len(split.train)
+    read = [data.items[first:stop] for first, stop in rows.tolist()]
+    after = [data.items[first + 1 : stop + 1] for first, stop in rows.tolist()]
+    assert batch.items.tolist() == np.concatenate(read).tolist()
+    assert batch.targets.tolist() == np.concatenate(after).tolist()
 
 
 def test_the_last_window_alone(world: tuple) -> None:
@@ -98,12 +106,11 @@ def test_processes_share_the_coin_but_not_the_masks() -> None:
 
     def kinds(rank: int, world_size: int) -> list[bool]:
         def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-            return objective.batch(flat, chosen, True, generator)
+            return objective.batch(flat, chosen, generator)
 
         loader = BatchLoader(make, rows, 16, True, 5, rank, world_size)
         return [
-            bool((b.target_columns == b.lengths[b.target_rows] - 1).all())
-            and len(b.targets) == len(b.lengths)
+            len(b.places) == len(b.users) and torch.equal(b.places, b.rows.offsets[1:] - 1)
             for b in loader
         ]
 
@@ -126,8 +133,9 @@ def test_nothing_held_out_is_seen(objective: Objective, world: tuple) -> None:
     _, before = whole(objective, (data, split, flat))
     _, after = whole(objective, (changed, split, flat_changed))
     for a, b in zip(before, after, strict=True):
-        assert torch.equal(a, b)
+        assert equal(a, b)
     assert held.any()
+    assert not torch.equal(flat.items, flat_changed.items)
     assert len(before.targets)
 
 
@@ -135,57 +143,87 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     data, split, flat = world
     objective = Cloze(mask_ratio=0.3, fine_tune_ratio=0.0, copies=50)
     rows, batch = whole(objective, world)
-    plain = flat.window(rows, True)
+    plain = flat.window(rows, L + 1)
+    assert equal(batch.rows, plain.rows)
+    assert batch.rows.longest == L + 1
     masked = batch.items != plain.items
-    assert torch.equal(masked.nonzero(as_tuple=True)[0], batch.target_rows)
-    assert torch.equal(masked.nonzero(as_tuple=True)[1], batch.target_columns)
+    assert torch.equal(masked.nonzero().squeeze(1), batch.places)
     assert (batch.items[masked] == K + 1).all()
     assert torch.equal(batch.targets, plain.items[masked])
-    real = torch.arange(batch.items.shape[1]) < batch.lengths[:, None]
-    assert not (masked & ~real).any()
-    per_row = masked.sum(1)
+    assert batch.count == len(batch.targets)
+    lengths = batch.rows.offsets.diff()
+    per_row = torch.tensor([int(row.sum()) for row in masked.split(lengths.tolist())])
     assert per_row.min() == 1  # never a row without a target
-    full = batch.lengths == L + 1
+    full = lengths == L + 1
     # Of seven items at 0.3, given that a row without one gets one: 2.1 + 0.7^7.
     assert per_row[full].double().mean().item() == pytest.approx(2.1 + 0.7**7, abs=0.1)
+    # And each of the seven alike, the first and the last as well.
+    at = batch.rows.positions(len(batch.items))[batch.places]
+    at = at[full[batch.rows.index(len(batch.items))[batch.places]]]
+    shares = torch.bincount(at, minlength=L + 1) / full.sum()
+    assert (shares - (0.3 + 0.7**7 / 7)).abs().max() < 0.06
+    # One a row where none was drawn, at random among its items.
+    one = lengths == 1
+    assert (per_row[one] == 1).all()
     # Every training item of every history, its first and last among them, is visited and masked.
     spans = sum(int(b) - int(a) for a, b in rows[: len(rows) // 50].tolist())
     assert spans == int((split.train_end - data.offsets[:-1]).sum())
-    again = objective.batch(flat, rows, True, torch.Generator().manual_seed(0))
+    again = objective.batch(flat, rows, torch.Generator().manual_seed(0))
     assert torch.equal(again.items, batch.items)
-    other = objective.batch(flat, rows, True, torch.Generator().manual_seed(1))
+    other = objective.batch(flat, rows, torch.Generator().manual_seed(1))
     assert not torch.equal(other.items, batch.items)
 
 
+def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> None:
+    _, _, flat = world
+    objective = Cloze(mask_ratio=0.0, fine_tune_ratio=0.0, copies=200)
+    rows, batch = whole(objective, world)
+    lengths = rows[:, 1] - rows[:, 0]
+    assert torch.equal(batch.rows.index(len(batch.items))[batch.places], torch.arange(len(rows)))
+    at = batch.rows.positions(len(batch.items))[batch.places]
+    for length in range(1, L + 2):
+        counts = torch.bincount(at[lengths == length], minlength=length).double()
+        assert len(counts) == length
+        assert (counts / counts.sum() - 1 / length).abs().max() < 0.05
+    assert torch.equal(batch.targets, flat.window(rows, L + 1).items[batch.places])
+
+
 def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
-    _, batch = whole(Cloze(fine_tune_ratio=1.0), world)
-    assert torch.equal(batch.target_rows, torch.arange(len(batch.lengths)))
-    assert torch.equal(batch.target_columns, batch.lengths - 1)
+    rows, batch = whole(Cloze(fine_tune_ratio=1.0), world)
+    assert len(batch.places) == len(rows)
+    assert torch.equal(batch.places, batch.rows.offsets[1:] - 1)
+    assert torch.equal(batch.targets, world[2].items[rows[:, 1] - 1].long())
     objective, kinds = Cloze(mask_ratio=0.99, fine_tune_ratio=0.25), []
     rows = objective.setup(*world[:2], L)
     for seed in range(400):
-        batch = objective.batch(world[2], rows[:8], True, torch.Generator().manual_seed(seed))
+        batch = objective.batch(world[2], rows[:8], torch.Generator().manual_seed(seed))
         kinds.append(len(batch.targets) == 8)
     assert 0.15 < sum(kinds) / 400 < 0.35
 
 
-@pytest.mark.parametrize("trim", [True, False])
-def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(world: tuple, trim: bool) -> None:
+@pytest.mark.parametrize("mask_history", [False, True])
+def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
+    world: tuple, mask_history: bool
+) -> None:
     _, split, flat = world
-    plain = flat.batch(torch.from_numpy(split.test), trim)
+    plain = flat.batch(torch.from_numpy(split.test), mask_history)
     asked = Cloze().evaluation(plain, K)
-    assert asked.items.shape[1] == plain.items.shape[1] + 1
-    for row, length in enumerate(plain.lengths.tolist()):
-        assert asked.items[row, :length].tolist() == plain.items[row, :length].tolist()
-        assert asked.items[row, length] == K + 1
-        assert not asked.items[row, length + 1 :].any()
-    assert torch.equal(asked.lengths, plain.lengths + 1)
-    assert torch.equal(asked.target_columns, plain.lengths)
-    assert torch.equal(asked.targets, plain.targets)
+    lengths = plain.rows.offsets.diff()
+    wanted = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
+    assert asked.items.tolist() == [item for row in wanted for item in row]
+    assert torch.equal(asked.rows.offsets.diff(), lengths + 1)
+    assert asked.rows.offsets[0] == 0
+    assert asked.rows.longest == plain.rows.longest + 1 == L + 1
+    assert torch.equal(asked.places, asked.rows.offsets[1:] - 1)
+    kept = {"items", "rows", "places"}
+    for name in set(Batch._fields) - kept:
+        assert equal(getattr(asked, name), getattr(plain, name)), name
     # The place it is asked at is one that training has predicted, too, for the longest row as well.
-    assert asked.target_columns.max() == L
+    assert lengths.max() == L
     batch = whole(Cloze(fine_tune_ratio=1.0), world)[1]
-    assert set(asked.target_columns.tolist()) <= set(batch.target_columns.tolist())
+    assert batch.rows.longest == asked.rows.longest
+    trained = set((batch.rows.offsets.diff() - 1).tolist())
+    assert set(lengths.tolist()) <= trained
 
 
 def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
@@ -202,13 +240,13 @@ def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
         assert set(got) <= (same or {row})
         if len(same) == 2:
             assert min(got.values()) > 100
-    batch = objective.batch(flat, rows[5:15], True, torch.Generator())
-    plain = flat.batch(torch.from_numpy(split.train[5:15]), True)
-    assert batch.items.shape[0] == batch.lengths.shape[0] == 20
-    assert torch.equal(batch.items[:10, : plain.items.shape[1]], plain.items)
-    assert torch.equal(batch.targets, plain.targets)
-    assert torch.equal(batch.target_rows, torch.arange(10))
-    assert torch.equal(batch.target_columns, plain.lengths - 1)
+    batch = objective.batch(flat, rows[5:15], torch.Generator().manual_seed(3))
+    plain = flat.batch(torch.from_numpy(split.train[5:15]))
+    assert equal(batch._replace(twins=None), plain)
+    other = objective.twins(rows[5:15], torch.Generator().manual_seed(3))
+    twins = flat.batch(torch.from_numpy(split.train)[other])
+    assert torch.equal(twins.targets, plain.targets)
+    assert equal(batch.twins, (twins.items, twins.rows))
 
 
 def test_a_lone_target_is_its_own_twin() -> None:
@@ -221,8 +259,11 @@ def test_a_lone_target_is_its_own_twin() -> None:
     assert objective.twins(rows, torch.Generator()).tolist() == [2, 1, 0, 3]
 
 
-class Model(nn.Module):
-    name = "toy"
+def toy(**traits: Any) -> Model:
+    model = Model()
+    for name, value in {"name": "toy", **traits}.items():
+        setattr(model, name, value)
+    return model
 
 
 @pytest.mark.parametrize(
@@ -231,27 +272,25 @@ class Model(nn.Module):
         (AllPositions(), {"causal": False}, "toy is not causal: it would see the items"),
         (AllPositions(), {}, "Use objective=next_item"),
         (Cloze(), {"causal": True}, "needs a model with a mask token, and toy has none"),
-        (NextItem(), {"count": 1}, "toy is counted, not trained; use objective=counted"),
-        (Cloze(), {"count": 1, "mask_token": 3}, "toy is counted"),
+        (NextItem(), {"counted": True}, "toy is counted, not trained; use objective=counted"),
+        (Twins(), {"counted": True}, "toy is counted, not trained; use objective=counted"),
+        (Cloze(), {"counted": True, "mask_token": 3}, "toy is counted"),
         (NextItem(), {"mask_token": 3}, "toy predicts masked items; use objective=cloze"),
         (AllPositions(), {"mask_token": 3}, "toy predicts masked items"),
         (Counted(), {}, "trains nothing, and toy learns by gradients"),
     ],
 )
 def test_models_an_objective_refuses(objective: Objective, has: dict, message: str) -> None:
-    model = Model()
-    for name, value in has.items():
-        setattr(model, name, value)
     with pytest.raises(UserError, match=message):
-        objective.check(model)
+        objective.check(toy(**has))
 
 
 def test_models_an_objective_takes(caplog: pytest.LogCaptureFixture) -> None:
-    model = Model()
-    NextItem().check(model)
-    model.causal = True  # type: ignore[assignment]
-    AllPositions().check(model)
+    NextItem().check(toy())
+    Twins().check(toy())
+    Cloze().check(toy(mask_token=3))
+    Counted().check(toy(counted=True))
+    AllPositions().check(toy(causal=True))
     assert not caplog.records
-    model.causal, model.leaks_on_purpose = False, True  # type: ignore[assignment]
-    AllPositions().check(model)
+    AllPositions().check(toy(leaks_on_purpose=True))
     assert "although it sees the items it must predict" in caplog.text

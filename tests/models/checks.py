@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sigma.models.mamba import Mamba
 from sigma.models.transformer import SelfAttention, TransformerLayer
+from sigma.ops import Rows, rows_of
 from tests.front_door import ROOT
 
 K = 12  # items
@@ -39,20 +40,32 @@ def rows(width: int = 7, seed: int = 1) -> tuple[Tensor, Tensor]:
     return items * (torch.arange(width) < lengths[:, None]), lengths
 
 
-def real(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, D) -> (sum of lengths, D), the states of real items, row by row."""
-    return hidden[torch.arange(hidden.shape[1]) < lengths[:, None]]
+def real(padded: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, …) -> (T, …), what stands at real items, row by row."""
+    return padded[torch.arange(padded.shape[1]) < lengths[:, None]]
 
 
-def last(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, D) -> (B, D), the states that are scored."""
-    return hidden[torch.arange(len(lengths)), lengths - 1]
+def packed_rows(items: Tensor, lengths: Tensor) -> tuple[Tensor, Rows]:
+    """(B, L) -> the rows' items (T,) end to end, and where they lie among L columns."""
+    return real(items, lengths), rows_of(lengths, items.shape[1])
+
+
+def every_state(model: nn.Module, items: Tensor, lengths: Tensor) -> Tensor:
+    """States (T, D) of all items, row by row."""
+    flat, among = packed_rows(items, lengths)
+    return model(flat, among, torch.arange(len(flat)))
+
+
+def last_states(model: nn.Module, items: Tensor, lengths: Tensor) -> Tensor:
+    """States (B, D) of the last items, which are scored."""
+    flat, among = packed_rows(items, lengths)
+    return model(flat, among, among.offsets[1:] - 1)
 
 
 def shake(model: nn.Module, std: float = 0.4) -> None:
     """Move every parameter off its start, where zeros and ones would hide an error.
 
-    Padding's row of the table too: nothing may read it in a model that is ``padding_invariant``.
+    Padding's row of the table too: nothing may read it in a model that reads no padding.
     """
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -74,7 +87,7 @@ def assert_same(model: nn.Module, got: Tensor, want: Tensor) -> None:
 
 def assert_same_scores(model: nn.Module, items: Tensor, lengths: Tensor, want: Tensor) -> None:
     """Scores at every real position, row by row, are those of ``want``, the states by equations."""
-    got = model.logits(real(model(items, lengths), lengths))
+    got = model.logits(every_state(model, items, lengths))
     assert_same(model, got, want @ model.items.weight[1:].T)
 
 
@@ -92,9 +105,9 @@ def assert_starts_as_recboles(model: nn.Module) -> None:
 
 def assert_close_in_half_precision(model: nn.Module) -> None:
     items, lengths = rows()
-    want = last(model(items, lengths), lengths)
+    want = last_states(model, items, lengths)
     with torch.autocast("cpu", torch.bfloat16):
-        got = last(model(items, lengths), lengths)
+        got = last_states(model, items, lengths)
     torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1)
 
 

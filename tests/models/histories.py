@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sigma.models.counted import Counted
+from sigma.ops import Rows, rows_of
 
 
 def random_histories(
@@ -26,14 +27,19 @@ def flat(histories: list[list[int]], dtype: torch.dtype = torch.int32) -> tuple[
     return items, torch.tensor([0, *map(len, histories)]).cumsum(0)
 
 
-def padded(histories: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
+def packed(histories: list[list[int]], width: int) -> tuple[Tensor, Rows]:
     """The last ``width`` items of each, as a batch holds them."""
     cut = [history[-width:] for history in histories]
-    items = torch.tensor([history + [0] * (width - len(history)) for history in cut])
-    return items, torch.tensor([len(history) for history in cut])
+    lengths = torch.tensor([len(history) for history in cut])
+    return torch.tensor([item for history in cut for item in history]), rows_of(lengths, width)
+
+
+def last_states(model: Counted, histories: list[list[int]], width: int) -> Tensor:
+    """States (M, W) after the last item of each history."""
+    items, rows = packed(histories, width)
+    return model(items, rows, rows.offsets[1:] - 1)
 
 
 def last_scores(model: Counted, histories: list[list[int]], width: int) -> Tensor:
     """Scores (M, K) after the last item of each history."""
-    items, lengths = padded(histories, width)
-    return model.logits(model(items, lengths)[torch.arange(len(lengths)), lengths - 1])
+    return model.logits(last_states(model, histories, width))

@@ -1,4 +1,4 @@
-"""BERT4Rec against its equations in plain loops and against torch's own layers; masks, padding."""
+"""BERT4Rec against its equations in plain loops and against torch's own layers; the mask token."""
 
 import pytest
 import torch
@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.bert4rec import BERT4Rec
-from sigma.models.transformer import SelfAttention, TransformerLayer, real_keys
+from sigma.models.transformer import SelfAttention, TransformerLayer
+from sigma.ops import places_of, rows_of
 from tests.models.checks import (
     K,
     assert_same,
     assert_starts_as_recboles,
-    last,
+    every_state,
+    last_states,
     real,
     shake,
     torch_attention,
@@ -84,51 +86,46 @@ def by_equations(model: BERT4Rec, items: Tensor, lengths: Tensor, options: dict)
 def test_equals_the_equations_with_gradients(rows: object, options: dict) -> None:
     model = build(**options)
     items, lengths = rows()  # type: ignore[operator]
-    got = model.logits(real(model(items, lengths), lengths))
+    got = model.logits(every_state(model, items, lengths))
     assert_same(model, got, by_equations(model, items, lengths, options))
 
 
-# --- the shared layers, told which positions are real, against torch's ---
+# --- the shared layers on rows of several lengths, against torch's on padded ones ---
 
 
-def test_a_layer_that_sees_real_items_is_torchs_encoder_layer() -> None:
-    ours = TransformerLayer(6, 3, 10, 0.0, 0.0)
+def test_a_layer_that_sees_whole_rows_is_torchs_encoder_layer() -> None:
+    ours = TransformerLayer(6, 3, 10, 0.0, 0.0, causal=False)
     shake(ours)
     theirs = torch_layer(ours.double(), 3, "gelu")
     torch.manual_seed(0)
     x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
     lengths = torch.tensor([5, 1, 3, 4])
     is_real = torch.arange(5) < lengths[:, None]
-    got = ours(x, real_keys(lengths, 5))[is_real]
+    got = ours(x[is_real], rows_of(lengths))
     want = theirs(x, src_key_padding_mask=~is_real)[is_real]
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
     weight = torch.randn_like(got)
     ours_x, theirs_x = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, want))
     torch.testing.assert_close(ours_x, theirs_x, rtol=1e-8, atol=1e-10)
-    assert not ours_x[~is_real].any()
+    some = torch.tensor([1, 4, 5, 6, 12])
+    there = ours(x[is_real], rows_of(lengths), places_of(some, 13))
+    torch.testing.assert_close(there, want[some], rtol=1e-9, atol=1e-10)
 
 
-def test_attention_over_real_items_is_torchs() -> None:
-    ours = SelfAttention(6, 2, 0.0)
+def test_attention_over_whole_rows_is_torchs() -> None:
+    ours = SelfAttention(6, 2, 0.0, causal=False)
     shake(ours)
     theirs = torch_attention(ours.double(), heads=2)
     torch.manual_seed(0)
     x = torch.randn(4, 5, 6, dtype=torch.float64)
-    visible = real_keys(torch.tensor([5, 1, 3, 4]), 5)
-    want = theirs(x, x, x, key_padding_mask=~visible[:, 0, 0], need_weights=False)[0]
-    got = ours(x, visible)
-    torch.testing.assert_close(got, ours.norm(x + want), rtol=1e-9, atol=1e-10)
+    lengths = torch.tensor([5, 1, 3, 4])
+    padding = torch.arange(5) >= lengths[:, None]
+    want = theirs(x, x, x, key_padding_mask=padding, need_weights=False)[0]
+    got = ours(real(x, lengths), rows_of(lengths))
+    torch.testing.assert_close(got, real(ours.norm(x + want), lengths), rtol=1e-9, atol=1e-10)
 
 
-def test_real_keys_by_hand() -> None:
-    assert real_keys(torch.tensor([2, 1, 3]), 3)[:, 0, 0].tolist() == [
-        [True, True, False],
-        [True, False, False],
-        [True, True, True],
-    ]
-
-
-# --- both directions, padding, the mask token ---
+# --- both directions, the mask token ---
 
 
 def test_every_position_sees_every_other() -> None:
@@ -138,49 +135,50 @@ def test_every_position_sees_every_other() -> None:
     for changed in range(7):
         other = items.clone()
         other[0, changed] = 12
-        moved = (model(items, lengths) - model(other, lengths)).abs().amax(-1)
-        assert (moved > 1e-5).all()
+        moved = every_state(model, items, lengths) - every_state(model, other, lengths)
+        assert (moved.abs().amax(-1) > 1e-5).all()
 
 
 def test_only_positions_tell_the_order() -> None:
     model = build()
     lengths = torch.tensor([5])
     one, two = torch.tensor([[3, 1, 4, 9, MASK]]), torch.tensor([[9, 4, 3, 1, MASK]])
-    assert not torch.allclose(model(one, lengths)[0, 4], model(two, lengths)[0, 4])
+    assert not torch.allclose(last_states(model, one, lengths), last_states(model, two, lengths))
     nn.init.zeros_(model.positions.table.weight)
-    torch.testing.assert_close(model(one, lengths)[0, 4], model(two, lengths)[0, 4])
+    torch.testing.assert_close(last_states(model, one, lengths), last_states(model, two, lengths))
 
 
 def test_the_mask_token_is_read_and_learned_but_not_scored() -> None:
     model = BERT4Rec(num_items=K, max_length=L)
     assert model.mask_token == MASK
     items, lengths = evaluation_rows()
-    scores = model.logits(last(model(items, lengths), lengths))
+    scores = model.logits(last_states(model, items, lengths))
     assert scores.shape == (5, K)
     F.cross_entropy(scores, torch.arange(5)).backward()
     assert model.items.weight.grad is not None
     assert model.items.weight.grad[MASK].any()
     # Scores know the mask's row only through the input: without a mask in it, not at all.
-    unmasked = torch.tensor([[1, 2, 3]])
-    before = model.eval().logits(model(unmasked, torch.tensor([3]))[:, -1])
+    unmasked = torch.tensor([[1, 2, 3]]), torch.tensor([3])
+    before = model.eval().logits(last_states(model, *unmasked))
     with torch.no_grad():
         model.items.weight[MASK] += 1
-    torch.testing.assert_close(model.logits(model(unmasked, torch.tensor([3]))[:, -1]), before)
+    torch.testing.assert_close(model.logits(last_states(model, *unmasked)), before)
 
 
 def test_scores_of_some_items_have_their_bias() -> None:
     model = build()
     items, lengths = evaluation_rows()
-    states = last(model(items, lengths), lengths)
+    states = last_states(model, items, lengths)
     some = torch.tensor([[1, 12], [3, 3], [7, 2], [12, 1], [5, 6]])
     torch.testing.assert_close(model.logits(states, some), model.logits(states).gather(1, some - 1))
 
 
 def test_there_is_one_position_more_than_items_and_no_second() -> None:
     model = build()
-    assert model(torch.ones(1, L + 1, dtype=torch.long), torch.tensor([L + 1])).isfinite().all()
+    full, longer = (torch.ones(1, n, dtype=torch.long) for n in (L + 1, L + 2))
+    assert every_state(model, full, torch.tensor([L + 1])).isfinite().all()
     with pytest.raises(UserError, match=r"holds 9 positions, the model 8"):
-        model(torch.ones(1, L + 2, dtype=torch.long), torch.tensor([L + 2]))
+        every_state(model, longer, torch.tensor([L + 2]))
 
 
 def test_starts_normal() -> None:

@@ -15,7 +15,7 @@ from sigma.models.markov import Markov
 from sigma.models.popularity import Popularity
 from sigma.models.vmis_knn import VMISKNN
 from tests.models.checks import composed
-from tests.models.histories import flat, last_scores, padded, random_histories
+from tests.models.histories import flat, last_scores, last_states, packed, random_histories
 
 K, L = 12, 6
 MODELS = {
@@ -51,22 +51,27 @@ def test_tally_by_hand(size: int) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_padding_and_later_items_change_no_state(name: str) -> None:
+def test_a_state_is_the_last_items_up_to_its_place(name: str) -> None:
     model = counted(name)
-    assert model.padding_invariant
+    items, rows = packed(QUERIES, L)
+    want = []
+    for history in QUERIES:
+        for n in range(1, len(history) + 1):
+            seen = history[max(n - model.width, 0) : n]
+            want.append([0] * (model.width - len(seen)) + seen)
+    assert model(items, rows, torch.arange(len(items))).tolist() == want
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_later_items_change_no_state(name: str) -> None:
+    model = counted(name)
     assert model.causal
-    items, lengths = padded(QUERIES, L)
-    real = torch.arange(L) < lengths[:, None]
-    states = model(items, lengths)
-    wide = model(torch.nn.functional.pad(items, (0, 30)), lengths)
-    assert torch.equal(states[real], wide[:, :L][real])
+    items, rows = packed(QUERIES, L)
+    states, position = model(items, rows, torch.arange(len(items))), rows.positions(len(items))
     for cut in range(1, L):
-        changed = items.clone()
-        changed[:, cut:] = 0
-        prefix = model(changed, lengths.clamp(max=cut))
-        assert torch.equal(states[:, :cut], prefix[:, :cut])
-        # ... which is also what the narrower batch of a length group gives.
-        assert torch.equal(model(items[:, :cut], lengths.clamp(max=cut)), prefix[:, :cut])
+        begun, shorter = packed([history[:cut] for history in QUERIES], L)
+        prefix = model(begun, shorter, torch.arange(len(begun)))
+        assert torch.equal(states[position < cut], prefix)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -105,8 +110,7 @@ def test_nothing_to_train_and_nothing_that_precision_rounds(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_of_some_items(name: str) -> None:
     model = counted(name)
-    items, lengths = padded(QUERIES, L)
-    states = model(items, lengths)[torch.arange(len(lengths)), lengths - 1]
+    states = last_states(model, QUERIES, L)
     some = torch.randint(1, K + 1, (len(states), 5), generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.logits(states, some), model.logits(states).gather(1, some - 1))
     assert model.logits(states[:0]).shape == (0, K)

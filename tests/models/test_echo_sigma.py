@@ -16,7 +16,8 @@ from tests.models.checks import (
     assert_close_in_half_precision,
     assert_same_scores,
     composed,
-    last,
+    every_state,
+    last_states,
     rows,
     shake,
 )
@@ -88,15 +89,16 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
     assert_same_scores(model, items, lengths, want)
 
 
-def test_one_call_of_one_mamba_for_all_three_inputs() -> None:
+def test_one_mamba_reads_all_three_inputs() -> None:
+    """Of all columns in the first layer, of real items in the last: nothing reads on from there."""
     model = build(num_layers=2)
     shapes = []
     for module in model.modules():
         if isinstance(module, Mamba):
             module.register_forward_hook(lambda m, a, out: shapes.append(tuple(a[0].shape)))
-    items, lengths = rows()
-    model(items, lengths)
-    assert shapes == [(15, 7, 6), (15, 7, 6)]
+    assert sum(isinstance(module, Mamba) for module in model.modules()) == 2
+    last_states(model, *rows())
+    assert shapes == [*[(35, 6)] * 3, *[(18, 6)] * 3]
 
 
 def test_their_cutoff_has_no_effect_and_the_filter_starts_as_nothing() -> None:
@@ -111,7 +113,7 @@ def test_their_cutoff_has_no_effect_and_the_filter_starts_as_nothing() -> None:
         else:
             assert (layer(states) - states).abs().max() > 0.01
         shake(model)
-        scores[cutoff] = model.logits(last(model(items, lengths), lengths))
+        scores[cutoff] = model.logits(last_states(model, items, lengths))
     torch.testing.assert_close(scores[0.001], scores[0.0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(scores[1 / 6], scores[0.0], rtol=1e-10, atol=1e-10)
     assert (scores[0.3] - scores[0.0]).abs().max() > 0.01
@@ -120,14 +122,15 @@ def test_their_cutoff_has_no_effect_and_the_filter_starts_as_nothing() -> None:
 def test_the_reversed_direction_of_a_short_history_reads_padding_alone() -> None:
     model = build()
     shake(model)
-    read = []
-    model.layers[0].mamba.register_forward_hook(lambda m, a, out: read.append(out.chunk(3)[1]))
+    read: list[Tensor] = []
+    model.layers[0].mamba.register_forward_hook(lambda m, a, out: read.append(out))
     for length, blind in ((1, True), (3, True), (4, False), (7, False)):
         items = torch.zeros(2, 7, dtype=torch.long)
         items[0, :length] = torch.arange(1, length + 1)
         items[1, :length] = torch.arange(5, length + 5)
-        model(items, torch.tensor([length, length]))
-        difference = (read[-1][0] - read[-1][1])[length - 1].abs().max().item()
+        last_states(model, items, torch.tensor([length, length]))
+        one, other = read[-2]  # the second of the three
+        difference = (one - other).abs().max().item()
         assert difference < 1e-12 if blind else difference > 1e-3, length
 
 
@@ -135,13 +138,13 @@ def test_not_causal_and_moved_by_padding() -> None:
     model = build()
     shake(model)
     assert not model.causal
-    assert not model.padding_invariant
     items, lengths = rows()
-    hidden = model(items, lengths)
     changed = items.clone()
     changed[0, 6] = items[0, 6] % 12 + 1
-    assert (model(changed, lengths) - hidden)[0, :6].abs().max() > 1e-3
-    moved = last(model(F.pad(items, (0, 13)), lengths), lengths) - last(hidden, lengths)
+    moved = every_state(model, changed, lengths) - every_state(model, items, lengths)
+    assert moved[:6].abs().max() > 1e-3
+    wide = last_states(model, F.pad(items, (0, 13)), lengths)
+    moved = wide - last_states(model, items, lengths)
     assert ((moved.abs().amax(1) > 1e-3) == (2 * lengths > 7)).all()
 
 
@@ -190,8 +193,7 @@ def test_dropout_where_the_authors_have_it() -> None:
             assert module.p == 0.4
             module.register_forward_hook(lambda m, a, out: seen.append(out))
     model.layers[0].norm.register_forward_hook(lambda m, a, out: tail.append(a[0]))
-    items, lengths = rows()
-    model(items, lengths)
+    last_states(model, *rows())
     assert [out.shape[-1] for out in seen] == [6, 6, 24, 6]
     assert tail[0] is seen[1]
 

@@ -1,4 +1,6 @@
-"""What every model in ``conf/model`` promises: shapes, padding, causality, and the front door."""
+"""What every model in ``conf/model`` promises: shapes, rows that know nothing of each other, causality,
+states at any places, graphs, steps that wait for nothing, and the front door.
+"""
 
 import functools
 import json
@@ -14,11 +16,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-import sigma.encoding
-from sigma.datamodules.batches import Batch
-from sigma.encoding import target_states
-from sigma.losses import CrossEntropy
+from sigma.capture import Inputs
+from sigma.errors import UserError
+from sigma.losses import BPR, CrossEntropy
+from sigma.models.base import Model
+from sigma.ops import Rows, rows_of
+from sigma.task import SequenceTask
 from tests.front_door import ROOT, run
 from tests.in_process import call
 
@@ -43,29 +49,88 @@ def small(name: str) -> list[str]:
     ]
 
 
-def build(name: str) -> Any:
-    config = composed(name, *small(name))
+def built(name: str, **settings: object) -> Any:
+    """The small model as it starts, in training."""
     torch.manual_seed(0)
-    model = instantiate(config.model, num_items=K, _convert_="all")
-    if hasattr(model, "count"):
+    return instantiate(composed(name, *small(name)).model, num_items=K, _convert_="all", **settings)
+
+
+def build(name: str, **settings: object) -> Any:
+    """The small model in evaluation; of a counted one, it has counted."""
+    model = built(name, **settings)
+    if model.counted:
         items = torch.randint(1, K + 1, (200,), generator=torch.Generator().manual_seed(1))
         model.count(items, torch.arange(0, 201, 10))
     return model.eval()
 
 
-def rows(model: nn.Module) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([L, 1, 2, 5])
-    items = torch.randint(1, K + 1, (4, L), generator=torch.Generator().manual_seed(2))
-    return items * (torch.arange(L) < lengths[:, None]), lengths
+def without_dropout(name: str, **settings: object) -> Any:
+    """The model in training, but for ``settings`` without any dropout; skips if it is counted."""
+    off = {key: 0.0 for key in composed(name).model if key.endswith("dropout")}
+    model = built(name, **(off | settings))
+    if model.counted:
+        pytest.skip(f"{name} is counted, not trained")
+    return model
+
+
+LENGTHS = (L, 1, 2, 5)
+TARGETS = torch.tensor([3, 9, 1, 12])
+
+
+def batch(lengths: tuple[int, ...] = LENGTHS, seed: int = 2) -> tuple[Tensor, Rows]:
+    """Items end to end, and their rows; as a loader has it, none is longer than L."""
+    generator = torch.Generator().manual_seed(seed)
+    items = torch.randint(1, K + 1, (sum(lengths),), generator=generator)
+    return items, rows_of(torch.tensor(lengths), L)
+
+
+def ends(rows: Rows) -> Tensor:
+    """The places of the last items."""
+    return rows.offsets[1:] - 1
+
+
+def every_state(model: Model, items: Tensor, rows: Rows) -> Tensor:
+    return model(items, rows, torch.arange(len(items)))
+
+
+def last_states(model: Model, items: Tensor, rows: Rows) -> Tensor:
+    return model(items, rows, ends(rows))
+
+
+def step_loss(model: Model, inputs: Inputs, loss: nn.Module | None = None) -> Tensor:
+    """What a training step minimises; the model's own loss is in it."""
+    task = SequenceTask(model, torch.optim.Adam, loss or CrossEntropy(torch.ones(K)))
+    return task.batch_loss(inputs)
+
+
+def weighted(states: Tensor) -> Tensor:
+    """A scalar that each entry of the states moves otherwise."""
+    weight = torch.linspace(-1, 1, states.numel(), dtype=states.dtype)
+    return (states * weight.reshape(states.shape)).sum()
+
+
+def outcome(model: Model, states: Tensor) -> list[Tensor]:
+    """States, and the gradients that every parameter gets from them."""
+    parameters = list(model.parameters())
+    if not parameters:
+        return [states]
+    return [
+        states, *torch.autograd.grad(weighted(states), parameters, materialize_grads=True)
+    ]  # fmt: skip
+
+
+def assert_close(got: list[Tensor], wanted: list[Tensor]) -> None:
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_have_the_shape_of_the_catalogue(name: str) -> None:
     model = build(name)
-    items, lengths = rows(model)
-    hidden = model(items, lengths)
-    assert hidden.shape[:2] == items.shape
-    states = hidden[torch.arange(4), lengths - 1]
+    assert isinstance(model, Model)
+    items, rows = batch()
+    assert len(every_state(model, items, rows)) == len(items)
+    states = last_states(model, items, rows)
     scores = model.logits(states)
     assert scores.shape == (4, K)
     assert torch.isfinite(scores).all()
@@ -73,42 +138,72 @@ def test_scores_have_the_shape_of_the_catalogue(name: str) -> None:
     torch.testing.assert_close(model.logits(states, some), scores.gather(1, some - 1))
     few = some[:, :1]  # ``tied_scores`` has another way for them
     torch.testing.assert_close(model.logits(states, few), scores.gather(1, few - 1))
-    assert isinstance(model.padding_invariant, bool)
-    assert isinstance(model.causal, bool)
+    for trait in ("causal", "leaks_on_purpose", "reads_batch", "counted"):
+        assert isinstance(getattr(model, trait), bool)
+    assert model.counted == (not list(model.parameters()))
+    assert model.mask_token in (None, K + 1)
     assert model.name == name
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_padding_moves_scores_as_a_model_says(name: str) -> None:
-    """Not those of a model that says so; those of the others, or their padding is for nothing."""
-    model = build(name)
-    items, lengths = rows(model)
-    wide = model(items, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        if model.padding_invariant:
-            alone = model(items[row : row + 1, :length], lengths[row : row + 1])
-            torch.testing.assert_close(
-                model.logits(alone[0, -1:]), model.logits(wide[row, length - 1][None]),
-                rtol=1e-4, atol=1e-5,
-            )  # fmt: skip
-        elif length < L:  # what stands in the padding reaches the state (all these read it)
-            other = items.clone()
-            other[row, length:] = 1
-            moved = model(other, lengths)[row, length - 1]
-            assert not torch.equal(moved, wide[row, length - 1])
+def test_a_rows_states_do_not_depend_on_the_rows_beside_it(name: str) -> None:
+    model = build(name).double()
+    items, rows = batch()
+    together = every_state(model, items, rows)
+    for part, states in zip(items.split(LENGTHS), together.split(LENGTHS), strict=True):
+        alone = every_state(model, part, rows_of(torch.tensor([len(part)]), L))
+        torch.testing.assert_close(alone, states, rtol=1e-6, atol=1e-9)
+
+
+# Models that read each row with padding behind it, up to L columns, and settings that no YAML has.
+READS_PADDING = {
+    ("echo_sigma", ()),
+    ("linrec", ()),
+    ("linrec_authors", ()),
+    ("moe_matrrec", (("leak", True),)),
+    ("sigma_released", ()),
+}
+WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {}) for name in MODELS),
+        ("linrec", {"mask_padding": True}),
+        ("moe_matrrec", {"leak": True}),
+    ],
+    ids=str,
+)
+def test_columns_move_states_of_models_that_read_padding_and_of_no_other(
+    name: str, settings: dict[str, Any]
+) -> None:
+    model = build(name, **settings).double()
+    items, rows = batch((5, 1, 2, 4))
+    wide = last_states(model, items, rows)
+    fewer = rows._replace(longest=6)
+    if name in WANTS_WHOLE_ROWS:
+        with pytest.raises(UserError, match=r"max_length"):
+            last_states(model, items, fewer)
+        return
+    narrow = last_states(model, items, fewer)
+    if (name, tuple(settings.items())) in READS_PADDING:
+        assert (narrow - wide).abs().max() > 1e-4
+    else:
+        torch.testing.assert_close(narrow, wide, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_future_moves_states_as_a_model_says(name: str) -> None:
     """Never those of a causal model, and its own item always does."""
     model = build(name)
-    items, lengths = rows(model)
-    before = model(items, lengths)[0]
+    items, rows = batch()
+    before = every_state(model, items, rows)
     moved = False
     for position in (1, 4, L - 1):
         changed = items.clone()
-        changed[0, position:] = changed[0, position:] % K + 1
-        after = model(changed, lengths)[0]
+        changed[position:L] = changed[position:L] % K + 1  # of the first row
+        after = every_state(model, changed, rows)
         if model.causal:
             torch.testing.assert_close(
                 model.logits(after[:position]), model.logits(before[:position]),
@@ -119,51 +214,58 @@ def test_the_future_moves_states_as_a_model_says(name: str) -> None:
     assert moved != model.causal
 
 
+@pytest.mark.parametrize("places", [[8, 9, 11, 16], [2, 3, 8, 11, 14], [0, 9], [16]], ids=str)
 @pytest.mark.parametrize("name", MODELS)
-def test_states_are_the_same_however_they_are_asked_for(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One column of each row, in length groups or not: states and gradients of the whole pass."""
-    monkeypatch.setattr(sigma.encoding, "MIN_ROWS", 1)
+def test_states_at_some_places_are_those_of_all(name: str, places: list[int]) -> None:
+    """Values and gradients: the last of each row; several of a row and none of another; few."""
     model = build(name).double()
-    lengths = torch.tensor([L, 1, 2, 5, 3, 8, 2])
-    items = torch.randint(1, K + 1, (7, L), generator=torch.Generator().manual_seed(2))
-    items *= torch.arange(L) < lengths[:, None]
-    rows, none = torch.arange(7), torch.empty(0, dtype=torch.int64)
-    batch = Batch(items, lengths, rows, rows + 1, rows, lengths - 1, lengths, none, none)
-    parameters = list(model.parameters())
-    may_group = model.padding_invariant or getattr(model, "cuts_columns", False)
+    items, rows = batch()
+    some = torch.tensor(places)
+    got = outcome(model, model(items, rows, some))
+    assert_close(got, outcome(model, every_state(model, items, rows)[some]))
 
-    def outcome(states: Tensor) -> list[Tensor]:
-        states = states.double()  # those of some counted models are not
-        if not parameters:
-            return [states]
-        loss = (states * torch.linspace(-1, 1, states.numel()).reshape(states.shape)).sum()
-        return [states, *torch.autograd.grad(loss, parameters, materialize_grads=True)]
 
-    whole = outcome(model(items, lengths)[rows, lengths - 1])
-    for by_length in {False, may_group}:
-        for got, wanted in zip(outcome(target_states(model, batch, by_length)), whole, strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-9)
+@pytest.mark.parametrize("name", MODELS)
+def test_what_lies_behind_the_last_row_changes_nothing(name: str) -> None:
+    """States, loss and gradients; places that only fill a batch up are taken there, too."""
+    model = build(name).double()
+    items, rows = batch((*LENGTHS, 9, 8, 9, 7))
+    targets = torch.arange(1, 9)
+    filled = F.pad(items, (0, 5))
+    want, got = last_states(model, items, rows), last_states(model, filled, rows)
+    assert_close(outcome(model, got), outcome(model, want))
+    if model.counted:
+        return
+    places = F.pad(ends(rows), (0, 3), value=len(filled) - 1)
+    found = []
+    for inputs in (
+        Inputs(items, rows, ends(rows), targets),
+        Inputs(filled, rows, ends(rows), targets),
+        Inputs(filled, rows, places, F.pad(targets, (0, 3))),
+    ):
+        states = model(*inputs[:3])
+        assert states.isfinite().all()
+        loss = CrossEntropy(torch.ones(K))(states, inputs.targets, model.logits)
+        parameters = list(model.parameters())
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        found.append([states[:8], loss, *gradients])
+    assert_close(found[1], found[0])
+    assert_close(found[2], found[0])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> None:
     """``trainer.precision=bf16-mixed``: what autocast must not touch stays in float32."""
     model = build(name)
-    parameters = list(model.parameters())
-    if not parameters:
+    if model.counted:
         pytest.skip(f"{name} is counted, not trained")
-    items, lengths = rows(model)
-    twice = items.repeat(2, 1), lengths.repeat(2)  # the second half is of twins
-    targets, ends = torch.tensor([3, 9, 1, 12]), (torch.arange(4), lengths - 1)
-    loss, found = CrossEntropy(torch.ones(K)), []
+    parameters = list(model.parameters())
+    items, rows = batch()
+    inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
+    found = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            states = model(items, lengths)[ends]
-            value = loss(states, targets, model.logits)
-            if hasattr(model, "extra_loss"):
-                value = value + model.extra_loss(*twice, states, targets)
+            value = step_loss(model, inputs)
         assert value.dtype == torch.float32
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         found.append((value, torch.cat([g.flatten() for g in gradients])))
@@ -176,17 +278,15 @@ def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> No
 def test_every_parameter_learns(name: str) -> None:
     """A parameter without gradient is a part that is not wired in."""
     model = build(name).train()
-    parameters = dict(model.named_parameters())
-    if not parameters:
+    if model.counted:
         pytest.skip(f"{name} is counted, not trained")
-    items, lengths = rows(model)
-    targets = torch.tensor([3, 9, 1, 12])
-    if hasattr(model, "extra_loss"):
-        items, lengths = items.repeat(2, 1), lengths.repeat(2)
-    states = model(items, lengths)[torch.arange(4), lengths[:4] - 1]
-    loss = F.cross_entropy(model.logits(states), targets - 1)
-    if hasattr(model, "extra_loss"):
-        loss = loss + model.extra_loss(items, lengths, states, targets)
+    parameters = dict(model.named_parameters())
+    items, rows = batch()
+    states = last_states(model, items, rows)
+    loss = F.cross_entropy(model.logits(states), TARGETS - 1)
+    extra = model.extra_loss(items, rows, ends(rows), states, (items, rows))
+    if extra is not None:
+        loss = loss + extra
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in parameters.values())
     if hasattr(model, "items") and not getattr(model, "padding_item", False):
@@ -196,28 +296,19 @@ def test_every_parameter_learns(name: str) -> None:
     assert not silent
 
 
-def without_dropout(name: str, **settings: object) -> Any:
-    """The model in training, but for ``settings`` without any dropout; skips if it is counted."""
-    config = composed(name, *small(name)).model
-    off = {key: 0.0 for key in config if key.endswith("dropout")}
-    torch.manual_seed(0)
-    model = instantiate(config, num_items=K, _convert_="all", **(off | settings))
-    if hasattr(model, "count"):
-        pytest.skip(f"{name} is counted, not trained")
-    return model
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_each_dropout_acts_in_training_alone(name: str) -> None:
     plain = without_dropout(name).eval()
-    items, lengths = rows(plain)
+    items, rows = batch()
     for key in composed(name).model:
         if key.endswith("dropout"):
             model = without_dropout(name, **{key: 0.5})
             # In the attention of the time domain, which this setting leaves out.
             idle = (name, key) == ("fearec", "attention_dropout")
-            assert torch.equal(model(items, lengths), model(items, lengths)) == idle, key
-            assert torch.equal(model.eval()(items, lengths), plain(items, lengths)), key
+            twice = (every_state(model, items, rows) for _ in range(2))
+            assert torch.equal(*twice) == idle, key
+            still = every_state(model.eval(), items, rows)
+            assert torch.equal(still, every_state(plain, items, rows)), key
 
 
 # Switches that change what is computed and that no YAML sets.
@@ -230,33 +321,124 @@ SWITCHED = [
         | {"flip_until": None},
     ),
 ]
+EVERY = [*((name, {}) for name in MODELS), *SWITCHED]
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"), [*((name, {}) for name in MODELS), *SWITCHED], ids=str
-)
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
 def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any]) -> None:
     """HR@1 = 1 on what it was trained on; a model's own loss beside the cross entropy."""
     model = without_dropout(name, **settings)
     # No two end alike, so that a first-order model can learn them, too.
     histories = [[7], [2, 1], [10, 3, 5], [5, 3, 10], [2, 12, 1, 9], [6, 11, 3, 9, 4], [8, 2] * 4]
     targets = torch.tensor([3, 9, 1, 12, 5, 20, 3])
-    if hasattr(model, "mask_token"):  # it stands where the next item is asked for
+    if model.mask_token is not None:  # it stands where the next item is asked for
         histories = [[*history, model.mask_token] for history in histories]
-    items = torch.tensor([history + [0] * (L - len(history)) for history in histories])
-    lengths = torch.tensor([len(history) for history in histories])
-    users = torch.arange(len(lengths))
+    items = torch.tensor([item for history in histories for item in history])
+    rows = rows_of(torch.tensor([len(history) for history in histories]), L)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(100):
-        states = model(items, lengths)[users, lengths - 1]
+        states = last_states(model, items, rows)
         loss = F.cross_entropy(model.logits(states), targets - 1)
-        if hasattr(model, "extra_loss"):  # each history its own twin: one with the same target
-            loss = loss + model.extra_loss(items.repeat(2, 1), lengths.repeat(2), states, targets)
+        # Each history its own twin: one with the same target.
+        extra = model.extra_loss(items, rows, ends(rows), states, (items, rows))
+        loss = loss if extra is None else loss + extra
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    scores = model.eval().logits(model(items, lengths)[users, lengths - 1])
+    scores = model.eval().logits(last_states(model, items, rows))
     assert (scores.argmax(1) + 1).tolist() == targets.tolist()
+
+
+# --- graphs ---
+
+
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+def test_compiles_as_one_graph_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
+    """``task.compile=true``: states and gradients are those without."""
+    model = without_dropout(name, **settings).double()
+    torch.compiler.reset()
+    graphs = []
+
+    def counting(graph: torch.fx.GraphModule, examples: list[Any]) -> Any:
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, examples)
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counting)
+    for lengths in (LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
+        items, rows = batch(lengths)
+        got = outcome(model, compiled(items, rows, ends(rows)))
+        assert_close(got, outcome(model, last_states(model, items, rows)))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_exports_for_any_number_of_items(name: str) -> None:
+    model = build(name)
+    items, rows = batch()
+    sizes = {0: torch.export.Dim("T", min=2, max=4096)}
+    number = torch.export.Dim("B", min=2, max=512)
+    rows_sizes = ({0: number + 1}, None)
+    exported = torch.export.export(
+        model,
+        (items, rows, ends(rows)),
+        dynamic_shapes=(sizes, rows_sizes, {0: torch.export.Dim("M", min=2, max=4096)}),
+    )
+    for lengths in (LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
+        items, rows = batch(lengths)
+        got = exported.module()(items, rows, ends(rows))
+        torch.testing.assert_close(got, last_states(model, items, rows))
+
+
+# --- a step waits for nothing ---
+
+
+class Calls(TorchDispatchMode):
+    """Every operation called, with the shapes it is given and returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen.append((str(func), self.shapes(args), self.shapes(out)))
+        return out
+
+    def shapes(self, value: Any) -> Any:
+        return [tuple(x.shape) for x in tree_leaves(value) if isinstance(x, Tensor)]
+
+
+WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "equal")
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, BPR])
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+def test_a_step_calls_the_same_operations_whatever_the_lengths(
+    name: str, settings: dict[str, Any], loss: type[nn.Module]
+) -> None:
+    """So it can be captured on CUDA: no shape depends on the data, and nothing asks the device.
+
+    Operations of ``sigma.ops`` count as one each.
+    """
+    model = built(name, **settings)
+    if model.counted:
+        pytest.skip(f"{name} is counted, not trained")
+    if loss is BPR and getattr(model, "padding_item", False):
+        pytest.skip("a loss with negatives knows no padding item")
+    losses, found = loss(torch.ones(K, dtype=torch.int64)), []
+    task = SequenceTask(model, torch.optim.Adam, losses)
+    for lengths in (LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
+        items, rows = batch(lengths)
+        items = F.pad(items, (0, 1))
+        inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
+        with Calls() as calls:
+            torch.autograd.grad(
+                task.batch_loss(inputs), list(model.parameters()), allow_unused=True
+            )
+        found.append(calls.seen)
+    assert found[0] == found[1] == found[2]
+    called = {name.split(".")[1] for name, *_ in found[0]}
+    assert not called.intersection(WAITS)
 
 
 def overrides(folder: Path, name: str) -> list[str]:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from sigma.errors import UserError
 from sigma.models.fearec import FEARec, HybridAttention, frequency_window, info_nce
+from sigma.ops import Rows
 from tests.models.checks import (
     K,
     assert_same,
     assert_same_scores,
     assert_starts_as_recboles,
-    last,
+    every_state,
+    last_states,
+    packed_rows,
     rows,
     shake,
     torch_attention,
@@ -142,9 +145,9 @@ def test_heads_and_query_and_key_biases_matter_to_the_time_domain_alone(ratio: f
         for layer in others[1].layers:
             layer.attention.query.bias += 1
             layer.attention.key.bias -= 2
-    before = last(plain(items, lengths), lengths)
+    before = last_states(plain, items, lengths)
     for other in others:
-        moved = (last(other(items, lengths), lengths) - before).abs().max()
+        moved = (last_states(other, items, lengths) - before).abs().max()
         assert moved > 1e-3 if ratio else moved < 1e-10
 
 
@@ -154,14 +157,19 @@ def test_time_domain_alone_is_pytorch_attention() -> None:
     items, lengths = rows(8)
     ours = model.layers[0].attention
     theirs = torch_attention(ours, heads=2)
-    states = model.norm(model.positions(model.items(items)))
+    states = model.norm(model.positions.padded(model.items(items)))
     causal = torch.ones(8, 8, dtype=torch.bool).tril()
     keys = torch.arange(8) < lengths[:, None]
     mixed, _ = theirs(
         states, states, states, attn_mask=~causal, key_padding_mask=~keys, need_weights=False
     )
-    got = ours(states, keys[:, None, None] & causal)
-    torch.testing.assert_close(got, ours.norm(states + mixed), rtol=1e-9, atol=1e-10)
+    flat, among = packed_rows(items, lengths)
+    got, want = ours(states, among, len(flat)), ours.norm(states + mixed).flatten(0, 1)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+    some = torch.tensor([0, 6, 8, 9, 17])  # of the 8, 1, 2, 3 and 6 items
+    cells = torch.tensor([0, 6, 8, 16, 35])
+    there = ours(states, among, len(flat), some)
+    torch.testing.assert_close(there, want[cells], rtol=1e-9, atol=1e-10)
 
 
 def test_windows_by_hand() -> None:
@@ -189,13 +197,13 @@ def test_delays_are_shared_in_training_and_own_in_evaluation() -> None:
     items, lengths = rows(8)
     other = rows(8, seed=5)[0]
     other[0] = items[0]
-    alone = last(model.eval()(items, lengths), lengths)
-    torch.testing.assert_close(alone[0], last(model(other, lengths), lengths)[0])
-    torch.testing.assert_close(alone[:1], last(model(items[:1], lengths[:1]), lengths[:1]))
-    shared = last(model.train()(items, lengths), lengths)
+    alone = last_states(model.eval(), items, lengths)
+    torch.testing.assert_close(alone[0], last_states(model, other, lengths)[0])
+    torch.testing.assert_close(alone[:1], last_states(model, items[:1], lengths[:1]))
+    shared = last_states(model.train(), items, lengths)
     assert (shared - alone).abs().max() > 1e-3
     # A batch of one has nobody to share with.
-    torch.testing.assert_close(last(model(items[:1], lengths[:1]), lengths[:1]), alone[:1])
+    torch.testing.assert_close(last_states(model, items[:1], lengths[:1]), alone[:1])
 
 
 def test_reads_later_items_and_padding() -> None:
@@ -203,7 +211,8 @@ def test_reads_later_items_and_padding() -> None:
     items, lengths = rows(8)
     changed = items.clone()
     changed[0, 7] = items[0, 7] % K + 1
-    assert ((model(items, lengths) - model(changed, lengths)).abs().amax(-1)[0] > 1e-6).all()
+    moved = every_state(model, items, lengths) - every_state(model, changed, lengths)
+    assert (moved.abs().amax(-1)[:8] > 1e-6).all()
     assert not model.causal
     # The same weights, defined on longer rows, score the same histories differently.
     longer = build(length=11).eval()
@@ -212,18 +221,17 @@ def test_reads_later_items_and_padding() -> None:
     )
     with torch.no_grad():
         longer.positions.table.weight[:8] = model.positions.table.weight
-    padded = longer(F.pad(items, (0, 3)), lengths)
-    moved = last(model(items, lengths), lengths) - last(padded, lengths)
+    padded = last_states(longer, F.pad(items, (0, 3)), lengths)
+    moved = last_states(model, items, lengths) - padded
     assert (moved.abs().amax(1) > 1e-3).all()
-    assert not model.padding_invariant
 
 
 def test_half_precision_keeps_its_transforms_single() -> None:
     model = build(spatial_ratio=0.3, contrast="us_x", frequency_weight=0.1).float()
-    items, lengths, targets = twins()
+    batch = samples()
     with torch.autocast("cpu", torch.bfloat16):
-        states = last(model(items[:5], lengths[:5]), lengths[:5])
-        loss = states.sum() + model.extra_loss(items, lengths, states, targets)
+        states = model(*batch)
+        loss = states.sum() + model.extra_loss(*batch, states, TWINS)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -232,7 +240,7 @@ def test_half_precision_keeps_its_transforms_single() -> None:
 def test_wants_whole_rows(width: int) -> None:
     items = torch.ones(2, width, dtype=torch.long)
     with pytest.raises(UserError, match=rf"model.max_length=8 positions and got {width}"):
-        build()(items, torch.tensor([1, 2]))
+        last_states(build(), items, torch.tensor([1, 2]))
 
 
 # --- contrastive and frequency terms ---
@@ -280,11 +288,13 @@ def test_info_nce_by_hand(similarity: str, m: int) -> None:
     assert m > 1 or got == 0  # a pair alone has no negatives
 
 
-def twins() -> tuple[Tensor, Tensor, Tensor]:
-    """Ten rows: five samples and their twins; samples 0 and 2 have one target."""
-    items, lengths = rows(8)
-    others, m = rows(8, seed=3)[0], len(items)
-    return torch.cat([items, others]), lengths.repeat(2), torch.tensor([4, 1, 4, 2, 3])[:m]
+def samples(seed: int = 1) -> tuple[Tensor, Rows, Tensor]:
+    """Five rows and the places of their last items."""
+    items, among = packed_rows(*rows(8, seed))
+    return items, among, among.offsets[1:] - 1
+
+
+TWINS = samples(seed=3)[:2]  # sample by sample another sequence with the same target
 
 
 @pytest.mark.parametrize("frequency_weight", [0.0, 0.3])
@@ -297,12 +307,10 @@ def test_extra_loss_by_hand(contrast: str, frequency_weight: float) -> None:
         temperature=0.8,
         frequency_weight=frequency_weight,
     )
-    items, lengths, targets = twins()
-    m = len(targets)
-    sample = last(model(items[:m], lengths[:m]), lengths[:m])
+    sample = model(*samples())
     # Given states unlike those the model finds, so that it shows which of the two a term took.
     states = 0.5 * sample
-    twin = last(model(items[m:], lengths[m:]), lengths[m:])
+    twin = model(*samples(seed=3))
     pairs = {
         "un": [(0.2, states, sample)],
         "su": [(0.5, states, twin)],
@@ -313,17 +321,15 @@ def test_extra_loss_by_hand(contrast: str, frequency_weight: float) -> None:
         w * nce_by_hand(a, b, 0.8, "dot") + frequency_weight * gap_by_hand(a, b)
         for w, a, b in pairs
     )
-    got = model.extra_loss(items, lengths, states, targets)
+    got = model.extra_loss(*samples(), states, TWINS)
     assert_same(model, got, want)
 
 
 def test_views_differ_by_dropout_alone() -> None:
-    items, lengths, targets = twins()
-    terms = {}
+    batch, terms = samples(), {}
     for dropout in (0.0, 0.5):
         model = build(contrast="un", contrast_weight=0.0, frequency_weight=1.0, dropout=dropout)
-        states = last(model(items[:5], lengths[:5]), lengths[:5])
-        terms[dropout] = model.extra_loss(items, lengths, states, targets).item()
+        terms[dropout] = model.extra_loss(*batch, model(*batch), TWINS).item()
     assert terms[0.0] < 1e-12
     assert terms[0.5] > 1e-2
 
@@ -335,29 +341,26 @@ def test_views_differ_by_dropout_alone() -> None:
 )
 def test_terms_of_weight_zero_cost_nothing(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(**options)
-    items, lengths, targets = twins()
-    states = last(model(items[:5], lengths[:5]), lengths[:5])
+    batch = samples()
+    states = model(*batch)
     monkeypatch.setattr(FEARec, "forward", lambda *_: pytest.fail("encoded for nothing"))
-    extra = model.extra_loss(items[:5], lengths[:5], states, targets)
-    assert extra == 0
-    assert not extra.requires_grad
+    assert model.extra_loss(*batch, states, TWINS) is None
+    assert model.extra_loss(*batch, states, None) is None
 
 
 @pytest.mark.parametrize("contrast", ["su", "us", "us_x"])
 def test_twins_must_be_there(contrast: str) -> None:
-    items, lengths, targets = twins()
-    model = build(contrast=contrast)
-    states = last(model(items[:5], lengths[:5]), lengths[:5])
+    batch, model = samples(), build(contrast=contrast)
+    states = model(*batch)
     with pytest.raises(UserError, match="set objective=next_item_twins"):
-        model.extra_loss(items[:5], lengths[:5], states, targets)
+        model.extra_loss(*batch, states, None)
 
 
 def test_two_views_need_no_twins() -> None:
-    items, lengths, targets = twins()
-    model = build(contrast="un")
-    states = last(model(items[:5], lengths[:5]), lengths[:5])
-    alone = model.extra_loss(items[:5], lengths[:5], states, targets)
-    torch.testing.assert_close(alone, model.extra_loss(items, lengths, states, targets))
+    batch, model = samples(), build(contrast="un")
+    states = model(*batch)
+    alone = model.extra_loss(*batch, states, None)
+    torch.testing.assert_close(alone, model.extra_loss(*batch, states, TWINS))
 
 
 @pytest.mark.parametrize(

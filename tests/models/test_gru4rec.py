@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.gru4rec import GRU4Rec
-from tests.models.checks import K, assert_same_scores, rows, shake
+from sigma.ops import Rows, gru_layers
+from tests.models.checks import K, assert_same_scores, every_state, packed_rows, real, rows, shake
 from tests.models.slow import gru, linear
 
 
@@ -49,8 +50,8 @@ def test_is_torchs_cell_step_by_step() -> None:
     for t in range(7):
         state = cell(F.embedding(items[:, t], model.items.weight), state)
         states.append(F.linear(state, model.out.weight, model.out.bias))
-    want = torch.stack(states, dim=1)
-    torch.testing.assert_close(model(items, lengths), want, rtol=1e-9, atol=1e-10)
+    want, got = real(torch.stack(states, dim=1), lengths), every_state(model, items, lengths)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
 def test_starts_as_recboles() -> None:
@@ -76,19 +77,24 @@ def test_starts_as_recboles() -> None:
         assert 0.95 * bound < largest <= bound, name
 
 
-def test_dropout_acts_on_the_embeddings_in_training_only() -> None:
+def test_dropout_acts_on_the_embeddings_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = GRU4Rec(num_items=K, dropout=0.5)
     seen = []
-    model.gru.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+
+    def read(module: nn.GRU, x: Tensor, rows: Rows) -> Tensor:
+        seen.append(x)
+        return gru_layers(module, x, rows)
+
+    monkeypatch.setattr("sigma.models.gru4rec.gru_layers", read)
     items, lengths = rows()
-    before = model.items(items)
-    model(items, lengths)
+    before = model.items(packed_rows(items, lengths)[0])
+    every_state(model, items, lengths)
     dropped = seen[0] == 0
     kept = ~dropped & (before != 0)
     torch.testing.assert_close(seen[0][kept], 2 * before[kept])
     assert dropped[before != 0].float().mean().item() == pytest.approx(0.5, abs=0.05)
     model.eval()
-    first = model(items, lengths)
+    first = every_state(model, items, lengths)
     torch.testing.assert_close(seen[1], before)
-    torch.testing.assert_close(first, model(items, lengths))
+    torch.testing.assert_close(first, every_state(model, items, lengths))

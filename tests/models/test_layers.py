@@ -1,12 +1,13 @@
-"""Dropout from random bits, attention on its way with dropout, and states at one column."""
+"""Dropout from random bits, attention as torch has it, states at places, the convolution."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sigma.models.layers import Dropout, at
-from sigma.models.transformer import attend, real_keys
+from sigma.models.layers import CausalConv1d, Dropout, at
+from sigma.ops import attend, places_of, rows_of
+from tests.models.checks import real
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.999])
@@ -50,17 +51,24 @@ def test_the_gradient_of_dropout_goes_through_what_is_kept() -> None:
     torch.testing.assert_close(gradient * x, y)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_without_a_kernel_equals_torchs(
-    masked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+LENGTHS = torch.tensor([5, 2, 1])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("some", [[*range(8)], [0, 3, 7], [1, 2, 4, 5, 6]], ids=str)
+def test_attention_equals_torchs(some: list[int], causal: bool) -> None:
+    """On rows end to end, of some queries, what torch's has on padded rows."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    visible = real_keys(torch.tensor([5, 2, 1]), 5) if masked else None
-    # A dropout that would be in force but drops nothing takes the way of training.
-    monkeypatch.setattr(Dropout, "forward", lambda self, x: x)
-    got = attend(q, k, v, visible, Dropout(0.5))
-    wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+    q, k, v = (torch.randn(3, 5, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    visible = (torch.arange(5) < LENGTHS[:, None])[:, None, None]
+    if causal:
+        visible = visible & torch.ones(5, 5, dtype=torch.bool).tril()
+    places = torch.tensor(some)
+    queries, keys, values = (real(x, LENGTHS) for x in (q, k, v))
+    got = attend(queries[places], keys, values, rows_of(LENGTHS), places, causal)
+    padded = (x.transpose(1, 2) for x in (q, k, v))
+    wanted = F.scaled_dot_product_attention(*padded, attn_mask=visible).transpose(1, 2)
+    wanted = real(wanted, LENGTHS)[places]
     torch.testing.assert_close(got, wanted)
     weight = torch.randn_like(got)
     for a, b in zip(
@@ -71,9 +79,28 @@ def test_attention_without_a_kernel_equals_torchs(
         torch.testing.assert_close(a, b)
 
 
-def test_states_at_one_column() -> None:
-    states, columns = torch.randn(4, 6, 3), torch.tensor([0, 5, 2, 2])
-    assert torch.equal(at(states, columns), states[torch.arange(4), columns][:, None])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_convolution_looks_back_within_its_row(depthwise: bool) -> None:
+    torch.manual_seed(0)
+    layer = CausalConv1d(4, 3, depthwise).double()
+    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+    got = layer(real(x, LENGTHS), rows_of(LENGTHS))
+    padded = F.pad(x.mT, (2, 0))
+    wanted = real(F.conv1d(padded, *layer.conv.parameters(), groups=layer.conv.groups).mT, LENGTHS)
+    torch.testing.assert_close(got, wanted)
+    weight = torch.randn_like(got)
+    tensors = [x, *layer.parameters()]
+    for a, b in zip(
+        torch.autograd.grad((got * weight).sum(), tensors),
+        torch.autograd.grad((wanted * weight).sum(), tensors),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_states_at_places() -> None:
+    states, index = torch.randn(6, 3), torch.tensor([0, 2, 5])
+    assert torch.equal(at(states, places_of(index, 6)), states[index])
     assert at(states, None) is states
 
 

@@ -13,7 +13,8 @@ from tests.models.checks import (
     K,
     assert_same_scores,
     assert_starts_as_recboles,
-    last,
+    every_state,
+    last_states,
     rows,
     shake,
 )
@@ -79,9 +80,9 @@ def test_every_position_reads_every_other() -> None:
     items, lengths = rows()
     changed = items.clone()
     changed[0, 6] = items[0, 6] % 12 + 1
-    before, after = model(items, lengths), model(changed, lengths)
-    assert ((before - after).abs().amax(-1)[0] > 1e-6).all()
-    torch.testing.assert_close(before[1:], after[1:])
+    before, after = every_state(model, items, lengths), every_state(model, changed, lengths)
+    assert ((before - after).abs().amax(-1)[:7] > 1e-6).all()
+    torch.testing.assert_close(before[7:], after[7:])
     assert not model.causal
 
 
@@ -89,18 +90,18 @@ def test_padding_moves_states_unless_masked() -> None:
     items, lengths = rows()
     for masked in (False, True):
         model = build(mask_padding=masked, max_length=40)
-        narrow = last(model(items, lengths), lengths)
-        wide = last(model(F.pad(items, (0, 33)), lengths), lengths)
+        narrow = last_states(model, items, lengths)
+        wide = last_states(model, F.pad(items, (0, 33)), lengths)
         moved = (narrow - wide).abs().amax(1)
-        assert model.padding_invariant is masked
         assert (moved < 1e-10).all() if masked else (moved > 1e-3).all()
 
 
 def test_full_rows_know_no_mask() -> None:
     items, lengths = rows()
     plain, masked = build(), build(mask_padding=True)
-    torch.testing.assert_close(plain(items[:1], lengths[:1]), masked(items[:1], lengths[:1]))
-    assert not torch.allclose(plain(items, lengths)[1, 0], masked(items, lengths)[1, 0])
+    ours, theirs = every_state(plain, items, lengths), every_state(masked, items, lengths)
+    torch.testing.assert_close(ours[:7], theirs[:7])
+    assert not torch.allclose(ours[7], theirs[7])
 
 
 def test_a_zero_vector_is_no_division_by_zero() -> None:
@@ -108,9 +109,9 @@ def test_a_zero_vector_is_no_division_by_zero() -> None:
     for layer in model.layers:
         nn.init.zeros_(layer.attention.query.weight)
         nn.init.zeros_(layer.attention.query.bias)
-    hidden = model(*rows())
-    hidden.sin().sum().backward()
-    assert hidden.isfinite().all()
+    states = every_state(model, *rows())
+    states.sin().sum().backward()
+    assert states.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -131,8 +132,7 @@ def test_the_embeddings_are_dropped_out_too() -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and name != "dropout":
             module.p = 0.0
-    items, lengths = rows()
-    still = model.eval()(items, lengths)
-    assert not torch.allclose(model.train()(items, lengths), still)
+    still = every_state(model.eval(), *rows())
+    assert not torch.allclose(every_state(model.train(), *rows()), still)
     model.dropout.p = 0.0
-    torch.testing.assert_close(model(items, lengths), still)
+    torch.testing.assert_close(every_state(model, *rows()), still)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sigma.models.mamba import Mamba
+from sigma.ops import places_of, rows_of, whole_rows
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -33,9 +34,13 @@ def test_outputs_and_gradients_equal_transformers(
     mixer = peer(block, hidden, state, width, expand)
     x = torch.randn(3, 11, hidden)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    y = block(ours)
+    rows = whole_rows(3, 11, x.device)
+    y = block(ours.flatten(0, 1), rows).view_as(x)
     z = mixer(theirs)
     torch.testing.assert_close(y, z, rtol=1e-4, atol=1e-6)
+    some = torch.tensor([3, 10, 11, 30])
+    there = block(x.flatten(0, 1), rows, places_of(some, 33))
+    torch.testing.assert_close(there, z.flatten(0, 1)[some], rtol=1e-4, atol=1e-6)
     weight = torch.randn_like(y)
     (y * weight).sum().backward()
     (z * weight).sum().backward()
@@ -62,15 +67,18 @@ def test_names_and_shapes_are_those_of_mamba_ssm() -> None:
     }
 
 
-def test_causal_and_untouched_by_padding() -> None:
+def test_causal_and_untouched_by_other_rows() -> None:
     torch.manual_seed(0)
     block = Mamba(16, 4)
-    x = torch.randn(2, 9, 16)
-    y = block(x)
+    x, lengths = torch.randn(18, 16), torch.tensor([9, 4, 5])
+    y = block(x, rows_of(lengths))
     changed = x.clone()
-    changed[:, 6:] = 100.0
-    torch.testing.assert_close(block(changed)[:, :6], y[:, :6])
-    torch.testing.assert_close(block(x[:, :5]), y[:, :5])
+    changed[6:9] = 100.0
+    after = block(changed, rows_of(lengths))
+    torch.testing.assert_close(after[:6], y[:6])
+    torch.testing.assert_close(after[9:], y[9:])
+    for part, own in zip(x.split([9, 4, 5]), y.split([9, 4, 5]), strict=True):
+        torch.testing.assert_close(block(part, rows_of(torch.tensor([len(part)]))), own)
 
 
 def test_first_step_sizes_lie_in_their_range() -> None:

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from sigma.models.mamba import Mamba
 from sigma.models.mamba4rec import Mamba4Rec, Mamba4RecLayer
-from tests.models.checks import MAMBA, K, assert_same_scores, composed, rows, shake
+from tests.models.checks import (
+    MAMBA,
+    K,
+    assert_same_scores,
+    composed,
+    every_state,
+    last_states,
+    rows,
+    shake,
+)
 from tests.models.slow import feed_forward, gelu, mamba, norm
 
 
@@ -51,7 +60,7 @@ def test_the_first_residual_comes_with_the_second_layer() -> None:
         model = build(num_layers=num_layers)
         for layer in model.layers:
             nn.init.zeros_(layer.mamba.out_proj.weight)
-        first, second = model(items, torch.tensor([1, 1]))[:, 0]
+        first, second = last_states(model, items, torch.tensor([1, 1]))
         assert (first - second).abs().max().item() > 0.1 if differ else first.equal(second)
 
 
@@ -91,8 +100,7 @@ def test_dropout_where_the_authors_have_it() -> None:
         if isinstance(module, nn.Dropout):
             assert module.p == 0.4
             module.register_forward_hook(lambda m, a, out: calls.append(out.shape[-1]))
-    items, lengths = rows()
-    model(items, lengths)
+    every_state(model, *rows())
     assert calls == [6, 6, 24, 6, 6, 24, 6]
 
 

@@ -18,6 +18,7 @@ from tests.models.checks import (
     K,
     assert_same_scores,
     composed,
+    every_state,
     parameters_beside_the_table,
     real,
     rows,
@@ -82,7 +83,7 @@ def test_attention_equals_torchs_own(leak: bool) -> None:
     hidden = model.feed_forward.norm(
         model.feed_forward.narrow(model.feed_forward.widen(c).relu()) + c
     )
-    torch.testing.assert_close(real(model(items, lengths), lengths), real(hidden, lengths))
+    torch.testing.assert_close(every_state(model, items, lengths), real(hidden, lengths))
 
 
 @pytest.mark.parametrize("way", ["attention", "gate"])
@@ -93,17 +94,17 @@ def test_leaking_model_sees_the_next_item_both_ways(way: str) -> None:
     items, lengths = rows()
     changed = items.clone()
     changed[0, 4] = items[0, 4] % K + 1
-    moved = (model(items, lengths) - model(changed, lengths))[0]
+    moved = every_state(model, items, lengths) - every_state(model, changed, lengths)
     assert not model.causal
     assert (moved[:4].abs().amax(1) > 1e-6).all()
 
 
 def test_padding_columns_move_every_state_of_the_leaking_model() -> None:
     model = build(leak=True)
-    assert not model.padding_invariant
     items, lengths = rows()
-    narrow, wide = model(items, lengths), model(F.pad(items, (0, 9)), lengths)
-    assert ((real(narrow, lengths) - real(wide, lengths)).abs().amax(1) > 1e-6).all()
+    narrow = every_state(model, items, lengths)
+    wide = every_state(model, F.pad(items, (0, 9)), lengths)
+    assert ((narrow - wide).abs().amax(1) > 1e-6).all()
 
 
 def test_full_rows_read_out_the_same_state_with_and_without_the_leak() -> None:
@@ -111,7 +112,7 @@ def test_full_rows_read_out_the_same_state_with_and_without_the_leak() -> None:
     leaking.load_state_dict(honest.state_dict())
     items = torch.randint(1, 13, (4, 7), generator=torch.Generator().manual_seed(3))
     lengths = torch.full((4,), 7)
-    ours, theirs = honest(items, lengths), leaking(items, lengths)
+    ours, theirs = (every_state(m, items, lengths).view(4, 7, 6) for m in (honest, leaking))
     torch.testing.assert_close(ours[:, -1], theirs[:, -1])
     assert ((ours - theirs)[:, :-1].abs().amax(-1) > 1e-6).all()
 
@@ -124,7 +125,8 @@ def test_only_the_leak_predicts_what_cannot_be_predicted(leak: bool) -> None:
     g, lengths = torch.Generator().manual_seed(4), torch.full((64,), 5)
     for _ in range(150):
         items = torch.randint(1, 13, (64, 5), generator=g)
-        scores = model.logits(model(items, lengths)[:, :-1].flatten(0, 1))
+        states = every_state(model, items, lengths).unflatten(0, (64, 5))
+        scores = model.logits(states[:, :-1].flatten(0, 1))
         targets = items[:, 1:].flatten()
         loss = F.cross_entropy(scores, targets - 1)
         optimizer.zero_grad()
@@ -169,16 +171,15 @@ def test_attention_starts_as_torchs_does_under_xavier() -> None:
 
 
 def test_every_dropout_is_in_force_in_training_only() -> None:
-    items, lengths = rows()
     parts = ("dropout", "attention.dropout", "feed_forward.dropout", "attention.attention_dropout")
     for kept in parts:
         model = build(dropout=0.5)
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout):
                 module.p *= name == kept
-        assert not torch.equal(model(items, lengths), model(items, lengths)), kept
+        assert not torch.equal(*(every_state(model, *rows()) for _ in range(2))), kept
         model.eval()
-        assert torch.equal(model(items, lengths), model(items, lengths)), kept
+        assert torch.equal(*(every_state(model, *rows()) for _ in range(2))), kept
 
 
 def test_heads_must_divide_the_size() -> None:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from sigma.errors import UserError
 from sigma.models.sasrec import NormFirstAttention, SASRec
 from sigma.models.transformer import FeedForward, SelfAttention, TransformerLayer
+from sigma.ops import whole_rows
 from tests.models.checks import (
     K,
     assert_same_scores,
     assert_starts_as_recboles,
+    every_state,
     rows,
     shake,
     torch_attention,
@@ -95,7 +97,8 @@ def test_a_causal_layer_is_torchs_encoder_layer(activation: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
     future = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    got, want = ours(x), theirs(x, src_mask=future)
+    got = ours(x.flatten(0, 1), whole_rows(4, 5, x.device)).view_as(x)
+    want = theirs(x, src_mask=future)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
     weight = torch.randn_like(got)
     torch.testing.assert_close(
@@ -112,7 +115,8 @@ def test_norm_first_attention_is_torchs_with_normed_queries() -> None:
     queries = ours.norm(x)
     future = torch.ones(5, 5, dtype=torch.bool).triu(1)
     want = queries + theirs(queries, x, x, attn_mask=future, need_weights=False)[0]
-    torch.testing.assert_close(ours(x), want, rtol=1e-9, atol=1e-10)
+    got = ours(x.flatten(0, 1), whole_rows(4, 5, x.device)).view_as(x)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
 # --- switches ---
@@ -144,11 +148,12 @@ def test_dropout_of_attention_weights_keeps_their_mean() -> None:
     torch.manual_seed(0)
     layer = SelfAttention(4, 2, 0.0, attention_dropout=0.3)
     shake(layer)
-    x = torch.randn(1, 3, 4)
-    draws = layer.mix(x.expand(20_000, 3, 4), x.expand(20_000, 3, 4))
+    x = torch.randn(3, 4)
+    same, rows = x.repeat(20_000, 1), whole_rows(20_000, 3, x.device)
+    draws = layer.mix(same, same, rows, None).view(20_000, 3, 4)
     error = draws.std(0) / math.sqrt(20_000)
     assert (error > 0).all()
-    off = (draws.mean(0) - layer.eval().mix(x, x)[0]).abs()
+    off = (draws.mean(0) - layer.eval().mix(x, x, whole_rows(1, 3, x.device), None)).abs()
     assert (off < 4.5 * error).all()
 
 
@@ -181,4 +186,4 @@ def test_impossible_settings_are_refused(options: dict, message: str) -> None:
 def test_an_input_longer_than_the_positions_is_refused() -> None:
     model = build(max_length=6)
     with pytest.raises(UserError, match=r"holds 7 positions, the model 6; .*model\.max_length"):
-        model(*rows())
+        every_state(model, *rows())

@@ -1,11 +1,13 @@
-"""SIGMA against its equations, written once more in plain loops; padding, flip and ablations."""
+"""SIGMA against its equations, written once more in plain loops; flip and ablations."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from sigma.models.sigma import Sigma, SigmaLayer, partial_flip, swapped
-from tests.models.checks import MAMBA, K, assert_same_scores, rows, shake
+from sigma.models.sigma import Sigma, SigmaLayer
+from sigma.ops import flip, rows_of
+from sigma.ops.moves import flip_index
+from tests.models.checks import MAMBA, K, assert_same_scores, every_state, rows, shake
 from tests.models.slow import conv, feed_forward, gelu, gru, linear, mamba, norm
 
 
@@ -20,7 +22,7 @@ def build(**options: object) -> Sigma:
 
 def layer_by_equations(h: list[Tensor], p: SigmaLayer, r: int) -> list[Tensor]:
     n = max(len(h) - r, 0)
-    hf = list(reversed(h[:n])) + h[n:] if p.flip else h  # eq. 2
+    hf = list(reversed(h[:n])) + h[n:] if p.partial_flip else h  # eq. 2
     m, mf = mamba(h, p.mamba), mamba(hf, p.flipped_mamba or p.mamba)
     if p.gate is not None:
         gate = p.gate
@@ -77,22 +79,31 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
 
 
 def test_partial_flip_by_hand() -> None:
-    index = partial_flip(torch.tensor([6, 3, 2, 1]), width=7, keep=2)
-    assert index.tolist() == [
-        [3, 2, 1, 0, 4, 5, 6],
-        [0, 1, 2, 3, 4, 5, 6],
-        [0, 1, 2, 3, 4, 5, 6],
-        [0, 1, 2, 3, 4, 5, 6],
+    """Rows of 6, 3, 2 and 1 items end to end; two places behind the last."""
+    rows = rows_of(torch.tensor([6, 3, 2, 1]))
+    assert flip_index(rows, 14, keep=2).tolist() == [
+        *[3, 2, 1, 0, 4, 5],
+        *[6, 7, 8],
+        *[9, 10],
+        11,
+        *[12, 13],
     ]
-    assert partial_flip(torch.tensor([4]), 5, 0).tolist() == [[3, 2, 1, 0, 4]]
-    assert partial_flip(torch.tensor([4]), 5, 4).tolist() == [[0, 1, 2, 3, 4]]
+    assert flip_index(rows, 12, keep=1).tolist() == [
+        *[4, 3, 2, 1, 0, 5],
+        *[7, 6, 8],
+        *[9, 10],
+        11,
+    ]
+    assert flip_index(rows_of(torch.tensor([4])), 5, 0).tolist() == [3, 2, 1, 0, 4]
+    assert flip_index(rows_of(torch.tensor([4])), 5, 4).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_r_of_the_whole_length_is_no_flip() -> None:
     items, lengths = rows()
     never, switched_off = build(r=7), build(partial_flip=False)
-    torch.testing.assert_close(never(items, lengths), switched_off(items, lengths))
-    assert not torch.allclose(build(r=0)(items, lengths), never(items, lengths))
+    want = every_state(never, items, lengths)
+    torch.testing.assert_close(want, every_state(switched_off, items, lengths))
+    assert not torch.allclose(every_state(build(r=0), items, lengths), want)
 
 
 def test_ablations_drop_their_parameters() -> None:
@@ -107,11 +118,11 @@ def test_ablations_drop_their_parameters() -> None:
 
 def test_the_flips_gradient_is_a_gathers() -> None:
     g = torch.Generator().manual_seed(0)
-    states = torch.randn(5, 9, 3, generator=g, dtype=torch.float64, requires_grad=True)
-    index = partial_flip(torch.tensor([9, 7, 3, 1, 8]), 9, 2)
-    plain = states.gather(1, index[:, :, None].expand_as(states))
-    assert torch.equal(swapped(states, index), plain)
-    above = torch.randn(5, 9, 3, generator=g, dtype=torch.float64)
+    states = torch.randn(30, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    rows = rows_of(torch.tensor([9, 7, 3, 1, 8]))
+    plain = states[flip_index(rows, 30, 2)]
+    assert torch.equal(flip(states, rows, 2), plain)
+    above = torch.randn(30, 3, generator=g, dtype=torch.float64)
     (wanted,) = torch.autograd.grad(plain, states, above)
-    (found,) = torch.autograd.grad(swapped(states, index), states, above)
+    (found,) = torch.autograd.grad(flip(states, rows, 2), states, above)
     assert torch.equal(found, wanted)

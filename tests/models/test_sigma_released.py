@@ -16,7 +16,8 @@ from sigma.errors import UserError
 from sigma.losses import CrossEntropy
 from sigma.models.mamba import Mamba
 from sigma.models.sigma_released import ReleasedGate, ReleasedLayer, SigmaReleased
-from tests.models.checks import K, assert_same, last, rows, shake
+from sigma.ops import rows_of
+from tests.models.checks import K, assert_same, every_state, last_states, real, rows, shake
 from tests.models.slow import conv, embedded, feed_forward, gelu, gru, linear, mamba, norm
 
 LOSS = CrossEntropy(torch.ones(K))
@@ -107,7 +108,7 @@ def test_equals_the_released_computation_with_gradients(options: dict) -> None:
     model = build(**options)
     items, lengths = rows()
     targets = torch.tensor([3, 9, 1, 12, 5])
-    got = last(model(items, lengths), lengths)
+    got = last_states(model, items, lengths)
     want = by_loops(model, items, lengths, options)
     got_loss = LOSS(got, targets, model.logits)
     first = 0 if options.get("padding_item", True) else 1  # the softmax's first class
@@ -137,12 +138,13 @@ def flipped_direction_sees(**options: object) -> list[int]:
     model.norm.register_forward_hook(keep)
     model.layers[0].mambas[-1].register_forward_hook(keep)
     lengths = torch.arange(1, 51)
-    real = torch.arange(50) < lengths[:, None]
-    model(real.long() * torch.randint(1, 13, (50, 50)), lengths)
+    is_real = torch.arange(50) < lengths[:, None]
+    last_states(model, is_real.long() * torch.randint(1, 13, (50, 50)), lengths)
     embedded, flipped = kept[0], kept[-1]
-    flipped[torch.arange(50), lengths - 1].sum().backward()
+    assert flipped.shape == (50, 6)  # at the last items
+    flipped.sum().backward()
     assert embedded.grad is not None
-    return (embedded.grad.any(dim=-1) & real).sum(dim=1).tolist()
+    return (embedded.grad.any(dim=-1) & is_real).sum(dim=1).tolist()
 
 
 def test_flipped_direction_of_at_most_22_items_has_seen_padding_alone() -> None:
@@ -162,7 +164,7 @@ def test_cross_gate_is_all_a_short_row_puts_into_the_flipped_direction(cross_gat
     model = build(mix=[0, 1, 0], cross_gate=cross_gate, shaken=False)
     items = torch.zeros(2, 50, dtype=torch.long)
     items[0, :22], items[1, :22] = 3, torch.arange(22) % 3 + 7
-    a, b = model(items, torch.tensor([22, 22]))[:, 21]
+    a, b = last_states(model, items, torch.tensor([22, 22]))
     assert torch.equal(a, b) is not cross_gate
 
 
@@ -190,18 +192,22 @@ def test_cross_gate_reads_the_other_direction(cross: bool) -> None:
 )
 def test_flip_by_hand(options: dict, order: list[list[int]]) -> None:
     columns = torch.arange(6.0).view(1, 6, 1).expand(2, 6, 6)
-    flipped = build(**options).layers[0].flip(columns, torch.tensor([4, 6]))
+    flipped = build(**options).layers[0].flipped(columns, torch.tensor([4, 6]))
     assert flipped[:, :, 0].tolist() == order
 
 
 def test_look_ahead_is_a_centred_convolution() -> None:
-    states = torch.randn(3, 7, 6, dtype=torch.float64)
+    states, lengths = torch.randn(3, 7, 6, dtype=torch.float64), torch.tensor([7, 1, 4])
     for look_ahead in (True, False):
         layer = build(look_ahead=look_ahead).layers[0]
         weight, bias = layer.conv.conv.weight, layer.conv.conv.bias
         room = (1, 1) if look_ahead else (2, 0)
         want = F.conv1d(F.pad(states.mT, room), weight, bias).mT
-        torch.testing.assert_close(layer.convolve(states), want)
+        got = layer.convolve(states, rows_of(lengths, 7), 12)
+        torch.testing.assert_close(got, real(want, lengths))
+        whole = torch.full((3,), 7)
+        got = layer.convolve(states, rows_of(whole), 21)
+        torch.testing.assert_close(got, real(want, whole))
 
 
 def test_gate_residual_lets_a_closed_gate_pass() -> None:
@@ -213,7 +219,7 @@ def test_gate_residual_lets_a_closed_gate_pass() -> None:
             layer.mix[0] = 0  # no GRU
             for parameter in (*layer.gate.silu.parameters(), *layer.gate.sigmoid.parameters()):
                 parameter.zero_()
-        states = last(model(items, lengths), lengths)
+        states = last_states(model, items, lengths)
         assert torch.allclose(states, states[0].expand_as(states)) is not gate_residual
 
 
@@ -258,7 +264,7 @@ def test_padding_item_looks_like_an_item() -> None:
 def test_only_the_loss_moves_the_padding_item() -> None:
     model = build()
     items, lengths = rows()
-    states = last(model(items, lengths), lengths)
+    states = last_states(model, items, lengths)
     targets = torch.tensor([3, 9, 1, 12, 5])
     table = model.items.weight
     (grad,) = torch.autograd.grad(states.square().sum(), table, retain_graph=True)
@@ -282,7 +288,7 @@ def test_dropouts_and_norms_come_in_the_released_order() -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout | nn.LayerNorm):
             module.register_forward_pre_hook(note)
-    model(*rows())
+    last_states(model, *rows())
     gates, block = [(0.1, 6), (0.1, 6)], [(0.3, 6), ("norm", 6)]
     assert order == [*block, *gates, *block, (0.3, 24), *block]
 
@@ -291,7 +297,7 @@ def test_dropouts_and_norms_come_in_the_released_order() -> None:
 
 
 DECLARED = [
-    # options, padding_invariant, causal
+    # options, padding moves no state, causal
     ({}, False, False),
     ({"flip_until": 5}, False, False),
     ({"look_ahead": False}, False, False),
@@ -310,23 +316,23 @@ def test_padding_and_later_items_move_what_is_declared(
     options: dict, invariant: bool, causal: bool
 ) -> None:
     model = build(**options)
-    assert (model.padding_invariant, model.causal) == (invariant, causal)
+    assert model.causal == causal
     items, lengths = rows()
     same = functools.partial(torch.allclose, rtol=1e-9, atol=1e-10)
     alone = torch.stack(
-        [model(x[None, :n], n[None])[0, -1] for x, n in zip(items, lengths, strict=True)]
+        [last_states(model, x[None, :n], n[None])[0] for x, n in zip(items, lengths, strict=True)]
     )
-    padded = [last(model(F.pad(items, (0, extra)), lengths), lengths) for extra in (0, 1, 30)]
+    padded = [last_states(model, F.pad(items, (0, extra)), lengths) for extra in (0, 1, 30)]
     assert all(same(alone, states) for states in padded) is invariant
     # Row 0 is full; each of its items in turn becomes another, and what came before is compared.
-    hidden = model(items[:1], lengths[:1])[0]
+    states = every_state(model, items[:1], lengths[:1])
     stays = []
     for t in range(7):
         changed = items[:1].clone()
         changed[0, t] = items[0, t] % 12 + 1
-        moved = model(changed, lengths[:1])[0]
-        assert not same(hidden[t], moved[t])
-        stays.append(same(hidden[:t], moved[:t]))
+        moved = every_state(model, changed, lengths[:1])
+        assert not same(states[t], moved[t])
+        stays.append(same(states[:t], moved[:t]))
     assert all(stays) is causal
 
 
@@ -335,7 +341,7 @@ def test_look_ahead_reads_the_first_padding_column_and_no_other(padding_item: bo
     model = build(flip_until=None, r=2, padding_item=padding_item)
     items, lengths = rows()
     narrow, one, two = (
-        last(model(F.pad(items, (0, extra)), lengths), lengths) for extra in (0, 1, 2)
+        last_states(model, F.pad(items, (0, extra)), lengths) for extra in (0, 1, 2)
     )
     assert not torch.allclose(narrow[0], one[0])  # the full row: zeros, then a padding column
     torch.testing.assert_close(narrow[1:], one[1:])

@@ -9,7 +9,7 @@ import torch
 from sigma.errors import UserError
 from sigma.models.counted import last_places
 from sigma.models.vmis_knn import VMISKNN
-from tests.models.histories import flat, last_scores, padded, random_histories
+from tests.models.histories import flat, last_scores, last_states, random_histories
 
 K, L = 15, 12
 
@@ -120,8 +120,7 @@ def test_the_own_session_is_no_neighbour(longest: int) -> None:
     model.count(*flat(train))
     others = 0
     for queries in (train, histories):
-        items, lengths = padded(queries, L)
-        states = model(items, lengths)[torch.arange(60), lengths - 1]
+        states = last_states(model, queries, L)
         row, session, _ = model.nearest(states, last_places(states, 200))
         assert not (row == session).any()
         others += len(row)

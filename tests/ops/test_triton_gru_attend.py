@@ -83,9 +83,9 @@ def gru_run(
     inputs: list[Tensor], lengths: list[int], device: str, exact: bool = False
 ) -> tuple[Tensor, ...]:
     x = [v.detach().to(device, torch.float64 if exact else torch.float32) for v in inputs]
-    leaves = [v.requires_grad_() for v in x[:3]]
-    function = gru if exact else Gru.apply
-    return with_gradients(function(*leaves, offsets_of(lengths).to(device)), x[3], *leaves)
+    gates, weight, bias = (v.requires_grad_() for v in x[:3])
+    y = (gru if exact else Gru.apply)(gates, weight, bias, offsets_of(lengths).to(device))
+    return with_gradients(y, x[3], gates, weight, bias)
 
 
 def gru_check(lengths: list[int], G: int, device: str) -> None:
@@ -184,9 +184,9 @@ def attend_run(inputs: list[Tensor], request: Queries, device: str) -> tuple[Ten
 
 
 def attend_exact(inputs: list[Tensor], request: Queries) -> tuple[Tensor, ...]:
-    leaves = [v.double().requires_grad_() for v in inputs[:3]]
-    y = attend(*leaves, offsets_of(request.lengths), request.places, request.causal)
-    return with_gradients(y, inputs[3], *leaves)
+    q, k, v = (x.double().requires_grad_() for x in inputs[:3])
+    y = attend(q, k, v, offsets_of(request.lengths), request.places, request.causal)
+    return with_gradients(y, inputs[3], q, k, v)
 
 
 def attend_check(request: Queries, inputs: list[Tensor], device: str, limit: float = 2e-6) -> None:

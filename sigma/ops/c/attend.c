@@ -2,8 +2,8 @@
 // shares with it.
 //
 // W queries of a row lie side by side in the lanes, so that softmax needs no sums across lanes, and
-// keys and values are read as they are, one broadcast number at a time. Nothing but the weights of W
-// queries is kept. Where a row asks only FEW queries, the lanes hold channels and keys instead.
+// keys and values are read as they are, one broadcast number at a time. Nothing but the weights of
+// W queries is kept. Where a row asks only FEW queries, the lanes hold channels and keys instead.
 //
 // Symbols: M queries, H heads, d channels of a head; query m of row b stands at places[m].
 
@@ -43,10 +43,10 @@ INLINE V FN(retained)(const Dropout *drop, FN(words) low, FN(words) high, FN(wor
     return (V)(__builtin_convertvector(stays, VI) & (VI)((V){0} + (REAL)drop->times));
 }
 
-// One head of one row: where its queries, keys and values and their likes begin, and room to work in,
-// for a vector of each key and TILE more, and for 2 d vectors.
+// One head of one row: where its queries, keys and values and their likes begin, and room to work
+// in: a vector of each key and TILE more in weights and slopes, 2 d vectors in columns.
 typedef struct {
-    long H, d, head, queries, keys, first, start;  // of the row: its first query and its first place
+    long H, d, head, queries, keys, first, start;  // the row's first query and first place
     int causal;
     const int64_t *places;
     const Dropout *drop;
@@ -123,7 +123,7 @@ INLINE void FN(uncolumns)(const long d, long n, const V *in, REAL *x, long strid
     }
 }
 
-// acc[j] = sum over c of x[j][c] y[c]: `tile` keys times W queries. Rows of x beyond n are the last.
+// acc[j] = sum over c of x[j][c] y[c]: `tile` keys times W queries. Rows beyond n are the last.
 INLINE void FN(keys_by_queries)(const long tile, const long d, long n, const REAL *x, long stride,
                                 const V *y, V *acc) {
     const REAL *at[TILE];

@@ -1,13 +1,14 @@
-// Attention backwards: weights are computed anew from the scores and their logsumexp, and dropout is
-// drawn anew from its hash. Layouts as in attend.c.
+// Attention backwards: weights are computed anew from the scores and their logsumexp, and dropout
+// is drawn anew from its hash. Layouts as in attend.c.
 //
-//   dP = G V^T,   dS = P (mask dP - rowsum(G O)),   dQ = dS K s,   dK = dS^T Q s,   dV = (mask P)^T G
+//   dP = G V^T,  dS = P (mask dP - rowsum(G O)) s,  dQ = dS K,  dK = dS^T Q,  dV = (mask P)^T G
 
 // out[key] += sum over n queries of p[key][query] x[query], for `keys` keys of d channels.
 INLINE void FN(add_keys)(const long d, long keys, long n, const V *p, const REAL *x, long stride,
                          REAL *out) {
     for (long c = 0; c < d; c += 2 * W) {
-        const long pair = d - c > W ? 2 : 1, k = CHANNELS(d, c), l = CHANNELS(d, c + W);
+        const long pair = d % (2 * W) == 0 || d - c > W ? 2 : 1;
+        const long k = CHANNELS(d, c), l = CHANNELS(d, c + W);
         for (long key = 0; key < keys; key += TILE) {
             const REAL *at[TILE];
             V sum[TILE][2];
@@ -118,10 +119,15 @@ INLINE void FN(attend_few_back)(const long d, const FN(Head) *a) {
         for (long c = 0; c < d; c += W) {
             const long l = CHANNELS(d, c);
             V own = FN(load)(a->q + at + c, l), g = gx[c / W];
-            for (long j = 0; j < seen; j++) {
+            for (long j = 0; j < (m ? seen : a->keys); j++) {
                 REAL *to_k = a->gk + j * stride + c, *to_v = a->gv + j * stride + c;
-                FN(store)(to_k, FN(load)(to_k, l) + slope[j] * own, l);
-                FN(store)(to_v, FN(load)(to_v, l) + weight[j] * g, l);
+                V add_k = {0}, add_v = {0};
+                if (j < seen) {
+                    add_k = slope[j] * own;
+                    add_v = weight[j] * g;
+                }
+                FN(store)(to_k, m ? FN(load)(to_k, l) + add_k : add_k, l);
+                FN(store)(to_v, m ? FN(load)(to_v, l) + add_v : add_v, l);
             }
             x[c / W] = (V){0};
         }
@@ -161,12 +167,16 @@ void FN(attend_backward)(long T, long M, long B, long H, long d, const int64_t *
                               .gk = gk + to, .gv = gv + to, .weights = space,
                               .slopes = space + longest + TILE,
                               .columns = space + 2 * (longest + TILE)};
+                // The first of a few queries writes what others add to.
+                if (a.queries && a.queries <= FEW) {
+                    FN(CAT(attend_few_back, head))(&a);
+                    continue;
+                }
                 for (long j = 0; j < a.keys; j++) {
                     memset(a.gk + j * stride, 0, sizeof(REAL) * (size_t)d);
                     memset(a.gv + j * stride, 0, sizeof(REAL) * (size_t)d);
                 }
-                if (a.queries <= FEW) FN(CAT(attend_few_back, head))(&a);
-                else FN(CAT(attend_many_back, head))(&a);
+                FN(CAT(attend_many_back, head))(&a);
             }
         free(space);
     }

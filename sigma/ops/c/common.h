@@ -37,7 +37,7 @@ enum { mantissa_float = 23, mantissa_double = 52, least_float = -126, least_doub
 static const float round_float = 12582912.0f;
 static const double round_double = 6755399441055744.0;
 
-// Within a parallel region there is nobody to return an error to. What is trained is in checkpoints.
+// Within a parallel region nobody takes an error. What is trained is in checkpoints.
 static void *claim(size_t bytes) {
     void *place = aligned_alloc(BYTES, (bytes + BYTES - 1) / BYTES * BYTES);
     if (!place && bytes) {
@@ -84,8 +84,8 @@ INLINE V FN(pick)(VI mask, V yes, V no) { return (V)(((VI)yes & mask) | ((VI)no 
 INLINE V FN(smaller)(V a, V b) { return FN(pick)(a < b, a, b); }
 INLINE V FN(larger)(V a, V b) { return FN(pick)(a > b, a, b); }
 
-// k lanes of x, zero beyond. Functions of their own where k is odd: these are rare, and many calls of
-// memcpy take long to compile. Half a vector goes by way of the registers: the memory's would stall.
+// k lanes of x, zero beyond. Functions of their own where k is odd: these are rare, and many calls
+// of memcpy take long to compile. Half a vector does not go through memory, where it would stall.
 static __attribute__((noinline)) V FN(load_some)(const REAL *x, long k) {
     V v = {0};
     memcpy(&v, x, sizeof(REAL) * (size_t)k);
@@ -130,8 +130,8 @@ INLINE REAL FN(total)(V v) {
 }
 INLINE VI FN(count)(void) { return (VI){FN(NUMBERS)}; }
 
-// Lanes whose number has the bit s come from b, the others from a: those of the even (odd) groups of
-// s lanes of both. From these two are made sums and transposes of W vectors in log2(W) rounds.
+// Lanes whose number has the bit s come from b, the others from a: those of the even (odd) groups
+// of s lanes of both. They are the rounds, log2(W) of them, of sums and transposes of W vectors.
 INLINE V FN(permuted)(V a, V b, VI lanes) {
 #ifdef __clang__
     V v;

@@ -108,7 +108,8 @@ void FN(conv_backward)(long T, long B, long D, long K, const int64_t *offsets, c
     memset(gx + offsets[B] * D, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * D));
 #pragma omp parallel num_threads(threads)
     {
-        V *sums = claim(sizeof(V) * (size_t)(blocks * (K + 1) + K)), *ahead = sums + blocks * (K + 1);
+        V *sums = claim(sizeof(V) * (size_t)(blocks * (K + 1) + K));
+        V *ahead = sums + blocks * (K + 1);
 #pragma omp for collapse(2) schedule(dynamic, 1)
         for (long part = 0; part < parts; part++)
             for (long strip = 0; strip < strips; strip++) {

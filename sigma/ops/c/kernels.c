@@ -2,8 +2,8 @@
 // and Clang, whatever the processor. This file is what is compiled.
 //
 // A batch is its rows laid end to end: T places, B rows, row b the places offsets[b] to
-// offsets[b + 1] - 1. Places from offsets[B] on belong to no row: they are not read, and outputs and
-// gradients there are zero. Equations and layouts are in reference.py.
+// offsets[b + 1] - 1. Places from offsets[B] on belong to no row: they are not read, and outputs
+// and gradients there are zero. Equations and layouts are in reference.py.
 //
 // No result depends on the number of threads: sums over rows are taken over parts of the batch that
 // the offsets alone decide, and added in order by the caller.
@@ -12,6 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifndef __has_builtin
+#define __has_builtin(name) 0
+#endif
 
 #define REAL float
 #include "common.h"

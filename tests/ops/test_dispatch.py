@@ -1,0 +1,225 @@
+"""Which backend is chosen, and what PyTorch sees of an operation."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sigma.errors import UserError
+from sigma.ops import (
+    Rows,
+    attend,
+    causal_conv,
+    choose_backend,
+    dispatch,
+    flip,
+    gru,
+    packed,
+    padded,
+    places_of,
+    rows_of,
+    selective_scan,
+    spread,
+    take,
+    unfold,
+)
+from tests.ops.cases import draws, rows_case, scan_values, weighted_gradients
+
+
+def test_without_a_compiler_pytorch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(dispatch, "native_library", lambda: None)
+    for name in ("auto", "cpu"):
+        chosen = choose_backend(name, torch.device("cpu"))
+        assert chosen == ("blocked", "no C compiler is at hand")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert choose_backend("auto", torch.device("cpu")) == ("blocked", "no C kernel for Darwin")
+
+
+@pytest.mark.parametrize(
+    ("triton", "mamba_ssm", "wanted"),
+    [(True, True, "triton"), (False, True, "mamba_ssm"), (False, False, "blocked")],
+)
+def test_cuda_takes_triton_before_mamba_ssm(
+    triton: bool, mamba_ssm: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "has_triton", lambda: triton)
+    monkeypatch.setattr(dispatch, "has_mamba_ssm", lambda: mamba_ssm)
+    assert choose_backend("auto", torch.device("cuda"))[0] == wanted
+    assert choose_backend("auto", torch.device("meta"))[0] == "blocked"
+
+
+def test_unknown_and_impossible_backends() -> None:
+    with pytest.raises(UserError, match="choose from auto"):
+        choose_backend("fast", torch.device("cpu"))
+    with pytest.raises(UserError, match="CUDA device"):
+        choose_backend("mamba_ssm", torch.device("cpu"))
+    with pytest.raises(UserError, match="cannot run on cuda"):
+        choose_backend("cpu", torch.device("cuda"))
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in __import__("os").environ, reason="it interprets here")
+def test_triton_needs_cuda() -> None:
+    with pytest.raises(UserError, match="CUDA device"):
+        choose_backend("triton", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kernel", [None, object()])
+def test_mamba_ssm_without_its_kernel_does_not_count(
+    kernel: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since 2.3.2 the import succeeds without it, and the first call fails."""
+    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
+    interface.selective_scan_cuda = kernel  # type: ignore[attr-defined]
+    ops, package = ModuleType("mamba_ssm.ops"), ModuleType("mamba_ssm")
+    ops.selective_scan_interface = interface  # type: ignore[attr-defined]
+    package.ops = ops  # type: ignore[attr-defined]
+    package.__spec__ = importlib.machinery.ModuleSpec("mamba_ssm", None)  # type: ignore[attr-defined]
+    for module in (package, ops, interface):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert dispatch.has_mamba_ssm.__wrapped__() is (kernel is not None)
+
+
+def test_mamba_ssm_is_given_padded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel, stood in for by the plain block, sees (B, d, L) and gives what ours gives."""
+    from sigma.ops import plain, scan
+
+    def selective_scan_fn(u, dt, A, B, C, D, z, bias, delta_softplus):  # type: ignore[no-untyped-def]
+        assert delta_softplus
+        assert u.is_contiguous()
+        swap = [x.transpose(1, 2) for x in (u, dt, B, C, z)]
+        return plain.scan(*swap, A, D, bias).transpose(1, 2)
+
+    interface = SimpleNamespace(selective_scan_fn=selective_scan_fn)
+    for name in ("mamba_ssm", "mamba_ssm.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", interface)
+    monkeypatch.setattr(scan, "_is_detour", lambda backend, device: backend == "mamba_ssm")
+    rows, size = rows_case("places behind the last row")
+    values = scan_values(size, 4, 3, torch.float32)
+    got = selective_scan(*values, rows, backend="mamba_ssm")
+    want = selective_scan(*values, rows, backend="blocked")
+    torch.testing.assert_close(got, want)
+    for a, b in zip(weighted_gradients(got, values), weighted_gradients(want, values), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+Call = Callable[[Rows], tuple[Callable[..., Tensor], list[Tensor]]]
+
+
+def calls(rows: Rows, size: int) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
+    """Every operation as a function of tensors alone."""
+    draw, index = draws(), torch.arange(0, size, 2)
+    longest = rows.longest
+    return {
+        "scan": (
+            lambda o, *x: selective_scan(*x, Rows(o, longest)),
+            scan_values(size, 4, 3),
+        ),
+        "conv": (
+            lambda o, *x: causal_conv(*x, Rows(o, longest), True),
+            [draw(size, 4), draw(4, 3), draw(4)],
+        ),
+        "gru": (
+            lambda o, *x: gru(*x, Rows(o, longest)),
+            [draw(size, 9), draw(9, 3), draw(9)],
+        ),
+        "attend": (
+            lambda o, *x: attend(*x, Rows(o, longest)),
+            [draw(size, 2, 4) for _ in range(3)],
+        ),
+        "flip": (lambda o, x: flip(x, Rows(o, longest), 1), [draw(size, 4)]),
+        "unfold": (lambda o, x: unfold(x, Rows(o, longest), 3), [draw(size, 4)]),
+        "take": (lambda o, x: take(x, places_of(index, x.shape[0])), [draw(size, 4)]),
+        "padded": (lambda o, x: padded(x, Rows(o, longest), longest), [draw(size, 4)]),
+        "packed": (
+            lambda o, x: packed(x, Rows(o, longest), size),
+            [draw(rows.offsets.shape[0] - 1, longest, 4)],
+        ),
+        "spread": (
+            lambda o, x: spread(x, Rows(o, longest), index),
+            [draw(rows.offsets.shape[0] - 1, 4)],
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", list(calls(*rows_case("mixed"))))
+def test_compile_sees_each_operation_as_one(name: str) -> None:
+    """No graph break, and the same values and gradients."""
+    rows, size = rows_case("mixed")
+    function, leaves = calls(rows, size)[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    got, want = compiled(rows.offsets, *leaves), function(rows.offsets, *leaves)
+    torch.testing.assert_close(got, want)
+    for a, b in zip(weighted_gradients(got, leaves), weighted_gradients(want, leaves), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", list(calls(*rows_case("mixed"))))
+def test_export_keeps_each_operation(name: str) -> None:
+    rows, size = rows_case("mixed")
+    function, leaves = calls(rows, size)[name]
+    values = [x.detach() for x in leaves]
+
+    class Module(nn.Module):
+        def forward(self, offsets: Tensor, *x: Tensor) -> Tensor:
+            return function(offsets, *x)
+
+    exported = torch.export.export(Module(), (rows.offsets, *values))
+    names = {str(n.target) for n in exported.graph.nodes if n.op == "call_function"}
+    assert any(n.startswith("sigma.") for n in names), names
+    want = function(rows.offsets, *values)
+    torch.testing.assert_close(exported.module()(rows.offsets, *values), want)
+
+
+@pytest.mark.parametrize("name", ["scan", "conv", "gru", "attend"])
+def test_pytorchs_own_check_of_a_registered_operation(name: str) -> None:
+    """Schema, autograd, fake tensors, and tracing with other sizes."""
+    rows, size = rows_case("mixed")
+    _, leaves = calls(rows, size)[name]
+    offsets, longest = rows.offsets, rows.longest
+    ops = torch.ops.sigma
+    seed = torch.zeros(1, dtype=torch.int64)
+    op, arguments = {
+        "scan": (ops.selective_scan_rows, (*leaves, offsets, longest, "auto")),
+        "conv": (ops.causal_conv_rows, (*leaves, offsets, longest, True)),
+        "gru": (ops.gru_rows, (*leaves, offsets, longest)),
+        "attend": (
+            ops.attend_rows,
+            (*leaves, offsets, offsets, torch.arange(size), longest, True, 0.0, seed),
+        ),
+    }[name]
+    torch.library.opcheck(op, arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", list(calls(*rows_case("mixed"))))
+@pytest.mark.parametrize("case", ["mixed", "places behind the last row", "many"])
+def test_cuda_equals_the_cpu(name: str, case: str) -> None:
+    """In float64 by PyTorch alone, in float32 by Triton."""
+    rows, size = rows_case(case)
+    function, leaves = calls(rows, size)[name]
+    want = function(rows.offsets, *leaves)
+    grads = weighted_gradients(want, leaves)
+    if name in ("take", "spread"):
+        pytest.skip("its places lie on the CPU")
+    for kind, limit in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        there = [x.detach().to("cuda", kind).requires_grad_() for x in leaves]
+        got = function(rows.offsets.cuda(), *there)
+        assert (got.cpu().double() - want).abs().max() <= limit * want.abs().max()
+        for a, b in zip(weighted_gradients(got, there), grads, strict=True):
+            assert (a.cpu().double() - b).abs().max() <= 10 * limit * b.abs().max().clamp(min=1e-3)
+
+
+def test_rows_alone_tell_the_operations_where_they_end() -> None:
+    """Two rows are as each is alone."""
+    values = [x.detach() for x in scan_values(9, 4, 3)]
+    both = selective_scan(*values, rows_of(torch.tensor([4, 5])))
+    own = [x[4:] if i in (0, 1, 3, 4, 6) else x for i, x in enumerate(values)]
+    torch.testing.assert_close(both[4:], selective_scan(*own, rows_of(torch.tensor([5]))))
