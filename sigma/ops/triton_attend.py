@@ -194,8 +194,9 @@ def _backward_kv(gout, q, k, v, lse, delta, gk, gv, offsets, query_offsets, plac
     for_v = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     queries = (last - first).to(tl.int32)
     skip = 0
-    if CAUSAL:  # the places ascend strictly, so query i stands at most at i + n - queries
-        skip = tl.maximum(start - (n - queries), 0)
+    if CAUSAL:  # the places ascend strictly, so query i stands this far before the last at least
+        final = tl.load(places + last - 1, mask=queries > 0, other=0) - begin
+        skip = tl.maximum(start - (final.to(tl.int32) + 1 - queries), 0)
     for i in range(skip, queries, BLOCK_M):
         query = first + i + tl.arange(0, BLOCK_M)
         real = query < last

@@ -172,6 +172,26 @@ def test_attend(backend: str, case: str, causal: bool, asked: str) -> None:
     check(attend(q, k, v, rows, places, causal), want, [q, k, v])
 
 
+def test_queries_beyond_a_rows_end_see_the_whole_row(backend: str) -> None:
+    """As those of padding columns do, in a model that reads padding."""
+    lengths, columns = torch.tensor([3, 7, 1]), 7
+    rows = rows_of(lengths)
+    draw = draws()
+    q, k, v = draw(3 * columns, 2, 3), draw(11, 2, 3), draw(11, 2, 3)
+    places = (rows.offsets[:-1, None] + torch.arange(columns)).flatten()
+    grid = torch.arange(4) * columns
+    want = []
+    for row, length in enumerate(lengths.tolist()):
+        first = int(rows.offsets[row])
+        for column in range(columns):
+            seen = slice(first, first + min(column + 1, length))
+            one = q[row * columns + column]
+            weights = (torch.einsum("hd,thd->ht", one, k[seen]) / 3**0.5).softmax(-1)
+            want.append(torch.einsum("ht,thd->hd", weights, v[seen]))
+    got = attend(q, k, v, rows, places, True, 0.0, grid)
+    check(got, torch.stack(want), [q, k, v])
+
+
 def test_attend_drops_weights_and_scales_those_it_keeps(backend: str) -> None:
     """Read out by values that are one key's alone; the gradient has the very same weights."""
     length, p = 48, 0.25

@@ -1,6 +1,6 @@
 """The Triton GRU and attention are held to the reference in float64: on CUDA, and interpreted.
 
-As in test_scan_triton.py the interpreter has a process of its own: the last test runs this file
+As in test_triton_rows.py the interpreter has a process of its own: the last test runs this file
 again.
 """
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops.reference import attend, gru
@@ -129,7 +130,7 @@ def test_gru_leaves_the_tail_alone_and_repeats(device: str) -> None:
 
 
 class Queries(NamedTuple):
-    """What attention is request for: rows of these lengths, and which of their places."""
+    """What attention is asked for: rows of these lengths, and which of their places."""
 
     lengths: list[int]
     places: Tensor
@@ -207,6 +208,33 @@ def attend_check(request: Queries, inputs: list[Tensor], device: str, limit: flo
 def test_attend_equals_reference(device: str, which: str, causal: bool, lengths: list[int]) -> None:
     request = queries(lengths, which, causal=causal)
     attend_check(request, attend_inputs(request, 2, 8 if which == "all" else 32), device)
+
+
+@on_each_device
+def test_attend_of_queries_beyond_a_rows_end(device: str) -> None:
+    """As those of padding columns are, in a model that reads padding: they see the whole row."""
+    lengths, columns = [3, 20, 1], 20
+    offsets = offsets_of(lengths)
+    places = (offsets[:-1, None] + torch.arange(columns)).flatten()
+    request = Queries(lengths, places, torch.arange(4) * columns)
+    inputs = attend_inputs(request, 2, 8)
+    q, k, v = (x.double().requires_grad_() for x in inputs[:3])
+    wide, deep = (
+        torch.stack(
+            [
+                F.pad(row, (0, 0, 0, 0, 0, columns - len(row)))
+                for row in x.split([*lengths, TAIL])[:3]
+            ]
+        )
+        for x in (k, v)
+    )
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.view(3, columns, 2, 8), wide) / 8**0.5
+    key, query = torch.arange(columns), torch.arange(columns)[:, None]
+    visible = (key <= query) & (key < torch.tensor(lengths)[:, None, None])
+    weights = scores.masked_fill(~visible[:, None], float("-inf")).softmax(-1)
+    exact = torch.einsum("bhqk,bkhd->bqhd", weights, deep).flatten(0, 1)
+    want = with_gradients(exact, inputs[3], q, k, v)
+    check("out q k v", attend_run(inputs, request, device), want, 2e-6)
 
 
 @on_each_device

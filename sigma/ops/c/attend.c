@@ -87,8 +87,9 @@ INLINE FN(Lanes) FN(lanes_of)(const FN(Head) *a, long i) {
     lanes.least = lanes.seen = a->keys;
     if (a->causal) {
         for (long j = 0; j < lanes.n; j++) lanes.at[j] = (FN(bits))(a->places[i + j] - a->start);
-        lanes.least = (long)(a->places[i] - a->start) + 1;
-        lanes.seen = (long)(a->places[i + lanes.n - 1] - a->start) + 1;
+        // A query may stand beyond the row's end, and sees no further than that.
+        lanes.least = LEAST((long)(a->places[i] - a->start) + 1, a->keys);
+        lanes.seen = LEAST((long)(a->places[i + lanes.n - 1] - a->start) + 1, a->keys);
     }
     if (a->drop->steps)
         for (long j = 0; j < lanes.n; j++) {
@@ -247,7 +248,8 @@ INLINE void FN(attend_few)(const long d, const FN(Head) *a) {
     V lowest = (V){0} + (REAL)-1e30, *weights = a->weights, *x = a->columns, *y = x + d;
     REAL scale = (REAL)(LOG2E / __builtin_sqrt((double)d));
     for (long m = 0; m < a->queries; m++) {
-        long seen = a->causal ? a->places[m] - a->start + 1 : a->keys, at = m * stride;
+        long seen = a->causal ? LEAST(a->places[m] - a->start + 1, a->keys) : a->keys;
+        long at = m * stride;
         uint64_t word = a->drop->steps ? draws_of(a->drop, a->head, a->first + m) : 0;
         FN(words) low = (FN(words)){0} + (uint32_t)word;
         FN(words) high = (FN(words)){0} + (uint32_t)(word >> 32);

@@ -90,7 +90,8 @@ INLINE void FN(attend_few_back)(const long d, const FN(Head) *a) {
     const REAL *weight = (const REAL *)weights, *slope = (const REAL *)slopes;
     REAL root = (REAL)(1 / __builtin_sqrt((double)d));
     for (long m = 0; m < a->queries; m++) {
-        long seen = a->causal ? a->places[m] - a->start + 1 : a->keys, at = m * stride;
+        long seen = a->causal ? LEAST(a->places[m] - a->start + 1, a->keys) : a->keys;
+        long at = m * stride;
         uint64_t word = a->drop->steps ? draws_of(a->drop, a->head, a->first + m) : 0;
         FN(words) low = (FN(words)){0} + (uint32_t)word;
         FN(words) high = (FN(words)){0} + (uint32_t)(word >> 32);
