@@ -30,7 +30,6 @@ def one(case: Case) -> Case:
     import torch.nn.functional as F
     from hydra.utils import instantiate
 
-    from sigma.encoding import target_states
     from sigma.losses import CrossEntropy
 
     on, k, width = device(case["device"]), case["items"], 50
@@ -43,7 +42,7 @@ def one(case: Case) -> Case:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step() -> None:
-        states = target_states(model, batch, True)
+        states = model(batch.items, batch.rows, batch.places)
         if case["loss"] == "chunks":
             value = loss(states, batch.targets, model.logits)
         else:

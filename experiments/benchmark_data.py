@@ -44,7 +44,7 @@ def one(case: Case) -> Case:
     ready = time.perf_counter()
     batch = next(iter(data.train_dataloader()))
     end = time.perf_counter()
-    assert len(batch.items) == data.batch_size
+    assert len(batch.targets) == data.batch_size
     return {
         "seconds": end - start,
         "first_batch_seconds": end - ready,

@@ -7,8 +7,8 @@ For the third seed's efficiency comparison and the claim of SIGMA's appendix A, 
 the settings of ``conf/model`` with ``dataset.max_length=N``. Measured are, each in a process of its
 own, a training step (states at the targets, cross entropy over all items, backward; no optimizer,
 no model's extra loss) and inference (no gradient, evaluation mode; states at the last items and
-their scores of all items). Rows are full, without padding, with one target each at its end, so that
-``target_states`` lets a model skip what only other columns need, as in training.
+their scores of all items). Rows are full, with one target each at its end, so that a model can
+skip what only other places need, as in training.
 
 Every length has the same number of rows, as many as the longest fits into ``--positions`` (or
 ``--rows``), and time and memory are given per row. With fewer rows at greater lengths a GRU, which
@@ -55,7 +55,6 @@ def one(case: Case) -> Case:
     import torch
     from hydra.utils import instantiate
 
-    from sigma.encoding import target_states
     from sigma.losses import CrossEntropy
 
     on = device(case["device"])
@@ -66,15 +65,17 @@ def one(case: Case) -> Case:
     torch.manual_seed(config.seed)
     model = instantiate(config.model, num_items=items, _convert_="all").to(on)
     loss = CrossEntropy(torch.ones(items))
-    by_length = any(getattr(model, mark, False) for mark in ("padding_invariant", "cuts_columns"))
+
+    def states(batch: Any) -> Any:
+        return model(batch.items, batch.rows, batch.places)
 
     def train(batch: Any) -> None:
         model.zero_grad()
-        loss(target_states(model, batch, by_length), batch.targets, model.logits).backward()
+        loss(states(batch), batch.targets, model.logits).backward()
 
     @torch.inference_mode()
     def infer(batch: Any) -> None:
-        model.logits(target_states(model, batch, by_length))
+        model.logits(states(batch))
 
     def full_batch(width: int) -> Any:
         return drawn_batch(torch.full((rows,), width), width, items, on)

@@ -1,18 +1,13 @@
 """Training, evaluation and memory of every model on one data set, beside RecBole and plain code.
 
     python -m experiments.benchmark_models dataset=beauty dataset.path=beauty.txt
-    python -m experiments.benchmark_models --models sasrec sigma --peers --recbole env/bin/python …
+    python -m experiments.benchmark_models --models sasrec sigma --recbole env/bin/python …
 
 Each model of ``conf/model`` is built as ``train.py`` builds it (its own objective, loss and batch
 size), trained and evaluated for a while, in a process of its own; models take turns. Overrides go
 to every model. What an epoch holds is the objective's: all prefixes, all positions, or masked
 histories. ``outside_percent`` is the share of a training step spent making the batch.
 
-``--peers`` adds the same work done plainly, as ``name (how)``: whole padded rows, every position's
-state, the matrix of all scores, PyTorch's dropout, and the scan as a loop (``reference``) or by
-``mambapy``, which is what is left of the authors' code where mamba-ssm has no CUDA to run on; it
-keeps every state, so its batches go through in parts of PART rows, gradients added up. Peers run
-without the settings of PyTorch's memory and threads that ``train.py`` makes.
 ``--recbole`` names a Python that has RecBole 1.2.1 (with numpy < 2, pandas < 2.2, scipy < 1.13);
 its SASRec trains on the same data set with the same sizes.
 """
@@ -46,63 +41,22 @@ COLUMNS = [
     *("parameters", "epoch_seconds", "low", "high", "of_sasrec", "targets_per_second"),
     *("outside_percent", "eval_seconds", "eval_ms_per_4096", "peak_mib"),
 ]
-PART = 256
-PEERS = [("sasrec", "plain"), ("sigma_released", "reference"), ("sigma_released", "mambapy")]
-
-
-def plainly(task: Any, how: str) -> None:
-    """Make the task's training step what it is without this project's ways."""
-    import torch
-    import torch.nn.functional as F
-
-    import sigma.models.mamba
-    from experiments.benchmark_scan import mambapy
-    from sigma.models.layers import Dropout
-
-    if how == "mambapy":
-        sigma.models.mamba.selective_scan = lambda *x: mambapy(*x[:8])  # type: ignore[assignment]
-    Dropout.forward = torch.nn.Dropout.forward  # type: ignore[method-assign]
-
-    part = PART if how == "mambapy" else 2**31
-
-    def step(batch: Any, _: int) -> Any:
-        def loss(rows: Any) -> Any:
-            hidden = task.model(batch.items[rows], batch.lengths[rows])
-            scores = task.model.logits(hidden[torch.arange(len(rows)), batch.target_columns[rows]])
-            share = len(rows) / len(batch.items)
-            return share * F.cross_entropy(scores, batch.targets[rows] - 1)
-
-        *others, last = torch.arange(len(batch.items)).split(part)
-        for rows in others:
-            loss(rows).backward()  # frees what this part kept
-        return loss(last)
-
-    task.training_step = step
 
 
 def one(case: Case) -> Case:
     """Samples per second and memory of one model, warmed up by one step."""
-    if case["how"] != "ours":  # other code knows nothing of what train.py sets for PyTorch
+    if case["how"] == "recbole":  # which knows nothing of what train.py sets for PyTorch
         os.environ.pop("GOMP_SPINCOUNT", None)
         os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
-    if case["how"] == "recbole":
         return recbole(case)
-    on, how = device(case["device"]), case["how"]
-    overrides = [f"model={case['model']}", *case["overrides"]]
-    if how != "ours":
-        overrides += ["dataset.trim=false"]
-    if how == "reference":
-        overrides += ["model.mamba.backend=reference"]
-    data, task = built(composed(*overrides), on)
-    if how != "ours":
-        plainly(task, how)
+    on = device(case["device"])
+    data, task = built(composed(f"model={case['model']}", *case["overrides"]), on)
     memory = Memory(on)
     found: Case = {"parameters": sum(p.numel() for p in task.parameters())}
     if task.trained:
         found |= train(task, data, on, case["seconds"])
     task.eval()
-    if how == "ours":
-        found |= evaluate(task, data, on, case["seconds"])
+    found |= evaluate(task, data, on, case["seconds"])
     found["peak_mib"] = memory.mib()
     return found
 
@@ -126,7 +80,7 @@ def train(task: Any, data: Any, on: Any, seconds: float) -> Case:
         steps.append(now(on) - start)
         if len(steps) > 1:
             made += ready - start
-            samples += len(batch.targets)
+            samples += batch.count
     spent = sum(steps[1:])
     return {
         "epoch_seconds": len(loader) * spent / (len(steps) - 1),
@@ -183,15 +137,12 @@ def main() -> None:
     made.add_argument("overrides", nargs="*", help="as for train.py")
     made.add_argument("--models", nargs="+", help="all of conf/model otherwise")
     made.add_argument("--seconds", type=float, default=5, help="of training per measurement")
-    made.add_argument("--peers", action="store_true", help="the same work done plainly")
     made.add_argument("--recbole", metavar="PYTHON", help="that can import RecBole")
     made.add_argument("--name", default="models", help="of table and picture")
     options = made.parse_args()
     on = device(options.device)
     models = options.models or sorted(p.stem for p in (ROOT / "conf/model").glob("*.yaml"))
     runs = [(name, "ours") for name in models]
-    if options.peers:
-        runs += [(name, how) for name, how in PEERS]
     if options.recbole:
         runs.append(("sasrec", "recbole"))
     cases = [

@@ -27,6 +27,7 @@ from experiments.measure import (
 )
 
 OURS = {"cpu": ("cpu", "blocked"), "cuda": ("triton", "blocked")}
+PLACED = (0, 1, 3, 4, 6)  # inputs that have a value at each place: u, dt, B, C, z
 PEERS = {"cpu": ("reference", "mambapy"), "cuda": ("reference", "mambapy", "mamba_ssm")}
 
 
@@ -44,9 +45,9 @@ def inputs(case: Case, on: Any) -> list[Any]:
     full = torch.float32
     a = (-torch.arange(1.0, n + 1).repeat(d, 1)).to(on).requires_grad_()
     return [
-        *(draw(rows, length, d), draw(rows, length, d), a),
-        *(draw(rows, length, n), draw(rows, length, n), draw(d, kind=full)),
-        *(draw(rows, length, d), draw(d, kind=full)),
+        *(draw(rows * length, d), draw(rows * length, d), a),
+        *(draw(rows * length, n), draw(rows * length, n), draw(d, kind=full)),
+        *(draw(rows * length, d), draw(d, kind=full)),
     ]
 
 
@@ -86,20 +87,28 @@ def floor(case: Case, on: Any) -> float:
 def one(case: Case) -> Case:
     import torch
 
-    from sigma.ops import selective_scan
+    from sigma.ops import selective_scan, whole_rows
 
     on = device(case["device"])
     if case["backend"] == "floor":
         return {"ms": 1e3 * floor(case, on)}
     given = inputs(case, on)
 
-    def scan(*tensors: Any) -> Any:
-        if case["backend"] == "mambapy":
-            return mambapy(*tensors)
-        return selective_scan(*tensors, backend=case["backend"])
+    length = case["length"]
 
-    few = [x.detach()[:2] if x.ndim == 3 else x.detach() for x in given]
-    exact = selective_scan(*(x.double() for x in few), backend="reference")
+    def scan(*tensors: Any) -> Any:
+        rows = whole_rows(len(tensors[0]) // length, length, on)
+        if case["backend"] == "mambapy":  # rows side by side
+            wide = (
+                x.unflatten(0, (-1, length)) if i in PLACED else x for i, x in enumerate(tensors)
+            )
+            return mambapy(*wide).flatten(0, 1)
+        return selective_scan(*tensors, rows, case["backend"])
+
+    few = [x.detach()[: 2 * length] if i in PLACED else x.detach() for i, x in enumerate(given)]
+    exact = selective_scan(
+        *(x.double() for x in few), whole_rows(2, length, on), backend="reference"
+    )
     error = ((scan(*few).double() - exact).abs().max() / exact.abs().max()).item()
     weight = torch.randn(given[0].shape, device=on).to(given[0])
     memory = Memory(on)

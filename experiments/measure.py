@@ -142,30 +142,44 @@ def composed(*overrides: str) -> Any:
 
 def built(config: Any, on: Any) -> tuple[Any, Any]:
     """Data and task as ``train.py`` builds them, on a device and without a trainer."""
+    from lightning.fabric.utilities import move_data_to_device
+
     from sigma.build import build
+    from sigma.datamodules.batches import filled, pinned
 
     data, task = build(config)
-    data.flat = data.flat.on(on)
+    if on.type == "cuda":  # batches as a trainer has them
+        data._laid_out = lambda batch: move_data_to_device(pinned(filled(batch)), on)
     task.log = lambda *_, **__: None
     return data, task.to(on)
 
 
-def drawn_batch(lengths: Any, width: int, num_items: int, on: Any) -> Any:
+def drawn_batch(lengths: Any, longest: int, num_items: int, on: Any) -> Any:
     """A ``Batch`` of random rows of these lengths (B,), one target each, at the last item."""
     import torch
+    from lightning.fabric.utilities import move_data_to_device
 
     from sigma.datamodules.batches import Batch
+    from sigma.ops import rows_of
 
     generator = torch.Generator().manual_seed(0)
-    rows, none = torch.arange(len(lengths)), torch.empty(0, dtype=torch.int64)
+    rows, none = rows_of(lengths, longest), torch.empty(0, dtype=torch.int64)
 
-    def drawn(*shape: int) -> Any:
-        return torch.randint(1, num_items + 1, shape, generator=generator)
+    def drawn(number: int) -> Any:
+        return torch.randint(1, num_items + 1, (number,), generator=generator)
 
-    items = drawn(len(lengths), width) * (torch.arange(width) < lengths[:, None])
-    ends = lengths - 1
-    parts = (items, lengths, rows, drawn(len(lengths)), rows, ends, lengths, none, none)
-    return Batch(*(part.to(on) for part in parts))
+    batch = Batch(
+        items=drawn(int(lengths.sum())),
+        rows=rows,
+        places=rows.offsets[1:] - 1,
+        targets=drawn(len(lengths)),
+        count=len(lengths),
+        users=torch.arange(len(lengths)),
+        history_lengths=lengths,
+        seen_rows=none,
+        seen_items=none,
+    )
+    return move_data_to_device(batch, on)
 
 
 def stamp(on: Any) -> str:

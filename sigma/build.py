@@ -31,7 +31,7 @@ def set_precision(name: str) -> None:
 
     Deterministic algorithms do not fill new memory, either: nothing here reads it unwritten.
     """
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision(name)
     torch.backends.cudnn.allow_tf32 = name != "highest"
 

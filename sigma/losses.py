@@ -19,6 +19,7 @@ touched, gSASRec from all; here it is any item but the target itself, everywhere
 """
 
 import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

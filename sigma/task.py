@@ -156,9 +156,9 @@ class SequenceTask(L.LightningModule):
         settings = dict(getattr(build, "keywords", {}))
         kind = build.func if isinstance(build, functools.partial) else build
         scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
-        if self.device.type == "cuda" and not (settings.get("foreach") or scaled):
-            if "fused" in inspect.signature(kind).parameters:  # all parameters in one kernel
-                build = functools.partial(build, **{"fused": True, **settings})
+        fusible = "fused" in inspect.signature(kind).parameters and not settings.get("foreach")
+        if self.device.type == "cuda" and fusible and not scaled:  # all parameters in one kernel
+            build = functools.partial(build, **{"fused": True, **settings})
         return build(self.parameters())
 
     @property
@@ -212,8 +212,8 @@ class SequenceTask(L.LightningModule):
         paths = [getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
         good = next((path for path in paths if path), None)
         return (
-            f"The training loss became {loss} at step {step} (epoch {self.current_epoch}); the last "
-            f"good checkpoint is {good or 'none yet'}. Lower task.optimizer.lr or use "
+            f"The training loss became {loss} at step {step} (epoch {self.current_epoch}); the "
+            f"last good checkpoint is {good or 'none yet'}. Lower task.optimizer.lr or use "
             "trainer.precision=32-true."
         )
 

@@ -182,6 +182,39 @@ def test_sampled_losses_score_only_what_they_drew() -> None:
         assert torch.equal(asked[0], torch.cat([targets[:, None], negatives], dim=1))
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (CrossEntropy, {}),
+        *itertools.product(SAMPLED, [{"negatives": 1}, {"negatives": 4}]),
+        (SampledSoftmax, {"negatives": 4, "distribution": "popularity"}),
+    ],
+    ids=str,
+)
+def test_a_target_of_0_is_left_out_of_the_mean(
+    kind: type, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it stands; it is passed no gradient, not even where its scores are extreme."""
+    loss = kind(torch.tensor(COUNTS), **options)
+    if kind is not CrossEntropy:  # the same for a target, however many there are
+        bought = [item for item, count in enumerate(COUNTS, 1) if count]
+        others = [[j for j in bought if j != t][-options["negatives"] :] for t in range(8)]
+        monkeypatch.setattr(loss.negatives, "forward", lambda t: torch.tensor(others)[t])
+    scores, targets = example(rows=6)
+    filled, more = torch.full((10, 7), 300.0).double(), torch.zeros(10, dtype=torch.int64)
+    filled[:, ::2] = -300
+    places = torch.tensor([0, 2, 3, 4, 7, 8])
+    filled[places], more[places] = scores, targets
+    scores.requires_grad_()
+    filled.requires_grad_()
+    want, got = loss(scores, targets, table_scores), loss(filled, more, table_scores)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    (wanted,), (found,) = torch.autograd.grad(want, scores), torch.autograd.grad(got, filled)
+    torch.testing.assert_close(found[places], wanted, rtol=1e-12, atol=1e-15)
+    found[places] = 0
+    assert not found.any()
+
+
 # --- gBCE ---
 
 

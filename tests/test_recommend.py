@@ -11,6 +11,7 @@ import torch
 
 from sigma.datamodules.splits import leave_one_out
 from sigma.errors import UserError
+from sigma.ops import rows_of
 from sigma.recommend import load, main, recommend
 from tests.front_door import write_sequences
 from tests.in_process import arguments, call
@@ -76,10 +77,11 @@ def test_scores_are_those_of_the_model(run: Path, data: Path) -> None:
     line = data.read_text().splitlines()[6].split()
     raw, history, target = line[0], line[1:-1], line[-1]
     index = {str(item): i + 1 for i, item in enumerate(loaded.sequences.item_ids)}
-    items = torch.tensor([[index[item] for item in history if item in index][-12:]])
+    items = torch.tensor([index[item] for item in history if item in index][-12:])
     with torch.inference_mode():
-        states = loaded.task.model(items, torch.tensor([items.shape[1]]))
-        scores = loaded.task.logits(states[:, -1])[0]
+        last = torch.tensor([len(items) - 1])
+        states = loaded.task.model(items, rows_of(torch.tensor([len(items)])), last)
+        scores = loaded.task.logits(states)[0]
     found = recommend(loaded, [raw], k=100)
     assert len(found) == loaded.data.num_items  # no more than there are
     assert (found["target"] == target).all()
@@ -157,6 +159,17 @@ def test_the_data_may_have_moved(run: Path, data: Path, tmp_path: Path) -> None:
     other = write_sequences(tmp_path / "other.txt", users=90)
     with pytest.raises(UserError, match="was trained on 120 users, but its data now holds 90"):
         load(copy, str(other))
+
+
+def test_a_run_of_a_version_with_more_settings(run: Path, tmp_path: Path) -> None:
+    """What is gone decided nothing but speed."""
+    older = tmp_path / "older"
+    shutil.copytree(run, older)
+    config = json.loads((older / "config.json").read_text())
+    config["dataset"]["trim"], config["task"]["by_length"] = True, True
+    del config["task"]["capture"]
+    (older / "config.json").write_text(json.dumps(config))
+    pd.testing.assert_frame_equal(recommend(older, k=3), recommend(run, k=3))
 
 
 def test_what_is_missing_is_one_sentence(run: Path, tmp_path: Path) -> None:

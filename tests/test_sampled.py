@@ -5,12 +5,14 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy
 from sigma.metrics import target_ranks
+from sigma.models.base import Model
+from sigma.ops import Rows
 from sigma.ops.scores import tied_scores
 from sigma.sampled import SampledNegatives
 from sigma.task import SequenceTask
@@ -93,15 +95,13 @@ def test_equal_items_tie_wherever_they_stand(n: int) -> None:
     assert (ties == n - 1).all()
 
 
-class Scores(nn.Module):
+class Scores(Model):
     """Scores item j by j, whatever the history."""
 
-    padding_invariant = True
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        return torch.zeros(len(places), 1)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return torch.zeros(*items.shape, 1)
-
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if items is None:
             return torch.arange(1.0, K + 1).expand(len(states), K)
         return items.float()

@@ -59,7 +59,8 @@ def test_rows_side_by_side_are_the_rows_alone_in_states_and_gradients() -> None:
     loss = whole.batch_loss(inputs(data))
     together = [states, loss, *torch.autograd.grad(loss, list(whole.model.parameters()))]
     alone, losses = [], []
-    for row, target in zip(data.items.split(data.rows.offsets.diff().tolist()), data.targets):
+    rows = data.items.split(data.rows.offsets.diff().tolist())
+    for row, target in zip(rows, data.targets, strict=True):
         one = rows_of(torch.tensor([len(row)]), data.rows.longest)
         last = torch.tensor([len(row) - 1])
         alone.append(whole.model(row, one, last))

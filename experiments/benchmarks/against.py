@@ -1,4 +1,4 @@
-"""Training on this checkout beside another's, model by model: time, operations and memory as ratios.
+"""Training on this checkout beside another: time, operations and memory of models, as ratios.
 
     git worktree add ../before fb4e1d1
     python -m experiments.benchmarks.against ../before dataset=beauty dataset.path=beauty.txt

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def train(folder: Path) -> Iterator[Line]:
             if process.wait():
                 yield line(name, float("nan"), "", f"train.py ended with {process.returncode}")
                 continue
-            lengths = [b - a for a, b in zip(times, times[1:], strict=False)]
+            lengths = [b - a for a, b in pairwise(times)]
             note = "from line to line, validation and checkpoints included"
             yield line(f"{name}, epoch", statistics.median(lengths), "s", note)
             if name == "sigma beauty":

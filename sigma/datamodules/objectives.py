@@ -5,7 +5,6 @@ batches (``batch``) and may reshape evaluation batches (``evaluation``). The tra
 """
 
 import logging
-
 from typing import Protocol
 
 import numpy as np
@@ -96,8 +95,8 @@ class NextItem(Objective):
 class Twins(NextItem):
     """``NextItem``, each sample beside another training sample with the same target.
 
-    ``Batch.twins`` holds them, drawn anew each time; a target that occurs once is its own twin. For contrastive terms
-    (FEARec; the "semantic augmentation" of DuoRec, Qiu et al., WSDM 2022).
+    ``Batch.twins`` holds them, drawn anew each time; a target that occurs once is its own twin. For
+    contrastive terms (FEARec; the "semantic augmentation" of DuoRec, Qiu et al., WSDM 2022).
     """
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:

@@ -13,8 +13,8 @@ class Model(nn.Module):
 
     Whatever works position by position (embedding, linear map, norm, dropout, gate) is written on
     (T, D) and sees no rows. What crosses positions is an operation of ``sigma.ops`` with ``rows``
-    as an argument. States may be taken at ``places`` before the last such steps (``sigma.ops.take``)
-    for less work. A row's states depend on no other row.
+    as an argument. States may be taken at ``places`` (``sigma.ops.take``) before the last of the
+    former, for less work. A row's states depend on no other row.
 
     Class attributes that a model sets where they differ:
 

@@ -147,7 +147,7 @@ class EchoLayer(nn.Module):
 
     def both_whole(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Each direction over all columns, (B, N, D) -> (B, N, D) twice."""
-        rows = whole_rows(*states.shape[:2], states.device)
+        rows = whole_rows(states.shape[0], states.shape[1], states.device)
         forward = self.forward_mamba(states.flatten(0, 1), rows)
         backward = self.backward_mamba(states.flip(1).flatten(0, 1), rows)
         return forward.view_as(states), backward.view_as(states).flip(1)

@@ -3,8 +3,9 @@
 EchoMamba4Rec: Wang, He & Zhu, arXiv 2406.02638, 2024 (``sigma.models.echo``). SIGMA: Liu et al.,
 AAAI 2025, whose published baselines hold this other model under the name.
 
-Symbols: B rows, L columns, padding included (the data set's max_length), D hidden size, K items, n_u true length of a row, H high-pass mask and
-C complex filter, both (D,), rev reversal of all L columns, ⊙ product by element. (B, L, D) else.
+Symbols: B rows, L columns, padding included (the data set's max_length), D hidden size, K items,
+n_u true length of a row, H high-pass mask and C complex filter, both (D,), rev reversal of all L
+columns, ⊙ product by element. (B, L, D) else.
 
     X = LayerNorm(dropout(E[items]))
     x = LayerNorm(Re ifft((H + C) ⊙ fft(X)) + X)          along the hidden dimension
@@ -100,7 +101,8 @@ class EchoSigmaLayer(nn.Module):
         """
         x = self.filter(states)
         x = self.value_in(x) * F.silu(self.gate_in(x))
-        columns = whole_rows(*states.shape[:2], states.device) if rows is None else rows
+        number, width = states.shape[:2]
+        columns = whole_rows(number, width, states.device) if rows is None else rows
         read = states.new_zeros(())
         for inputs in (x, x.flip(1), states):  # one Mamba, each read from the left
             if rows is None:

@@ -160,7 +160,7 @@ class HybridAttention(SelfAttention):
             out = attend(self.heads(q), k, v, rows, places, True, self.weights_dropout())
         return out.flatten(1)
 
-    def forward(
+    def forward(  # type: ignore[override]  # states are padded
         self, states: Tensor, rows: Rows, size: int, places: Tensor | None = None
     ) -> Tensor:
         """Attend in both domains, (B, N, D) -> (B N, D), or (M, D) at places.

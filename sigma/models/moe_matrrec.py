@@ -21,15 +21,15 @@ position t has already seen item t + 1, which training asks it to predict. The d
 honest model: attention from t sees 0 … t, and g at t is that of the mean over 0 … t, a running
 mean. ``leak=True`` is the authors': attention and mean over all L positions, padding among them. It
 warns, is not ``causal``, and declares ``leaks_on_purpose``, by which ``objective=all_positions``
-lets it through. The state that is read out for the next item is the
-same function of the parameters either way when the row is full; the leak is one of training.
+lets it through. The state that is read out for the next item is the same function of the parameters
+either way when the row is full; the leak is one of training.
 
 As in the authors' code: every parameter of two or more dimensions starts Xavier normal (see
 ``sigma.models.recmamba``), and the attention weights drop out at the same rate.
 
 Departures from the authors' code: padding on the right where it is read, positions counted from the
-first item kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6, to the
-variance. Their results on LFM-1b, unlike those on KuaiRand, come from an earlier version with two
+first item kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6,
+to the variance. Their results on LFM-1b, unlike those on KuaiRand, come from an earlier version with two
 trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not rebuilt here.
 """
 
@@ -126,7 +126,7 @@ class MoEMaTrRec(TiedItems):
         if self.leak:
             columns = padded(items, rows, rows.longest)
             at = padded_places(rows, places, rows.longest)
-            rows = whole_rows(*columns.shape, items.device)
+            rows = whole_rows(columns.shape[0], columns.shape[1], items.device)
             items = columns.flatten()
         else:
             at = places_of(places, size)

@@ -14,7 +14,6 @@ from sigma.errors import UserError
 from sigma.models.layers import Dropout, TiedItems, at, item_table
 from sigma.ops import Places, Rows, attend
 
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 

@@ -110,7 +110,7 @@ def attend_rows_backward(
         blocks = _Blocks(q, k, offsets, query_offsets, places, causal, dropout, seed)
         gq, gk, gv = (torch.zeros_like(x) for x in (q, k, v))
         for query, asked, key, visible in blocks:
-            _, pull = torch.func.vjp(
+            _, pull = plain.pullback(
                 functools.partial(blocks.attention, visible=visible), q[query], k[key], v[key]
             )
             grads = pull(grad[query] * asked[:, :, None, None])

@@ -43,7 +43,11 @@ def causal_conv_rows_backward(
             return triton_conv.backward(grad, x, weight, bias, offsets, longest, silu)
         if backend == "cpu":
             return native.conv_backward(grad, x, weight, bias, offsets, silu)
-        y, pull = torch.func.vjp(lambda *t: plain.conv(*t, offsets, silu), x, weight, bias)
+
+        def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return plain.conv(x, weight, bias, offsets, silu)
+
+        y, pull = plain.pullback(function, x, weight, bias)
         gx, gweight, gbias = pull(grad.to(y.dtype))
         return gx.contiguous(), gweight.contiguous(), gbias.contiguous()
 
@@ -81,7 +85,7 @@ def has_causal_conv1d() -> bool:
 
 
 def _causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool) -> Tensor:
-    """By causal-conv1d, to which ``seq_idx`` tells rows apart; it wants channels last, (1, d, T)."""
+    """By causal-conv1d, which tells rows apart by ``seq_idx``; channels last, (1, d, T)."""
     from causal_conv1d import causal_conv1d_fn
 
     size = x.shape[0]

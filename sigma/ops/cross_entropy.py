@@ -30,8 +30,8 @@ def chunk_rows(items: int, kind: torch.dtype, device: torch.device) -> int:
 class LinearCrossEntropy(torch.autograd.Function):
     """Mean cross entropy of states (M, D) against a table (K, D) with a bias (K,) or None.
 
-    Targets (M,) are rows of the table, or -1. Sums are taken in float32 (float64 of float64 inputs), the
-    products in ``product_type``.
+    Targets (M,) are rows of the table, or -1. Sums are taken in float32 (float64 of float64
+    inputs), the products in ``product_type``.
     """
 
     @staticmethod

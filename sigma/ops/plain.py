@@ -8,7 +8,7 @@ Symbols: n rows of a block, L its longest, T places, d channels, N states, G hid
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,17 @@ def blocks_of(offsets: Tensor, bytes_of_row: Callable[[int], int]) -> Iterator[B
         yield Block(index, columns < own, rows)
 
 
+def pullback(
+    function: Callable[..., Tensor], *tensors: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """The function's value, and what takes its gradient back to the tensors.
+
+    By ``torch.func``, as below a registered operation there is no autograd.
+    """
+    value: Any = torch.func.vjp(function, *tensors)
+    return value[0], value[1]
+
+
 def by_blocks(
     function: Callable[..., Tensor],
     blocks: Iterator[Block],
@@ -94,7 +105,7 @@ def gradients_by_blocks(
 
     for block in blocks:
         parts = [x[block.index] for x in rowwise if x is not None]
-        y, pull = torch.func.vjp(tensors_alone, *parts, *shared)
+        y, pull = pullback(tensors_alone, *parts, *shared)
         above = grad[block.index] * block.real.view(*block.real.shape, *[1] * (grad.ndim - 1))
         grads = pull(above.to(y.dtype))
         for total, part in zip((g for g in rowwise_grads if g is not None), grads, strict=False):

@@ -5,6 +5,7 @@ places offsets[b] … offsets[b + 1] - 1, t a position in its row.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ def each_row(
     ends = offsets.tolist()
     parts = [
         row(*(None if x is None else x[first:last] for x in values))
-        for first, last in zip(ends[:-1], ends[1:], strict=True)
+        for first, last in pairwise(ends)
         if last > first
     ]
     return torch.cat([*parts, torch.zeros_like(like[ends[-1] :])])

@@ -9,8 +9,6 @@ from sigma.ops.moves import packed, padded
 from sigma.ops.registry import register
 from sigma.ops.rows import Rows
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
 
 def _bytes_of_row(A: Tensor):  # type: ignore[no-untyped-def]
     return lambda length: length * A.numel() * A.element_size()
@@ -47,6 +45,7 @@ def selective_scan_rows_backward(
     """Gradients of u, dt, A, B, C, D, z (empty without one) and dt_bias."""
     backend = kernel_backend(backend, u)
     with torch.autocast(u.device.type, enabled=False):
+        grads: tuple[Tensor | None, ...]
         if backend == "triton":
             from sigma.ops import triton_scan
 
@@ -54,13 +53,12 @@ def selective_scan_rows_backward(
         elif backend == "cpu":
             grads = native.scan_backward(grad, u, dt, A, B, C, D, z, dt_bias, offsets)
         else:
-            (gu, gdt, gB, gC, gz), (gA, gD, gbias) = plain.gradients_by_blocks(
-                plain.scan, plain.blocks_of(offsets, _bytes_of_row(A)), grad, [u, dt, B, C, z],
-                [A, D, dt_bias],
-            )  # fmt: skip
-            grads = gu, gdt, gA, gB, gC, gD, gz, gbias
-    gz = u.new_empty(0) if grads[6] is None else grads[6]
-    return (*grads[:6], gz, grads[7])  # type: ignore[return-value]
+            blocks = plain.blocks_of(offsets, _bytes_of_row(A))
+            values, shared = [u, dt, B, C, z], [A, D, dt_bias]
+            rowwise, across = plain.gradients_by_blocks(plain.scan, blocks, grad, values, shared)
+            grads = *rowwise[:2], across[0], *rowwise[2:4], across[1], rowwise[4], across[2]
+    gu, gdt, gA, gB, gC, gD, gz, gbias = (u.new_empty(0) if g is None else g for g in grads)
+    return gu, gdt, gA, gB, gC, gD, gz, gbias
 
 
 def _backward_shapes(grad, u, dt, A, B, C, D, z, dt_bias, offsets, longest, backend):  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from experiments import case as content
 from experiments import case_picture, case_study, paper_values, report
@@ -18,6 +19,7 @@ from experiments.render import figure_title
 from sigma.datamodules.titles import Title
 from sigma.errors import UserError
 from sigma.metrics import gain_table
+from sigma.ops import rows_of
 from sigma.recommend import TrainedRun, load
 from tests.in_process import call
 
@@ -56,13 +58,19 @@ def some(runs: dict[str, TrainedRun], *names: str) -> list[TrainedRun]:
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 11, 12])
 def test_the_flip_shown_is_the_models(runs: dict[str, TrainedRun], length: int) -> None:
     """Each model's own layer flips a row that holds its positions."""
-    n = torch.tensor([length])
-    layer: Any = runs["sigma"].task.model.layers[0]  # type: ignore[index,union-attr]
-    places = torch.arange(12.0).reshape(1, 12, 1)
-    order = layer.flipped(places, n)[0, :length, 0].long().tolist()
-    assert content.flip_of(runs["sigma"], length) == (order, min(3, length))
-    layer = runs["sigma_released"].task.model.layers[0]  # type: ignore[index,union-attr]
-    order = layer.flip(places, n)[0, :length, 0].long().tolist()
+    layer: Any = runs["sigma"].task.model.layers[0]  # type: ignore[index]
+    rows = rows_of(torch.tensor([4, length, 7]), 12)
+    places = torch.arange(rows.offsets[-1]).double()[:, None].expand(-1, layer.mixed.in_features)
+    read: list[Tensor] = []
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(layer, "direction", lambda states, *_: read.append(states) or states)
+        layer.both_directions(places, rows, None)
+    assert torch.equal(read[0], places)
+    whole = (read[1][:, 0].long() - 4).tolist()
+    assert content.flip_of(runs["sigma"], length) == (whole[4 : 4 + length], min(3, length))
+    layer = runs["sigma_released"].task.model.layers[0]  # type: ignore[index]
+    columns = torch.arange(12.0).reshape(1, 12, 1)
+    order = layer.flipped(columns, torch.tensor([length]))[0, :length, 0].long().tolist()
     assert content.flip_of(runs["sigma_released"], length) == (order, max(length - 9, 0))
     assert content.flip_of(runs["popularity"], length) is None
 

@@ -27,25 +27,54 @@ def inputs(m: int, k: int, d: int, bias: bool, device: str, scale: float = 1.0) 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("left_out", [0.0, 0.5])
 @pytest.mark.parametrize(("m", "k", "chunk"), [(1, 1, 32), (37, 11, 8), (64, 50, 32), (5, 3, 1)])
 def test_equals_pytorchs_with_gradients(
-    m: int, k: int, chunk: int, bias: bool, device: str, monkeypatch: pytest.MonkeyPatch
+    m: int,
+    k: int,
+    chunk: int,
+    left_out: float,
+    bias: bool,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     monkeypatch.setattr(cross_entropy, "MIN_ROWS", chunk)
     monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", {"cpu": 0, "cuda": 0})
     given = [x.requires_grad_() for x in inputs(m, k, 6, bias, device)]
-    targets = torch.randint(0, k, (m,), generator=torch.Generator().manual_seed(1)).to(device)
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(0, k, (m,), generator=generator)
+    absent = torch.rand(m, generator=generator) < left_out
+    absent[0] = False
+    targets = targets.masked_fill(absent, -1).to(device)
+    assert bool(absent.any()) == (left_out > 0 and m > 1)
     table_bias = given[2] if bias else None
     got = linear_cross_entropy(given[0], given[1], table_bias, targets)
-    wanted = F.cross_entropy(F.linear(given[0], given[1], table_bias), targets)
+    wanted = F.cross_entropy(F.linear(given[0], given[1], table_bias), targets, ignore_index=-1)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
     # Scaled, as the loss is by the number of targets on each process.
     for a, b in zip(
         torch.autograd.grad(3 * got, given), torch.autograd.grad(3 * wanted, given), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("behind", [1, 7, 100])
+def test_states_that_fill_a_batch_up_change_nothing(behind: int) -> None:
+    """Whatever they hold, as long as it is finite; and they are passed no gradient."""
+    states, table, bias = inputs(20, 30, 6, True, "cpu")
+    targets = torch.arange(20)
+    more = torch.cat([states, 1e3 * torch.ones(behind, 6).double()])
+    results = []
+    for x, t in ((states, targets), (more, F.pad(targets, (0, behind), value=-1))):
+        given = [x.requires_grad_(), table.requires_grad_(), bias.requires_grad_()]
+        loss = linear_cross_entropy(*given, t)
+        results.append([loss, *torch.autograd.grad(loss, given)])
+    (plain, own, *rest), (filled, all_of_them, *others) = results
+    assert not all_of_them[20:].any()
+    for a, b in zip((filled, all_of_them[:20], *others), (plain, own, *rest), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
 def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
@@ -99,6 +128,9 @@ def test_the_loss_takes_this_way_for_tied_items(monkeypatch: pytest.MonkeyPatch)
     wanted = loss(states, targets, lambda x, items=None: F.linear(x, table, bias))
     monkeypatch.setattr(TiedScores, "__call__", None)
     torch.testing.assert_close(loss(states, targets, TiedScores(table, bias)), wanted)
+    # A target of 0 fills the batch up.
+    filled = torch.cat([states, states]), F.pad(targets, (0, 10))
+    torch.testing.assert_close(loss(*filled, TiedScores(table, bias)), wanted)
 
 
 LARGE = """

@@ -1,0 +1,243 @@
+"""Batches filled up to a few sizes, as CUDA is given them: the same loss, gradients and ranks."""
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sigma.capture import Inputs
+from sigma.datamodules import base, batches
+from sigma.datamodules.batches import Batch, FlatSequences, filled, size_class
+from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
+from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.simulated import Simulated
+from sigma.datamodules.splits import leave_one_out
+from sigma.losses import BCE, BPR, GBCE, CrossEntropy, SampledLoss, SampledSoftmax
+from sigma.models.base import Model
+from sigma.models.bert4rec import BERT4Rec
+from sigma.models.fearec import FEARec
+from sigma.models.mamba import Mamba
+from sigma.models.sasrec import SASRec
+from sigma.models.sigma import Sigma
+from sigma.task import SequenceTask
+
+L, K = 6, 9
+COUNTS = torch.arange(1, K + 1)
+MAMBA = functools.partial(Mamba, state_size=3)
+SMALL: dict[str, Any] = {"hidden_size": 8, "dropout": 0.0}
+HEADS: dict[str, Any] = {**SMALL, "max_length": L, "inner_size": 5, "attention_dropout": 0.0}
+# Each objective beside models that it trains.
+CASES: dict[str, tuple[Objective, Any]] = {
+    "next_item": (NextItem(), functools.partial(Sigma, mamba=MAMBA, r=2, **SMALL)),
+    "all_positions": (
+        AllPositions(),
+        functools.partial(Sigma, mamba=MAMBA, partial_flip=False, **SMALL),
+    ),
+    "all_positions, attention": (AllPositions(), functools.partial(SASRec, **HEADS)),
+    "cloze": (Cloze(mask_ratio=0.25, fine_tune_ratio=0.0), functools.partial(BERT4Rec, **HEADS)),
+    "cloze of the last item": (Cloze(fine_tune_ratio=1.0), functools.partial(BERT4Rec, **HEADS)),
+    "twins": (Twins(), functools.partial(FEARec, contrast="us_x", frequency_weight=0.1, **HEADS)),
+}
+LOSSES = [CrossEntropy, BPR, BCE, GBCE, SampledSoftmax]
+
+
+def world(users: int = 40, seed: int = 0) -> tuple[Sequences, FlatSequences]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 20, users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = rng.integers(1, K + 1, int(offsets[-1])).astype(np.int32)
+    data = Sequences(items, offsets, None, np.arange(users), np.arange(K))
+    return data, FlatSequences(torch.from_numpy(items), torch.from_numpy(offsets), L)
+
+
+def batch_of(objective: Objective, size: int = 37, seed: int = 0) -> Batch:
+    data, flat = world(seed=seed)
+    rows = objective.setup(data, leave_one_out(data), L)[:size]
+    return objective.batch(flat, rows, torch.Generator().manual_seed(seed))
+
+
+def model(name: str) -> Model:
+    torch.manual_seed(0)
+    built = CASES[name][1](K)
+    with torch.no_grad():  # off its start, where zeros would hide an error
+        for p in built.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return built.double()
+
+
+# --- sizes ---
+
+
+def test_a_size_is_at_most_an_eighth_above() -> None:
+    for number in range(1, 5000):
+        size = size_class(number)
+        assert number <= size <= number * 9 / 8
+        assert size_class(size) == size
+        assert size <= size_class(number + 1)
+    assert size_class(0) == 0
+
+
+def test_there_are_few_sizes() -> None:
+    sizes = {size_class(number) for number in range(1, 10_000)}
+    for number in range(1, 4000):
+        assert sum(number < size <= 2 * number for size in sizes) <= 8
+
+
+# --- layout ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [1, 2, 11, 37])
+@pytest.mark.parametrize("name", CASES)
+def test_a_filled_batch_begins_with_the_batch(name: str, size: int, seed: int) -> None:
+    batch = batch_of(CASES[name][0], size, seed)
+    whole = filled(batch)
+    t, m = len(batch.items), len(batch.places)
+    assert torch.equal(whole.items[:t], batch.items)
+    assert not whole.items[t:].any()
+    assert len(whole.items) == size_class(t + 1) > t
+    assert whole.rows is batch.rows
+    assert torch.equal(whole.places[:m], batch.places)
+    assert torch.equal(whole.targets[:m], batch.targets)
+    assert (whole.places[m:] == len(whole.items) - 1).all()
+    assert not whole.targets[m:].any()
+    assert bool((whole.places.diff() >= 0).all())
+    assert whole.count == batch.count == int((whole.targets > 0).sum())
+    if m == len(batch.users):
+        assert len(whole.places) == m
+    else:
+        assert len(whole.places) == size_class(m)
+    same = ("users", "history_lengths", "seen_rows", "seen_items")
+    assert all(getattr(whole, part) is getattr(batch, part) for part in same)
+    if batch.twins is None:
+        assert whole.twins is None
+    else:
+        (own, rows), (more, same_rows) = batch.twins, whole.twins
+        assert torch.equal(more[: len(own)], own)
+        assert not more[len(own) :].any()
+        assert len(more) == size_class(len(own) + 1) > len(own)
+        assert same_rows is rows
+
+
+def test_the_place_behind_the_last_row_is_in_no_row() -> None:
+    for size in (1, 5, 37):
+        whole = filled(batch_of(NextItem(), size))
+        index = whole.rows.index(len(whole.items))
+        assert index[-1] == size
+        assert torch.equal(index.bincount()[:size], whole.rows.offsets.diff())
+        assert whole.rows.positions(len(whole.items)).max() < L
+
+
+# --- results ---
+
+
+def outcome(
+    name: str, batch: Batch, kind: type = CrossEntropy
+) -> tuple[Tensor, dict[str, Tensor | None]]:
+    """The loss and each parameter's gradient."""
+    loss = kind(COUNTS, **({} if kind is CrossEntropy else {"negatives": 3}))
+    if isinstance(loss, SampledLoss):  # the same for a target, however many there are
+        loss.negatives.forward = (  # type: ignore[method-assign]
+            lambda targets: (targets[:, None] - 1 + torch.arange(1, 4)) % K + 1
+        )
+    task = SequenceTask(model(name), torch.optim.Adam, loss)
+    inputs = Inputs(batch.items, batch.rows, batch.places, batch.targets, batch.twins)
+    value = task.batch_loss(inputs)
+    names, parameters = zip(*task.model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    return value, dict(zip(names, gradients, strict=True))
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_filled_batch_has_the_loss_and_gradients_of_the_batch(name: str, kind: type) -> None:
+    batch = batch_of(CASES[name][0])
+    whole = filled(batch)
+    more = len(whole.places) > len(batch.places)
+    assert more == (name in ("all_positions", "all_positions, attention", "cloze"))
+    (want, wanted), (got, found) = outcome(name, batch, kind), outcome(name, whole, kind)
+    assert want.item() > 0.1
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    for parameter, gradient in wanted.items():
+        if gradient is None:
+            assert found[parameter] is None, parameter
+            continue
+        torch.testing.assert_close(
+            found[parameter],
+            gradient,
+            rtol=1e-10,
+            atol=1e-12,
+            msg=lambda told, of=parameter: f"{of}: {told}",
+        )
+    assert sum(g is not None and bool(g.any()) for g in wanted.values()) > len(wanted) / 2
+
+
+@pytest.mark.parametrize("kind", [BPR, SampledSoftmax])
+def test_negatives_drawn_for_a_filled_batch_are_those_of_the_batch(kind: type) -> None:
+    """Where each row has one target, so that as many are drawn."""
+    batch = batch_of(NextItem())
+    task = SequenceTask(model("next_item"), torch.optim.Adam, kind(COUNTS, negatives=2))
+    values = []
+    for one in (batch, filled(batch)):
+        torch.manual_seed(1)
+        values.append(task.batch_loss(Inputs(one.items, one.rows, one.places, one.targets)))
+    torch.testing.assert_close(*values, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("mask_history", [False, True])
+@pytest.mark.parametrize("name", ["next_item", "cloze", "twins"])
+def test_a_filled_batch_has_the_ranks_of_the_batch(name: str, mask_history: bool) -> None:
+    data, flat = world()
+    plain = flat.batch(torch.from_numpy(leave_one_out(data).test), mask_history)
+    batch = CASES[name][0].evaluation(plain, K)
+    task = SequenceTask(model(name), torch.optim.Adam, CrossEntropy(COUNTS)).eval()
+    with torch.no_grad():
+        want, got = (task.evaluation_step("val", one) for one in (batch, filled(batch)))
+    for a, b in zip(want, got, strict=True):
+        assert torch.equal(a, b)
+    assert want.greater.unique().numel() > 3
+
+
+# --- where batches are filled ---
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_are_filled_for_cuda_alone(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Simulated(name="shop", max_length=12, batch_size=70, eval_batch_size=90)
+    data.setup()
+    pinned: list[Batch] = []
+    monkeypatch.setattr(base, "pinned", lambda batch: pinned.append(batch) or batch)
+    made = {}
+    for trainer in (None, device):
+        if trainer is not None:
+            strategy = SimpleNamespace(root_device=torch.device(trainer))
+            data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
+        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        made[trainer] = [next(iter(loader)) for loader in loaders]
+    assert len(pinned) == (3 if device == "cuda" else 0)
+    for plain, laid_out in zip(made[None], made[device], strict=True):
+        want = filled(plain) if device == "cuda" else plain
+        assert len(want.items) == len(laid_out.items)
+        assert torch.equal(want.items, laid_out.items)
+        assert torch.equal(want.targets, laid_out.targets)
+
+
+def test_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: x + 1)
+    batch = batch_of(Twins())
+    moved = batches.pinned(batch)
+    assert type(moved) is Batch
+    assert type(moved.rows) is type(batch.rows)
+    assert moved.rows.longest == batch.rows.longest
+    assert torch.equal(moved.rows.offsets, batch.rows.offsets + 1)
+    assert moved.count == batch.count
+    for part in Batch._fields:
+        if isinstance(getattr(batch, part), Tensor):
+            assert torch.equal(getattr(moved, part), getattr(batch, part) + 1), part
+    assert torch.equal(moved.twins[0], batch.twins[0] + 1)
+    assert torch.equal(moved.twins[1].offsets, batch.twins[1].offsets + 1)
+    assert batches.pinned(batch_of(NextItem())).twins is None
