@@ -3,17 +3,11 @@
 import logging
 import sys
 
-import sigma.environment  # noqa: F401  isort: skip
-
 import hydra
-import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from sigma import alone
-from sigma.build import accelerator, build, set_precision
 from sigma.cli import (
     expand_resume,
     explained,
@@ -21,6 +15,8 @@ from sigma.cli import (
     note_working_directory,
     observers,
 )
+from sigma.console import before_logging
+from sigma.environment import load_lightning
 from sigma.preflight import check_config
 from sigma.runs import RunFolder
 
@@ -36,6 +32,13 @@ def train(cfg: DictConfig) -> float:
 
 def run(cfg: DictConfig, folder: RunFolder) -> float:
     """The same, in a folder that no other process is at."""
+    # Here, as all that needs PyTorch: help and a config that is shown or refused go without.
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from sigma.build import accelerator, build, set_precision
+
     folder.check_unused()
     if (score := folder.finished_score()) is not None:
         if folder.data_lies_elsewhere():
@@ -76,6 +79,9 @@ def run(cfg: DictConfig, folder: RunFolder) -> float:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
+    if "lightning" not in sys.modules:
+        with before_logging():
+            load_lightning()
     with explained_job():
         OmegaConf.resolve(cfg)
         check_config(OmegaConf.to_container(cfg))

@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from sigma.errors import UserError
 from sigma.identity import SCHEMA, digest, identity, run_id
-from sigma.metrics import expected_gains, gain_table
 
 # Settings that decide what a number means, not which model made it.
 PROTOCOL = (
@@ -184,6 +182,11 @@ def gains(ranks: pd.DataFrame, metric: str) -> np.ndarray[Any, Any]:
     Args:
         ranks: columns ``greater`` and ``ties``, see ``sigma.metrics.target_ranks``.
     """
+    # Here: most of what reads a ledger asks for no user's gains and goes without PyTorch.
+    import torch
+
+    from sigma.metrics import expected_gains, gain_table
+
     name, cut = metric.split("@")
     above, ties = (torch.tensor(ranks[c].to_numpy(dtype="int64")) for c in ("greater", "ties"))
     return expected_gains(gain_table(name, int(cut)), above, ties).numpy()

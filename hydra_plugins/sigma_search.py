@@ -220,7 +220,8 @@ class OptunaSweeper(Sweeper):
     def _tell(self, study: Any, trial: Any, job: list[str], result: JobReturn) -> None:
         from optuna.trial import TrialState
 
-        from sigma.cli import user_message  # brings torch; Hydra imports this file to list plugins
+        # Here: to list its plugins, every Hydra program of this environment imports this file.
+        from sigma.cli import user_message
 
         value: Any = result._return_value  # return_value raises what the job raised
         trial.set_user_attr("folder", Path(result.hydra_cfg.hydra.runtime.output_dir).name)  # type: ignore[union-attr]

@@ -23,7 +23,7 @@ from sigma.ops.rows import Rows
 
 log = logging.getLogger(__name__)
 
-SIZES = 12  # recorded at most; each holds its gradients
+SIZES = 24  # recorded at most; each holds its gradients
 
 
 class Inputs(NamedTuple):
@@ -100,17 +100,17 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.recording.gradients
         # New tensors, which become a parameter's gradient as they are.
-        scaled = iter(torch._foreach_mul([g for g in gradients if g is not None], grad))
-        return None, *(None if g is None else next(scaled) for g in gradients)
+        return None, *(None if g is None else g * grad for g in ctx.recording.gradients)
 
 
 class CapturedStep:
     """``step`` by replay, where a batch of its size has been seen before.
 
     Args:
-        step: inputs -> loss, a scalar, by operations of static shapes that never ask the device.
+        step: inputs -> loss, a scalar, by operations of static shapes that never ask the device, and
+            under autocast without its cache: a cast made outside would be read after the weights
+            moved on.
         parameters: that the loss depends on.
         record: work, pool -> what replays it, its result, and the pool.
     """
@@ -124,19 +124,19 @@ class CapturedStep:
         self.step = step
         self.parameters = [p for p in parameters if p.requires_grad]
         self.record = record
-        self.recordings: dict[Any, Recording | None] = {}
+        self.seen: set[Any] = set()
+        self.recordings: dict[Any, Recording] = {}
         self.pool: Any = None
         self.refused = False
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """The loss, which passes gradients to the parameters."""
         key = self._key(inputs)
-        if self.refused or key not in self.recordings:
-            if len(self.recordings) < SIZES:
-                self.recordings[key] = None  # to be recorded when it comes again
-            return self.step(inputs)
-        recording = self.recordings[key] or self._recorded(key, inputs)
+        recording = self.recordings.get(key)
+        if recording is None and key in self.seen and len(self.recordings) < SIZES:
+            recording = self._recorded(key, inputs)
         if recording is None:
+            self.seen.add(key)
             return self.step(inputs)
         for own, new in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
             own.copy_(new)
@@ -152,14 +152,12 @@ class CapturedStep:
         return shapes, inputs.rows.longest, twins, half
 
     def _recorded(self, key: Any, inputs: Inputs) -> Recording | None:
+        if self.refused:
+            return None
         own = copy_of(inputs)
-        device = own.items.device.type
-        enabled = torch.is_autocast_enabled(device)
-        kind = torch.get_autocast_dtype(device)
 
         def work() -> tuple[Tensor, tuple[Tensor | None, ...]]:
-            # Without a cache of casts: one made outside would be read after the weights moved on.
-            with torch.enable_grad(), torch.autocast(device, kind, enabled, cache_enabled=False):
+            with torch.enable_grad():
                 loss = self.step(own)
             grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             return loss.detach(), grads

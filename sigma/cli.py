@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sigma.errors import Pruned, UserError
+from sigma.identity import GONE
 from sigma.preflight import accepted, suggest
 from sigma.runs import COMMAND, RunTakenError, note_failure, quoted
 
@@ -79,6 +80,8 @@ def expand_resume(arguments: list[str]) -> list[str]:
             file=sys.stderr,
         )
         raise SystemExit(1)
+    # Keys of an earlier version that typed them; they decided nothing.
+    overrides = [o for o in overrides if o.lstrip("+~").split("=", 1)[0] not in GONE]
     given = [a for a in arguments if not a.startswith("resume=")]
     # A word that is neither is a flag's value (--config-dir conf2).
     typed = [a for a in given if not a.startswith("-") and ("=" in a or a.startswith("~"))]

@@ -3,8 +3,8 @@
 Every ``_target_`` is looked up and the keys beside it are held against its arguments: their names,
 their plain types, and ranges of names that mean the same everywhere. Without this a misspelt
 optimizer argument would only show once the data is loaded. Settings that are possible but whose row
-would be wrong, or never come, are refused, too. PyTorch is loaded by the first target that needs it:
-``sigma.cli`` has uses for this module before.
+would be wrong, or never come, are refused, too. PyTorch is loaded by the first target that needs
+it: ``sigma.cli`` has uses for this module before.
 """
 
 import inspect

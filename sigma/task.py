@@ -169,10 +169,13 @@ class SequenceTask(L.LightningModule):
     def batch_loss(self, inputs: Inputs) -> Tensor:
         """The mean loss over a batch's targets, and the model's extra loss."""
         items, rows, places, targets, twins = inputs
-        states = self.model(items, rows, places)
-        loss = self.loss(states, targets, self.model.logits)
-        extra = self.model.extra_loss(items, rows, places, states, twins)
-        return loss if extra is None else loss + extra
+        device = items.device.type
+        half, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        with torch.autocast(device, kind, half, cache_enabled=False):  # see ``CapturedStep``
+            states = self.model(items, rows, places)
+            loss = self.loss(states, targets, self.model.logits)
+            extra = self.model.extra_loss(items, rows, places, states, twins)
+            return loss if extra is None else loss + extra
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if not self.trained:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sigma.errors import UserError
-from sigma.identity import determining, identity, run_id
+from sigma.identity import current, determining, identity, run_id
 from sigma.preflight import check_config
 
 CONFIG: dict[str, Any] = {
@@ -35,7 +35,8 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     ("key", "value"),
     [
         ("resume", True), ("group", "table2"), ("tags", ["a"]), ("dataset.path", "b.txt"),
-        ("model.mamba.backend", "reference"), ("task.compile", True),
+        ("model.mamba.backend", "reference"), ("task.compile", True), ("task.capture", True),
+        ("dataset.trim", True), ("task.by_length", True),
         ("trainer.accelerator", "cpu"), ("callbacks.curves.folder", "b"), ("logger", {"csv": 1}),
         ("model.added_later", None),
     ],
@@ -73,6 +74,16 @@ def test_a_run_may_go_on_for_longer_but_is_then_another() -> None:
     longer = changed("trainer.max_epochs", 300)
     assert determining(longer) == determining(CONFIG)
     assert identity(longer) != identity(CONFIG)
+
+
+def test_a_config_of_an_earlier_version_is_built_without_what_is_gone() -> None:
+    older = changed("dataset.trim", True)
+    older["task"]["by_length"] = True
+    kept = copy.deepcopy(older)
+    assert current(older) == CONFIG
+    assert older == kept  # as it was
+    assert current(CONFIG) == CONFIG
+    assert determining(older) == determining(CONFIG)
 
 
 def test_one_metric_decides_the_run() -> None:

@@ -85,6 +85,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("task.optimizer.eps", -1.0, "task.optimizer, torch.optim.Adam, refuses .*Invalid epsilon"),
     ("model.mamba", None, "model.mamba=null must be a mapping with a _target_"),
     ("dataset.user_bounds", 5, "dataset.user_bounds=5 must be a list"),
+    ("task.capture", "yes", "task.capture=yes must be true or false"),
+    ("task.by_length", True, "task has no key 'by_length'; there are: capture"),
+    ("dataset.trim", True, "dataset has no key 'trim'; there are: "),
     ("tags", "foo", r"^tags=foo must be a list, in brackets, such as \[foo\]"),
     ("tags", None, "^tags=None must be a list, in brackets.$"),
     ("tags", [2024], r"^Each value of tags=\[2024\] must be text"),
@@ -109,6 +112,7 @@ def test_refused(key: str, value: Any, answer: str, config: dict[str, Any]) -> N
         ("trainer.num_sanity_val_steps", 2), ("trainer.devices", 2),
         ("task.groups", None), ("task.groups.short", [None, 5]), ("task.groups.short", [0, 1]),
         ("task.optimizer.betas", [0.9, 0.99]), ("dataset.user_bounds", [None, 9]),
+        ("task.capture", False),
         ("tags", ["foo"]), ("callbacks.curves", None),
     ],
 )  # fmt: skip

@@ -207,6 +207,26 @@ def test_a_moved_run_goes_on_as_it_would_have_in_its_place(
     assert row(moved)["metrics"] == told["metrics"]
 
 
+@pytest.mark.parametrize("typed", [[], ["dataset.trim=false", "task.by_length=false"]])
+def test_a_run_of_a_version_with_more_settings_goes_on(
+    typed: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone decided nothing but speed, be it a default or what was typed."""
+    folder, data = tmp_path / "run", whole.parent / "data.txt"
+    assert call(monkeypatch, *arguments(folder, data, *SETTINGS, "trainer.max_epochs=1")) == 0
+    config = json.loads((folder / "config.json").read_text())
+    config["dataset"]["trim"] = config["task"]["by_length"] = not typed
+    del config["task"]["capture"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "row.json").write_text(json.dumps(row(folder) | {"config": config}))
+    command_line = json.loads((folder / "command.json").read_text())
+    command_line["overrides"] += typed
+    (folder / "command.json").write_text(json.dumps(command_line))
+    assert call(monkeypatch, f"resume={folder}") == 0  # finished
+    assert call(monkeypatch, f"resume={folder}", "trainer.max_epochs=6") == 0
+    same(whole, folder)
+
+
 def test_other_data_is_refused_before_a_row_is_of_two(
     whole: Path,
     tmp_path: Path,

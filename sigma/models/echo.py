@@ -107,8 +107,10 @@ def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, P
     first = torch.where((first >= 0) & (first < lengths), first, lengths)  # nothing is read
     spans = (width - first).clamp(min=0)
     starts = F.pad(spans.cumsum(0), (1, 0))
-    # As many as there can be: T is at most a ninth above the places that rows hold.
-    size = number * (width + 1) - columns.size * 8 // 9
+    # As many as there can be. One place a row is its last, and T is at most a ninth above the
+    # places that rows hold.
+    one_each = index.shape[0] == number
+    size = number * (width + 1) - columns.size * 8 // 9 if one_each else number * width
     place = torch.arange(size, device=offsets.device)
     row = (torch.searchsorted(starts, place, right=True) - 1).clamp(max=number - 1)
     column = width - 1 - (place - starts[row])

@@ -70,7 +70,7 @@ class LinearAttention(SelfAttention):
             return (mixed * scale).flatten(1)
         q = F.normalize(F.elu(self.grid(q, rows)), dim=-1)
         mixed = (torch.einsum("blhc,bhcd->blhd", q, summary) * scale).flatten(2)
-        return mixed.flatten(0, 1) if self.whole else packed(mixed, rows, len(states))
+        return mixed.flatten(0, 1) if self.whole else packed(mixed, rows, states.shape[0])
 
 
 class LinRec(PositionedItems):
@@ -122,5 +122,6 @@ class LinRec(PositionedItems):
             return encoded(self.layers, self.embedded(items, rows), rows, at)
         width = rows.longest
         states = self.embedded_padded(padded(items, rows, width))
-        grid, at = whole_rows(len(states), width, items.device), padded_places(rows, places, width)
+        grid = whole_rows(states.shape[0], width, items.device)
+        at = padded_places(rows, places, width)
         return encoded(self.layers, states.flatten(0, 1), grid, at)

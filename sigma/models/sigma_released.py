@@ -285,9 +285,10 @@ class SigmaReleased(TiedItems):
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         size, width, lengths = items.shape[0], rows.longest, rows.offsets.diff()
         states = self.norm(self.dropout(self.items(padded(items, rows, width))))
-        every = whole_rows(len(states), width, items.device)
+        number = states.shape[0]
+        every = whole_rows(number, width, items.device)
         for layer in self.layers[:-1]:
-            states = layer(states, lengths, every, len(states) * width).view_as(states)
+            states = layer(states, lengths, every, number * width).view_as(states)
         cells = padded_places(rows, places, width)
         return self.layers[-1](states, lengths, rows, size, places_of(places, size), cells)
 

@@ -19,8 +19,10 @@ def select(x: Tensor, index: Tensor, whole: bool) -> Tensor:
     if whole:
         return x.index_select(0, index)
     out = x.index_select(0, index.clamp(max=len(x) - 1))
-    beyond = (index == len(x)).view(-1, *[1] * (x.ndim - 1))
-    return out.masked_fill_(beyond, 0)
+    beyond = index == len(x)
+    if x.device.type == "cpu":  # where a mask that is broadcast is slow
+        return out.index_fill_(0, beyond.nonzero().squeeze(1), 0)
+    return out.masked_fill_(beyond.view(-1, *[1] * (x.ndim - 1)), 0)
 
 
 def gather_rows(x: Tensor, index: Tensor, inverse: Tensor, whole: bool, onto: bool) -> Tensor:
@@ -210,7 +212,8 @@ def _spread_shape(x, index, offsets):  # type: ignore[no-untyped-def]
 
 def sum_rows(x: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
     """The sum of each row's entries, (M, …) -> (B, …); arguments as ``spread_rows``."""
-    total = torch.segment_reduce(x.flatten(1), "sum", offsets=offsets, axis=0, initial=0)
+    # Unsafe is without a look at the offsets, which would wait for the device.
+    total = torch.segment_reduce(x.flatten(1), "sum", offsets=offsets, unsafe=True, initial=0)
     return total.view(offsets.shape[0] - 1, *x.shape[1:])
 
 

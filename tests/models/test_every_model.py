@@ -1,10 +1,11 @@
-"""What every model in ``conf/model`` promises: shapes, rows that know nothing of each other, causality,
-states at any places, graphs, steps that wait for nothing, and the front door.
+"""What every model in ``conf/model`` promises: shapes, rows apart, causality, states at any places,
+graphs, steps that wait for nothing, and the front door.
 """
 
 import functools
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -352,36 +353,44 @@ def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any])
 # --- graphs ---
 
 
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
-def test_compiles_as_one_graph_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
+GRU = "Dynamo refuses a module that is an nn.GRU, though only its weights are read"
+ELU = "PyTorch gives the gradient of F.elu other strides than it says beforehand"
+NO_GRAPH = {
+    "gru4rec": GRU,
+    "sigma": GRU,
+    "sigma_released": GRU,
+    "linrec": ELU,
+    "linrec_authors": ELU,
+}
+
+
+def known(name: str, settings: dict[str, Any]) -> Any:
+    """The parameters of a test, with the reason why it fails, if it does."""
+    reason = NO_GRAPH.get(name)
+    marks = () if reason is None else pytest.mark.xfail(strict=True, reason=reason)
+    return pytest.param(name, settings, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "settings"), [known(*each) for each in EVERY], ids=str)
+def test_compiles_once_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
     """``task.compile=true``: states and gradients are those without."""
     model = without_dropout(name, **settings).double()
     torch.compiler.reset()
-    graphs = []
-
-    def counting(graph: torch.fx.GraphModule, examples: list[Any]) -> Any:
-        graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, examples)
-
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counting)
-    for lengths in (LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for i, lengths in enumerate((LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2))):
         items, rows = batch(lengths)
-        got = outcome(model, compiled(items, rows, ends(rows)))
-        assert_close(got, outcome(model, last_states(model, items, rows)))
-    assert len(graphs) == 1
+        with torch.compiler.set_stance("default" if i == 0 else "fail_on_recompile"):
+            states = compiled(items, rows, ends(rows))
+        assert_close(outcome(model, states), outcome(model, last_states(model, items, rows)))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_exports_for_any_number_of_items(name: str) -> None:
-    model = build(name)
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+def test_exports_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
+    model = build(name, **settings)
+    sizes = {0: torch.export.Dim.DYNAMIC}
     items, rows = batch()
-    sizes = {0: torch.export.Dim("T", min=2, max=4096)}
-    number = torch.export.Dim("B", min=2, max=512)
-    rows_sizes = ({0: number + 1}, None)
     exported = torch.export.export(
-        model,
-        (items, rows, ends(rows)),
-        dynamic_shapes=(sizes, rows_sizes, {0: torch.export.Dim("M", min=2, max=4096)}),
+        model, (items, rows, ends(rows)), dynamic_shapes=(sizes, Rows(sizes, None), sizes)
     )
     for lengths in (LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
         items, rows = batch(lengths)
@@ -392,6 +401,10 @@ def test_exports_for_any_number_of_items(name: str) -> None:
 # --- a step waits for nothing ---
 
 
+def shapes(value: Any) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in tree_leaves(value) if isinstance(x, Tensor)]
+
+
 class Calls(TorchDispatchMode):
     """Every operation called, with the shapes it is given and returns."""
 
@@ -400,12 +413,14 @@ class Calls(TorchDispatchMode):
         self.seen: list[tuple[str, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.seen.append((str(func), self.shapes(args), self.shapes(out)))
+        if func.namespace == "sigma":
+            # Elsewhere: within a mode such as this one it could not use ``torch.func``.
+            with ThreadPoolExecutor(1) as pool:
+                out = pool.submit(torch.no_grad()(func), *args, **(kwargs or {})).result()
+        else:
+            out = func(*args, **(kwargs or {}))
+        self.seen.append((str(func), shapes(args), shapes(out)))
         return out
-
-    def shapes(self, value: Any) -> Any:
-        return [tuple(x.shape) for x in tree_leaves(value) if isinstance(x, Tensor)]
 
 
 WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "equal")
