@@ -80,7 +80,7 @@ def train(task: Any, data: Any, on: Any, seconds: float) -> Case:
         steps.append(now(on) - start)
         if len(steps) > 1:
             made += ready - start
-            samples += batch.count
+            samples += batch.num_targets
     spent = sum(steps[1:])
     return {
         "epoch_seconds": len(loader) * spent / (len(steps) - 1),

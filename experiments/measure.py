@@ -173,7 +173,7 @@ def drawn_batch(lengths: Any, longest: int, num_items: int, on: Any) -> Any:
         rows=rows,
         places=rows.offsets[1:] - 1,
         targets=drawn(len(lengths)),
-        count=len(lengths),
+        num_targets=len(lengths),
         users=torch.arange(len(lengths)),
         history_lengths=lengths,
         seen_rows=none,

@@ -108,9 +108,9 @@ class CapturedStep:
     """``step`` by replay, where a batch of its size has been seen before.
 
     Args:
-        step: inputs -> loss, a scalar, by operations of static shapes that never ask the device, and
-            under autocast without its cache: a cast made outside would be read after the weights
-            moved on.
+        step: inputs -> loss, a scalar, by operations of static shapes that never ask the device,
+            and under autocast without its cache: a cast made outside would be read after the
+            weights moved on.
         parameters: that the loss depends on.
         record: work, pool -> what replays it, its result, and the pool.
     """

@@ -186,7 +186,7 @@ class SequenceTask(L.LightningModule):
         if len(self._losses) >= WATCHED_STEPS or loss.device.type == "cpu":
             self._look_at_losses()
         # Filled on the device: a number from the host would wait for it.
-        count = loss.detach().new_full((), float(batch.count))
+        count = loss.detach().new_full((), float(batch.num_targets))
         self.train_loss.update(loss.detach(), count)
         if self._trainer is not None and self.trainer.world_size > 1:
             # Gradients are averaged over processes; the loss is a mean over all their targets.

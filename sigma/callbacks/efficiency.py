@@ -69,7 +69,7 @@ class Efficiency(Callback):
     ) -> None:
         now = self._now()
         self.train_seconds += now - self._batch_start
-        self.train_samples += batch.count if outputs else 0  # none of a counted model
+        self.train_samples += batch.num_targets if outputs else 0  # none of a counted model
         self._batch_start = now
         if self._device.type != "cuda":  # which keeps its peak by itself, and tells it slowly
             self._watch_memory()

@@ -104,7 +104,7 @@ class Progress(RichProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, idx: int
     ) -> None:
         self._loss = outputs["loss"] if outputs else None  # a counted model has none
-        self._samples += batch.count
+        self._samples += batch.num_targets
         self._train_end = time.monotonic()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, idx)
 

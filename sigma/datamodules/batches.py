@@ -24,7 +24,7 @@ class Batch(NamedTuple):
         rows: where they lie; ``longest`` is the same for all batches of a loader.
         places: (M,) int64, ascending, into T: whose state predicts (M = B for one target a row).
         targets: (M,) int64, item ids to predict; 0 where a place only fills the batch up.
-        count: targets that are none of those, at least 1.
+        num_targets: targets that are none of those, at least 1.
         users: (B,) int64, user index of each row.
         history_lengths: (B,) int64, length of the whole history, before it was cut to L.
         seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     rows: Rows
     places: Tensor
     targets: Tensor
-    count: int
+    num_targets: int
     users: Tensor
     history_lengths: Tensor
     seen_rows: Tensor
@@ -113,7 +113,7 @@ class FlatSequences:
             rows=rows,
             places=rows.offsets[1:] - 1,
             targets=self.items[positions].long(),
-            count=len(positions),
+            num_targets=len(positions),
             users=users,
             history_lengths=history,
             seen_rows=seen[0],
@@ -142,7 +142,7 @@ class FlatSequences:
             rows=rows_of(stop - first, longest or self.max_length),
             places=none,
             targets=none,
-            count=0,
+            num_targets=0,
             users=users,
             history_lengths=stop - self.offsets[users],
             seen_rows=none,

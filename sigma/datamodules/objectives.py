@@ -151,7 +151,7 @@ class AllPositions(Objective):
         first, stop = rows.T
         targets = flat.gather(first + 1, stop - first)
         return batch._replace(
-            places=torch.arange(len(targets)), targets=targets, count=len(targets)
+            places=torch.arange(len(targets)), targets=targets, num_targets=len(targets)
         )
 
     def check(self, model: Traits) -> None:
@@ -219,7 +219,7 @@ class Cloze(Objective):
             items=batch.items.index_fill(0, places, self._mask_token),
             places=places,
             targets=batch.items[places],
-            count=len(places),
+            num_targets=len(places),
         )
 
     def evaluation(self, batch: Batch, num_items: int) -> Batch:

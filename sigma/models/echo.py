@@ -99,7 +99,7 @@ def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, P
         The rows, reversed; the cell each of their S places holds, (S,), and the place that holds
         each cell, (B N, 1); and where they are read.
     """
-    offsets, index = columns.rows.offsets, columns.places.index
+    offsets, index = columns.rows.offsets, columns.places.at
     number = offsets.shape[0] - 1
     lengths = offsets.diff()
     entry = torch.searchsorted(index, offsets[:-1])
@@ -123,7 +123,7 @@ def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, P
     # Where in the packed batch a reversed place stands, and which entry reads it.
     packed_place = torch.where(column < lengths[row], offsets[row] + column, columns.size)
     inverse = torch.where(real, entries(index, packed_place), index.shape[0])
-    at = columns.cells.index
+    at = columns.cells.at
     read = Places(
         (starts[at // width] + width - 1 - at % width).clamp(max=size - 1), inverse[:, None]
     )

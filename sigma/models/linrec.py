@@ -66,7 +66,7 @@ class LinearAttention(SelfAttention):
         q, scale = self.query(queries), (queries.shape[-1] // self.num_heads) ** -0.5
         if places is not None:
             q = F.normalize(F.elu(self.heads(q)), dim=-1)
-            mixed = torch.einsum("mhc,mhcd->mhd", q, spread(summary, rows, places.index))
+            mixed = torch.einsum("mhc,mhcd->mhd", q, spread(summary, rows, places.at))
             return (mixed * scale).flatten(1)
         q = F.normalize(F.elu(self.grid(q, rows)), dim=-1)
         mixed = (torch.einsum("blhc,bhcd->blhd", q, summary) * scale).flatten(2)

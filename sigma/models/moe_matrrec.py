@@ -29,7 +29,7 @@ As in the authors' code: every parameter of two or more dimensions starts Xavier
 
 Departures from the authors' code: padding on the right where it is read, positions counted from the
 first item kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6,
-to the variance. Their results on LFM-1b, unlike those on KuaiRand, come from an earlier version with
+to the variance. Their results on LFM-1b, unlike those on KuaiRand, are of an earlier version with
 two trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not rebuilt here.
 """
 

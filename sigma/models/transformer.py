@@ -76,7 +76,7 @@ class SelfAttention(nn.Module):
             self.heads(self.key(states)),
             self.heads(self.value(states)),
             rows,
-            None if places is None else places.index,
+            None if places is None else places.at,
             self.causal,
             self.weights_dropout(),
         )

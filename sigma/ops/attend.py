@@ -46,10 +46,10 @@ class _Blocks:
             visible = block.real[:, None].expand(-1, most, -1)
             if self.causal:
                 position = self.places[query] - self.offsets[block.rows][:, None]
-                columns = torch.arange(block.index.shape[1], device=first.device)
+                columns = torch.arange(block.places.shape[1], device=first.device)
                 visible = visible & (columns <= position[:, :, None])
             # A query that fills up sees something, so that nothing is divided by zero.
-            yield query, asked, block.index, visible | ~asked[:, :, None]
+            yield query, asked, block.places, visible | ~asked[:, :, None]
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
         return plain.attention(q, k, v, visible, self.dropout, self.generator)

@@ -64,11 +64,11 @@ class Places(NamedTuple):
     """Places whose states are wanted.
 
     Attributes:
-        index: (M,) int64 among T places.
-        inverse: (T, 1) the entry of ``index`` that names each place; M where there is none.
+        at: (M,) int64 among T places.
+        inverse: (T, 1) the entry of ``at`` that names each place; M where there is none.
     """
 
-    index: Tensor
+    at: Tensor
     inverse: Tensor
 
 
@@ -89,7 +89,7 @@ def places_of(index: Tensor, size: int) -> Places:
 
 def take(x: Tensor, places: Places) -> Tensor:
     """States (M, …) of ``x`` (T, …)."""
-    return gather(x, places.index, places.inverse, True, False)
+    return gather(x, places.at, places.inverse, True, False)
 
 
 def flip_index(rows: Rows, size: int, keep: int) -> Tensor:

@@ -24,12 +24,12 @@ class Block(NamedTuple):
     """Rows of like length: where their places lie, and which cells are real.
 
     Attributes:
-        index: (n, L) places, clamped to the row.
+        places: (n, L), clamped to the row.
         real: (n, L) bool.
         rows: (n,) which rows they are.
     """
 
-    index: Tensor
+    places: Tensor
     real: Tensor
     rows: Tensor
 
@@ -83,8 +83,8 @@ def by_blocks(
 ) -> Tensor:
     """``function(*padded rowwise (n, L, …), *shared)`` of every block, put into ``out`` (T, …)."""
     for block in blocks:
-        parts = [None if x is None else x[block.index] for x in rowwise]
-        out[block.index[block.real]] = function(*parts, *shared)[block.real].to(out.dtype)
+        parts = [None if x is None else x[block.places] for x in rowwise]
+        out[block.places[block.real]] = function(*parts, *shared)[block.real].to(out.dtype)
     return out
 
 
@@ -104,12 +104,12 @@ def gradients_by_blocks(
         return function(*(None if x is None else next(rest) for x in rowwise), *rest)
 
     for block in blocks:
-        parts = [x[block.index] for x in rowwise if x is not None]
+        parts = [x[block.places] for x in rowwise if x is not None]
         y, pull = pullback(tensors_alone, *parts, *shared)
-        above = grad[block.index] * block.real.view(*block.real.shape, *[1] * (grad.ndim - 1))
+        above = grad[block.places] * block.real.view(*block.real.shape, *[1] * (grad.ndim - 1))
         grads = pull(above.to(y.dtype))
         for total, part in zip((g for g in rowwise_grads if g is not None), grads, strict=False):
-            total[block.index[block.real]] = part[block.real]
+            total[block.places[block.real]] = part[block.real]
         for total, part in zip(shared_grads, grads[len(parts) :], strict=True):
             total += part
     return rowwise_grads, shared_grads

@@ -24,11 +24,6 @@ class Rows(NamedTuple):
     offsets: Tensor
     longest: int
 
-    def index(self, size: int) -> Tensor:
-        """The row of each of ``size`` places, (T,) int64; B behind the last row."""
-        places = torch.arange(size, device=self.offsets.device)
-        return torch.searchsorted(self.offsets, places, right=True) - 1
-
     def positions(self, size: int) -> Tensor:
         """Where in its row each of ``size`` places stands, (T,) int64 from 0.
 

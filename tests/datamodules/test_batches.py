@@ -65,7 +65,7 @@ def test_batch_against_plain_python(seed: int, mask_history: bool) -> None:
     assert batch.rows.longest == L  # whatever the batch holds
     assert batch.places.tolist() == [end - 1 for end in ends]
     assert batch.targets.tolist() == [data[user][k] for _, user, k in chosen]
-    assert batch.count == len(chosen)
+    assert batch.num_targets == len(chosen)
     assert batch.users.tolist() == [user for _, user, _ in chosen]
     assert batch.history_lengths.tolist() == [k for _, _, k in chosen]
     assert batch.twins is None
@@ -97,7 +97,7 @@ def test_windows_against_plain_python(seed: int) -> None:
     assert flat(data).window(spans[:1]).rows.longest == L
     assert batch.users.tolist() == [user for user, _, _ in chosen]
     assert batch.history_lengths.tolist() == [stop for _, _, stop in chosen]
-    assert batch.count == 0
+    assert batch.num_targets == 0
     for part in (batch.places, batch.targets, batch.seen_rows, batch.seen_items):
         assert not len(part)
     assert {x.dtype for x in tensors(batch)} == {torch.int64}

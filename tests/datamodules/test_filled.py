@@ -106,7 +106,7 @@ def test_a_filled_batch_begins_with_the_batch(name: str, size: int, seed: int) -
     assert (whole.places[m:] == len(whole.items) - 1).all()
     assert not whole.targets[m:].any()
     assert bool((whole.places.diff() >= 0).all())
-    assert whole.count == batch.count == int((whole.targets > 0).sum())
+    assert whole.num_targets == batch.num_targets == int((whole.targets > 0).sum())
     if m == len(batch.users):
         assert len(whole.places) == m
     else:
@@ -234,7 +234,7 @@ def test_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> N
     assert type(moved.rows) is type(batch.rows)
     assert moved.rows.longest == batch.rows.longest
     assert torch.equal(moved.rows.offsets, batch.rows.offsets + 1)
-    assert moved.count == batch.count
+    assert moved.num_targets == batch.num_targets
     for part in Batch._fields:
         if isinstance(getattr(batch, part), Tensor):
             assert torch.equal(getattr(moved, part), getattr(batch, part) + 1), part

@@ -77,7 +77,7 @@ def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) 
     assert batch.rows.offsets[0] == 0
     assert batch.rows.longest == L
     assert batch.places.tolist() == list(range(len(batch.items)))
-    assert batch.count == len(batch.targets) == len(split.train)
+    assert batch.num_targets == len(batch.targets) == len(split.train)
     read = [data.items[first:stop] for first, stop in rows.tolist()]
     after = [data.items[first + 1 : stop + 1] for first, stop in rows.tolist()]
     assert batch.items.tolist() == np.concatenate(read).tolist()
@@ -150,7 +150,7 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     assert torch.equal(masked.nonzero().squeeze(1), batch.places)
     assert (batch.items[masked] == K + 1).all()
     assert torch.equal(batch.targets, plain.items[masked])
-    assert batch.count == len(batch.targets)
+    assert batch.num_targets == len(batch.targets)
     lengths = batch.rows.offsets.diff()
     per_row = torch.tensor([int(row.sum()) for row in masked.split(lengths.tolist())])
     assert per_row.min() == 1  # never a row without a target
