@@ -134,7 +134,7 @@ class Counted(Model):
         return self.num_items + 1
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        first = rows.offsets[torch.searchsorted(rows.offsets, places, right=True) - 1]
+        first = rows.offsets[rows.row_of(places)]
         back = torch.arange(self.width - 1, -1, -1, device=items.device)
         source = places[:, None] - back
         return items[source.clamp(min=0)].masked_fill(source < first[:, None], 0)

@@ -147,8 +147,8 @@ class ReleasedLayer(nn.Module):
         wide = packed(F.pad(states, (0, 0, 0, 1)), longer, size + number)
         centred = self.conv(wide, longer)
         places = torch.arange(size, device=states.device)
-        row = torch.searchsorted(rows.offsets, places, right=True).clamp(max=number)
-        return take(centred, places_of(places + row, size + number))
+        later = (rows.row_of(places) + 1).clamp(max=number)
+        return take(centred, places_of(places + later, size + number))
 
     def forward(
         self,

@@ -99,9 +99,9 @@ def flip_index(rows: Rows, size: int, keep: int) -> Tensor:
     of at most ``keep`` and what lies behind the last row.
     """
     places = torch.arange(size, device=rows.offsets.device)
-    stop = torch.searchsorted(rows.offsets, places, right=True)
-    first = rows.offsets[stop - 1]
-    last = rows.offsets[stop.clamp(max=rows.offsets.shape[0] - 1)] - keep - 1
+    row = rows.row_of(places)
+    last = rows.offsets[(row + 1).clamp(max=rows.offsets.shape[0] - 1)] - keep - 1
+    first = rows.offsets[row]
     return torch.where(places <= last, first + last - places, places)
 
 
@@ -118,9 +118,9 @@ def unfold(x: Tensor, rows: Rows, width: int) -> Tensor:
     """
     size = x.shape[0]
     places = torch.arange(size, device=x.device)
-    stop = torch.searchsorted(rows.offsets, places, right=True)
-    first = rows.offsets[stop - 1]
-    end = rows.offsets[stop.clamp(max=rows.offsets.shape[0] - 1)]
+    row = rows.row_of(places)
+    first = rows.offsets[row]
+    end = rows.offsets[(row + 1).clamp(max=rows.offsets.shape[0] - 1)]
     back = torch.arange(width - 1, -1, -1, device=x.device)
     source = places[:, None] - back
     real = places < rows.offsets[-1]
@@ -138,7 +138,7 @@ def grid_index(rows: Rows, size: int, width: int) -> tuple[Tensor, Tensor]:
     lengths = offsets.diff()
     place = torch.where(columns < lengths[:, None], offsets[:-1, None] + columns, size)
     at = torch.arange(size, device=offsets.device)
-    row = torch.searchsorted(offsets, at, right=True) - 1
+    row = rows.row_of(at)
     cell = torch.where(at < offsets[-1], row * width + at - offsets[row], lengths.shape[0] * width)
     return place.flatten(), cell
 
@@ -180,7 +180,7 @@ def cells(rows: Rows, places: Tensor, width: int) -> Tensor:
 
     A place behind the last row, which fills up a batch, is given the last cell.
     """
-    row = torch.searchsorted(rows.offsets, places, right=True) - 1
+    row = rows.row_of(places)
     last = (rows.offsets.shape[0] - 1) * width - 1
     return (row * width + places - rows.offsets[row]).clamp(max=last)
 
@@ -242,7 +242,7 @@ def spread(x: Tensor, rows: Rows, places: Tensor) -> Tensor:
         places: (M,) ascending.
     """
     last = rows.offsets.shape[0] - 2
-    index = (torch.searchsorted(rows.offsets, places, right=True) - 1).clamp(max=last)
+    index = rows.row_of(places).clamp(max=last)
     ends = torch.searchsorted(places, rows.offsets[1:-1])
     first, whole = ends.new_zeros(1), ends.new_full((1,), places.shape[0])
     return _spread(x, index, torch.cat([first, ends, whole]))

@@ -24,6 +24,10 @@ class Rows(NamedTuple):
     offsets: Tensor
     longest: int
 
+    def row_of(self, places: Tensor) -> Tensor:
+        """The row of each place, int64; B behind the last row."""
+        return torch.searchsorted(self.offsets, places, right=True) - 1
+
     def positions(self, size: int) -> Tensor:
         """Where in its row each of ``size`` places stands, (T,) int64 from 0.
 
@@ -31,8 +35,7 @@ class Rows(NamedTuple):
         positions need hold no more.
         """
         places = torch.arange(size, device=self.offsets.device)
-        within = places - self.offsets[torch.searchsorted(self.offsets, places, right=True) - 1]
-        return within % self.longest
+        return (places - self.offsets[self.row_of(places)]) % self.longest
 
 
 def rows_of(lengths: Tensor, longest: int | None = None) -> Rows:

@@ -126,7 +126,7 @@ def test_a_filled_batch_begins_with_the_batch(name: str, size: int, seed: int) -
 def test_the_place_behind_the_last_row_is_in_no_row() -> None:
     for size in (1, 5, 37):
         whole = filled(batch_of(NextItem(), size))
-        index = whole.rows.index(len(whole.items))
+        index = whole.rows.row_of(torch.arange(len(whole.items)))
         assert index[-1] == size
         assert torch.equal(index.bincount()[:size], whole.rows.offsets.diff())
         assert whole.rows.positions(len(whole.items)).max() < L

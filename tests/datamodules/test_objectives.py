@@ -68,7 +68,7 @@ def test_windows_by_hand() -> None:
 def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) -> None:
     data, split, _ = world
     rows, batch = whole(AllPositions(), world)
-    users = batch.users[batch.rows.index(len(batch.items))].tolist()
+    users = batch.users[batch.rows.row_of(torch.arange(len(batch.items)))].tolist()
     predicted = Counter(zip(users, batch.targets.tolist(), strict=True))
     owner = np.searchsorted(data.offsets, split.train, side="right") - 1
     wanted = Counter(zip(owner.tolist(), data.items[split.train].tolist(), strict=True))
@@ -159,7 +159,7 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     assert per_row[full].double().mean().item() == pytest.approx(2.1 + 0.7**7, abs=0.1)
     # And each of the seven alike, the first and the last as well.
     at = batch.rows.positions(len(batch.items))[batch.places]
-    at = at[full[batch.rows.index(len(batch.items))[batch.places]]]
+    at = at[full[batch.rows.row_of(torch.arange(len(batch.items)))[batch.places]]]
     shares = torch.bincount(at, minlength=L + 1) / full.sum()
     assert (shares - (0.3 + 0.7**7 / 7)).abs().max() < 0.06
     # One a row where none was drawn, at random among its items.
@@ -179,7 +179,9 @@ def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> No
     objective = Cloze(mask_ratio=0.0, fine_tune_ratio=0.0, copies=200)
     rows, batch = whole(objective, world)
     lengths = rows[:, 1] - rows[:, 0]
-    assert torch.equal(batch.rows.index(len(batch.items))[batch.places], torch.arange(len(rows)))
+    assert torch.equal(
+        batch.rows.row_of(torch.arange(len(batch.items)))[batch.places], torch.arange(len(rows))
+    )
     at = batch.rows.positions(len(batch.items))[batch.places]
     for length in range(1, L + 2):
         counts = torch.bincount(at[lengths == length], minlength=length).double()

@@ -98,10 +98,9 @@ def last_states(model: Model, items: Tensor, rows: Rows) -> Tensor:
     return model(items, rows, ends(rows))
 
 
-def step_loss(model: Model, inputs: Inputs, loss: nn.Module | None = None) -> Tensor:
+def step_loss(model: Model, inputs: Inputs, loss: nn.Module) -> Tensor:
     """What a training step minimises; the model's own loss is in it."""
-    task = SequenceTask(model, torch.optim.Adam, loss or CrossEntropy(torch.ones(K)))
-    return task.batch_loss(inputs)
+    return SequenceTask(model, torch.optim.Adam, loss).batch_loss(inputs)
 
 
 def weighted(states: Tensor) -> Tensor:
@@ -115,9 +114,8 @@ def outcome(model: Model, states: Tensor) -> list[Tensor]:
     parameters = list(model.parameters())
     if not parameters:
         return [states]
-    return [
-        states, *torch.autograd.grad(weighted(states), parameters, materialize_grads=True)
-    ]  # fmt: skip
+    gradients = torch.autograd.grad(weighted(states), parameters, materialize_grads=True)
+    return [states, *gradients]
 
 
 def assert_close(got: list[Tensor], wanted: list[Tensor]) -> None:
@@ -266,7 +264,7 @@ def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> No
     found = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            value = step_loss(model, inputs)
+            value = step_loss(model, inputs, CrossEntropy(torch.ones(K)))
         assert value.dtype == torch.float32
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         found.append((value, torch.cat([g.flatten() for g in gradients])))
@@ -441,14 +439,13 @@ def test_a_step_calls_the_same_operations_whatever_the_lengths(
     if loss is BPR and getattr(model, "padding_item", False):
         pytest.skip("a loss with negatives knows no padding item")
     losses, found = loss(torch.ones(K, dtype=torch.int64)), []
-    task = SequenceTask(model, torch.optim.Adam, losses)
     for lengths in (LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
         items, rows = batch(lengths)
         items = F.pad(items, (0, 1))
         inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
         with Calls() as calls:
             torch.autograd.grad(
-                task.batch_loss(inputs), list(model.parameters()), allow_unused=True
+                step_loss(model, inputs, losses), list(model.parameters()), allow_unused=True
             )
         found.append(calls.seen)
     assert found[0] == found[1] == found[2]

@@ -282,8 +282,9 @@ def test_a_rows_value_is_spread_over_its_places() -> None:
     check(spread(x, rows, places), want, [x])
 
 
-def test_rows_tell_the_position_of_each_place() -> None:
+def test_rows_tell_row_and_position_of_each_place() -> None:
     rows = Rows(torch.tensor([0, 3, 3, 5]), 3)
+    assert rows.row_of(torch.arange(7)).tolist() == [0, 0, 0, 2, 2, 3, 3]
     assert rows.positions(7).tolist() == [0, 1, 2, 0, 1, 0, 1]
     assert rows_of(torch.tensor([3, 0, 2])).offsets.tolist() == [0, 3, 3, 5]
     assert rows_of(torch.tensor([3, 0, 2])).longest == 3
