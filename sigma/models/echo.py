@@ -92,13 +92,26 @@ class Columns(NamedTuple):
     cells: Places
 
 
-def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, Places]:
+class Backward(NamedTuple):
     """What the reversed direction must read: each row's columns from the first that is read on.
 
-    Returns:
-        The rows, reversed; the cell each of their S places holds, (S,), and the place that holds
-        each cell, (B N, 1); and where they are read.
+    Attributes:
+        rows: reversed.
+        cell: (S,) which cell each of their places holds.
+        holder: (B N, 1) which place holds each cell.
+        read: (M,) where they are read.
+        fits: 1, or NaN where there were more places than S; nothing is read wrong unseen.
     """
+
+    rows: Rows
+    cell: Tensor
+    holder: Tensor
+    read: Places
+    fits: Tensor
+
+
+def backward_rows(columns: Columns, width: int) -> Backward:
+    """Of whole rows of ``width`` columns."""
     offsets, index = columns.rows.offsets, columns.places.at
     number = offsets.shape[0] - 1
     lengths = offsets.diff()
@@ -107,10 +120,10 @@ def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, P
     first = torch.where((first >= 0) & (first < lengths), first, lengths)  # nothing is read
     spans = (width - first).clamp(min=0)
     starts = F.pad(spans.cumsum(0), (1, 0))
-    # As many as there can be. One place a row is its last, and T is at most a ninth above the
-    # places that rows hold.
+    # As many as there can be, if one place a row is its last, and T at most an eighth above the
+    # places that rows hold, as ``datamodules.batches.size_class`` has it.
     one_each = index.shape[0] == number
-    size = number * (width + 1) - columns.size * 8 // 9 if one_each else number * width
+    size = number * (width + 1) - columns.size * 8 // 9 + 1 if one_each else number * width
     place = torch.arange(size, device=offsets.device)
     row = (torch.searchsorted(starts, place, right=True) - 1).clamp(max=number - 1)
     column = width - 1 - (place - starts[row])
@@ -127,7 +140,8 @@ def backward_rows(columns: Columns, width: int) -> tuple[Rows, Tensor, Tensor, P
     read = Places(
         (starts[at // width] + width - 1 - at % width).clamp(max=size - 1), inverse[:, None]
     )
-    return Rows(starts, width), cell, holder[:, None], read
+    fits = torch.where(starts[-1] <= size, 1.0, torch.nan)
+    return Backward(Rows(starts, width), cell, holder[:, None], read, fits)
 
 
 class EchoLayer(nn.Module):
@@ -156,12 +170,12 @@ class EchoLayer(nn.Module):
 
     def both_read(self, states: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
         """Each direction as far as it is read, (B, N, D) -> (M, D) twice."""
-        rows, cell, holder, read = backward_rows(columns, states.shape[1])
+        rows, cell, holder, read, fits = backward_rows(columns, states.shape[1])
         forward = packed(states, columns.rows, columns.size)
         backward = gather(states.flatten(0, 1), cell, holder, False, False)
         return (
             self.forward_mamba(forward, columns.rows, columns.places),
-            self.backward_mamba(backward, rows, read),
+            self.backward_mamba(backward, rows, read) * fits.to(states.dtype),
         )
 
     def forward(self, states: Tensor, columns: Columns | None = None) -> Tensor:

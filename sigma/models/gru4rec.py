@@ -22,8 +22,8 @@ RecBole draws it too, and ranks it among the items in training.
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, item_table
-from sigma.ops import Rows, gru_layers, places_of, take
+from sigma.models.layers import GRU, Dropout, TiedItems, item_table
+from sigma.ops import Rows, places_of, take
 
 
 class GRU4Rec(TiedItems):
@@ -53,7 +53,7 @@ class GRU4Rec(TiedItems):
         self.name = name
         self.items = item_table(num_items, hidden_size)
         self.dropout = Dropout(dropout)
-        self.gru = nn.GRU(hidden_size, gru_size, num_layers, bias=False)
+        self.gru = GRU(hidden_size, gru_size, num_layers, bias=False)
         self.out = nn.Linear(gru_size, hidden_size)
         nn.init.xavier_normal_(self.items.weight)
         with torch.no_grad():
@@ -64,5 +64,5 @@ class GRU4Rec(TiedItems):
                 nn.init.xavier_uniform_(weight)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = gru_layers(self.gru, self.dropout(self.items(items)), rows)
+        states = self.gru(self.dropout(self.items(items)), rows)
         return self.out(take(states, places_of(places, items.shape[0])))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.base import Model
-from sigma.ops import Places, Rows, causal_conv, take, unfold
+from sigma.ops import Places, Rows, causal_conv, gru, take, unfold
 from sigma.ops.scores import TiedScores
 
 
@@ -108,3 +108,42 @@ class CausalConv1d(nn.Module):
             return causal_conv(states, self.conv.weight[:, 0], self.conv.bias, rows)
         weight = self.conv.weight.permute(0, 2, 1).flatten(1)
         return F.linear(unfold(states, rows, self.width), weight, self.conv.bias)
+
+
+class GRU(nn.Module):
+    """Stacked gated recurrent units on packed rows, (T, D) -> (T, G); equations as ``ops.gru``.
+
+    Parameters have the names, shapes and initial draw of ``torch.nn.GRU``, so state dicts move both
+    ways.
+
+    Args:
+        size: D.
+        hidden_size: G.
+        num_layers: stacked.
+        bias: of both products.
+    """
+
+    def __init__(
+        self, size: int, hidden_size: int, num_layers: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        bound = hidden_size**-0.5
+        for layer in range(num_layers):
+            shapes: dict[str, tuple[int, ...]] = {
+                "weight_ih": (3 * hidden_size, hidden_size if layer else size),
+                "weight_hh": (3 * hidden_size, hidden_size),
+            }
+            if bias:
+                shapes |= dict.fromkeys(("bias_ih", "bias_hh"), (3 * hidden_size,))
+            for name, shape in shapes.items():
+                weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+                self.register_parameter(f"{name}_l{layer}", weight)
+
+    def forward(self, states: Tensor, rows: Rows) -> Tensor:
+        for layer in range(self.num_layers):
+            own = dict(self.named_parameters())
+            b, c = own.get(f"bias_ih_l{layer}"), own.get(f"bias_hh_l{layer}")
+            gates = F.linear(states, own[f"weight_ih_l{layer}"], b)
+            states = gru(gates, own[f"weight_hh_l{layer}"], c, rows)
+        return states

@@ -61,14 +61,14 @@ class LinearAttention(SelfAttention):
         return self.heads(padded(x, rows, rows.longest))
 
     def mix(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        k, v = (self.grid(f(states), rows) for f in (self.key, self.value))
-        summary = torch.einsum("blhc,blhd->bhcd", F.normalize(F.elu(k), dim=-1), v)  # K'^T V
-        q, scale = self.query(queries), (queries.shape[-1] // self.num_heads) ** -0.5
+        k, v = self.grid(F.elu(self.key(states)), rows), self.grid(self.value(states), rows)
+        summary = torch.einsum("blhc,blhd->bhcd", F.normalize(k, dim=-1), v)  # K'^T V
+        q, scale = F.elu(self.query(queries)), (queries.shape[-1] // self.num_heads) ** -0.5
         if places is not None:
-            q = F.normalize(F.elu(self.heads(q)), dim=-1)
+            q = F.normalize(self.heads(q), dim=-1)
             mixed = torch.einsum("mhc,mhcd->mhd", q, spread(summary, rows, places.at))
             return (mixed * scale).flatten(1)
-        q = F.normalize(F.elu(self.grid(q, rows)), dim=-1)
+        q = F.normalize(self.grid(q, rows), dim=-1)
         mixed = (torch.einsum("blhc,bhcd->blhd", q, summary) * scale).flatten(2)
         return mixed.flatten(0, 1) if self.whole else packed(mixed, rows, states.shape[0])
 

@@ -44,8 +44,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, item_table
-from sigma.ops import Places, Rows, flip, gru_layers, places_of
+from sigma.models.layers import GRU, CausalConv1d, Dropout, TiedItems, at, item_table
+from sigma.ops import Places, Rows, flip, places_of
 
 
 class DenseSelectiveGate(nn.Module):
@@ -97,7 +97,7 @@ class SigmaLayer(nn.Module):
         self.flipped_mamba = None if shared_mamba else mamba(size)
         self.gate = DenseSelectiveGate(size, conv_width) if gate else None
         self.conv = CausalConv1d(size, conv_width) if gru else None
-        self.gru = nn.GRU(size, size) if gru else None
+        self.gru = GRU(size, size) if gru else None
         self.mix_mamba = nn.Parameter(torch.tensor(0.5))
         self.mix_gru = nn.Parameter(torch.tensor(0.5)) if gru else None
         self.mixed = nn.Linear(size, size)
@@ -127,7 +127,7 @@ class SigmaLayer(nn.Module):
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
         mixed = self.mix_mamba * self.both_directions(states, rows, places)  # (3)
         if self.gru is not None and self.conv is not None and self.mix_gru is not None:
-            extracted = gru_layers(self.gru, self.conv(states, rows), rows)  # (7)
+            extracted = self.gru(self.conv(states, rows), rows)  # (7)
             mixed = mixed + self.mix_gru * at(extracted, places)
         shortcut = self.shortcut(at(states, places))
         mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + shortcut)  # (8, 9)

@@ -47,12 +47,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
+from sigma.models.layers import GRU, CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
 from sigma.models.transformer import FeedForward
 from sigma.ops import (
     Places,
     Rows,
-    gru_layers,
     packed,
     padded,
     padded_places,
@@ -118,7 +117,7 @@ class ReleasedLayer(nn.Module):
         self.mambas = nn.ModuleList(mamba(size) for _ in range(1 if shared_mamba else 2))
         self.gate = gate
         self.conv = CausalConv1d(size, 3)
-        self.gru = nn.GRU(size, size, bias=gru_bias)
+        self.gru = GRU(size, size, bias=gru_bias)
         self.mix = nn.Parameter(torch.tensor(mix, dtype=torch.float32))
         self.mixed = nn.Linear(size, size)
         self.dropout = Dropout(dropout)
@@ -180,7 +179,7 @@ class ReleasedLayer(nn.Module):
         if self.gate_residual:
             gate, flipped_gate = gate + 1, flipped_gate + 1
         mixed = self.mix[2] * (forward * gate) + self.mix[1] * (backward * flipped_gate)
-        extracted = gru_layers(self.gru, self.convolve(states, rows, size), rows)
+        extracted = self.gru(self.convolve(states, rows, size), rows)
         mixed = mixed + self.mix[0] * at(extracted, places)
         mixed = self.dropout(self.mixed(mixed))
         if self.residual:

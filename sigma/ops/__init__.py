@@ -3,7 +3,7 @@
 from sigma.ops.attend import attend
 from sigma.ops.conv import causal_conv
 from sigma.ops.dispatch import backend_of, capture_reason, choose_backend
-from sigma.ops.gru import gru, gru_layers
+from sigma.ops.gru import gru
 from sigma.ops.moves import (
     Places,
     flip,
@@ -29,7 +29,6 @@ __all__ = [
     "choose_backend",
     "flip",
     "gru",
-    "gru_layers",
     "packed",
     "padded",
     "padded_places",

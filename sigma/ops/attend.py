@@ -180,8 +180,11 @@ def attend(
         seed = torch.randint(2**62, (1,), device=q.device)
     else:
         seed = torch.zeros(1, dtype=torch.int64, device=q.device)
+    result = q.dtype
+    if q.device.type != "cuda":  # Triton reads half precision as it is
+        q = q.to(torch.promote_types(result, torch.float32))
     k, v = k.to(q.dtype), v.to(q.dtype)
     out, _ = attend_op(
         q, k, v, offsets, query_offsets, places, rows.longest, causal, dropout, seed
     )  # fmt: skip
-    return out
+    return out.to(result)

@@ -5,8 +5,7 @@ here is the recurrence. Gradients of its weight are one product, too, after the 
 """
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.ops import native, plain
 from sigma.ops.dispatch import kernel_backend
@@ -117,19 +116,3 @@ def gru(gates: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tenso
         gates.to(exact), weight.to(exact), bias.to(exact), rows.offsets, rows.longest
     )
     return states.to(gates.dtype)
-
-
-def gru_layers(module: nn.GRU, x: Tensor, rows: Rows) -> Tensor:
-    """The states of ``module``'s last layer at every place, (T, D) -> (T, G).
-
-    Its own forward is not used: it wants padding, or lengths on the host.
-    """
-    for layer in range(module.num_layers):
-        weights = (getattr(module, f"weight_{part}_l{layer}") for part in ("ih", "hh"))
-        biases = (
-            getattr(module, f"bias_{part}_l{layer}") if module.bias else None
-            for part in ("ih", "hh")
-        )
-        (w, u), (b, c) = weights, biases
-        x = gru(F.linear(x, w, b), u, c, rows)
-    return x

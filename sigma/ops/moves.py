@@ -18,8 +18,8 @@ def select(x: Tensor, index: Tensor, whole: bool) -> Tensor:
     """``x[index]``, zeros where an index is ``len(x)``; there are none if ``whole``."""
     if whole:
         return x.index_select(0, index)
-    out = x.index_select(0, index.clamp(max=len(x) - 1))
-    beyond = index == len(x)
+    out = x.index_select(0, index.clamp(max=x.shape[0] - 1))
+    beyond = index == x.shape[0]
     if x.device.type == "cpu":  # where a mask that is broadcast is slow
         return out.index_fill_(0, beyond.nonzero().squeeze(1), 0)
     return out.masked_fill_(beyond.view(-1, *[1] * (x.ndim - 1)), 0)
@@ -51,12 +51,22 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     index, inverse = ctx.saved_tensors
     if inverse.shape[1] == 1:
         grad = gather(grad, inverse[:, 0], index[:, None], ctx.onto, ctx.whole)
-    else:  # each place went to several
-        every = select(grad, inverse.flatten(), ctx.onto)
-        grad = every.view(*inverse.shape, *grad.shape[1:]).sum(1)
+    else:
+        grad = _sum_gathered(grad, inverse, ctx.onto)
     return grad, None, None, None, None
 
 
+def sum_gathered_rows(grad: Tensor, inverse: Tensor, onto: bool) -> Tensor:
+    """What several entries (n, …) pass to each place that they hold, (T, …)."""
+    every = select(grad, inverse.flatten(), onto)
+    return every.view(*inverse.shape, *grad.shape[1:]).sum(1)
+
+
+def _sum_gathered_shape(grad, inverse, onto):  # type: ignore[no-untyped-def]
+    return grad.new_empty(inverse.shape[0], *grad.shape[1:])
+
+
+_sum_gathered = register(sum_gathered_rows, _sum_gathered_shape)
 gather = register(gather_rows, _shape, _save, _backward)
 
 

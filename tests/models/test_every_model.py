@@ -351,25 +351,8 @@ def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any])
 # --- graphs ---
 
 
-GRU = "Dynamo refuses a module that is an nn.GRU, though only its weights are read"
-ELU = "PyTorch gives the gradient of F.elu other strides than it says beforehand"
-NO_GRAPH = {
-    "gru4rec": GRU,
-    "sigma": GRU,
-    "sigma_released": GRU,
-    "linrec": ELU,
-    "linrec_authors": ELU,
-}
-
-
-def known(name: str, settings: dict[str, Any]) -> Any:
-    """The parameters of a test, with the reason why it fails, if it does."""
-    reason = NO_GRAPH.get(name)
-    marks = () if reason is None else pytest.mark.xfail(strict=True, reason=reason)
-    return pytest.param(name, settings, marks=marks)
-
-
-@pytest.mark.parametrize(("name", "settings"), [known(*each) for each in EVERY], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
 def test_compiles_once_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
     """``task.compile=true``: states and gradients are those without."""
     model = without_dropout(name, **settings).double()

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.gru4rec import GRU4Rec
-from sigma.ops import Rows, gru_layers
 from tests.models.checks import K, assert_same_scores, every_state, packed_rows, real, rows, shake
 from tests.models.slow import gru, linear
 
@@ -77,16 +76,11 @@ def test_starts_as_recboles() -> None:
         assert 0.95 * bound < largest <= bound, name
 
 
-def test_dropout_acts_on_the_embeddings_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_acts_on_the_embeddings_in_training_only() -> None:
     torch.manual_seed(0)
     model = GRU4Rec(num_items=K, dropout=0.5)
     seen = []
-
-    def read(module: nn.GRU, x: Tensor, rows: Rows) -> Tensor:
-        seen.append(x)
-        return gru_layers(module, x, rows)
-
-    monkeypatch.setattr("sigma.models.gru4rec.gru_layers", read)
+    model.gru.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     items, lengths = rows()
     before = model.items(packed_rows(items, lengths)[0])
     every_state(model, items, lengths)
