@@ -137,11 +137,11 @@ class SequenceTask(L.LightningModule):
         """The step by replay, where this device and precision allow it."""
         if not self.capture or self.device.type != "cuda" or not self.trained:
             return None
-        reason = capture_reason(self.device)
+        reason = capture_reason(self.model, self.device)
         if self.trainer.precision == "16-mixed":
             reason = "float16 gradients are scaled, and a recorded step cannot know by how much"
         if reason is not None:
-            log.info("The training step is not captured in CUDA graphs: %s.", reason)
+            log.info("The training step of %s is not captured: %s.", self.model.name, reason)
             return None
         return CapturedStep(self.batch_loss, list(self.parameters()))
 

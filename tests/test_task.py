@@ -508,7 +508,7 @@ def test_on_cuda_a_step_is_recorded_where_it_can_be(
     whole = task(**options)
     whole.trainer = SimpleNamespace(world_size=1, precision=precision)  # type: ignore[assignment]
     monkeypatch.setattr(SequenceTask, "device", torch.device("cuda", 0))
-    monkeypatch.setattr("sigma.task.capture_reason", lambda device: reason)
+    monkeypatch.setattr("sigma.task.capture_reason", lambda model, device: reason)
     whole.on_train_start()
     assert isinstance(whole._step, CapturedStep) == recorded
     if not recorded:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sigma.models.base import Model
 from sigma.ops import Places, Rows, causal_conv, gru, take, unfold
+from sigma.ops.rows import typed
 from sigma.ops.scores import TiedScores
 
 
@@ -59,7 +60,7 @@ class Dropout(nn.Dropout):
         drawn = words.view(torch.int16)[: x.numel()].view(x.shape)
         # In float: comparing and multiplying with bool tensors is several times slower.
         kept = drawn.to(torch.promote_types(x.dtype, torch.float32)).ge_(steps - 2**15)
-        return x * kept.mul_(1 / (1 - steps / 2**16)).to(x.dtype)
+        return x * typed(kept.mul_(1 / (1 - steps / 2**16)), x.dtype)
 
 
 def spectrum(x: Tensor, norm: str = "backward") -> Tensor:
@@ -123,9 +124,7 @@ class GRU(nn.Module):
         bias: of both products.
     """
 
-    def __init__(
-        self, size: int, hidden_size: int, num_layers: int = 1, bias: bool = True
-    ) -> None:
+    def __init__(self, size: int, hidden_size: int, num_layers: int = 1, bias: bool = True) -> None:
         super().__init__()
         self.num_layers = num_layers
         bound = hidden_size**-0.5

@@ -13,7 +13,7 @@ from torch import Tensor
 from sigma.ops import native, plain
 from sigma.ops.dispatch import kernel_backend
 from sigma.ops.registry import register
-from sigma.ops.rows import Rows
+from sigma.ops.rows import Rows, typed
 
 
 class _Blocks:
@@ -182,9 +182,9 @@ def attend(
         seed = torch.zeros(1, dtype=torch.int64, device=q.device)
     result = q.dtype
     if q.device.type != "cuda":  # Triton reads half precision as it is
-        q = q.to(torch.promote_types(result, torch.float32))
-    k, v = k.to(q.dtype), v.to(q.dtype)
+        q = typed(q, torch.promote_types(result, torch.float32))
+    k, v = typed(k, q.dtype), typed(v, q.dtype)
     out, _ = attend_op(
         q, k, v, offsets, query_offsets, places, rows.longest, causal, dropout, seed
     )  # fmt: skip
-    return out.to(result)
+    return typed(out, result)

@@ -9,7 +9,7 @@ from torch import Tensor
 from sigma.ops import native, plain
 from sigma.ops.dispatch import kernel_backend
 from sigma.ops.registry import register
-from sigma.ops.rows import Rows
+from sigma.ops.rows import Rows, typed
 
 
 def causal_conv_rows(
@@ -120,6 +120,6 @@ def causal_conv(
     exact = torch.promote_types(x.dtype, weight.dtype)
     result = x.dtype
     if x.device.type != "cuda":  # Triton reads half precision as it is
-        x = x.to(exact)
-    y = conv_op(x, weight.to(exact), bias.to(exact), rows.offsets, rows.longest, silu)
-    return y.to(result)
+        x = typed(x, exact)
+    y = conv_op(x, typed(weight, exact), typed(bias, exact), rows.offsets, rows.longest, silu)
+    return typed(y, result)

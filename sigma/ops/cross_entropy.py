@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MIN_ROWS = 32  # fewer make the products wait for the table to be read
-CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}  # of scores; a cache, and few launches
+CHUNK_BYTES = {"cpu": 10 * 2**20, "cuda": 512 * 2**20}  # of scores; a cache, and few launches
 
 
 def chunk_rows(items: int, kind: torch.dtype, device: torch.device) -> int:
@@ -46,43 +46,46 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         exact = torch.promote_types(states.dtype, torch.float32)
         x, w = states.to(product_type), table.to(product_type)
-        grad_states = torch.empty_like(states, dtype=exact)
         grad_table = torch.zeros_like(table, dtype=exact) if learns else None
         grad_bias = torch.zeros_like(table[:, 0], dtype=exact) if learns else None
-        total = states.new_zeros((), dtype=exact)
-        real = (targets >= 0).to(exact)
-        count = real.sum()
-        columns = torch.arange(len(table), device=table.device)
+        real = (targets >= 0).to(exact)[:, None]
+        target = targets.clamp(min=0)[:, None]
         step = chunk_rows(len(table), exact, states.device)
-        for i in range(0, len(states), step):
-            chunk, here = x[i : i + step], real[i : i + step, None]
-            target = targets[i : i + step, None].clamp(min=0)
-            scores = (chunk @ w.t()).to(exact)
+        hits, tops, weights, grads = [], [], [], []
+        columns_first = w.t()
+        parts = (values.split(step) for values in (x, target, real))
+        for chunk, place, here in zip(*parts, strict=True):
+            scores = torch.mm(chunk, columns_first)
+            if product_type != exact:
+                scores = scores.to(exact)
             if bias is not None:
                 scores += bias
-            hit = scores.gather(1, target)
-            top = scores.amax(1, keepdim=True)
-            weight = scores.sub_(top).exp_().sum(1, keepdim=True)
-            total += ((weight.log() + top - hit) * here).sum()
+            hits.append(scores.gather(1, place))
+            tops.append(scores.amax(1, keepdim=True))
+            weights.append(scores.sub_(tops[-1]).exp_().sum(1, keepdim=True))
             if grad_table is None or grad_bias is None:
                 continue
-            gradient = scores.mul_(here / weight)
+            gradient = scores.mul_(here / weights[-1])
             if states.device.type == "cpu":
-                gradient.scatter_(1, target, gradient.gather(1, target) - here)
+                gradient.scatter_add_(1, place, here.neg())
             else:  # a scatter that must be deterministic sorts first
-                gradient.sub_((columns == target) * here)
+                columns = torch.arange(len(table), device=table.device)
+                gradient.sub_((columns == place) * here)
             if bias is not None:
                 grad_bias += gradient.sum(0)
-            gradient = gradient.to(product_type)
-            grad_states[i : i + step] = gradient @ w
             if product_type == exact:
+                grads.append(torch.mm(gradient, w))
                 grad_table.addmm_(gradient.t(), chunk)
             else:
+                gradient = gradient.to(product_type)
+                grads.append(torch.mm(gradient, w).to(exact))
                 grad_table += gradient.t() @ chunk
+        count = real.sum()
+        loss = ((torch.cat(weights).log() + torch.cat(tops) - torch.cat(hits)) * real).sum() / count
         if learns:
-            ctx.save_for_backward(grad_states, grad_table, grad_bias, count)
+            ctx.save_for_backward(torch.cat(grads), grad_table, grad_bias, count)
             ctx.types = states.dtype, table.dtype, None if bias is None else bias.dtype
-        return total / count
+        return loss
 
     @staticmethod
     @once_differentiable

@@ -114,7 +114,14 @@ def backend_of(model: nn.Module, device: torch.device) -> tuple[str, str] | tupl
     return (None, None) if asked is None else choose_backend(str(asked), device)
 
 
-def capture_reason(device: torch.device) -> str | None:
-    """Why operations on packed rows cannot be captured in a CUDA graph; None if they can."""
-    backend, reason = choose_backend("auto", device)
-    return None if backend == "triton" else f"they run on {backend}: {reason}"
+def capture_reason(model: nn.Module, device: torch.device) -> str | None:
+    """Why a model's operations on packed rows cannot be captured in a CUDA graph; None if they can.
+
+    PyTorch's operations take rows of like length together, for which they ask the device.
+    """
+    if any(p.dtype == torch.float64 for p in model.parameters()):
+        return "float64 has no kernels here"
+    for backend, reason in (choose_backend("auto", device), backend_of(model, device)):
+        if backend not in (None, "triton", "mamba_ssm"):
+            return f"its operations run on {backend}: {reason}"
+    return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from sigma.ops import native, plain
 from sigma.ops.dispatch import kernel_backend
 from sigma.ops.registry import register
-from sigma.ops.rows import Rows
+from sigma.ops.rows import Rows, typed
 
 
 def _bytes_of_row(gates: Tensor):  # type: ignore[no-untyped-def]
@@ -113,6 +113,6 @@ def gru(gates: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tenso
     exact = torch.promote_types(gates.dtype, weight.dtype)
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     states, _ = gru_op(
-        gates.to(exact), weight.to(exact), bias.to(exact), rows.offsets, rows.longest
+        typed(gates, exact), typed(weight, exact), typed(bias, exact), rows.offsets, rows.longest
     )
-    return states.to(gates.dtype)
+    return typed(states, gates.dtype)

@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 
 
+def typed(x: Tensor, kind: torch.dtype) -> Tensor:
+    """``x`` in another type, or as it is: a call that changes nothing costs a little, too."""
+    return x if x.dtype == kind else x.to(kind)
+
+
 class Rows(NamedTuple):
     """The rows of a packed batch.
 

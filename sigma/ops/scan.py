@@ -7,7 +7,7 @@ from sigma.ops import native, plain, reference
 from sigma.ops.dispatch import choose_backend, has_mamba_ssm, has_triton, kernel_backend
 from sigma.ops.moves import packed, padded
 from sigma.ops.registry import register
-from sigma.ops.rows import Rows
+from sigma.ops.rows import Rows, typed
 
 
 def _bytes_of_row(A: Tensor):  # type: ignore[no-untyped-def]
@@ -155,10 +155,10 @@ def selective_scan(
     if _is_detour(backend, u.device.type):
         return _mamba_ssm(u, dt, A, B, C, D, z, dt_bias, rows)
     exact = torch.promote_types(u.dtype, A.dtype)
-    A, D, dt_bias = (x.to(exact) for x in (A, D, dt_bias))
+    A, D, dt_bias = (typed(x, exact) for x in (A, D, dt_bias))
     result = u.dtype
     if u.device.type != "cuda":  # Triton reads half precision as it is
-        u, dt, B, C = (x.to(exact) for x in (u, dt, B, C))
-        z = None if z is None else z.to(exact)
+        u, dt, B, C = (typed(x, exact) for x in (u, dt, B, C))
+        z = None if z is None else typed(z, exact)
     y = scan_op(u, dt, A, B, C, D, z, dt_bias, rows.offsets, rows.longest, backend)
-    return y.to(result)
+    return typed(y, result)

@@ -223,3 +223,28 @@ def test_rows_alone_tell_the_operations_where_they_end() -> None:
     both = selective_scan(*values, rows_of(torch.tensor([4, 5])))
     own = [x[4:] if i in (0, 1, 3, 4, 6) else x for i, x in enumerate(values)]
     torch.testing.assert_close(both[4:], selective_scan(*own, rows_of(torch.tensor([5]))))
+
+
+@pytest.mark.parametrize(
+    ("backend", "triton", "kind", "reason"),
+    [
+        ("auto", True, torch.float32, None),
+        ("mamba_ssm", True, torch.float32, None),
+        ("blocked", True, torch.float32, "its operations run on blocked: asked for"),
+        ("auto", False, torch.float32, "its operations run on blocked: neither Triton nor"),
+        ("auto", True, torch.float64, "float64 has no kernels here"),
+    ],
+)
+def test_what_cannot_be_captured_is_said(
+    backend: str,
+    triton: bool,
+    kind: torch.dtype,
+    reason: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "has_triton", lambda: triton)
+    monkeypatch.setattr(dispatch, "has_mamba_ssm", lambda: backend == "mamba_ssm")
+    model = nn.Linear(2, 2, dtype=kind)
+    model.backend = backend  # type: ignore[assignment]
+    got = dispatch.capture_reason(model, torch.device("cuda"))
+    assert got is None if reason is None else str(got).startswith(reason)
