@@ -62,6 +62,32 @@ def expected_gains(table: Tensor, greater: Tensor, ties: Tensor) -> Tensor:
     return gained / (ties + 1).reshape(-1, *[1] * (table.ndim - 1))
 
 
+class MeanLoss(Metric):
+    """The mean of losses, each weighted by its targets, without a look at any of them.
+
+    torchmetrics' ``MeanMetric`` looks for NaN in every value, for which it waits for the device;
+    told not to (``nan_strategy="disable"``, 1.9), it leaves the weights out.
+    """
+
+    full_state_update = False
+    mean_value: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("mean_value", torch.tensor(0.0), dist_reduce_fx="sum", persistent=True)
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum", persistent=True)
+
+    def update(self, loss: Tensor, num_targets: int) -> None:
+        """Add the mean loss of a step over so many targets."""
+        self.mean_value += loss.to(self.mean_value.dtype) * num_targets
+        self.weight += num_targets
+
+    def compute(self) -> Tensor:
+        """A scalar."""
+        return self.mean_value / self.weight
+
+
 class RankingMetrics(Metric):
     """Mean HR, NDCG and MRR at every k, overall and by group of history length.
 

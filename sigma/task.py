@@ -10,13 +10,12 @@ from typing import Any, NamedTuple, cast
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from sigma.capture import CapturedStep, Inputs
 from sigma.datamodules.batches import Batch
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy, full_precision
-from sigma.metrics import RankingMetrics, target_ranks
+from sigma.metrics import MeanLoss, RankingMetrics, target_ranks
 from sigma.models.base import Model
 from sigma.ops import capture_reason
 from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
@@ -97,8 +96,7 @@ class SequenceTask(L.LightningModule):
         self._step: Callable[[Inputs], Tensor] = self.batch_loss
         self._losses: list[tuple[int, Tensor]] = []  # of the last steps, not looked at yet
         # Kept in checkpoints, so that an epoch's mean outlives a stop within it.
-        self.train_loss = MeanMetric(nan_strategy="disable")  # which would look at each value
-        self.train_loss.persistent(True)
+        self.train_loss = MeanLoss()
         self.metrics = nn.ModuleDict(
             {
                 stage: RankingMetrics(ks, groups, "" if sampled is None else "sampled_")
@@ -185,11 +183,10 @@ class SequenceTask(L.LightningModule):
         self._losses.append((self.global_step if self._trainer else 0, loss.detach()))
         if len(self._losses) >= WATCHED_STEPS or loss.device.type == "cpu":
             self._look_at_losses()
-        # Filled on the device: a number from the host would wait for it.
-        count = loss.detach().new_full((), float(batch.num_targets))
-        self.train_loss.update(loss.detach(), count)
+        self.train_loss.update(loss.detach(), batch.num_targets)
         if self._trainer is not None and self.trainer.world_size > 1:
             # Gradients are averaged over processes; the loss is a mean over all their targets.
+            count = loss.detach().new_full((), float(batch.num_targets))  # made on the device
             counts = cast(Tensor, self.all_gather(count))
             loss = loss * (count / counts.mean())
         self.log("train/loss", self.train_loss, prog_bar=True, on_step=False, on_epoch=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
-from sigma.metrics import RankingMetrics, target_ranks
+from sigma.metrics import MeanLoss, RankingMetrics, target_ranks
 
 
 def measured(scores: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
@@ -165,3 +165,15 @@ def test_half_precision_of_the_task_leaves_the_sums_alone() -> None:
             metrics.update(part, torch.zeros_like(part), torch.ones_like(part))
     exact, cast = (metrics.compute() for metrics in both)
     assert exact == cast
+
+
+def test_the_mean_loss_is_over_targets_and_outlives_a_checkpoint() -> None:
+    one = MeanLoss()
+    for loss, targets in ((9.0, 2048), (3.0, 1), (5.0, 341)):
+        one.update(torch.tensor(loss), targets)
+    want = (9 * 2048 + 3 + 5 * 341) / (2048 + 1 + 341)
+    assert one.compute().item() == pytest.approx(want, rel=1e-6)
+    other = MeanLoss()
+    other.load_state_dict(one.state_dict())
+    assert set(one.state_dict()) == {"mean_value", "weight"}  # as checkpoints have had them
+    assert torch.equal(other.compute(), one.compute())
