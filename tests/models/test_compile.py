@@ -1,0 +1,115 @@
+"""Every model under PyTorch's compiler and its export, and steps that wait for nothing."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sigma.capture import Inputs
+from sigma.losses import BPR, CrossEntropy
+from sigma.ops import Rows
+from tests.models.every import (
+    EVERY,
+    LENGTHS,
+    TARGETS,
+    K,
+    assert_close,
+    batch,
+    build,
+    built,
+    ends,
+    last_states,
+    outcome,
+    step_loss,
+    without_dropout,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+def test_compiles_once_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
+    """``task.compile=true``: states and gradients are those without."""
+    model = without_dropout(name, **settings).double()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for i, lengths in enumerate((LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2))):
+        items, rows = batch(lengths)
+        with torch.compiler.set_stance("default" if i == 0 else "fail_on_recompile"):
+            states = compiled(items, rows, ends(rows))
+        assert_close(outcome(model, states), outcome(model, last_states(model, items, rows)))
+
+
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+def test_exports_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
+    model = build(name, **settings)
+    sizes = {0: torch.export.Dim.DYNAMIC}
+    items, rows = batch()
+    exported = torch.export.export(
+        model, (items, rows, ends(rows)), dynamic_shapes=(sizes, Rows(sizes, None), sizes)
+    )
+    for lengths in (LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
+        items, rows = batch(lengths)
+        got = exported.module()(items, rows, ends(rows))
+        torch.testing.assert_close(got, last_states(model, items, rows))
+
+
+# --- a step waits for nothing ---
+
+
+def shapes(value: Any) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in tree_leaves(value) if isinstance(x, Tensor)]
+
+
+class Calls(TorchDispatchMode):
+    """Every operation called, with the shapes it is given and returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "sigma":
+            # Elsewhere: within a mode such as this one it could not use ``torch.func``.
+            with ThreadPoolExecutor(1) as pool:
+                out = pool.submit(torch.no_grad()(func), *args, **(kwargs or {})).result()
+        else:
+            out = func(*args, **(kwargs or {}))
+        self.seen.append((str(func), shapes(args), shapes(out)))
+        return out
+
+
+WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "equal")
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, BPR])
+@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+def test_a_step_calls_the_same_operations_whatever_the_lengths(
+    name: str, settings: dict[str, Any], loss: type[nn.Module]
+) -> None:
+    """So it can be captured on CUDA: no shape depends on the data, and nothing asks the device.
+
+    Operations of ``sigma.ops`` count as one each.
+    """
+    model = built(name, **settings)
+    if model.counted:
+        pytest.skip(f"{name} is counted, not trained")
+    if loss is BPR and getattr(model, "padding_item", False):
+        pytest.skip("a loss with negatives knows no padding item")
+    losses, found = loss(torch.ones(K, dtype=torch.int64)), []
+    for lengths in (LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
+        items, rows = batch(lengths)
+        items = F.pad(items, (0, 1))
+        inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
+        with Calls() as calls:
+            torch.autograd.grad(
+                step_loss(model, inputs, losses), list(model.parameters()), allow_unused=True
+            )
+        found.append(calls.seen)
+    assert found[0] == found[1] == found[2]
+    called = {name.split(".")[1] for name, *_ in found[0]}
+    assert not called.intersection(WAITS)

@@ -1,0 +1,137 @@
+"""Every model by the front door: trained, stopped, resumed, tested, and in two processes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.front_door import ROOT, run
+from tests.in_process import call
+from tests.models.every import MODELS, L, composed, small
+
+
+def overrides(folder: Path, name: str) -> list[str]:
+    return [
+        f"model={name}",
+        *small(name),
+        "dataset=simulated",
+        "dataset.shop.num_users=60",
+        "dataset.shop.num_items=40",
+        "dataset.shop.num_categories=5",
+        "dataset.user_bounds=[4,null]",
+        "dataset.item_bounds=[1,null]",
+        f"dataset.max_length={L}",
+        "dataset.batch_size=64",
+        "logger=none",
+        f"hydra.run.dir={folder}",
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trains_checkpoints_resumes_and_tests(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after an epoch and resumed, a run ends in the row of one that was not stopped."""
+    trained = composed(name).trainer.max_epochs > 1
+    epochs = "trainer.max_epochs=2" if trained else "trainer.max_epochs=1"
+    found = []
+    for folder in (tmp_path / "whole", tmp_path / "stopped"):
+        command = [*overrides(folder, name), "resume=true"]
+        if folder.name == "stopped" and trained:
+            assert call(monkeypatch, *command, "trainer.max_epochs=1") == 0
+            (folder / "row.json").unlink()
+        assert call(monkeypatch, *command, epochs) == 0
+        row = json.loads((folder / "row.json").read_text())
+        assert row["model"] == name
+        assert row["evaluation"] == "full"
+        assert 0 <= row["metrics"]["test"]["hr@10"] <= 1
+        ranks = pd.read_parquet(folder / "ranks.parquet")
+        found.append((row["metrics"], row["best_epoch"], row["parameters"], ranks))
+    assert found[0][:3] == found[1][:3]
+    pd.testing.assert_frame_equal(found[0][3], found[1][3])
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "answer"),
+    [
+        ("bert4rec", "objective=next_item", "bert4rec predicts masked items; use objective=cloze"),
+        ("bert4rec", "objective=all_positions", "bert4rec predicts masked items"),
+        ("fearec", "objective=all_positions", "fearec is not causal"),
+        ("sasrec", "objective=counted", "sasrec learns by gradients; use objective=next_item"),
+        ("markov", "objective=next_item", "markov is counted, not trained; use objective=counted"),
+        ("sigma_released", "loss=bce", "so it needs loss=cross_entropy; or set model.padding_item"),
+        ("fearec_authors", "objective=next_item", "objective=next_item_twins"),
+        ("sasrec", "model.num_heads=3", "must be a multiple of model.num_heads=3"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(
+    name: str,
+    typed: str,
+    answer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *overrides(tmp_path, name), typed) == 1
+    captured = capsys.readouterr()
+    assert answer in captured.err
+    assert "Traceback" not in captured.err + captured.out
+
+
+def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.DataFrame, Any]]:
+    """Row, ranks and best weights of one process and of two, where nothing is drawn at random."""
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        command = [
+            *overrides(folder, "sasrec"), "objective=all_positions", "dataset.batch_size=16",
+            "model.dropout=0", "model.attention_dropout=0", "trainer.max_epochs=2",
+            "trainer=ddp", f"trainer.devices={devices}", "trainer.accelerator=cpu", *typed,
+        ]  # fmt: skip
+        output = run(sys.executable, ROOT / "train.py", *command)
+        assert "recommended" not in output  # no advice of Lightning on what is right already
+        row = json.loads((folder / "row.json").read_text())
+        ranks = pd.read_parquet(folder / "ranks.parquet")
+        assert len(ranks) == row["data"]["test_samples"]
+        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+        model = {k: v for k, v in best["state_dict"].items() if k.startswith("model.")}
+        found.append((row, ranks, model))
+    return found
+
+
+def test_two_processes_rank_every_user_as_one_does(tmp_path: Path) -> None:
+    """With the very same weights (a rate too small to move any): each rank, tie and metric."""
+    one, two = two_processes(tmp_path, "task.optimizer.lr=1e-20")
+    for name, weight in one[2].items():  # biases that start at 0 have moved by 1e-20 a step
+        torch.testing.assert_close(two[2][name], weight, rtol=0, atol=1e-15)
+    pd.testing.assert_frame_equal(one[1], two[1])  # users, targets, lengths, ranks, ties
+    for stage in ("val", "test"):
+        assert one[0]["metrics"][stage].keys() == two[0]["metrics"][stage].keys()
+        for name, value in one[0]["metrics"][stage].items():
+            if name != "loss":
+                assert two[0]["metrics"][stage][name] == pytest.approx(value, abs=1e-6), name
+    assert one[0]["best_epoch"] == two[0]["best_epoch"]
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Shards and the mean over all targets: the same weights, ranks and metrics, to rounding."""
+    one, two = two_processes(tmp_path)
+    for name, weight in one[2].items():
+        torch.testing.assert_close(two[2][name], weight, rtol=1e-3, atol=1e-4)
+    assert one[1][["user", "target"]].equals(two[1][["user", "target"]])
+    moved = (one[1]["greater"] - two[1]["greater"]).abs()
+    assert moved.mean() < 0.1  # rounding may swap neighbours
+    for stage in ("val", "test"):
+        ours = two[0]["metrics"][stage]["ndcg@10"]
+        assert one[0]["metrics"][stage]["ndcg@10"] == pytest.approx(ours, abs=0.01)
+
+
+def test_counted_models_run_in_one_process(tmp_path: Path) -> None:
+    typed = [*overrides(tmp_path, "markov"), "trainer.devices=2", "trainer.accelerator=cpu"]
+    output = run(sys.executable, ROOT / "train.py", *typed, expect=1)
+    assert "markov learns nothing by gradients and runs in one process" in output
+    assert "Traceback" not in output
