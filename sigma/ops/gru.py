@@ -5,6 +5,7 @@ here is the recurrence. Gradients of its weight are one product, too, after the 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops import native, plain
@@ -22,7 +23,7 @@ def gru_rows(
 ) -> tuple[Tensor, Tensor]:
     """States (T, G), and r, z, n and U_n h + b_n side by side, (T, 4 G), for the gradient.
 
-    ``blocked`` computes the latter again and returns zeros.
+    ``blocked`` computes the latter again, and has the gates there and zeros beside them.
     """
     backend = kernel_backend("auto", gates)
     with torch.autocast(gates.device.type, enabled=False):
@@ -36,7 +37,7 @@ def gru_rows(
         out = gates.new_zeros(gates.shape[0], size)
         blocks = plain.blocks_of(offsets, _bytes_of_row(gates))
         states = plain.by_blocks(plain.gru, blocks, out, [gates], [weight, bias])
-        return states, gates.new_zeros(gates.shape[0], 4 * size)
+        return states, F.pad(gates, (0, size))
 
 
 def _shape(gates, weight, bias, offsets, longest):  # type: ignore[no-untyped-def]
@@ -45,12 +46,12 @@ def _shape(gates, weight, bias, offsets, longest):  # type: ignore[no-untyped-de
 
 
 def gru_rows_backward(
-    grad: Tensor, saved: Tensor, states: Tensor, gates: Tensor, weight: Tensor, bias: Tensor,
+    grad: Tensor, saved: Tensor, states: Tensor, weight: Tensor, bias: Tensor,
     offsets: Tensor, longest: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of gates, weight and bias."""
-    backend = kernel_backend("auto", gates)
-    with torch.autocast(gates.device.type, enabled=False):
+    backend, size = kernel_backend("auto", states), weight.shape[1]
+    with torch.autocast(states.device.type, enabled=False):
         if backend == "triton":
             from sigma.ops import triton_gru
 
@@ -60,33 +61,39 @@ def gru_rows_backward(
         elif backend == "cpu":
             ggates, ghidden = native.gru_backward(grad, saved, states, weight, offsets)
         else:
+            gates = saved[:, : 3 * size]
             blocks = plain.blocks_of(offsets, _bytes_of_row(gates))
             (gx,), (gweight, gbias) = plain.gradients_by_blocks(
                 plain.gru, blocks, grad, [gates], [weight, bias]
             )
             assert gx is not None
             return gx, gweight, gbias
-        size = weight.shape[1]
         pushed = torch.cat([ggates[:, : 2 * size], ghidden], 1)  # onto U h + b
+        gbias = pushed.sum(0)
         # A row's first state has none before it; behind the last row ``pushed`` is zero.
-        places = torch.arange(1, len(states), device=states.device)
+        places = torch.arange(1, states.shape[0], device=states.device)
         first = offsets[torch.searchsorted(offsets, places, right=True) - 1] == places
-        before = states[:-1].masked_fill(first[:, None], 0)
-        return ggates, pushed[1:].t() @ before, pushed.sum(0)
+        later = pushed[1:]
+        if states.device.type == "cpu":  # where a mask that is broadcast is slow
+            later.index_fill_(0, first.nonzero().squeeze(1), 0)
+        else:
+            later.masked_fill_(first[:, None], 0)
+        return ggates, later.t() @ states[:-1], gbias
 
 
-def _backward_shapes(grad, saved, states, gates, weight, bias, offsets, longest):  # type: ignore[no-untyped-def]
-    return gates.new_empty(gates.shape), torch.empty_like(weight), torch.empty_like(bias)
+def _backward_shapes(grad, saved, states, weight, bias, offsets, longest):  # type: ignore[no-untyped-def]
+    gates = saved.new_empty(saved.shape[0], weight.shape[0])
+    return gates, torch.empty_like(weight), torch.empty_like(bias)
 
 
 gru_backward_op = register(gru_rows_backward, _backward_shapes)
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    gates, weight, bias, offsets, ctx.longest = inputs
+    _, weight, bias, offsets, ctx.longest = inputs
     states, saved = output
     ctx.mark_non_differentiable(saved)
-    ctx.save_for_backward(saved, states, gates, weight, bias, offsets)
+    ctx.save_for_backward(saved, states, weight, bias, offsets)
 
 
 def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
