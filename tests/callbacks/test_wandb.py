@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
+pytest.importorskip("wandb")
+
 import wandb
 
 from sigma.callbacks.wandb import WandbLogger, variant

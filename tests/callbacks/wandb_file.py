@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2
+import pytest
+
+wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 
 BLOCK = 32768
 FILE_HEADER = 7
