@@ -8,10 +8,13 @@ accumulation, schedulers, several processes and the optimizer are what they are 
 
 The first batch of a size runs kernel by kernel, which compiles what there is to compile; the second
 is recorded. Draws come from PyTorch's generator either way, in the same order, so results are the
-same bits.
+same bits, as long as the loss is not scaled by anything but powers of two.
 """
 
+import functools
+import gc
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sigma.errors import UserError
 from sigma.ops.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -60,23 +64,50 @@ class Replay(Protocol):
     def replay(self) -> None: ...
 
 
+@functools.cache
+def side_stream(device: int) -> torch.cuda.Stream:
+    """One for all recordings: a pool's free memory and cuBLAS's workspace belong to a stream."""
+    return torch.cuda.Stream(device)
+
+
 def record_cuda_graph(work: Callable[[], Any], pool: Any) -> tuple[Replay, Any, Any]:
     """Record ``work`` on the current device: what replays it, its result, and its memory pool.
 
     Nothing it draws counts: the generator stands afterwards where it stood.
+
+    Raises:
+        RuntimeError: ``work`` waits for the device, which a graph cannot; nothing was begun.
+        UserError: the recording broke off; CUDA's state is not to be relied on after that.
     """
-    state = torch.cuda.get_rng_state()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what libraries set up at their first call on a stream
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads, such as a logger's, may use the device meanwhile.
-    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-        result = work()
-    torch.cuda.set_rng_state(state)
-    return graph, result, graph.pool()
+    before, stream = torch.cuda.current_stream(), side_stream(torch.cuda.current_device())
+    state, mode = torch.cuda.get_rng_state(), torch.cuda.get_sync_debug_mode()
+    pool = pool or torch.cuda.graph_pool_handle()
+    graph, collecting = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()  # nothing may be freed while it is recorded
+    try:
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                work()  # what libraries set up at their first call on a stream
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        before.wait_stream(stream)
+        try:  # other threads, such as a logger's, may use the device meanwhile
+            with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                result = work()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise UserError(
+                f"The training step cannot be captured in a CUDA graph ({reason}); go on with "
+                "task.capture=false, which computes the same."
+            ) from error
+    finally:
+        if collecting:
+            gc.enable()
+        torch.cuda.set_rng_state(state)
+    return graph, result, pool
 
 
 class Recording(NamedTuple):
@@ -106,6 +137,9 @@ class _Replayed(torch.autograd.Function):
 
 class CapturedStep:
     """``step`` by replay, where a batch of its size has been seen before.
+
+    Each loss's backward pass comes before the next call, and no loss is kept alive beyond that: its
+    graph would hold the parameters' gradient nodes on another stream while a step is recorded.
 
     Args:
         step: inputs -> loss, a scalar, by operations of static shapes that never ask the device,
@@ -159,7 +193,8 @@ class CapturedStep:
         def work() -> tuple[Tensor, tuple[Tensor | None, ...]]:
             with torch.enable_grad():
                 loss = self.step(own)
-            grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            with torch.autocast(own.items.device.type, enabled=False):  # as backward() runs
+                grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             return loss.detach(), grads
 
         try:

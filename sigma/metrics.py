@@ -135,8 +135,9 @@ class RankingMetrics(Metric):
         """Add samples; all (B,) int64, the first two as from ``target_ranks``."""
         # Casting the task to half precision (precision=bf16-true) casts buffers and states, too;
         # sums of many thousand users need more.
-        gains = self.gains.to(greater.device)
-        gained = expected_gains(gains, greater, ties)
+        if self.gains.device != greater.device:
+            self.gains = self.gains.to(greater.device)
+        gained = expected_gains(self.gains, greater, ties)
         members = [torch.ones_like(greater, dtype=torch.bool)]
         for lower, upper in self.groups.values():
             inside = history_lengths >= (0 if lower is None else lower)
@@ -148,10 +149,11 @@ class RankingMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """``{"ndcg@10": …, "short/ndcg@10": …}``; a group without samples is left out."""
         result = {}
+        total, counts = self.total.cpu(), self.count.cpu()  # read at once, not one by one
         for row, group in enumerate(["", *self.groups]):
-            if row and not self.count[row]:
+            if row and not counts[row]:
                 continue
             prefix = f"{group}/" if group else ""
             for column, label in enumerate(self.labels):
-                result[prefix + label] = (self.total[row, column] / self.count[row]).float()
+                result[prefix + label] = (total[row, column] / counts[row]).float()
         return result

@@ -94,6 +94,7 @@ class SequenceTask(L.LightningModule):
         self.sampled = sampled
         self.capture = capture
         self._step: Callable[[Inputs], Tensor] = self.batch_loss
+        self._logged = False  # in this epoch
         self._losses: list[tuple[int, Tensor]] = []  # of the last steps, not looked at yet
         # Kept in checkpoints, so that an epoch's mean outlives a stop within it.
         self.train_loss = MeanLoss()
@@ -130,6 +131,7 @@ class SequenceTask(L.LightningModule):
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
         self._step = self._captured() or self.batch_loss
+        self._logged = False
 
     def _captured(self) -> CapturedStep | None:
         """The step by replay, where this device and precision allow it."""
@@ -146,6 +148,10 @@ class SequenceTask(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         # A checkpoint of an epoch's end holds its mean; a run resumed within one starts no epoch.
         self.train_loss.reset()
+        self._logged = False
+
+    def on_train_end(self) -> None:
+        self._step = self.batch_loss  # graphs and their memory go with the captured one
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         if not self.trained:
@@ -153,9 +159,11 @@ class SequenceTask(L.LightningModule):
         build = self.optimizer
         settings = dict(getattr(build, "keywords", {}))
         kind = build.func if isinstance(build, functools.partial) else build
-        scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
+        mixed = self._trainer is not None and str(self.trainer.precision).endswith("-mixed")
+        # Lightning neither scales nor, under mixed precision, clips with a fused optimizer.
+        barred = mixed and (self.trainer.precision == "16-mixed" or self.trainer.gradient_clip_val)
         fusible = "fused" in inspect.signature(kind).parameters and not settings.get("foreach")
-        if self.device.type == "cuda" and fusible and not scaled:  # all parameters in one kernel
+        if self.device.type == "cuda" and fusible and not barred:  # all parameters in one kernel
             build = functools.partial(build, **{"fused": True, **settings})
         return build(self.parameters())
 
@@ -189,7 +197,9 @@ class SequenceTask(L.LightningModule):
             count = loss.detach().new_full((), float(batch.num_targets))  # made on the device
             counts = cast(Tensor, self.all_gather(count))
             loss = loss * (count / counts.mean())
-        self.log("train/loss", self.train_loss, prog_bar=True, on_step=False, on_epoch=True)
+        if not self._logged:  # the metric itself is what Lightning keeps, and reads at the end
+            self._logged = True
+            self.log("train/loss", self.train_loss, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 
     def on_validation_start(self) -> None:

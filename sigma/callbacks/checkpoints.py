@@ -128,7 +128,8 @@ class LastCheckpoint(Callback):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        finite = all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters())
+        checks = [p.isfinite().all() for p in trainer.lightning_module.parameters()]
+        finite = not checks or bool(torch.stack(checks).all())  # read at once
         if not trainer.strategy.reduce_boolean_decision(finite):
             log.warning("The weights are not finite any more; %s is not replaced.", self.path)
             self._saved_at = time.monotonic()

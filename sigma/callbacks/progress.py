@@ -108,6 +108,10 @@ class Progress(RichProgressBar):
         self._train_end = time.monotonic()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, idx)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        self._train_end = time.monotonic()  # ``Efficiency`` has waited for the device
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._read_at = 0.0  # a new score is shown at once
         super().on_validation_end(trainer, pl_module)

@@ -13,6 +13,8 @@ from sigma.ops.dispatch import kernel_backend
 from sigma.ops.registry import register
 from sigma.ops.rows import Rows, typed
 
+STEP = 2**15  # places whose states are copied at a time on the CPU
+
 
 def _bytes_of_row(gates: Tensor):  # type: ignore[no-untyped-def]
     return lambda length: 4 * length * gates.shape[1] * gates.element_size()
@@ -51,6 +53,7 @@ def gru_rows_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of gates, weight and bias."""
     backend, size = kernel_backend("auto", states), weight.shape[1]
+    ghidden: Tensor | None
     with torch.autocast(states.device.type, enabled=False):
         if backend == "triton":
             from sigma.ops import triton_gru
@@ -59,7 +62,7 @@ def gru_rows_backward(
                 grad.contiguous(), saved, states, weight, offsets, longest
             )
         elif backend == "cpu":
-            ggates, ghidden = native.gru_backward(grad, saved, states, weight, offsets)
+            ggates, ghidden = native.gru_backward(grad, saved, states, weight, offsets, False)
         else:
             gates = saved[:, : 3 * size]
             blocks = plain.blocks_of(offsets, _bytes_of_row(gates))
@@ -68,17 +71,25 @@ def gru_rows_backward(
             )
             assert gx is not None
             return gx, gweight, gbias
-        pushed = torch.cat([ggates[:, : 2 * size], ghidden], 1)  # onto U h + b
-        gbias = pushed.sum(0)
-        # A row's first state has none before it; behind the last row ``pushed`` is zero.
-        places = torch.arange(1, states.shape[0], device=states.device)
+        # What is pushed onto U h + b: of r and z as onto the gates, of n that times r.
+        pushed, of_n = ggates[:, : 2 * size], ggates[:, 2 * size :]
+        gweight, gbias = torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
+        gbias[: 2 * size] = pushed.sum(0)
+        places = torch.arange(states.shape[0], device=states.device)
         first = offsets[torch.searchsorted(offsets, places, right=True) - 1] == places
-        later = pushed[1:]
-        if states.device.type == "cpu":  # where a mask that is broadcast is slow
-            later.index_fill_(0, first.nonzero().squeeze(1), 0)
-        else:
-            later.masked_fill_(first[:, None], 0)
-        return ggates, later.t() @ states[:-1], gbias
+        step = STEP if states.device.type == "cpu" else max(states.shape[0], 1)
+        for i in range(0, states.shape[0], step):
+            here = slice(i, i + step)
+            onto_n = of_n[here] * saved[here, :size] if ghidden is None else ghidden[here]
+            gbias[2 * size :] += onto_n.sum(0)
+            # The state before each; a row's first has none. Behind the last row nothing is pushed.
+            before = states[here].roll(1, 0)
+            if i:
+                before[0] = states[i - 1]
+            before.masked_fill_(first[here, None], 0)
+            gweight[: 2 * size].addmm_(pushed[here].t(), before)
+            gweight[2 * size :].addmm_(onto_n.t(), before)
+        return ggates, gweight, gbias
 
 
 def _backward_shapes(grad, saved, states, weight, bias, offsets, longest):  # type: ignore[no-untyped-def]

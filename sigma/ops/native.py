@@ -219,19 +219,25 @@ def gru_forward(
 
 
 def gru_backward(
-    gstates: Tensor, saved: Tensor, states: Tensor, weight: Tensor, offsets: Tensor
-) -> tuple[Tensor, Tensor]:
+    gstates: Tensor,
+    saved: Tensor,
+    states: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    hidden: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Gradients, from that of the states, of what the gates' functions are of.
 
     Returns:
         of the pre-activations of r, z and n, (T, 3 G), which is the gradient of ``gates``; and of
         U_n h_{t-1} + b_n, (T, G). With the first 2 G columns of the former it is the gradient of
-        U h_{t-1} + b, of which those of weight and bias are one matrix product and one sum.
+        U h_{t-1} + b, of which those of weight and bias are one matrix product and one sum. None
+        without ``hidden``: it is the gradient of n's pre-activation times r.
     """
     gstates, saved, states, weight, offsets = _solid(gstates, saved, states, weight, offsets)
     size = weight.shape[1]
     ggates = states.new_empty(len(states), 3 * size)
-    ghidden = torch.empty_like(states)
+    ghidden = torch.empty_like(states) if hidden else None
     sizes = (len(states), len(offsets) - 1, size)
     _call(
         "gru_backward",

@@ -135,9 +135,10 @@ def check_half(got: dict[str, Tensor], want: dict[str, Tensor], dtype: torch.dty
         assert value.dtype == (torch.float32 if name in SHARED else dtype)
     check(*({k: v for k, v in run.items() if k in SHARED} for run in (got, want)))
     ulps = 1 if INTERPRETED and dtype == torch.bfloat16 else 0.51  # it cuts bfloat16 off
+    slack = 1e-5 if INTERPRETED else 5e-5  # a GPU's exp2 and division are approximate
     for name in got.keys() - set(SHARED):
         torch.testing.assert_close(
-            got[name].cpu().double(), want[name], rtol=ulps * torch.finfo(dtype).eps, atol=1e-5,
+            got[name].cpu().double(), want[name], rtol=ulps * torch.finfo(dtype).eps, atol=slack,
             msg=f"{name} is further from the reference than one rounding",
         )  # fmt: skip
 

@@ -130,7 +130,7 @@ void FN(gru_forward)(long T, long B, long G, const int64_t *offsets, const REAL 
     free(rows);
 }
 
-// ggates: of the pre-activations of r, z and n; ghidden: of U_n h + b_n.
+// ggates: of the pre-activations of r, z and n; ghidden, where asked for: of U_n h + b_n.
 void FN(gru_backward)(long T, long B, long G, const int64_t *offsets, const REAL *gstates,
                       const REAL *saved, const REAL *states, const REAL *weight, REAL *ggates,
                       REAL *ghidden, int threads) {
@@ -145,7 +145,7 @@ void FN(gru_backward)(long T, long B, long G, const int64_t *offsets, const REAL
         }
     (void)threads;
     memset(ggates + offsets[B] * 3 * G, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * 3 * G));
-    memset(ghidden + offsets[B] * G, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * G));
+    if (ghidden) memset(ghidden + offsets[B] * G, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * G));
 #pragma omp parallel num_threads(threads)
     {
         // Of each row the gradient of its state, and of U h + b of all three gates side by side.
@@ -179,7 +179,7 @@ void FN(gru_backward)(long T, long B, long G, const int64_t *offsets, const REAL
                         FN(store)(to + d, gr, k);
                         FN(store)(to + G + d, gz, k);
                         FN(store)(to + 2 * G + d, gn, k);
-                        FN(store)(ghidden + at * G + d, gun, k);
+                        if (ghidden) FN(store)(ghidden + at * G + d, gun, k);
                     }
                 }
                 if (!t || !going) continue;
