@@ -617,6 +617,8 @@ class Old(torch.optim.SGD):
         (Fusing, {}, "cuda", "32-true", (True, "no")),
         (Fusing, {}, "cuda", "bf16-mixed", (True, "no")),
         (Fusing, {}, "cuda", "16-mixed", ("no", "no")),
+        (Fusing, {}, "cuda", "bf16-mixed, clipped", ("no", "no")),
+        (Fusing, {}, "cuda", "32-true, clipped", (True, "no")),
         (Fusing, {"fused": False}, "cuda", "32-true", (False, "no")),
         (Fusing, {"fused": True}, "cpu", "32-true", (True, "no")),
         (Fusing, {"foreach": True}, "cuda", "32-true", ("no", True)),
@@ -633,7 +635,10 @@ def test_an_optimizer_is_fused_on_cuda_unless_the_user_chose(
 ) -> None:
     optimizer = functools.partial(kind, lr=0.5, **settings)
     whole = SequenceTask(model(), optimizer, CrossEntropy(COUNTS))
-    whole.trainer = SimpleNamespace(precision=precision)  # type: ignore[assignment]
+    precision, _, clip = precision.partition(", ")
+    whole.trainer = SimpleNamespace(  # type: ignore[assignment]
+        precision=precision, gradient_clip_val=5.0 if clip else None
+    )
     monkeypatch.setattr(SequenceTask, "device", torch.device(device))
     built = whole.configure_optimizers()
     assert type(built) is kind
