@@ -145,7 +145,7 @@ class HybridAttention(SelfAttention):
     def spatial(
         self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, places: Tensor | None, size: int
     ) -> Tensor:
-        """S, (B, N, D) -> (B N, D), or (M, D) at places: keys are a row's real items alone."""
+        """S, (B, N, D) -> (B, N, D), or (M, D) at places: keys are a row's real items alone."""
         k, v = (self.heads(packed(x, rows, size)) for x in (k, v))
         number, n = q.shape[:2]
         if places is None:  # a query of padding sees the whole row
@@ -158,12 +158,12 @@ class HybridAttention(SelfAttention):
         else:
             q = take(q.flatten(0, 1), padded_places(rows, places, n))
             out = attend(self.heads(q), k, v, rows, places, True, self.weights_dropout())
-        return out.flatten(1)
+        return out.flatten(1) if places is not None else out.flatten(1).view(number, n, -1)
 
     def forward(  # type: ignore[override]  # states are padded
         self, states: Tensor, rows: Rows, size: int, places: Tensor | None = None
     ) -> Tensor:
-        """Attend in both domains, (B, N, D) -> (B N, D), or (M, D) at places.
+        """Attend in both domains, (B, N, D) -> (B, N, D), or (M, D) at places.
 
         Args:
             states: (B, N, D).
@@ -175,7 +175,7 @@ class HybridAttention(SelfAttention):
         at = None if places is None else padded_places(rows, places, n)
 
         def read(x: Tensor) -> Tensor:
-            return x.flatten(0, 1) if at is None else take(x.flatten(0, 1), at)
+            return x if at is None else take(x.flatten(0, 1), at)
 
         q, k, v = (spectrum(f(states)) for f in (self.query, self.key, self.value))
         q, k = q[:, left:right], k[:, left:right]
@@ -313,7 +313,7 @@ class FEARec(PositionedItems):
             )
         states = self.embedded_padded(padded(items, rows, n))
         for layer in self.layers[:-1]:
-            states = layer(states, rows, size).view_as(states)
+            states = layer(states, rows, size)
         return self.layers[-1](states, rows, size, places)
 
     def extra_loss(
