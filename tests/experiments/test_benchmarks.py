@@ -22,6 +22,7 @@ from experiments import (
     benchmark_tables,
     measure,
 )
+from experiments.benchmarks import against, gpu
 
 QUICK = ["--repeats", "1", "--device", "cpu"]
 BRIEF = ["--seconds", "0"]
@@ -126,18 +127,32 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "models.png").stat().st_size > 0
 
 
-def test_a_peer_does_the_same_work_plainly(tmp_path: Path) -> None:
-    """In processes of their own: a peer puts other code in the place of ours."""
+def test_another_checkout_is_measured_by_its_own_code(tmp_path: Path) -> None:
+    """Here by this one's, in a process of its own."""
     overrides = [
+        "model=sasrec",
         "dataset.shop.num_users=80",
         "dataset.shop.num_items=60",
         f"dataset.root={tmp_path}",
     ]
-    case = {"model": "sasrec", "how": "plain", "overrides": overrides, "device": "cpu",
-            "seconds": 0, "python": None}  # fmt: skip
-    name = "experiments.benchmark_models"
-    frame = measure.rounds(name, [case], 1, benchmark_models.one, None)
-    assert frame["epoch_seconds"][0] > 0
+    figures = against.run(measure.ROOT, overrides, 0.0)
+    assert figures.keys() == {"epoch_seconds", "operations", "step_mib", "peak_mib"}
+    assert figures["epoch_seconds"] > 0
+    assert 100 < figures["operations"] < 5000
+    with pytest.raises(SystemExit, match="nonesuch"):
+        against.run(measure.ROOT, ["model=nonesuch"], 0.0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_what_a_gpu_must_show_is_not_shown_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu", str(tmp_path)])
+    with pytest.raises(SystemExit, match="needs a CUDA device"):
+        gpu.main()
+    assert sum(gpu.LIMITS[part] for part in gpu.DEFAULT) < 8 * 60
+    parts = {part for part, _ in gpu.ASKED}
+    assert parts <= set(gpu.PARTS)
 
 
 def test_the_papers_numbers() -> None:
