@@ -203,17 +203,12 @@ def kernels(_: Path) -> Iterator[Line]:
         yield line(f"attend {heads}x{width}, padded to 50, both ways (PyTorch)", back, "ms")
 
 
-def composed(*overrides: str) -> Any:
-    from experiments.measure import composed as compose
-
-    return compose(*overrides)
-
-
 def steps(overrides: list[str], name: str, eager_too: bool = True) -> Iterator[Line]:
     """A model's steps on batches as the loader makes them for a GPU."""
     import torch
     from lightning.fabric.utilities import move_data_to_device
 
+    from experiments.measure import composed
     from sigma.build import build, set_precision
     from sigma.capture import CapturedStep, Inputs
     from sigma.datamodules.batches import filled, pinned

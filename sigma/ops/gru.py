@@ -76,7 +76,7 @@ def gru_rows_backward(
         gweight, gbias = torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
         gbias[: 2 * size] = pushed.sum(0)
         places = torch.arange(states.shape[0], device=states.device)
-        first = offsets[torch.searchsorted(offsets, places, right=True) - 1] == places
+        first = offsets[Rows(offsets, longest).row_of(places)] == places
         step = STEP if states.device.type == "cpu" else max(states.shape[0], 1)
         for i in range(0, states.shape[0], step):
             here = slice(i, i + step)
