@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -285,6 +286,7 @@ def models(folder: Path) -> Iterator[Line]:
         try:
             yield from steps(overrides, name, eager_too)
         except Exception as error:
+            traceback.print_exc()
             yield line(name, float("nan"), "", f"failed: {error!r}"[:300])
 
 
