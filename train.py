@@ -7,18 +7,18 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sigma import alone
-from sigma.cli import (
+from sigma.environment import load_lightning
+from sigma.runs import distributed as alone
+from sigma.runs.check import check_config
+from sigma.runs.console import before_logging
+from sigma.runs.folder import RunFolder
+from sigma.runs.messages import (
     expand_resume,
     explained,
     explained_job,
     note_working_directory,
     observers,
 )
-from sigma.console import before_logging
-from sigma.environment import load_lightning
-from sigma.preflight import check_config
-from sigma.runs import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import pandas as pd
 from experiments.ledger import Row, read
 from experiments.render import replace
 from experiments.status import RUNS, told
-from sigma.cli import explained
 from sigma.errors import UserError
 from sigma.files import whole
+from sigma.runs.messages import explained
 
 ROWS = Path(__file__).parents[1] / "results" / "rows"
 

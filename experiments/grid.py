@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from sigma.errors import UserError
-from sigma.identity import register, resolved, run_id
+from sigma.runs.identity import register, resolved, run_id
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -22,7 +22,7 @@ class Job:
     """One run an experiment asks for.
 
     Attributes:
-        run_id: its name, see ``sigma.identity.run_id``.
+        run_id: its name, see ``sigma.runs.identity.run_id``.
         overrides: what Hydra is given for it, ``key=value``.
         config: the resolved settings that decide its result.
     """

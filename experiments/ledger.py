@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sigma.errors import UserError
-from sigma.identity import SCHEMA, digest, identity, run_id
+from sigma.runs.identity import SCHEMA, digest, identity, run_id
 
 # Settings that decide what a number means, not which model made it.
 PROTOCOL = (
@@ -180,12 +180,12 @@ def gains(ranks: pd.DataFrame, metric: str) -> np.ndarray[Any, Any]:
     """(users,) float64: each user's expected metric, such as ``hr@10``, by the project's tie rule.
 
     Args:
-        ranks: columns ``greater`` and ``ties``, see ``sigma.metrics.target_ranks``.
+        ranks: columns ``greater`` and ``ties``, see ``sigma.ranking.metrics.target_ranks``.
     """
     # Here: most of what reads a ledger asks for no user's gains and goes without PyTorch.
     import torch
 
-    from sigma.metrics import expected_gains, gain_table
+    from sigma.ranking.metrics import expected_gains, gain_table
 
     name, cut = metric.split("@")
     above, ties = (torch.tensor(ranks[c].to_numpy(dtype="int64")) for c in ("greater", "ties"))

@@ -9,7 +9,7 @@ from functools import cache
 from experiments.grid import Job, expand
 from experiments.ledger import COUNTS, Ledger, Row, is_protocol, setting
 from experiments.significance import mean_sd, paired_values
-from sigma.identity import identity
+from sigma.runs.identity import identity
 
 
 @cache

@@ -15,8 +15,8 @@ from experiments.grid import Job
 from experiments.ledger import METRICS, Ledger, read
 from experiments.lines import Line, lines, model_label, variant_label
 from experiments.render import replace
-from sigma.cli import explained
 from sigma.errors import UserError
+from sigma.runs.messages import explained
 
 README = Path(__file__).parents[1] / "README.md"
 FIRST_SEED = 2020

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from experiments import figures, side_tables, tables
 from experiments.ledger import Ledger, history_bins, narrowed, read
 from experiments.lines import Line, lines, model_label, variant_label
-from experiments.paper_values import logged, lookup, paper
+from experiments.paper.values import logged, lookup, paper
 from experiments.render import Section, Table, write
 from experiments.significance import mean_sd
-from sigma.cli import explained
+from sigma.runs.messages import explained
 
 ROOT = Path(__file__).parents[1]
 MAKES = {
@@ -153,7 +153,7 @@ def flip_range(ledger: Ledger, dataset: str, folder: Path, found: list[Table]) -
 
 
 def case_studies(folder: Path) -> Section | None:
-    """Table 6 and Figure 6, of whatever users ``experiments.case_study`` was asked for."""
+    """Table 6 and Figure 6, of whatever users ``experiments.case.__main__`` was asked for."""
     cases = sorted(folder.glob("**/case_*.json"))
     found = [side_tables.case_study(path) for path in cases]
     drawn = [path.with_suffix(".png") for path in cases]
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "report")
     parser.add_argument(
         "--cases", type=Path, default=ROOT / "results" / "case_study",
-        help="folder of case studies, see experiments.case_study",
+        help="folder of case studies, see experiments.case.__main__",
     )  # fmt: skip
     parser.add_argument(
         "--where", nargs="*", default=[], metavar="key=value",

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from sigma.cli import explained
+from sigma.runs.messages import explained
 from sigma.search import load
 
 

@@ -14,7 +14,7 @@ from experiments.cells import count_cell, marks, number, number_cell, value_cell
 from experiments.grid import CONF, asked
 from experiments.ledger import COUNTS, METRICS, Ledger, Row, check_protocol
 from experiments.lines import vintage_notes
-from experiments.paper_values import PAPER_SET, paper
+from experiments.paper.values import PAPER_SET, paper
 from experiments.render import Cell, Table
 
 # Experiments on trained models; those that only count data have all of it in Tables 1 and 8.
@@ -278,7 +278,7 @@ def efficiency(path: Path) -> list[Table]:
     named = set(frame["dataset"]) | {PAPER_SET.get(name) for name in frame["dataset"]}
     lacking = [name for name in paper("table1_datasets")["dataset"] if name not in named]
     data = " ".join(f"{name}=" for name in [*dict.fromkeys(frame["dataset"]), *lacking])
-    command = f"python -m experiments.benchmark_tables --data {data} --out results/benchmarks"
+    command = f"python -m experiments.benchmarks.efficiency --data {data} --out results/benchmarks"
     absent = [f"{command}  # {', '.join(lacking)} are missing"] if lacking else []
     return [
         Table(
@@ -323,7 +323,7 @@ def cases(folder: Path) -> set[str]:
 
 
 def case_study(path: Path) -> Table:
-    """Table 6 of one user, from what ``experiments.case_study`` wrote.
+    """Table 6 of one user, from what ``experiments.case.__main__`` wrote.
 
     Args:
         path: ``case_<user>.json``, its ``.csv`` beside it.

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.grid import Job, expand
-from sigma.cli import explained
-from sigma.runs import FAILED, LOCK, ROW
+from sigma.runs.folder import FAILED, LOCK, ROW
+from sigma.runs.identity import run_folder
+from sigma.runs.messages import explained
 
 RUNS = Path(os.environ.get("SIGMA_RUNS", "multirun"))
 STATES = ("done", "running", "failed", "interrupted", "missing")
@@ -43,7 +44,7 @@ class Standing:
 
 def standing(job: Job, runs: Path) -> Standing:
     """Told from the run's folder alone; nothing there is changed."""
-    folder = runs / job.run_id
+    folder = run_folder(runs, job.config)
     if folder.is_file():
         return Standing(job, "failed", reason=f"{folder} is a file; move it away")
     if (folder / ROW).is_file():

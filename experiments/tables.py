@@ -15,7 +15,7 @@ from experiments.lines import (
     variant_label,
     vintage_notes,
 )
-from experiments.paper_values import logged, lookup, paper
+from experiments.paper.values import logged, lookup, paper
 from experiments.render import Cell, Table
 from experiments.significance import holm, over_seeds, over_users
 

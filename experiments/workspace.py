@@ -21,9 +21,9 @@ import yaml
 
 from experiments.lines import jobs_of
 from sigma.callbacks.wandb_mode import has_login
-from sigma.cli import explained
 from sigma.errors import UserError
-from sigma.identity import identity
+from sigma.runs.identity import identity
+from sigma.runs.messages import explained
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2 as wr

@@ -221,7 +221,7 @@ class OptunaSweeper(Sweeper):
         from optuna.trial import TrialState
 
         # Here: to list its plugins, every Hydra program of this environment imports this file.
-        from sigma.cli import user_message
+        from sigma.runs.messages import user_message
 
         value: Any = result._return_value  # return_value raises what the job raised
         trial.set_user_attr("folder", Path(result.hydra_cfg.hydra.runtime.output_dir).name)  # type: ignore[union-attr]

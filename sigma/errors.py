@@ -1,7 +1,7 @@
 """The one exception whose message is shown to the user without a traceback."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something the user can mend: the message is one sentence, what is wrong and what to do."""
 
 

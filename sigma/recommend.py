@@ -34,13 +34,13 @@ from torch import Tensor
 
 from sigma.build import accelerator, build, set_precision
 from sigma.callbacks.tables import show
-from sigma.cli import explained
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.titles import titles_of
 from sigma.errors import UserError
-from sigma.identity import current
-from sigma.metrics import target_ranks
+from sigma.ranking.metrics import target_ranks
+from sigma.runs.identity import current
+from sigma.runs.messages import explained
 from sigma.task import SequenceTask
 
 OPTIONS = ("run", "users", "k", "mask_history", "path", "out")

@@ -15,13 +15,13 @@ from sigma.capture import CapturedStep, Inputs
 from sigma.datamodules.batches import Batch
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy, full_precision
-from sigma.metrics import MeanLoss, RankingMetrics, target_ranks
 from sigma.models.base import Model
 from sigma.ops import capture_reason
 from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
 from sigma.ops.scores import TiedScores
-from sigma.preflight import check_groups
-from sigma.sampled import SampledNegatives
+from sigma.ranking.metrics import MeanLoss, RankingMetrics, target_ranks
+from sigma.ranking.sampled import SampledNegatives
+from sigma.runs.check import check_groups
 
 log = logging.getLogger(__name__)
 

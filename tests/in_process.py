@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.front_door import ROOT, SMALL
+from tests.runs.front_door import ROOT, SMALL
 
 
 def arguments(folder: Path, data: Path, *overrides: str) -> list[str]:

@@ -14,9 +14,9 @@ from sigma.capture import CapturedStep, Inputs
 from sigma.datamodules.batches import FlatSequences, filled
 from sigma.losses import CrossEntropy
 from sigma.task import SequenceTask
-from tests.front_door import ROOT
 from tests.in_process import call
 from tests.models.checks import composed
+from tests.runs.front_door import ROOT
 
 pytestmark = [
     pytest.mark.gpu,

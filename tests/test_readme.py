@@ -12,8 +12,8 @@ import pytest
 from experiments.ledger import read
 from experiments.lines import Line, lines, model_label
 from experiments.readme import renewed
-from tests.front_door import ROOT, write_sequences
 from tests.in_process import call
+from tests.runs.front_door import ROOT, write_sequences
 
 TEXT = (ROOT / "README.md").read_text()
 

@@ -13,8 +13,8 @@ from sigma.datamodules.splits import leave_one_out
 from sigma.errors import UserError
 from sigma.ops import rows_of
 from sigma.recommend import load, main, recommend
-from tests.front_door import write_sequences
 from tests.in_process import arguments, call
+from tests.runs.front_door import write_sequences
 
 # One of each kind: paths of evaluation, states and checkpoints differ between them.
 MODELS = ("sigma", "sasrec", "bert4rec", "sigma_released", "popularity", "markov", "item_knn",

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from experiments.search import show
 from sigma.errors import UserError
 from sigma.task import SequenceTask
-from tests.front_door import ROOT, environment, run, write_sequences
 from tests.in_process import call
+from tests.runs.front_door import ROOT, environment, run, write_sequences
 
 optuna = pytest.importorskip("optuna", reason="pip install -e '.[optuna]' brings the search")
 

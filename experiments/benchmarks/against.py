@@ -81,7 +81,7 @@ def main() -> None:
     import pandas as pd
     import torch
 
-    from experiments.measure import ROOT, keep
+    from experiments.benchmarks.measure import ROOT, keep
 
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -209,7 +209,7 @@ def steps(overrides: list[str], name: str, eager_too: bool = True) -> Iterator[L
     import torch
     from lightning.fabric.utilities import move_data_to_device
 
-    from experiments.measure import composed
+    from experiments.benchmarks.measure import composed
     from sigma.build import build, set_precision
     from sigma.capture import CapturedStep, Inputs
     from sigma.datamodules.batches import filled, pinned
@@ -271,7 +271,7 @@ def steps(overrides: list[str], name: str, eager_too: bool = True) -> Iterator[L
 
 def models(folder: Path) -> Iterator[Line]:
     """Every model on Beauty, the paper's on MovieLens-1M, and bfloat16."""
-    from experiments.measure import ROOT
+    from experiments.benchmarks.measure import ROOT
 
     names = sorted({p.stem for p in (ROOT / "conf/model").glob("*.yaml")} - COUNTED)
     first = ["sigma", "sasrec", "mamba4rec", "gru4rec", "echo"]
@@ -292,7 +292,7 @@ def models(folder: Path) -> Iterator[Line]:
 
 def train(folder: Path) -> Iterator[Line]:
     """Whole runs of ``train.py``: what a user waits for."""
-    from experiments.measure import ROOT
+    from experiments.benchmarks.measure import ROOT
 
     cases = [
         ("sigma beauty", ["model=sigma", "dataset=beauty"], "beauty.txt", 5),
@@ -327,7 +327,7 @@ def train(folder: Path) -> Iterator[Line]:
 
 def table2(folder: Path) -> Iterator[Line]:
     """The paper's main table on Beauty, by one command."""
-    from experiments.measure import ROOT
+    from experiments.benchmarks.measure import ROOT
 
     with tempfile.TemporaryDirectory() as runs:
         command = [
@@ -389,7 +389,7 @@ def main() -> None:
     import pandas as pd
     import torch
 
-    from experiments.measure import keep
+    from experiments.benchmarks.measure import keep
 
     if not torch.cuda.is_available():
         raise SystemExit("This benchmark needs a CUDA device, and PyTorch sees none.")

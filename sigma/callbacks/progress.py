@@ -165,7 +165,7 @@ class Progress(RichProgressBar):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Say what is kept and how to go on; ``sigma.cli`` shows it below the error."""
+        """Say what is kept and how to go on; ``sigma.runs.messages`` shows it below the error."""
         super().on_exception(trainer, pl_module, exception)
         folder = Path(trainer.default_root_dir)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

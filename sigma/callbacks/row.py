@@ -23,8 +23,8 @@ from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
 from sigma.errors import UserError
 from sigma.files import whole
-from sigma.identity import SCHEMA
 from sigma.ops import backend_of
+from sigma.runs.identity import SCHEMA
 from sigma.task import Ranks
 
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "mamba-ssm", "triton")

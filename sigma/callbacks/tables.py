@@ -17,7 +17,7 @@ from sigma.callbacks.history import History
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.statistics import DatasetStatistics
 from sigma.ops import backend_of
-from sigma.popularity import popularity_metrics
+from sigma.ranking.popularity import popularity_metrics
 
 log = logging.getLogger(__name__)
 

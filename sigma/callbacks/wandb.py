@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from sigma.callbacks.wandb_mode import choose_mode
 from sigma.callbacks.wandb_results import log_results
 from sigma.files import whole
-from sigma.identity import is_free
+from sigma.runs.identity import is_free
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sigma.metrics import METRICS, expected_gains, gain_table
+from sigma.ranking.metrics import METRICS, expected_gains, gain_table
 
 SAMPLE_LINES = 10_000  # of the table of ranks; W&B shows no more of a table at once
 K = 10

@@ -19,7 +19,7 @@ from sigma.callbacks.tables import data_table, result_table
 from sigma.datamodules.statistics import DatasetStatistics, Expected
 from sigma.errors import UserError
 from sigma.task import SequenceTask
-from tests.front_door import ROOT, command, environment, write_sequences
+from tests.runs.front_door import ROOT, command, environment, write_sequences
 
 
 def printed(table: object) -> str:

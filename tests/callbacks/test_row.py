@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.front_door import write_sequences
 from tests.in_process import arguments, call
+from tests.runs.front_door import write_sequences
 
 
 @pytest.mark.filterwarnings("ignore:.*fp16 is not supported on CPU")

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from sigma.datamodules import cache
-from sigma.datamodules.custom import Custom
 from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.sets.custom import Custom
 from tests.datamodules import raw_files as raw
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sigma.datamodules.download import Source, download
-from sigma.datamodules.ml_latest_small import MLLatestSmall
+from sigma.datamodules.sets.ml_latest_small import MLLatestSmall
 from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
 

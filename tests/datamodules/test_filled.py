@@ -14,7 +14,7 @@ from sigma.datamodules import base, batches
 from sigma.datamodules.batches import Batch, FlatSequences, filled, size_class
 from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
 from sigma.datamodules.preprocess import Sequences
-from sigma.datamodules.simulated import Simulated
+from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.splits import leave_one_out
 from sigma.losses import BCE, BPR, GBCE, CrossEntropy, SampledLoss, SampledSoftmax
 from sigma.models.base import Model

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sigma.datamodules.custom import Custom
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.locate import locate
 from sigma.datamodules.readers import stream
+from sigma.datamodules.sets.custom import Custom
 from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from sigma.datamodules.simulated import Simulated
+from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.simulator import DAY, SUCCESSORS, Achievable, Shop
 from sigma.errors import UserError
 

@@ -193,6 +193,6 @@ def test_a_failing_case_stops_no_other() -> None:
     """Here with real processes."""
     case = {"stage": "inference", "length": 8, "rows": 2, "items": 9, "device": "cpu"}
     cases = [case | {"model": m, "steps": 1, "seconds": 0.0} for m in ("nonesuch", "linrec")]
-    frame = measure.rounds("experiments.benchmark_length", cases, 1, benchmark_length.one, None)
+    frame = measure.rounds("experiments.benchmarks.length", cases, 1, benchmark_length.one, None)
     assert frame["failed"].notna().tolist() == [True, False]
     assert frame["ms_per_row"].notna().tolist() == [False, True]

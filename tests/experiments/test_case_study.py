@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from experiments import case as content
-from experiments import case_picture, case_study, paper_values, report
-from experiments.case import Case, Found
+from experiments import report
+from experiments.case import __main__ as case_study
+from experiments.case import picture as case_picture
+from experiments.case.study import Case, Found
+from experiments.paper import values as paper_values
 from experiments.render import figure_title
 from sigma.datamodules.titles import Title
 from sigma.errors import UserError
-from sigma.metrics import gain_table
 from sigma.ops import rows_of
+from sigma.ranking.metrics import gain_table
 from sigma.recommend import TrainedRun, load
 from tests.in_process import call
 

@@ -19,7 +19,7 @@ from experiments.ledger import (
 )
 from experiments.status import main as status
 from sigma.errors import UserError
-from sigma.metrics import RankingMetrics
+from sigma.ranking.metrics import RankingMetrics
 from tests.experiments.rows import DATA, write
 
 BEAUTY = ("experiment=table2_overall", "dataset=beauty")

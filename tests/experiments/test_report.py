@@ -14,7 +14,7 @@ import pytest
 from experiments import report, side_tables, tables
 from experiments.grid import Job, expand
 from experiments.ledger import read
-from experiments.paper_values import logged
+from experiments.paper.values import logged
 from sigma.errors import UserError
 from tests.experiments.rows import write
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from experiments.status import main as status
-from sigma.identity import run_id
-from tests.front_door import ROOT, SMALL, environment, run, write_sequences
+from sigma.runs.identity import run_id
+from tests.runs.front_door import ROOT, SMALL, environment, run, write_sequences
 
 RUNS = 12
 

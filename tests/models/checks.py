@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sigma.models.mamba import Mamba
 from sigma.models.transformer import SelfAttention, TransformerLayer
 from sigma.ops import Rows, rows_of
-from tests.front_door import ROOT
+from tests.runs.front_door import ROOT
 
 K = 12  # items
 MAMBA = functools.partial(Mamba, state_size=3, step_min=0.2, step_max=0.8)

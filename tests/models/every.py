@@ -14,7 +14,7 @@ from sigma.capture import Inputs
 from sigma.models.base import Model
 from sigma.ops import Rows, rows_of
 from sigma.task import SequenceTask
-from tests.front_door import ROOT
+from tests.runs.front_door import ROOT
 
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
 K, L = 20, 9

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.front_door import ROOT, run
 from tests.in_process import call
 from tests.models.every import MODELS, L, composed, small
+from tests.runs.front_door import ROOT, run
 
 
 def overrides(folder: Path, name: str) -> list[str]:

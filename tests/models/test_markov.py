@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sigma.errors import UserError
-from sigma.metrics import target_ranks
 from sigma.models.markov import Markov
+from sigma.ranking.metrics import target_ranks
 from tests.models.histories import flat, last_scores, random_histories
 
 

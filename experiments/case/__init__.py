@@ -1,0 +1,1 @@
+"""The paper's case study: what trained models recommend to one user."""

@@ -1,0 +1,1 @@
+"""The numbers of papers and logs that ours stand beside."""

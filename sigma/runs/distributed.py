@@ -1,0 +1,96 @@
+"""A job of a multirun that needs several processes runs in processes of its own.
+
+Lightning starts the other ranks by repeating the command line, which in a multirun is the whole
+sweep, leaves ranks and process group behind for the next job, and kills the program when a rank
+fails. So such a job is started as the single run it is, and its score read from its row.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from sigma.errors import Pruned, UserError
+from sigma.runs.folder import TAKEN, RunFolder, RunTakenError, hydra_flags, quoted
+
+SCRIPT = Path(__file__).parents[2] / "train.py"
+
+
+def needed(cfg: DictConfig) -> bool:
+    """Whether this is a job of a multirun that may start further processes."""
+    several = cfg.trainer.devices != 1 or cfg.trainer.get("num_nodes", 1) != 1
+    return several and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def command(cfg: DictConfig) -> list[str]:
+    """This job as a command line of its own, in the same folder, and the same run to W&B."""
+    hydra = HydraConfig.get()
+    kept = [o for o in hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.run.dir="))]
+
+    # The run's own name in a multirun, which a single run does not have.
+    wandb_id = OmegaConf.select(cfg, "logger.wandb.id")
+    named = [] if wandb_id is None else [f"logger.wandb.id={quoted(wandb_id)}"]
+    return [
+        *(sys.executable, str(SCRIPT), *hydra_flags()),
+        *(*hydra.overrides.task, *kept, *named),
+        "resume=true",  # as every job of a multirun goes on
+        f"hydra.run.dir={quoted(hydra.runtime.output_dir)}",
+        f"hydra.sweep.dir={quoted(str(Path(hydra.sweep.dir).absolute()))}",
+        f"hydra.job.num={hydra.job.num}",
+    ]
+
+
+@contextmanager
+def passing_sigterm_on(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Who is told to stop stops the job too, instead of leaving it behind without a parent."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(cfg: DictConfig) -> float:
+    """The job's best validation score (NaN in a development run).
+
+    Raises:
+        Pruned: a search ended it.
+        RunTakenError: another process is at it.
+        SIGTERMException: it was told to stop, and the sweep ends with it.
+        UserError: it failed; its own sentence.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    reason = "its processes ended without a message"
+    with (
+        subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process,
+        passing_sigterm_on(process),
+    ):
+        assert process.stderr is not None
+        for line in process.stderr:
+            sys.stderr.write(line)
+            if line.startswith("error: "):
+                reason = line.removeprefix("error: ").strip()
+        process.wait()
+    # By its own word, or before it could say one.
+    if process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM):
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+        raise SIGTERMException
+    if (folder / "pruned.json").is_file():
+        raise Pruned(reason)
+    if reason.startswith(TAKEN):
+        raise RunTakenError(reason)
+    if process.returncode != 0:
+        raise UserError(reason)
+    score = RunFolder(cfg).finished_score()
+    return float("nan") if score is None else score

@@ -1,0 +1,209 @@
+"""What makes a run the run it is: the settings that decide its result, and a name made of them.
+
+A sweep started again finds its runs by this name, on any machine: it is the run's folder, the stem
+of its row and its W&B id.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import Container, DictConfig, OmegaConf
+
+# Of the result row. 1 knew neither objective nor evaluation; runs of 1 and 2 were named by where
+# their classes lived, too.
+SCHEMA = 3
+# What may differ between two starts of the same run: none of it changes what an epoch computes,
+# but for rounding (how fast, where, and what is written beside).
+FREE = (
+    "resume",
+    "callbacks",
+    "logger",
+    "group",
+    "tags",
+    "paper",
+    "hydra",
+    "dataset.path",
+    "dataset.root",
+    "dataset.eval_batch_size",
+    "dataset.malformed",
+    "model.mamba.backend",
+    "task.capture",
+    "task.compile",
+    "trainer.max_epochs",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.default_root_dir",
+    "trainer.log_every_n_steps",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.fast_dev_run",
+)
+# Keys of earlier versions' configs; they decided nothing but speed.
+GONE = ("dataset.trim", "task.by_length")
+# Modules of earlier versions, in the configs of their runs, and where their classes live now.
+MOVED = {
+    f"sigma.datamodules.{name}": f"sigma.datamodules.sets.{name}"
+    for name in (
+        *("beauty", "custom", "games", "games_2014", "ml_100k", "ml_1m", "ml_32m"),
+        *("ml_latest_small", "simulated", "sports", "yelp"),
+    )
+} | {"sigma.sampled": "sigma.ranking.sampled"}
+# Settings that are said twice: the first has no say where it equals the second.
+SAME = {"dataset.seed": "seed", "model.max_length": "dataset.max_length"}
+# Free while a run goes on, but they decide where it ends.
+ENDING = ("trainer.max_epochs", "callbacks.early_stopping.patience")
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf; an empty mapping is a leaf."""
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
+
+
+def is_free(key: str) -> bool:
+    """Whether a dotted key may change when a run goes on."""
+    return any(key == free or key.startswith(free + ".") for free in FREE + GONE)
+
+
+def with_targets(config: Any, rename: Callable[[str], str]) -> Any:
+    """The config with every ``_target_`` renamed; what was given stays as it was."""
+    if isinstance(config, dict):
+        return {
+            key: rename(value) if key == "_target_" else with_targets(value, rename)
+            for key, value in config.items()
+        }
+    return [with_targets(value, rename) for value in config] if isinstance(config, list) else config
+
+
+def moved(target: str, places: dict[str, str]) -> str:
+    """A class's path after its module moved."""
+    module, _, name = target.rpartition(".")
+    return f"{places.get(module, module)}.{name}"
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config, of whatever version, as this version builds from it."""
+    config = with_targets(config, lambda target: moved(target, MOVED))
+    for key in GONE:
+        group, name = key.split(".")
+        config.get(group, {}).pop(name, None)
+    return config
+
+
+def class_name(target: str) -> str:
+    """Our classes' names decide, wherever they live; what is not ours is its whole path."""
+    return target.rpartition(".")[2] if target.startswith("sigma.") else target
+
+
+def determining(config: dict[str, Any]) -> dict[str, Any]:
+    """The flattened part of a resolved config that decides what an epoch computes."""
+    flat = dict(flattened(with_targets(config, class_name)))
+    doubled = {key for key, other in SAME.items() if key in flat and flat[key] == flat.get(other)}
+    return {k: v for k, v in flat.items() if not is_free(k) and k not in doubled}
+
+
+def names_run(key: str) -> bool:
+    """Whether a dotted key decides a run's result, and with it the run's name."""
+    return key in ENDING or not is_free(key)
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Every setting that decides a run's result, flattened.
+
+    Settings that are null are left out, so that an option added later, off by default, renames no
+    run. A custom data set has no other name than its path.
+
+    Args:
+        config: resolved, as in a row or in ``config.json``.
+    """
+    flat = dict(flattened(config))
+    names = {key: flat[key] for key in ENDING if key in flat}
+    if flat.get("dataset.name") == "custom":
+        names["dataset.path"] = flat.get("dataset.path")
+    names |= determining(config)
+    return {key: value for key, value in names.items() if value is not None}
+
+
+def former_identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The same as schema 2 had it: by the modules of then, and with what is said twice."""
+    places = {new: old for old, new in MOVED.items()}
+    flat = dict(flattened(with_targets(config, lambda target: moved(target, places))))
+    custom = flat.get("dataset.name") == "custom"
+    return {
+        key: value
+        for key, value in flat.items()
+        if value is not None and (names_run(key) or (custom and key == "dataset.path"))
+    }
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of flattened settings, whatever their order."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_id(config: dict[str, Any], settings: dict[str, Any] | None = None) -> str:
+    """For example ``sigma-beauty-s2020-1f3c9a07``.
+
+    Args:
+        settings: what the last part is made of; ``identity`` where there is none.
+    """
+    names = [str(config[part].get("name") or part) for part in ("model", "dataset")]
+    return f"{'-'.join(names)}-s{config['seed']}-{digest(settings or identity(config))}"
+
+
+def run_folder(runs: Path, config: dict[str, Any]) -> Path:
+    """Where a sweep in ``runs`` has this run: a folder of its name, or of its former name."""
+    folder, former = runs / run_id(config), runs / run_id(config, former_identity(config))
+    return former if former.is_dir() and not folder.exists() else folder
+
+
+def resolved(root: DictConfig) -> dict[str, Any]:
+    """The parts of a job's config that make its identity; others need a folder not chosen yet."""
+    plain: dict[str, Any] = {}
+    for key, _ in flattened(OmegaConf.to_container(root, resolve=False)):
+        if not names_run(key) and key != "dataset.path":
+            continue
+        value = OmegaConf.select(root, key)
+        node = plain
+        *path, last = key.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = (
+            OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
+        )
+    return plain
+
+
+def _name(*, _root_: DictConfig) -> str:
+    config = resolved(_root_)
+    if not HydraConfig.initialized() and OmegaConf.select(_root_, "hydra") is None:
+        return run_id(config)
+    place = OmegaConf.select(_root_, "hydra.sweep.dir") or HydraConfig.get().sweep.dir
+    return run_folder(Path(place), config).name
+
+
+def _name_in_sweep(*, _root_: DictConfig) -> str | None:
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return _name(_root_=_root_) if multirun else None
+
+
+def register() -> None:
+    """Make two names known to configs: of the run they describe, ``${run_id:}``, and the same in a
+    multirun but null elsewhere, where a folder is one of many starts, ``${sweep_id:}``.
+    """
+    OmegaConf.register_new_resolver("run_id", _name, replace=True)
+    OmegaConf.register_new_resolver("sweep_id", _name_in_sweep, replace=True)
+
+
+register()

@@ -1,0 +1,152 @@
+"""A run's name: the same for the same result, another for any setting that decides it."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sigma.errors import UserError
+from sigma.runs.check import check_config
+from sigma.runs.identity import (
+    class_name,
+    current,
+    determining,
+    former_identity,
+    identity,
+    run_folder,
+    run_id,
+)
+
+CONFIG: dict[str, Any] = {
+    "seed": 1,
+    "resume": False,
+    "group": None,
+    "model": {"name": "sigma", "r": 5, "mamba": {"backend": "auto", "state_size": 4}},
+    "dataset": {"name": "beauty", "path": None, "max_length": 50, "batch_size": 64},
+    "task": {"compile": False, "optimizer": {"lr": 0.001}},
+    "trainer": {"max_epochs": 200, "accelerator": "auto", "precision": "32-true"},
+    "callbacks": {"early_stopping": {"patience": 10}, "curves": {"folder": "a"}},
+}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    *path, last = key.split(".")
+    node = config
+    for part in path:
+        node = node.setdefault(part, {})
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("resume", True), ("group", "table2"), ("tags", ["a"]), ("dataset.path", "b.txt"),
+        ("model.mamba.backend", "reference"), ("task.compile", True), ("task.capture", True),
+        ("dataset.trim", True), ("task.by_length", True),
+        ("trainer.accelerator", "cpu"), ("callbacks.curves.folder", "b"), ("logger", {"csv": 1}),
+        ("model.added_later", None),
+    ],
+)  # fmt: skip
+def test_what_does_not_decide_the_result_does_not_rename_a_run(key: str, value: Any) -> None:
+    assert run_id(changed(key, value)) == run_id(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 2), ("model.r", 6), ("model.mamba.state_size", 8), ("dataset.max_length", 20),
+        ("dataset.batch_size", 32), ("task.optimizer.lr", 0.01), ("trainer.max_epochs", 100),
+        ("trainer.precision", "bf16-mixed"), ("callbacks.early_stopping.patience", 5),
+        ("model.added_later", 0),
+    ],
+)  # fmt: skip
+def test_what_decides_the_result_renames_it(key: str, value: Any) -> None:
+    assert run_id(changed(key, value)) != run_id(CONFIG)
+
+
+def test_order_of_keys_does_not_matter() -> None:
+    turned = {key: CONFIG[key] for key in reversed(CONFIG)}
+    assert run_id(turned) == run_id(CONFIG)
+    assert run_id(CONFIG).startswith("sigma-beauty-s1-")
+
+
+def test_a_custom_data_set_is_told_by_its_path() -> None:
+    a, b = changed("dataset.name", "custom"), changed("dataset.name", "custom")
+    a["dataset"]["path"], b["dataset"]["path"] = "a.csv", "b.csv"
+    assert run_id(a) != run_id(b)
+
+
+def test_a_run_may_go_on_for_longer_but_is_then_another() -> None:
+    longer = changed("trainer.max_epochs", 300)
+    assert determining(longer) == determining(CONFIG)
+    assert identity(longer) != identity(CONFIG)
+
+
+def test_a_config_of_an_earlier_version_is_built_without_what_is_gone() -> None:
+    older = changed("dataset.trim", True)
+    older["task"]["by_length"] = True
+    kept = copy.deepcopy(older)
+    assert current(older) == CONFIG
+    assert older == kept  # as it was
+    assert current(CONFIG) == CONFIG
+    assert determining(older) == determining(CONFIG)
+
+
+def test_one_metric_decides_the_run() -> None:
+    """Which it is, is not in the run's name, so another one must not go by the same name."""
+    best = {"_target_": "sigma.callbacks.BestCheckpoint", "dirpath": "a", "monitor": "val/ndcg@10"}
+    config = {
+        "seed": 1, "matmul_precision": "high", "evaluation": {"monitor": "val/ndcg@10"},
+        "callbacks": {"best": best},
+    }  # fmt: skip
+    check_config(config)
+    best["monitor"] = "val/hr@5"
+    with pytest.raises(UserError, match=r"best.monitor=val/hr@5 must be evaluation.monitor"):
+        check_config(config)
+
+
+def test_a_run_keeps_its_name_when_a_class_moves() -> None:
+    names = {
+        target: run_id(changed("dataset._target_", target))
+        for target in (
+            *("sigma.datamodules.beauty.Beauty", "sigma.datamodules.sets.beauty.Beauty"),
+            *("sigma.datamodules.sets.games.Games", "mine.beauty.Beauty", "yours.beauty.Beauty"),
+        )
+    }
+    old, new, *others = names.values()
+    assert old == new
+    assert len({old, *others}) == 4  # another class, and other people's of the same name
+
+
+def test_our_class_names_are_unique() -> None:
+    conf = Path(__file__).parents[2] / "conf"
+    targets = {
+        target
+        for path in conf.rglob("*.yaml")
+        for target in re.findall(r"_target_: (sigma\.[\w.]+)", path.read_text())
+    }
+    assert len(targets) > 30
+    assert len({class_name(target) for target in targets}) == len(targets)
+
+
+def test_what_is_said_twice_has_no_say_of_its_own() -> None:
+    assert run_id(changed("dataset.seed", 1)) == run_id(CONFIG)
+    assert run_id(changed("dataset.seed", 2)) != run_id(CONFIG)
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_it_stands(tmp_path: Path) -> None:
+    config = changed("dataset._target_", "sigma.datamodules.sets.beauty.Beauty")
+    older = changed("dataset._target_", "sigma.datamodules.beauty.Beauty")
+    assert current(older) == config
+    assert determining(older) == determining(config)
+    former = run_id(config, former_identity(config))
+    assert former == run_id(older, former_identity(older)) != run_id(config)
+    assert run_folder(tmp_path, config).name == run_id(config)
+    (tmp_path / former).mkdir()
+    assert run_folder(tmp_path, config).name == former
+    (tmp_path / run_id(config)).mkdir()
+    assert run_folder(tmp_path, config).name == run_id(config)
