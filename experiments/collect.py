@@ -18,7 +18,7 @@ from experiments.ledger import Row, read
 from experiments.render import replace
 from experiments.status import RUNS, told
 from sigma.errors import UserError
-from sigma.files import whole
+from sigma.runs.files import atomic_path
 from sigma.runs.messages import explained
 
 ROWS = Path(__file__).parents[1] / "results" / "rows"
@@ -36,7 +36,7 @@ def keep(row: Row, folder: Path) -> bool:
         frame = pd.read_parquet(row.ranks_path).drop(columns="target", errors="ignore")
         for name in ("history_length", *(c for c in frame if c.endswith(("greater", "ties")))):
             frame[name] = pd.to_numeric(frame[name], downcast="integer")
-        with whole(target.with_suffix(".ranks.parquet")) as partial:
+        with atomic_path(target.with_suffix(".ranks.parquet")) as partial:
             frame.to_parquet(partial, index=False, compression="zstd", compression_level=19)
     replace(target, row.path.read_bytes())
     return True

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sigma.errors import UserError
-from sigma.runs.identity import SCHEMA, digest, identity, run_id
+from sigma.runs.identity import SCHEMA, digest, identity, run_id, upgraded
 
 # Settings that decide what a number means, not which model made it.
 PROTOCOL = (
@@ -70,19 +70,6 @@ def setting(config: dict[str, Any]) -> str:
         kept.pop("dataset.seed")
     kept.pop("seed")
     return digest(kept)
-
-
-def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
-    """A config of an older row, with what was implied then said as it is said now."""
-    if schema > 1:
-        return config
-    new: dict[str, Any] = json.loads(json.dumps(config))
-    new["task"].pop("loss", None)  # there was but one
-    new.setdefault("loss", {"_target_": "sigma.losses.CrossEntropy"})
-    new.setdefault("evaluation", {}).setdefault("monitor", "val/ndcg@10")
-    if new["model"].get("_target_") == "sigma.models.sasrec.SASRec":
-        new["model"].setdefault("norm_first", False)
-    return new
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,7 @@ def lines(ledger: Ledger, label: Callable[[Job], str], *overrides: str) -> list[
         found[setting(job.config)].append(job)
     return [
         Line(
-            label(jobs[0]),
-            jobs[0],
-            tuple(job.seed for job in jobs),
-            ledger.rows_of(jobs[0].config),
+            label(jobs[0]), jobs[0], tuple(job.seed for job in jobs), ledger.rows_of(jobs[0].config)
         )
         for jobs in found.values()
     ]

@@ -27,7 +27,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from sigma.errors import UserError
-from sigma.files import whole
+from sigma.runs.files import atomic_path
 
 MARKS = ("", "best", "second")
 EMPTY = ("", "–")
@@ -420,7 +420,7 @@ def report(folder: Path, title: str, provenance: str, sections: list[Section]) -
 
 def replace(path: Path, data: bytes) -> None:
     """Write a file, as a whole or not at all; its folder is made."""
-    with whole(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_bytes(data)
 
 

@@ -69,10 +69,7 @@ def _metric_table(dataset: str, metric: str, everyone: list[Line]) -> Table:
                 change_cell(test, log_test),
             ]
         )
-        for what, ours, theirs in (
-            ("best validation", valid, log_valid),
-            ("test", test, log_test),
-        ):
+        for what, ours, theirs in (("best validation", valid, log_valid), ("test", test, log_test)):
             if ours is not None and theirs and abs(ours / theirs - 1) > FAR:
                 notes.append(
                     f"{line.label}: {what} {number(ours)} is "

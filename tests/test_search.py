@@ -119,10 +119,7 @@ def test_the_report_of_what_is_no_search(tmp_path: Path) -> None:
 
 
 def test_a_search_ends_where_it_would_have_ended(
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed in its second trial and continued; another search in its folder is refused."""
     settings = ["hydra.sweeper.n_trials=3", "trainer.max_epochs=8"]

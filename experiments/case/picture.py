@@ -42,8 +42,7 @@ def draw(case: Case, folder: Path, name: str, last: int = 20) -> Any:
     first = n - rows
     before, after = case.row[first:], None if case.flipped is None else case.flipped[first:]
     colours = palette(
-        case,
-        [*case.row, case.target, *(item for f in case.found for item in f.items)],
+        case, [*case.row, case.target, *(item for f in case.found for item in f.items)]
     )
     strips = STRIP if first else 0.0
     lists = 0.3 + TITLE + (GAP + TITLE if after is not None else 0.2)

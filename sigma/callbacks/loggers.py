@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from sigma.errors import UserError
-from sigma.files import whole
+from sigma.runs.files import atomic_path
 
 
 class EpochCsv(Logger):
@@ -76,7 +76,7 @@ class EpochCsv(Logger):
 
     def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
         names = sorted({key for row in rows for key in row} - {"epoch", "step"})
-        with whole(self.folder / name) as partial, partial.open("w", newline="") as file:
+        with atomic_path(self.folder / name) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", "step", *names])
             writer.writeheader()
             writer.writerows(rows)

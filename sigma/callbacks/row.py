@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History
 from sigma.errors import UserError
-from sigma.files import whole
 from sigma.ops import backend_of
+from sigma.runs.files import atomic_path
 from sigma.runs.identity import SCHEMA
 from sigma.task import Ranks
 
@@ -208,7 +208,7 @@ class ResultRow(Callback):
 
     def _write(self, name: str, content: dict[str, Any] | pd.DataFrame) -> None:
         """Whole or not at all: a table must never read half a row."""
-        with whole(self.folder / name) as partial:
+        with atomic_path(self.folder / name) as partial:
             if isinstance(content, pd.DataFrame):
                 content.to_parquet(partial, index=False)
             else:

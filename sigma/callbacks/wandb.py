@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.callbacks.wandb_mode import choose_mode
 from sigma.callbacks.wandb_results import log_results
-from sigma.files import whole
+from sigma.runs.files import atomic_path
 from sigma.runs.identity import is_free
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class WandbLogger(Logger):
         )
 
     def _save_state(self) -> None:
-        with whole(self._state_path) as partial:
+        with atomic_path(self._state_path) as partial:
             partial.write_text(json.dumps(self._state, indent=1))
 
     def _best_summary(self) -> dict[str, float]:

@@ -27,10 +27,7 @@ def summary(row: dict[str, Any]) -> dict[str, float]:
     if row["best_epoch"] is not None:
         found["best/epoch"] = row["best_epoch"]
     found |= {f"efficiency/{name}": value for name, value in row["efficiency"].items()}
-    return found | {
-        "efficiency/parameters": row["parameters"],
-        "efficiency/epochs": row["epochs"],
-    }
+    return found | {"efficiency/parameters": row["parameters"], "efficiency/epochs": row["epochs"]}
 
 
 def prefix_of(ranks: pd.DataFrame) -> str:

@@ -9,12 +9,7 @@ import pandas as pd
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.readers.lines import readable
 from sigma.datamodules.readers.movielens import read_movies_dat, read_u_item
-from sigma.datamodules.readers.table import (
-    USUAL,
-    header_fields,
-    read_recbole_items,
-    usual_column,
-)
+from sigma.datamodules.readers.table import USUAL, header_fields, read_recbole_items, usual_column
 from sigma.errors import UserError
 
 FILES = ("u.item", "movies.dat", "movies.csv", "*.item")

@@ -44,11 +44,7 @@ class SampledNegatives(nn.Module):
     """
 
     def __init__(
-        self,
-        item_counts: Tensor,
-        number: int = 1000,
-        distribution: str = "uniform",
-        seed: int = 0,
+        self, item_counts: Tensor, number: int = 1000, distribution: str = "uniform", seed: int = 0
     ) -> None:
         super().__init__()
         if distribution not in DISTRIBUTIONS:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import UserError
-from sigma.files import whole
+from sigma.runs.files import atomic_path
 from sigma.runs.identity import determining
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def note_failure(folder: Path, sentence: str) -> None:
     note = {"error": sentence, "when": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / FAILED) as partial:
+        with atomic_path(folder / FAILED) as partial:
             partial.write_text(json.dumps(note, indent=1))
     except OSError:  # such as a full disk, which is the failure itself
         log.warning("The failure could not be written to %s.", folder / FAILED)
@@ -194,7 +194,7 @@ class RunFolder:
         overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
         command = {"flags": hydra_flags(), "overrides": overrides, "data": told_data(data)}
         for name, content in (("config.json", self.config), (COMMAND, command)):
-            with whole(self.path / name) as partial:
+            with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(content, indent=1))
         (self.path / FAILED).unlink(missing_ok=True)
 

@@ -100,6 +100,18 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
+    """A config of an older row, with what was implied then said as it is said now."""
+    config = current(config)
+    if schema == 1:
+        config["task"].pop("loss", None)  # there was but one
+        config.setdefault("loss", {"_target_": "sigma.losses.CrossEntropy"})
+        config.setdefault("evaluation", {}).setdefault("monitor", "val/ndcg@10")
+        if config["model"].get("_target_") == "sigma.models.sasrec.SASRec":
+            config["model"].setdefault("norm_first", False)
+    return config
+
+
 def class_name(target: str) -> str:
     """Our classes' names decide, wherever they live; what is not ours is its whole path."""
     return target.rpartition(".")[2] if target.startswith("sigma.") else target

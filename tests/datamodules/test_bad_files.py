@@ -133,10 +133,7 @@ CASES: dict[str, Case] = {
     "u.data: too many fields": (csv("1\t2\t3\t4\n1\t2\t3\t4\t5\n", "u.data"), "separated by 'tab'"),
     "films without titles": (films("movieId,name\n1,x\n"), "but movieId and title are needed"),
     "films torn": (films('movieId,title\n1,"x\n2,y\n'), "not a list of films"),
-    "amazon: neither column is an item": (
-        csv("a,b,5.0,1\nc,d,5.0,2\n"),
-        "has no header",
-    ),
+    "amazon: neither column is an item": (csv("a,b,5.0,1\nc,d,5.0,2\n"), "has no header"),
     "amazon: both columns look like items": (
         csv("A000000001,B000000002,5.0,1\n"),
         "cannot tell users from items",

@@ -177,10 +177,7 @@ def test_every_table_and_figure_has_its_section(
 
 @pytest.mark.parametrize("what", ["no package", "no login", "no network"])
 def test_what_is_missing_is_one_sentence(
-    what: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

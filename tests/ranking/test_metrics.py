@@ -136,10 +136,7 @@ def _one_process(rank: int, world: int, port: int, folder: str) -> None:
     mine = slice(rank, None, world)
     metrics.update(greater[mine], ties[mine], lengths[mine])
     both = {name: float(value) for name, value in metrics.compute().items()}
-    alone = RankingMetrics(
-        (1, 10),
-        {"short": [0, 5], "long": [20, None]},
-    )
+    alone = RankingMetrics((1, 10), {"short": [0, 5], "long": [20, None]})
     alone.distributed_available_fn = lambda: False
     alone.update(greater, ties, lengths)
     assert both == {name: float(value) for name, value in alone.compute().items()}

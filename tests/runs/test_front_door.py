@@ -54,10 +54,7 @@ def test_a_run_shows_and_keeps_everything(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_development_run_says_what_it_did_and_writes_nothing(
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = arguments(tmp_path, data, "trainer.fast_dev_run=true", "logger=default")
     assert call(monkeypatch, *typed) == 0
@@ -67,10 +64,7 @@ def test_a_development_run_says_what_it_did_and_writes_nothing(
 
 
 def test_a_multirun_is_as_many_runs(
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     typed = arguments(tmp_path / "unused", data, "trainer.max_epochs=1", "logger=default")
@@ -161,10 +155,7 @@ def test_what_observes_changes_no_number(
 
 
 def test_sampled_evaluation_is_called_so_wherever_it_is_shown(
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     typed = arguments(
         tmp_path, data, "trainer.max_epochs=2", "evaluation=sampled", "logger=default",

@@ -134,10 +134,7 @@ def test_a_slip_gets_one_sentence(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the accelerator is there")
 def test_an_absent_accelerator(
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = arguments(tmp_path, data, "trainer.accelerator=gpu", "trainer.devices=3")
     assert call(monkeypatch, *typed) == 1

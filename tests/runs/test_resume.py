@@ -108,10 +108,7 @@ def test_same_seed_same_row_and_another_seed_another(
 
 
 def test_resume_of_a_folder_takes_its_settings_and_a_finished_run_is_left_alone(
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (whole / "row.json").read_bytes()
     assert call(monkeypatch, f"resume={whole}") == 0
@@ -126,10 +123,7 @@ def test_resume_of_a_folder_takes_its_settings_and_a_finished_run_is_left_alone(
 
 
 def test_a_folder_that_holds_a_run_gets_no_other(
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is left of a stopped one would else be gone on from under other settings."""
     data = whole.parent / "data.txt"
@@ -144,10 +138,7 @@ def test_a_folder_that_holds_a_run_gets_no_other(
 
 
 def test_a_refused_resume_costs_nothing(
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Though Hydra writes down what was typed before any check; and options lie elsewhere."""
     folder, data = tmp_path / "run", whole.parent / "data.txt"
@@ -228,10 +219,7 @@ def test_a_run_of_a_version_with_more_settings_goes_on(
 
 
 def test_other_data_is_refused_before_a_row_is_of_two(
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, folder = tmp_path / "data.txt", tmp_path / "run"
     lines = (whole.parent / "data.txt").read_text().splitlines()
@@ -255,10 +243,7 @@ def test_other_data_is_refused_before_a_row_is_of_two(
 
 
 def test_sigterm_says_how_to_go_on_and_ends_a_sweep(
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def told_to_stop(task: SequenceTask) -> None:
         if task.trainer.current_epoch == 1:

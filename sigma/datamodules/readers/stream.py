@@ -98,11 +98,7 @@ def read_json_lines(
     text = Lines(path, "", False)
     assert columns.timestamp is not None
     schema = pa.schema(
-        [
-            (columns.user, pa.string()),
-            (columns.item, pa.string()),
-            (columns.timestamp, time_type),
-        ]
+        [(columns.user, pa.string()), (columns.item, pa.string()), (columns.timestamp, time_type)]
     )
     options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
 

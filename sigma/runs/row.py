@@ -1,0 +1,138 @@
+"""The result row: what a finished run leaves for every table, as one line of JSON.
+
+Written by ``sigma.callbacks.ResultRow`` as ``row.json``, kept by ``experiments.collect`` in
+``results/rows.jsonl``, read by all reports. ``metrics``, ``data`` and ``config`` are the same for
+the same seed, machine and commit; ``efficiency`` is what was measured that time.
+"""
+
+import json
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from sigma.runs.files import atomic_path
+from sigma.runs.identity import SCHEMA, run_id, upgraded
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Metrics = dict[str, Finite | None]
+
+
+@dataclass(frozen=True)
+class Split:
+    """``val`` at the best epoch, and ``test``: such as ``ndcg@10`` or ``long/hr@5``."""
+
+    val: Metrics
+    test: Metrics
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="allow"))
+class Data:
+    """Statistics of the processed data (``sigma.datamodules.statistics``)."""
+
+    users: int
+    items: int
+    interactions: int
+    average_length: Finite
+    sparsity: Finite
+    train_samples: int
+    val_samples: int
+    test_samples: int
+    name: str = ""
+    expected: dict[str, Any] | None = None
+    matches: bool | None = None
+
+
+@dataclass(frozen=True)
+class Code:
+    """The commit that made the row; None where git could not say."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished run.
+
+    Attributes:
+        evaluation: what targets were ranked among, ``full`` or such as ``1000 uniform negatives``.
+        best_epoch: from 0; None where nothing was trained by epochs.
+        epochs: how many were trained.
+        precision: as trained, such as ``32-true``.
+        efficiency: seconds, samples a second, bytes.
+        scan: the backend of the operations on packed rows.
+        search: of the search this run was a trial of, ``{"trials": 50}``.
+        finished: UTC, ISO 8601.
+        config: resolved; paths are relative or names only.
+    """
+
+    schema: int
+    model: str
+    dataset: str
+    seed: int
+    metrics: Split
+    best_epoch: int | None
+    epochs: int
+    parameters: int
+    data: Data
+    efficiency: dict[str, Any]
+    git: Code
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    finished: str
+    config: dict[str, Any]
+    objective: str = "NextItem"
+    evaluation: str = "full"
+    precision: str | None = None
+    scan: str | None = None
+    search: dict[str, int] | None = field(default=None)
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.config)
+
+    @classmethod
+    def parse(cls, content: Any) -> Self:
+        """A row of any schema.
+
+        Raises:
+            ValueError: a part is missing or of another kind, a number is not finite, or the row is
+                of a newer version.
+        """
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if not isinstance(schema, int):
+            raise ValueError("this is no result row: it has no schema")
+        if schema > SCHEMA:
+            raise ValueError(f"schema {schema} is newer than {SCHEMA}; update this code")
+        try:
+            row: Self = TypeAdapter(cls).validate_python(content)
+            config = upgraded(row.config, schema)
+            _ = run_id(config)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"its config is not a run's ({type(error).__name__}: {error})"
+            ) from None
+        object.__setattr__(row, "config", config)
+        return row
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The row of a file; see ``parse``."""
+        return cls.parse(json.loads(path.read_text()))
+
+    def content(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        plain: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return plain
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all: a table must never read half a row."""
+        with atomic_path(path) as partial:
+            partial.write_text(json.dumps(self.content(), indent=1, sort_keys=True))
