@@ -104,7 +104,7 @@ class Memory:
         self.before = 0 if on.type == "cuda" else self._peak()
 
     def _peak(self) -> int:
-        from sigma.callbacks.efficiency import peak_bytes
+        from sigma.runs.provenance import peak_bytes
 
         return peak_bytes(self.on)
 
@@ -184,7 +184,7 @@ def drawn_batch(lengths: Any, longest: int, num_items: int, on: Any) -> Any:
 
 def stamp(on: Any) -> str:
     """Hardware, threads, versions and commit, in one line."""
-    from sigma.callbacks.row import git_state, hardware, versions
+    from sigma.runs.provenance import git_state, hardware, versions
 
     ours, git, found = hardware(on), git_state(ROOT), versions()
     threads = os.environ.get("OMP_NUM_THREADS", ours["threads"])

@@ -1,6 +1,5 @@
 """Time, samples per second and peak memory of a run, added up over stops and resumes."""
 
-import sys
 import time
 from typing import Any
 
@@ -9,21 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from sigma.datamodules.batches import Batch
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Peak memory so far: on CUDA of the device, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+from sigma.runs.provenance import peak_bytes
 
 
 class Efficiency(Callback):

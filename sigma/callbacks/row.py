@@ -1,12 +1,8 @@
 """The result row: one small JSON file per run, and the ranks of every user beside it."""
 
 import json
-import os
-import platform
-import subprocess
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,55 +21,8 @@ from sigma.errors import UserError
 from sigma.ops import backend_of
 from sigma.runs.files import atomic_path
 from sigma.runs.identity import SCHEMA
+from sigma.runs.provenance import git_state, hardware, versions
 from sigma.task import Ranks
-
-PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "mamba-ssm", "triton")
-
-
-def git_state(folder: Path) -> dict[str, Any]:
-    """Commit of the code and whether it had uncommitted changes; None where git cannot say."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the run ran on."""
-    info: dict[str, Any] = {
-        "device": device.type,
-        "cpu": platform.processor() or "unknown",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                info["cpu"] = line.split(":", 1)[1].strip()
-                break
-    if device.type == "cuda":
-        info["gpu"] = torch.cuda.get_device_name(device)
-    return info
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide numbers."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def evaluation(config: dict[str, Any]) -> str:
