@@ -6,6 +6,7 @@ page becomes the columns b and c of ``results/benchmarks/a.csv`` (all of them, i
 
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def build_report(folder: Path) -> None:
     """``report.md`` and ``figures/`` in a folder, from the committed rows."""
+    sys.path.insert(0, str(RESULTS.parent))  # experiments is not installed
     from experiments import report
 
     if hasattr(report, "build"):
@@ -75,7 +77,7 @@ def table(pattern: str, columns: str) -> str:
     frame = pd.concat([pd.read_csv(path).assign(file=path.stem) for path in paths])
     stamps = [] if "stamp" not in frame else sorted(set(frame.pop("stamp")))
     names = [" ".join(name.split()) for name in columns.split(",") if name.strip()]
-    names = names or [name for name in frame if name != "file"]
+    names = names or [str(name) for name in frame if name != "file"]
     if absent := [name for name in names if name not in frame]:
         raise PluginError(f"results/benchmarks/{pattern} has no column '{absent[0]}'.")
     lines = [[name.replace("_", " ") for name in names], [align(frame[name]) for name in names]]
