@@ -17,7 +17,7 @@ All of (T, D) but E, and (M, D) from the last layer's products on.
     score of item k = R[n_u] · E[k], E the (K, D) item table                      (11)
 
 Choices where the paper is silent, or departures; those marked * were chosen on Beauty's validation
-(README, "What makes SIGMA learn"):
+(docs/what_makes_sigma_learn.md):
 (1)  No positional embedding (paper). Dropout, then layer norm*, as in the authors' code; the item
      table starts at N(0, 0.02), everything else as PyTorch and mamba_ssm draw it.
 (2)  The flip respects each row's length: a row of n_u <= r items is not flipped. The authors' code

@@ -18,7 +18,7 @@ E, which is (K + 1, D) with the padding item in row 0.
     H  = LayerNorm(Y + dropout(dropout(GELU(Y W4 + b4)) W5 + b5))
     score of item k = H[n_u] · E[k];   loss: softmax cross entropy over items 0 … K
 
-Defects, as switches (default: as released; README has what each does to the result):
+Defects, as switches (default: as released; docs/released_code.md has what each does):
 flip_until=45       the flip's range is fixed and reads padding; null: each row's first n_u - r.
 cross_gate          Gf's sigmoid reads G, the other direction's finished gate; false: hf.
 look_ahead          Conv1d is centred, so it sees one column ahead: at a row's last item that is
@@ -49,16 +49,7 @@ from torch import Tensor, nn
 from sigma.errors import UserError
 from sigma.models.layers import GRU, CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
 from sigma.models.transformer import FeedForward
-from sigma.ops import (
-    Places,
-    Rows,
-    packed,
-    padded,
-    padded_places,
-    places_of,
-    take,
-    whole_rows,
-)
+from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, take, whole_rows
 from sigma.ops.moves import gather
 from sigma.ops.scores import TiedScores
 
