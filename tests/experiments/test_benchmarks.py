@@ -13,16 +13,17 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import (
-    benchmark_catalogue,
-    benchmark_data,
-    benchmark_length,
-    benchmark_models,
-    benchmark_scan,
-    benchmark_tables,
+from experiments.benchmarks import (
+    against,
+    catalogue,
+    data,
+    efficiency,
+    gpu,
+    length,
     measure,
+    models,
+    scan,
 )
-from experiments.benchmarks import against, gpu
 
 QUICK = ["--repeats", "1", "--device", "cpu"]
 BRIEF = ["--seconds", "0"]
@@ -57,7 +58,7 @@ def call(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *options: object) 
 
 def test_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--lengths", 8, 16, "--positions", 64, "--items", 30, "--out", tmp_path]
-    call(monkeypatch, benchmark_length, *options, "--steps", 1, *BRIEF)
+    call(monkeypatch, length, *options, "--steps", 1, *BRIEF)
     table = pd.read_csv(tmp_path / "length.csv")
     assert len(table) == 4 * 2 * 2
     assert (table["rows"] == 4).all()
@@ -74,7 +75,7 @@ def test_tables(
     monkeypatch.setenv("SIGMA_DATA", str(tmp_path / "data"))
     options = ["--data", "simulated=", f"beauty={tmp_path / 'none.txt'}", "--models", "sasrec"]
     options += ["sigma", "nonesuch", "--layers", "1", "2", "--layers_on", "simulated"]
-    call(monkeypatch, benchmark_tables, *options, "--out", tmp_path, "--steps", 1, *BRIEF)
+    call(monkeypatch, efficiency, *options, "--out", tmp_path, "--steps", 1, *BRIEF)
     said = capsys.readouterr()
     assert said.out.count("beauty is skipped") == 1
     assert said.err.count("failed") == 2  # inference and training of nonesuch
@@ -91,7 +92,7 @@ def test_tables(
 def test_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = ["--rows", 3, "--lengths", 5, "--channels", 4, "--states", 3, *BRIEF]
     backends = ["--backends", "cpu", "blocked", "reference"]
-    call(monkeypatch, benchmark_scan, *sizes, *backends, "--out", tmp_path)
+    call(monkeypatch, scan, *sizes, *backends, "--out", tmp_path)
     table = pd.read_csv(tmp_path / "scan_cpu.csv", index_col="backend")
     assert list(table.index) == ["cpu", "blocked", "reference", "floor"]
     assert (table["error"].dropna() < 1e-5).all()
@@ -101,7 +102,7 @@ def test_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--items", 50, 100_000, "--rows", 8, "--limit", 0.001, "--out", tmp_path]
-    call(monkeypatch, benchmark_catalogue, *options)
+    call(monkeypatch, catalogue, *options)
     table = pd.read_csv(tmp_path / "catalogue_cpu.csv", index_col=["loss", "items"])
     # The matrix of 100,000 scores is over the limit.
     assert sorted(table.index) == [("chunks", 50), ("chunks", 100_000), ("matrix", 50)]
@@ -109,7 +110,7 @@ def test_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch, benchmark_data, "--interactions", 20_000, "--out", tmp_path)
+    call(monkeypatch, data, "--interactions", 20_000, "--out", tmp_path)
     table = pd.read_csv(tmp_path / "data.csv", index_col="start")
     assert table["users"].tolist() == [500, 500]
     assert (tmp_path / "data.png").stat().st_size > 0
@@ -119,7 +120,7 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = ["dataset.shop.num_users=80", "dataset.shop.num_items=60", f"dataset.root={tmp_path}"]
     options = ["--models", "popularity", "sasrec", *BRIEF, "--out", tmp_path, *data]
-    call(monkeypatch, benchmark_models, *options)
+    call(monkeypatch, models, *options)
     table = pd.read_csv(tmp_path / "models.csv", index_col="model")
     assert table.index.tolist() == ["popularity", "sasrec"]
     assert table["of_sasrec"].isna().tolist() == [True, False]
@@ -156,14 +157,14 @@ def test_what_a_gpu_must_show_is_not_shown_without_one(
 
 
 def test_the_papers_numbers() -> None:
-    paper = benchmark_tables.printed()
+    paper = efficiency.printed()
     assert len(paper) == 6 * 6 + 3  # Games of 2014 beside the paper's of 2018
     both = [
         paper.xs(("3, 7", name), level=("table", "dataset")) for name in ("games", "games_2014")
     ]
     assert both[0].equals(both[1])
     assert paper.index.is_unique
-    ratios = benchmark_tables.relative(paper)
+    ratios = efficiency.relative(paper)
     of_sigma = ratios.loc[("3, 7", "beauty", "sasrec"), "paper_ms_of_sigma"]
     assert of_sigma == pytest.approx(123 / 68)
     layers = ratios.loc[("5", "beauty", "sigma x 4"), "paper_gpu_gb_of_sigma"]
@@ -173,11 +174,11 @@ def test_the_papers_numbers() -> None:
 def test_exponents() -> None:
     lengths = [8192, 50, 100, 200, 400, 800]
     times = [3 * n**1.5 for n in lengths]
-    assert benchmark_length.exponent(lengths, times) == pytest.approx(1.5, abs=1e-12)
+    assert length.exponent(lengths, times) == pytest.approx(1.5, abs=1e-12)
     # The smaller half and what could not be measured have no say.
     times[1:3] = [7.0, float("nan")]
-    assert benchmark_length.exponent([*lengths, 9000], [*times, 0.0]) == pytest.approx(1.5)
-    assert np.isnan(benchmark_length.exponent([50, 100], [1.0, float("nan")]))
+    assert length.exponent([*lengths, 9000], [*times, 0.0]) == pytest.approx(1.5)
+    assert np.isnan(length.exponent([50, 100], [1.0, float("nan")]))
 
 
 def test_medians_lowest_and_highest() -> None:
@@ -193,6 +194,6 @@ def test_a_failing_case_stops_no_other() -> None:
     """Here with real processes."""
     case = {"stage": "inference", "length": 8, "rows": 2, "items": 9, "device": "cpu"}
     cases = [case | {"model": m, "steps": 1, "seconds": 0.0} for m in ("nonesuch", "linrec")]
-    frame = measure.rounds("experiments.benchmarks.length", cases, 1, benchmark_length.one, None)
+    frame = measure.rounds("experiments.benchmarks.length", cases, 1, length.one, None)
     assert frame["failed"].notna().tolist() == [True, False]
     assert frame["ms_per_row"].notna().tolist() == [False, True]
