@@ -147,12 +147,12 @@ def recbole(case: Case, data: SequenceDataModule) -> Case:
 def main() -> None:
     arguments = measure.parser(__doc__, 5.0)
     arguments.add_argument("overrides", nargs="*", help="as for train.py")
-    arguments.add_argument("--models", nargs="+", help="all of conf/model otherwise")
+    every = sorted(path.stem for path in (measure.ROOT / "conf/model").glob("*.yaml"))
+    arguments.add_argument("--models", nargs="+", choices=every, default=every)
     arguments.add_argument("--recbole", metavar="PYTHON", help="that can import RecBole")
     arguments.add_argument("--name", default="models", help="of the table")
     options = arguments.parse_intermixed_args()
-    every = sorted(path.stem for path in (measure.ROOT / "conf/model").glob("*.yaml"))
-    models = [*(options.models or every), *(["sasrec (recbole)"] if options.recbole else [])]
+    models = [*options.models, *(["sasrec (recbole)"] if options.recbole else [])]
     axes = {"overrides": [options.overrides], "python": [options.recbole]}
     cases = measure.grid(options, model=models, **axes)
     table = measure.medians(cases, one, options.repeats, ["model"], COLUMNS)
