@@ -8,9 +8,7 @@ one. Titles and genres are those that came with the data, or of ``--titles`` (``
 ``movies.dat``, ``movies.csv``, a ``.item`` file or a table); without any, ids are shown.
 
 Without ``--user`` the user is chosen by a rule: of the test users whose history is of median length
-(the lower one of two), the one of the lowest id. ``--pick flip`` instead takes the user for whom
-the run with the flip gains most over the best of the others, in 1 / rank of the target, and the
-caption says so, with how often it gains and loses among all test users.
+(the lower one of two), the one of the lowest id.
 
 Into ``--out``: ``case_<user>.png`` and ``.svg``, ``case_<user>.csv`` (the metrics),
 ``…_history.csv`` and ``…_recommendations.csv``, and ``case_<user>.json`` (what the report says of
@@ -68,7 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
     parser.add_argument("--user", help="raw id")
-    parser.add_argument("--pick", choices=["median", "flip"], default="median", help="if no --user")
     parser.add_argument("--titles", type=Path, help="file of titles and genres")
     parser.add_argument("--last", type=int, default=20, help="items of the history to show")
     parser.add_argument("--top", type=int, default=5, help="recommendations of each model")
@@ -90,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError("--last and --top must be at least 1.")
         titles = None if options.titles is None else read_titles(options.titles)
         runs = [load(run, options.path) for run in options.runs]
-        case = study(runs, options.user, options.pick, titles, options.top)
+        case = study(runs, options.user, titles, options.top)
         stem = keep(case, options.out, options.last)
         show(case)
         print(f"Picture and tables: {stem}.png, .svg, .csv, .json")

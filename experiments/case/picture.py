@@ -80,7 +80,7 @@ def draw_history(page: Page, case: Case, last: int) -> None:
         page.item(before, at(i), line, side=-1)
     if flips:
         page.write(after, TOP - 0.22, "after the flip", **bold)
-        stay = min(case.kept_in_place, len(history))
+        stay = min(case.fixed, len(history))
         end = TOP + len(history) * ROW
         page.axes.fill_between(
             [MARGIN, after + 0.15 + TITLE], end - stay * ROW, end, color="#EEEEEE", zorder=0
@@ -139,7 +139,7 @@ def draw_legend(page: Page, case: Case, y: float) -> None:
     handles = [dot(label, face) for label, face in page.colours.items()]
     handles += [dot("other", OTHER), dot("genre not known", UNKNOWN)]
     handles.append(dot("true next item", "none", "black", 10))
-    if case.kept_in_place:
+    if case.fixed:
         handles.append(dot("stays in place", "#EEEEEE", size=9, marker="s"))
     page.figure.legend(
         handles=handles,

@@ -30,15 +30,14 @@ class Case:
     Attributes:
         dataset: name.
         user: raw id.
-        target: the true next item, with title and genres.
-        history: what the model with the flip reads, oldest first: ``position`` from 1, ``item``,
-            ``title``, ``genres``; the same with ``flipped`` before it is what the flipped direction
-            reads at that place, NaN for padding; absent without such a model.
-        kept_in_place: items at the history's end that the flip leaves alone.
+        target: the true next item: ``item``, ``title``, ``genres``.
+        history: as a model reads it, oldest first: ``position`` from 1, ``item``, ``title``,
+            ``genres``; where a model flips it, too, ``flipped item`` and so on: what that direction
+            reads at this place, NaN for padding.
+        fixed: items at the history's end that the flip leaves in place.
         models: a line a model: ``model``, ``rank`` of the target, METRICS of this user, and, named
             ``all users …``, those of the whole test set.
-        recommendations: a line a model and ``place``: ``item``, ``score``, ``title``, whether it is
-            a ``hit``, ``genres``.
+        recommendations: ``model``, ``place``, ``item``, ``score``, ``title``, ``hit``, ``genres``.
         caption: sentences under the picture.
     """
 
@@ -46,7 +45,7 @@ class Case:
     user: str
     target: pd.Series
     history: pd.DataFrame
-    kept_in_place: int
+    fixed: int
     models: pd.DataFrame
     recommendations: pd.DataFrame
     caption: list[str]
@@ -98,20 +97,16 @@ def flip_of(run: TrainedRun, length: int) -> tuple[list[int], int] | None:
 
 
 def flip_sentence(run: TrainedRun | None, length: int) -> str:
-    """How a model flips a row of ``length`` items."""
-    flip = None if run is None else flip_of(run, length)
+    """How a model flips a row of ``length`` items; of None, that there is no such model."""
+    flip = run and flip_of(run, length)
     if run is None or flip is None:
         return "None of the models flips the row."
     name, until, stay = run.config.model.get("name"), run.config.model.get("flip_until"), flip[1]
     if until is not None:
-        return (
-            f"{name} reverses columns 1 to {until} whatever the row's length; where padding comes "
-            "to stand, no item is read."
-        )
-    return (
-        f"{name} reverses the first {length - stay} of the {length} items it reads; the last "
-        f"r = {stay} stay."
-    )
+        how = f"columns 1 to {until} whatever the row's length; what comes from padding is no item"
+    else:
+        how = f"the first {length - stay} of the {length} items it reads; the last r = {stay} stay"
+    return f"{name} reverses {how}."
 
 
 def check_data(runs: Sequence[TrainedRun]) -> None:
@@ -161,28 +156,6 @@ def median_user(run: TrainedRun) -> tuple[str, str]:
     )
 
 
-def flip_user(runs: Sequence[TrainedRun], flips: TrainedRun | None) -> tuple[str, str]:
-    """The user for whom ``flips`` gains most over the others, and the sentence that says so.
-
-    Raises:
-        UserError: there is no such run, or no other.
-    """
-    if flips is None:
-        raise UserError("--pick flip needs a run of a model that flips, such as model=sigma.")
-    if len(runs) < 2:
-        raise UserError("--pick flip compares a run with others; name more than one with --runs.")
-    gains = [1 / recommend(run, k=1).groupby("user")["rank"].last() for run in runs]
-    mine = gains.pop(next(i for i, run in enumerate(runs) if run is flips))
-    gain = mine - pd.concat(gains, axis=1).max(axis=1)
-    name = flips.config.model.get("name")
-    return lowest(gain.index[gain == gain.max()]), (
-        f"Picked for its outcome (--pick flip), not typical: of all {len(gain):,} test users the "
-        f"one for whom {name} gains most over the best of the others, {gain.max():+.3f} in 1 / "
-        f"rank. Of all of them, {name} is ahead of every other model for {(gain > 0).mean():.1%} "
-        f"and behind the best of them for {(gain < 0).mean():.1%}."
-    )
-
-
 def history_of(
     run: TrainedRun, user: str, length: int, titles: Mapping[str, Title]
 ) -> pd.DataFrame:
@@ -221,7 +194,6 @@ def models_of(lines: pd.DataFrame, runs: Mapping[str, TrainedRun]) -> pd.DataFra
 def study(
     runs: Sequence[TrainedRun],
     user: str | None = None,
-    pick: str = "median",
     titles: Mapping[str, Title] | None = None,
     top: int = 5,
 ) -> Case:
@@ -229,32 +201,29 @@ def study(
 
     Args:
         runs: loaded, at least one, all on the same data.
-        user: raw id; None picks one.
-        pick: ``median`` or ``flip``, see above.
+        user: raw id; None is ``median_user``.
         titles: of items; None is those that came with the data.
         top: recommendations of each model.
 
     Raises:
-        UserError: other data, no such user, or nothing to pick by.
+        UserError: no such user, or runs on other data or another split.
     """
     check_data(runs)
     flips = next((run for run in runs if flip_of(run, 2)), None)
     reader = flips or runs[0]
-    why = "Chosen by its id."
-    if user is None:
-        user, why = flip_user(runs, flips) if pick == "flip" else median_user(reader)
+    user, why = median_user(reader) if user is None else (user, "Chosen by its id.")
     by_label = dict(zip(labels(runs), runs, strict=True))
     parts = {label: recommend(run, [user], k=top) for label, run in by_label.items()}
-    lines = pd.concat(parts, names=["model"]).reset_index("model").reset_index(drop=True)
-    lines = lines[lines["history_length"] == lines["history_length"].max()]  # the last of several
+    lines = pd.concat(parts, names=["model"]).reset_index("model")
+    is_last = lines["history_length"] == lines["history_length"].max()  # of several targets
+    lines = lines[is_last].reset_index(drop=True)
     if lines["target"].nunique() > 1 or lines["model"].nunique() < len(runs):
         raise UserError(f"The runs test user {user} on different items; compare runs of one split.")
     length, target = int(lines["history_length"].iloc[0]), lines["target"].iloc[0]
     titles = titles_of(reader.sequences) if titles is None else titles
     history = history_of(reader, user, length, titles)
-    lines = lines.assign(
-        hit=lines["item"] == target, **described(lines["item"], titles).iloc[:, 1:]
-    )
+    lines = lines.join(described(lines["item"], titles)[["title", "genres"]])
+    lines["hit"] = lines["item"] == target
     read = "" if len(history) == length else f", of which the last {len(history)} are read"
     caption = [
         f"User {user} of {reader.data.name}, {length} items of history{read}. {why}",
@@ -270,7 +239,7 @@ def study(
         user=user,
         target=described([target], titles).iloc[0],
         history=history,
-        kept_in_place=flip[1] if flip else 0,
+        fixed=flip[1] if flip else 0,
         models=models_of(lines, by_label),
         recommendations=lines[["model", "place", "item", "score", "title", "hit", "genres"]],
         caption=caption,

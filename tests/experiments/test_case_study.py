@@ -95,7 +95,7 @@ def test_a_case_is_what_the_runs_know(
     raw = [str(sequences.item_ids[i - 1]) for i in items]
     assert (case.history["item"].tolist(), case.target["item"]) == (raw[-13:-1], raw[-1])
     assert case.history["flipped item"].tolist() == [*raw[-13:-4][::-1], *raw[-4:-1]]
-    assert case.kept_in_place == 3
+    assert case.fixed == 3
     assert case.models["model"].tolist() == names
     assert case.recommendations["model"].value_counts().tolist() == [5, 5, 5]
     for line in case.models.to_dict("records"):
@@ -120,36 +120,15 @@ def test_the_user_of_median_length(runs: dict[str, TrainedRun], folders: dict[st
     assert study.lowest(["b", "a10", "a9"]) == "a10"
 
 
-def test_the_user_with_the_largest_gain(
-    runs: dict[str, TrainedRun], folders: dict[str, Path]
-) -> None:
-    names = ("markov", "sigma", "popularity")
-    case = study.study([runs[name] for name in names], pick="flip")
-    gains = {}
-    for name in names:
-        ranks = pd.read_parquet(folders[name] / "ranks.parquet").set_index("user")
-        gains[name] = 1 / (ranks["greater"] + 1 + ranks["ties"] / 2)
-    gain = gains["sigma"] - np.maximum(gains["markov"], gains["popularity"])
-    assert gain[case.user] == gain.max()
-    assert f"not typical: of all {len(gain):,} test users" in case.caption[0]
-    assert f"{(gain > 0).mean():.1%}" in case.caption[0]
-
-
-def test_what_cannot_be_compared(
+def test_runs_on_other_data_have_no_case(
     runs: dict[str, TrainedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = tmp_path / "other"
-    overrides = [*SHOP, "model=popularity", "dataset.shop.seed=1", f"hydra.run.dir={other}"]
+    overrides = [*SHOP, "model=popularity", "dataset.shop.seed=1", f"hydra.run.dir={tmp_path}"]
     assert call(monkeypatch, *overrides) == 0
-    for names, user, answer in (
-        (["sigma"], None, "more than one with --runs"),
-        (["markov", "popularity"], None, "a model that flips"),
-        (["markov"], "5050", "no user 5050"),
-    ):
-        with pytest.raises(UserError, match=answer):
-            study.study([runs[name] for name in names], user, pick="flip")
     with pytest.raises(UserError, match="trained on other data"):
-        study.study([runs["sigma"], load(other)])
+        study.study([runs["sigma"], load(tmp_path)])
+    with pytest.raises(UserError, match="no user 5050"):
+        study.study([runs["markov"]], "5050")
 
 
 def test_metrics_of_one_user() -> None:
