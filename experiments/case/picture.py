@@ -7,13 +7,12 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from experiments.case.study import Case
 
 # Okabe and Ito's colours: told apart by colour-blind readers, too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-OTHER, UNKNOWN, GREY = "#A0A0A0", "#FFFFFF", "#555555"
+OTHER, UNKNOWN, FIXED, GREY = "#A0A0A0", "#FFFFFF", "#EEEEEE", "#555555"
 ROW, MARGIN, TOP = 0.27, 0.3, 0.6  # inches: a line's height, the sides, and the headings
 TITLE, GAP, BLOCK = 2.4, 1.0, 3.4  # widths of a title, between the two sides, and of a model
 LONGEST = 32  # characters of a title
@@ -29,9 +28,8 @@ def palette(case: Case) -> dict[str, str]:
     columns = ["item", "title", "genres"]
     items = pd.concat([case.history[columns], case.recommendations[columns]])
     genres = pd.concat([items, case.target.to_frame().T]).apply(genre, axis=1).dropna()
-    counts = genres.value_counts().rename_axis("genre").reset_index(name="number")
-    order = counts.sort_values(["number", "genre"], ascending=[False, True])["genre"]
-    return dict(zip(order, COLOURS, strict=False))
+    counts = genres.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return dict(zip(counts.index, COLOURS, strict=False))
 
 
 class Page:
@@ -51,13 +49,15 @@ class Page:
         name = genre(item)
         return UNKNOWN if name is None else self.colours.get(name, OTHER)
 
+    def dot(self, x: Any, y: Any, face: str, **style: Any) -> None:
+        style = {"s": 62, "facecolor": face, "edgecolor": GREY, "linewidth": 0.8} | style
+        self.axes.scatter(x, y, zorder=3, **style)
+
     def item(self, x: float, y: float, item: pd.Series, side: int = 1, hit: bool = False) -> None:
         """A dot with the title on its right, or for ``side`` -1 on its left; a hit has a ring."""
         if hit:
-            self.axes.scatter([x], [y], s=150, facecolor="none", edgecolor="black", linewidth=1.4)
-        self.axes.scatter(
-            [x], [y], s=62, color=self.colour(item), edgecolor=GREY, zorder=3, linewidth=0.6
-        )
+            self.dot(x, y, "none", s=150, edgecolor="black", linewidth=1.4)
+        self.dot(x, y, self.colour(item))
         title = item["title"] if isinstance(item["title"], str) else item["item"]
         text = title if len(title) <= LONGEST else title[: LONGEST - 1].rstrip(" ,(") + "…"
         align, weight = "left" if side > 0 else "right", "bold" if hit else "normal"
@@ -80,29 +80,18 @@ def draw_history(page: Page, case: Case, last: int) -> None:
         page.item(before, at(i), line, side=-1)
     if flips:
         page.write(after, TOP - 0.22, "after the flip", **bold)
-        stay = min(case.fixed, len(history))
         end = TOP + len(history) * ROW
-        page.axes.fill_between(
-            [MARGIN, after + 0.15 + TITLE], end - stay * ROW, end, color="#EEEEEE", zorder=0
-        )
-        flipped = history.filter(like="flipped ").rename(
-            columns=lambda c: c.removeprefix("flipped ")
-        )
-        for i, line in flipped.iterrows():
+        start, right = max(end - case.fixed * ROW, TOP), after + 0.15 + TITLE
+        page.axes.fill_between([MARGIN, right], start, end, color=FIXED, zorder=0)
+        names = {f"flipped {name}": name for name in ("position", "item", "title", "genres")}
+        for i, line in history[[*names]].rename(columns=names).iterrows():
             if pd.isna(line["item"]):
                 page.write(after + 0.17, at(i), "padding", color=GREY, style="italic")
                 continue
             page.item(after, at(i), line)
             if line["position"] > first:
-                colour = page.colour(line).replace(UNKNOWN, OTHER)
-                page.axes.plot(
-                    [before, after],
-                    [at(line["position"] - 1), at(i)],
-                    color=colour,
-                    linewidth=1.1,
-                    alpha=0.75,
-                    zorder=1,
-                )
+                style = {"color": page.colour(line).replace(UNKNOWN, OTHER), "zorder": 1}
+                page.axes.plot([before, after], [at(line["position"] - 1), at(i)], **style)
     y = at(history.index[-1] + 1.8)
     page.item(before, y, case.target, side=-1, hit=True)
     page.write(before + 0.2, y, "the true next item", style="italic")
@@ -120,36 +109,14 @@ def draw_model(page: Page, x: float, y: float, model: pd.Series, lines: pd.DataF
 
 
 def draw_legend(page: Page, case: Case, y: float) -> None:
-    """What colours and rings mean, centred at ``y`` of the figure's height."""
-
-    def dot(
-        label: str, face: str, edge: str = GREY, size: float = 7.5, marker: str = "o"
-    ) -> Line2D:
-        return Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=marker,
-            markersize=size,
-            label=label,
-            markerfacecolor=face,
-            markeredgecolor=edge,
-        )
-
-    handles = [dot(label, face) for label, face in page.colours.items()]
-    handles += [dot("other", OTHER), dot("genre not known", UNKNOWN)]
-    handles.append(dot("true next item", "none", "black", 10))
+    """What colours and rings mean, below ``y`` of the figure's height."""
+    for label, face in (page.colours | {"other": OTHER, "genre not known": UNKNOWN}).items():
+        page.dot([], [], face, label=label)
+    page.dot([], [], "none", s=120, edgecolor="black", label="true next item")
     if case.fixed:
-        handles.append(dot("stays in place", "#EEEEEE", size=9, marker="s"))
-    page.figure.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, y),
-        frameon=False,
-        ncols=-(-len(handles) // 2),
-        fontsize=8.5,
-        columnspacing=1.2,
-    )
+        page.dot([], [], FIXED, marker="s", label="stays in place")
+    style = {"frameon": False, "fontsize": 8.5, "columnspacing": 1.2, "ncols": 6}
+    page.figure.legend(loc="upper center", bbox_to_anchor=(0.5, y), **style)
 
 
 def draw(case: Case, last: int = 20) -> Figure:
