@@ -1,7 +1,7 @@
 """Time and memory of a training step and of inference over the length N, and their exponents.
 
     python -m experiments.benchmarks.length --rows 2 --repeats 1 --out results/benchmarks
-    python -m experiments.benchmarks.length --device cuda --positions 524288
+    python -m experiments.benchmarks.length --rows 64 --device cuda
 
 writes ``length.csv`` and ``length_exponents.csv``. For the third seed's efficiency comparison and
 the claim of SIGMA's appendix A, O(N). Models have the settings of ``conf/model`` with
@@ -11,10 +11,9 @@ targets, cross entropy over all items, backward; no optimizer, no model's extra 
 full, with one target each at its end, so that a model can skip what only other places need, as in
 training.
 
-Every length has the same number of rows, as many as the longest fits into ``--positions`` (or
-``--rows``), and time and memory are given per row. With fewer rows at greater lengths a GRU, which
-takes N steps one after the other, would lose its company and seem quadratic. One row is enough for
-a CPU; a GPU needs tens, or starting kernels is all there is to see.
+Every length has the same number of rows, and time and memory are given per row. With fewer rows at
+greater lengths a GRU, which takes N steps one after the other, would lose its company and seem
+quadratic. One row is enough for a CPU; a GPU needs tens, or starting kernels is all there is to see.
 
 Memory is the peak of the steps above that of the same step at 4 positions: item table, gradients
 and workspaces, which no length changes, are left out. It is the device's, or on the CPU this
@@ -95,18 +94,18 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     arguments = measure.parser(__doc__)
-    lengths, models = [50, 100, 200, 400, 800, 1600, 3200, 6400], ["sigma", "mamba4rec", "sasrec"]
+    lengths = [50, 100, 200, 400, 800, 1600, 3200, 6400]
     arguments.add_argument("--lengths", type=int, nargs="+", default=lengths)
-    arguments.add_argument("--models", nargs="+", default=[*models, "linrec"])
-    arguments.add_argument("--positions", type=int, default=8192, help="in all rows of the longest")
-    arguments.add_argument("--rows", type=int, help="at every length, instead of --positions")
+    arguments.add_argument(
+        "--models", nargs="+", default=["sigma", "mamba4rec", "sasrec", "linrec"]
+    )
+    arguments.add_argument("--rows", type=int, default=1, help="at every length")
     arguments.add_argument("--items", type=int, default=12101, help="Beauty's by default")
     options = arguments.parse_args()
-    rows = options.rows or max(1, options.positions // max(options.lengths))
     axes = {"model": options.models, "stage": ["training", "inference"], "length": options.lengths}
-    cases = measure.grid(options, **axes, rows=[rows], items=[options.items])
+    cases = measure.grid(options, **axes, rows=[options.rows], items=[options.items])
     table = measure.medians(cases, one, options.repeats, KEY, COLUMNS)
-    table.insert(0, "rows", rows)
+    table.insert(0, "rows", options.rows)
     measure.keep(table, "length", options.out, options.device)
     measure.keep(exponents(table), "length_exponents", options.out, options.device)
 

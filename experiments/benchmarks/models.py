@@ -69,14 +69,8 @@ def train(
 ) -> Case:
     """Training steps for a while, over again if the epoch is short.
 
-    Args:
-        data: set up.
-        task: on the device.
-        on: the device.
-        least: seconds.
-        run: computes the loss; None is the task's, operation by operation.
-        warm: steps before those that count.
-        number: least number of these.
+    The first ``warm`` steps do not count, at least ``number`` do; ``run`` computes the loss, by
+    default the task, operation by operation.
     """
     task.train()
     run = run or task.batch_loss

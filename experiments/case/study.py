@@ -3,7 +3,7 @@
 ``study`` gathers a ``Case`` of trained runs; ``experiments.case.picture`` draws it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,14 +70,9 @@ def note() -> str:
 def described(items: Sequence[str], titles: Mapping[str, Title]) -> pd.DataFrame:
     """``item``, ``title`` and ``genres``; what is not known is None."""
     known = [titles.get(item) for item in items]
-    return pd.DataFrame(
-        {
-            "item": list(items),
-            "title": [entry and entry.title for entry in known],
-            "genres": [entry and "|".join(entry.genres) for entry in known],
-        },
-        dtype=object,
-    )
+    names = [entry and entry.title for entry in known]
+    genres = [entry and "|".join(entry.genres) for entry in known]
+    return pd.DataFrame({"item": list(items), "title": names, "genres": genres}, dtype=object)
 
 
 def flip_of(run: TrainedRun, length: int) -> tuple[list[int], int] | None:
@@ -137,11 +132,6 @@ def labels(runs: Sequence[TrainedRun]) -> list[str]:
     return names.tolist()
 
 
-def lowest(users: Iterable[str]) -> str:
-    """The lowest id, by number where it is one."""
-    return min(users, key=lambda u: (not u.isdecimal(), int(u) if u.isdecimal() else 0, u))
-
-
 def median_user(run: TrainedRun) -> tuple[str, str]:
     """The user of median history length with the lowest id, and the sentence that says so."""
     assert run.data.split is not None
@@ -150,7 +140,7 @@ def median_user(run: TrainedRun) -> tuple[str, str]:
     lengths = pd.Series(last - sequences.offsets[users]).groupby(users).max()
     median = int(np.sort(lengths)[(len(lengths) - 1) // 2])
     fits = [str(sequences.user_ids[u]) for u in lengths.index[lengths == median]]
-    return lowest(fits), (
+    return min(fits, key=lambda user: (len(user), user)), (
         f"Chosen by rule, not by its outcome: of the {len(fits)} test users with a history of "
         f"median length ({median}), the one of the lowest id."
     )
