@@ -1,4 +1,4 @@
-"""All that a GPU must show, in some eight minutes, as one table at the end.
+"""All that a GPU must show, in under ten minutes, as one table at the end.
 
     python -m experiments.benchmarks.gpu <folder with beauty.txt and ml-1m.txt>
     python -m experiments.benchmarks.gpu data --parts kernels models --out results/benchmarks

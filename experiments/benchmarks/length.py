@@ -13,7 +13,7 @@ training.
 
 Every length has the same number of rows, and time and memory are given per row. With fewer rows at
 greater lengths a GRU, which takes N steps one after the other, would lose its company and seem
-quadratic. One row is enough for a CPU; a GPU needs tens, or starting kernels is all there is to see.
+quadratic. One row is enough for a CPU; a GPU needs tens, or its time is that of starting kernels.
 
 Memory is the peak of the steps above that of the same step at 4 positions: item table, gradients
 and workspaces, which no length changes, are left out. It is the device's, or on the CPU this

@@ -1,7 +1,9 @@
 """The benchmarks on tiny cases: their tables and fits, not their numbers."""
 
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -36,56 +38,71 @@ def _settings_are_put_back() -> Iterator[None]:
 
 
 @pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """A benchmark's ``main``, with its cases in this process, and the table of a name it writes."""
+def lines_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+    """Runs a benchmark's ``main``, its cases in this process, and reads the table it writes."""
     monkeypatch.setenv("SIGMA_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure, "isolated", lambda work, *arguments: work(*arguments))
 
-    def run(script: ModuleType, name: str, *options: object) -> pd.DataFrame:
-        monkeypatch.setattr(measure, "isolated", lambda work, *arguments: work(*arguments))
-        common = ["--repeats", 1, "--device", "cpu", "--seconds", 0.001, "--out", tmp_path]
-        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, [*options, *common])])
+    def run(script: ModuleType, name: str, options: str) -> pd.DataFrame:
+        common = f"--repeats 1 --device cpu --seconds 0.001 --out {tmp_path}"
+        monkeypatch.setattr(sys, "argv", ["benchmark", *f"{options} {common}".split()])
         script.main()
         return pd.read_csv(tmp_path / f"{name}.csv")
 
     return run
 
 
-def test_length(table, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    sizes = ["--lengths", 8, 16, "--rows", 4, "--items", 30]
-    lines = table(length, "length", *sizes, "--models", "sigma", "sasrec")
-    assert len(lines) == 2 * 2 * 2
-    assert (lines["rows"] == 4).all()
-    assert (lines["ms_per_row"] > 0).all()
-    fits = pd.read_csv(tmp_path / "length_exponents.csv")
-    assert len(fits) == 2 * 2
-    assert np.isfinite(fits["time"]).all()
+TINY = {
+    "catalogue_cpu": (catalogue, "--items 50 9000 --rows 8 --limit 0.0005"),
+    "data": (data, "--interactions 20000"),
+    "length": (length, "--lengths 8 16 --rows 4 --items 30 --models sigma sasrec"),
+    "models": (models, f"{' '.join(SHOP)} --models popularity sasrec"),
+    "scan_cpu": (operations, "scan --rows 3 --lengths 5 --backends cpu blocked reference floor"),
+}
+
+
+def columns_of(name: str) -> list[str]:
+    """Of a committed table."""
+    return list(pd.read_csv(measure.ROOT / "results" / "benchmarks" / f"{name}.csv"))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tables_have_the_columns_of_those_committed(
+    name: str, lines_of: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
+    lines = lines_of(TINY[name][0], name, TINY[name][1])
+    assert list(lines) == columns_of(name)
+    if name == "catalogue_cpu":  # the matrix of 9,000 scores is over the limit
+        assert lines["loss"].tolist() == ["chunks", "matrix", "chunks"]
+    if name == "data":
+        assert lines["users"].tolist() == [500, 500]
+    if name == "length":
+        assert (len(lines), lines["ms_per_row"].min() > 0) == (2 * 2 * 2, True)
+        assert np.isfinite(pd.read_csv(tmp_path / "length_exponents.csv")["time"]).all()
+    if name == "models":
+        assert lines["of_sasrec"].isna().tolist() == [True, False]
+    if name == "scan_cpu":
+        assert (lines["error"].dropna() < 1e-5).all()
+        assert lines["times_cpu"][0] == 1
 
 
 @pytest.mark.slow
-def test_efficiency(table, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
-    options = ["--data", "simulated=", f"beauty={tmp_path / 'none.txt'}", "--models", "sasrec"]
-    options += ["sigma", "nonesuch", "--layers", 1, 2, "--layers_on", "simulated"]
-    lines = table(efficiency, "tables_efficiency", *options).set_index(["table", "model"])
+def test_efficiency(
+    lines_of: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--data simulated= beauty=none.txt --models sasrec sigma nonesuch --layers 1 2"
+    lines = lines_of(efficiency, "tables_efficiency", f"{options} --layers_on simulated")
+    assert list(lines) == columns_of("tables_efficiency")
     text = capsys.readouterr()
     assert text.out.count("beauty is skipped") == 1
     assert text.err.count("failed") == 2  # inference and training of nonesuch
+    lines = lines.set_index(["table", "model"])
     names = ["sasrec", "sigma", "nonesuch", "sigma x 1", "sigma x 2"]
     assert lines.index.get_level_values("model").tolist() == names
-    others = lines.drop(index="nonesuch", level="model")
     columns = ["infer_ms", "infer_low", "train_ms", "infer_process_mib", "train_process_mib"]
-    assert others[columns].notna().all(axis=None)
-    assert others.loc[("3, 7", "sigma"), "infer_ms_of_sigma"] == 1
-
-
-def test_operations(table) -> None:  # type: ignore[no-untyped-def]
-    backends = ["--backends", "cpu", "blocked", "reference", "floor"]
-    lines = table(operations, "scan_cpu", "scan", "--rows", 3, "--lengths", 5, *backends)
-    assert lines["backend"].tolist() == backends[1:]
-    assert (lines["error"].dropna() < 1e-5).all()
-    assert lines["times_cpu"][0] == 1
-    columns = ["kind", "length", "backend", "ms", "low", "high", "forward_ms", "peak_mib", "error"]
-    assert list(lines) == [*columns, "times_cpu", "stamp"]
+    assert lines.drop(index="nonesuch", level="model")[columns].notna().all(axis=None)
+    assert lines.loc[("3, 7", "sigma"), "infer_ms_of_sigma"] == 1
 
 
 @pytest.mark.parametrize("operation", ["conv", "attend 2x32"])
@@ -98,30 +115,6 @@ def test_peers_compute_the_same(operation: str, monkeypatch: pytest.MonkeyPatch)
         results.append(call(*inputs))
     ours, theirs = results
     torch.testing.assert_close(ours, theirs.transpose(1, 2).reshape(ours.shape))
-
-
-def test_catalogue(table) -> None:  # type: ignore[no-untyped-def]
-    lines = table(catalogue, "catalogue_cpu", "--items", 50, 9000, "--rows", 8, "--limit", 0.0005)
-    # The matrix of 9,000 scores is over the limit.
-    assert list(zip(lines["loss"], lines["items"], strict=True)) == [
-        ("chunks", 50),
-        ("matrix", 50),
-        ("chunks", 9000),
-    ]
-
-
-def test_data(table) -> None:  # type: ignore[no-untyped-def]
-    lines = table(data, "data", "--interactions", 20_000)
-    assert lines["start"].tolist() == ["first", "second"]
-    assert lines["users"].tolist() == [500, 500]
-
-
-def test_models(table, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    overrides = [*SHOP, f"dataset.root={tmp_path}"]
-    lines = table(models, "models", *overrides, "--models", "popularity", "sasrec")
-    assert lines["model"].tolist() == ["popularity", "sasrec"]
-    assert lines["of_sasrec"].isna().tolist() == [True, False]
-    assert (lines["eval_seconds"] > 0).all()
 
 
 def test_steps_of_training_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,24 +186,19 @@ def test_medians_lowest_and_highest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.to_numpy().tolist() == [[3, 1, 5], [20, 10, 90]]
 
 
-def task_of(case: measure.Case) -> measure.Case:
+def hold(case: measure.Case) -> measure.Case:
     """Memory above the process's start, by its own measure; one case fails, one is killed."""
-    if case["mib"] == 0:
-        raise ValueError("nothing to hold")
     if case["mib"] < 0:
-        import os
-
-        os.kill(os.getpid(), 9)
+        os.kill(os.getpid(), signal.SIGKILL)
     memory = measure.Memory(CPU)
-    held = torch.ones(case["mib"] * 2**18)
-    return {"peak": memory.mib() * held[0].item()}
+    return {"peak": torch.ones(case["mib"] * 2**18)[0].item() * memory.mib()}
 
 
 @pytest.mark.slow
 def test_cases_have_processes_of_their_own() -> None:
     """A failing case stops no other, and this process's peak memory is not the case's."""
     ballast = torch.ones(300 * 2**18)
-    frame = measure.rounds([{"mib": mib} for mib in (0, -1, 200)], task_of, 1)
+    frame = measure.rounds([{"mib": mib} for mib in (0, -1, 200)], hold, 1)
     assert frame["failed"].notna().tolist() == [True, True, False]
     assert frame["peak"][2] == pytest.approx(200, abs=40)
     assert len(ballast)
