@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,23 +146,15 @@ def test_the_note_says_what_the_papers_table_is_not() -> None:
 
 def awkward(length: int, models: int, stay: int = 5) -> Case:
     """Long and strange titles, many genres, a target that some models find, padding read."""
-    words = [
-        "$9.99 and $5 (2008)",
-        "A very long title " * 4,
-        "Pipe | and _under_ ^sharp^",
-        "Ça ira",
-    ]
+    words = ["$9.99 and $5 (2008)", "A long title " * 4, "Pipe | and _under_ ^sharp^", "Ça ira"]
     genres = ["Action", "Drama", "Comedy", "Horror", "War", "Crime", "Musical", "Western", "Noir"]
     items = [f"i{i}" for i in range(length)]
-    titles = {
-        item: Title(words[i % 4], tuple(genres[i % 9 : i % 9 + 2]))
-        for i, item in enumerate(items)
-        if i % 7 != 6
-    }
+    known = [i for i in range(length) if i % 7 != 6]
+    titles = {f"i{i}": Title(words[i % 4], tuple(genres[i % 9 : i % 9 + 2])) for i in known}
     history = study.described(items, titles)
     history.insert(0, "position", range(1, length + 1))
     order = [*range(length - stay - 1, -1, -1), *range(max(length - stay, 0), length)]
-    order = [length + 3, *order[1:]]
+    order[0] = length  # padding
     history = history.join(history.reindex(order).reset_index(drop=True).add_prefix("flipped "))
     names = [f"a_model_with_a_long_name, {j}" for j in range(models)]
     others = [item for item in items if item != "i1"]
@@ -174,16 +165,8 @@ def awkward(length: int, models: int, stay: int = 5) -> Case:
         parts.append(part.assign(model=name, place=range(1, len(part) + 1), score=0.5, hit=hit))
     table = pd.DataFrame({"model": names, "rank": range(1, models + 1)})
     target = study.described(["i1"], titles).iloc[0]
-    return Case(
-        "data",
-        "u/1",
-        target,
-        history,
-        min(stay, length),
-        table,
-        pd.concat(parts),
-        ["Chosen by its id. " * 9],
-    )
+    caption, advice = ["Chosen by its id. " * 9], pd.concat(parts)
+    return Case("data", "u/1", target, history, min(stay, length), table, advice, caption)
 
 
 @pytest.mark.parametrize(
@@ -218,20 +201,15 @@ def test_rare_genres_share_a_colour() -> None:
     assert counts[[*colours]].min() >= counts.drop([*colours]).max()
 
 
-def test_files(tmp_path: Path) -> None:
+def test_files_are_the_same_each_time(tmp_path: Path) -> None:
     case = awkward(8, 2)
-    stems = [command.keep(case, tmp_path / folder) for folder in ("a", "b")]
-    assert stems[0].name == "case_u_1"
-    for ending in (".png", ".svg"):  # the same each time
-        one, two = (Path(f"{stem}{ending}").read_bytes() for stem in stems)
-        assert one == two
-    history = pd.read_csv(f"{stems[0]}_history.csv")
-    assert history["flipped item"].isna().tolist() == [True] + [False] * 7
-    lines = pd.read_csv(f"{stems[0]}_recommendations.csv")
+    one, two = (command.keep(case, tmp_path / folder) for folder in ("a", "b"))
+    assert one.name == "case_u_1"
+    for ending in (".png", ".svg", ".csv", "_history.csv", "_recommendations.csv", ".json"):
+        assert Path(f"{one}{ending}").read_bytes() == Path(f"{two}{ending}").read_bytes()
+    lines = pd.read_csv(f"{one}_recommendations.csv")
     assert lines.loc[lines["hit"], "item"].tolist() == ["i1", "i1"]
-    assert pd.read_csv(f"{stems[0]}.csv")["rank"].tolist() == [1, 2]
-    content = json.loads(Path(f"{stems[0]}.json").read_text())
-    assert (content["user"], content["caption"]) == ("u/1", case.caption)
+    assert json.loads(Path(f"{one}.json").read_text())["caption"] == case.caption
 
 
 def test_the_command(
@@ -245,38 +223,27 @@ def test_the_command(
     text = capsys.readouterr().out
     assert "columns 1 to 9" in text
     assert "no known title" in text
-    files = sorted(path.suffix for path in (tmp_path / "out").iterdir())
-    assert files == [".csv", ".csv", ".csv", ".json", ".png", ".svg"]
     lines = pd.read_csv(next((tmp_path / "out").glob("*_recommendations.csv")))
     assert len(lines) == 6
 
 
+@pytest.mark.parametrize(
+    ("slip", "answer"), [("--last=0", "at least 1"), ("--titles=none.csv", "none.csv")]
+)
 def test_a_slip_ends_in_one_sentence(
-    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    slip: str, answer: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(folders["markov"], copy)
-    (copy / "checkpoints" / "best.ckpt").unlink()
-    for options, answer in (
-        (["--runs", str(copy)], "best.ckpt"),
-        (["--runs", str(folders["markov"]), "--last", "0"], "--last and --top must be at least 1"),
-        (["--runs", str(folders["markov"]), "--titles", "none.csv"], "none.csv does not exist"),
-    ):
-        with pytest.raises(SystemExit) as end:
-            command.main([*options, "--out", str(tmp_path)])
-        assert end.value.code == 1
-        assert answer in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        command.main(["--runs", str(folders["markov"]), slip, "--out", "none"])
+    assert end.value.code == 1
+    assert answer in capsys.readouterr().err
 
 
 def test_labels_of_runs_of_one_model(runs: dict[str, TrainedRun]) -> None:
-    run = runs["sigma"]
-    config = run.config.copy()
+    run, config = runs["sigma"], runs["sigma"].config.copy()
     config.seed = 7
-    other, elsewhere = run._replace(config=config), run._replace(folder=Path("elsewhere"))
-    labels = study.labels([run, runs["markov"], other])
+    labels = study.labels([run, runs["markov"], run._replace(config=config)])
     assert labels == ["sigma, seed 2020", "markov", "sigma, seed 7"]
-    assert study.labels([run, elsewhere]) == [
-        "sigma, seed 2020, sigma",
-        "sigma, seed 2020, elsewhere",
-    ]
+    labels = study.labels([run, run._replace(folder=Path("elsewhere"))])
+    assert labels == ["sigma, seed 2020, sigma", "sigma, seed 2020, elsewhere"]
     assert len(set(study.labels([run, run]))) == 2
