@@ -84,8 +84,8 @@ def rounds(cases: list[Case], one: Callable[[Case], Case], repeats: int) -> pd.D
     """Measure all cases; a line per case and round, a failed one with its reason in ``failed``."""
     lines: list[Case] = []
     for turn, case in itertools.product(range(1, repeats + 1), cases):
-        words = " ".join(str(value) for value in case.values() if not isinstance(value, list))
-        print(f"{turn}/{repeats} {words[:80]}", file=sys.stderr, flush=True)
+        words = [str(value) for value in case.values() if not isinstance(value, list | dict)]
+        print(f"{turn}/{repeats} {' '.join(words)[:80]}", file=sys.stderr, flush=True)
         try:
             result = isolated(attempt, one, case)
         except BrokenProcessPool:
