@@ -1,1 +1,3 @@
-"""Benchmarks that stand beside the code of another commit, or need a GPU."""
+"""Benchmarks, each a module with its commands on top; ``results/benchmarks`` has their tables."""
+
+import sigma.environment  # noqa: F401  before any of them loads torch

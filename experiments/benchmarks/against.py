@@ -3,13 +3,13 @@
     git worktree add ../before fb4e1d1
     python -m experiments.benchmarks.against ../before dataset=beauty dataset.path=beauty.txt
 
-Each measurement is a process of its own; the two checkouts take turns, so what slows the machine
-for a while hits both. An epoch's seconds are the median step times the steps of an epoch, batch
-making and optimizer included. ``operations`` are the ``aten::`` calls of one step (forward, loss,
-backward) as PyTorch's profiler counts them.
+With ``--out results/benchmarks --name against_beauty`` it writes ``against_beauty.csv``, and so for
+the other names. Each measurement is a process of its own; the two checkouts take turns, so what
+slows the machine for a while hits both. An epoch's seconds are the median step times the steps of
+an epoch, batch making and optimizer included. ``operations`` are the ``aten::`` calls of one step
+(forward, loss, backward) as PyTorch's profiler counts them.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-MODELS = ("sigma", "sasrec", "mamba4rec", "gru4rec")
+COLUMNS = ["epoch_seconds", "operations", "peak_mib", "step_mib"]
 
 
-def measure(overrides: list[str], seconds: float) -> dict[str, float]:
+def measure_here(overrides: list[str], least: float) -> dict[str, float]:
     """One model in this process, by what both checkouts have: config, ``build`` and the task."""
     import sigma.environment  # noqa: F401  isort: skip
 
@@ -41,7 +41,7 @@ def measure(overrides: list[str], seconds: float) -> dict[str, float]:
     optimizer, loader = task.configure_optimizers(), data.train_dataloader()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     batches, times = iter(loader), []
-    while len(times) < 6 or sum(times[2:]) < seconds:  # the first two compile and allocate
+    while len(times) < 6 or sum(times[2:]) < least:  # the first two compile and allocate
         start = time.perf_counter()
         batch = next(batches, None)
         if batch is None:
@@ -55,66 +55,58 @@ def measure(overrides: list[str], seconds: float) -> dict[str, float]:
     batch = next(iter(loader))
     with torch.profiler.profile() as profile:
         task.training_step(batch, 0).backward()
-    operations = sum(e.name.startswith("aten::") for e in profile.events())
     return {
         "epoch_seconds": statistics.median(times[2:]) * len(loader),
-        "operations": operations,
+        "operations": sum(event.name.startswith("aten::") for event in profile.events()),
         "step_mib": (peak - before) / 1024,
         "peak_mib": peak / 1024,
     }
 
 
-def run(checkout: Path, overrides: list[str], seconds: float) -> dict[str, float]:
-    """``measure`` by a checkout's own code."""
-    environment = dict(os.environ) | {"PYTHONPATH": str(checkout)}
-    case = json.dumps({"overrides": overrides, "seconds": seconds})
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--case", case],
-        cwd=checkout, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{checkout}: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def one(case: dict[str, Any]) -> dict[str, float]:
+    """``measure_here`` by a checkout's own code."""
+    checkout, least = case["checkouts"][case["code"]], case["least"]
+    overrides = [f"model={case['model']}", *case["overrides"]]
+    process = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), "--case", json.dumps([overrides, least])],
+        cwd=checkout,
+        env=dict(os.environ) | {"PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode:
+        raise RuntimeError(f"{checkout}: {process.stderr.strip()[-2000:]}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main() -> None:
     import pandas as pd
-    import torch
 
-    from experiments.benchmarks.measure import ROOT, keep
+    from experiments.benchmarks import measure
 
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    arguments = measure.parser(__doc__, 10.0)
+    arguments.add_argument("other", type=Path, help="a checkout of the code to compare with")
+    arguments.add_argument("overrides", nargs="*", help="as for train.py")
+    arguments.add_argument(
+        "--models", nargs="+", default=["sigma", "sasrec", "mamba4rec", "gru4rec"]
     )
-    options.add_argument("other", type=Path, help="a checkout of the code to compare with")
-    options.add_argument("overrides", nargs="*", help="as for train.py")
-    options.add_argument("--models", nargs="+", default=MODELS)
-    options.add_argument("--seconds", type=float, default=10, help="of steps per measurement")
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--name", default="against", help="of the table")
-    options.add_argument("--out", type=Path, help="folder for the table")
-    arguments = options.parse_args()
-    checkouts = {"this": ROOT, "other": arguments.other.resolve()}
-    lines: list[dict[str, Any]] = []
-    for turn in range(arguments.rounds):
-        for model in arguments.models:
-            for name, checkout in checkouts.items():
-                figures = run(checkout, [f"model={model}", *arguments.overrides], arguments.seconds)
-                lines.append({"model": model, "code": name, "round": turn} | figures)
-                print(f"{turn + 1}/{arguments.rounds} {model} {name}: "
-                      f"{figures['epoch_seconds']:.2f} s", file=sys.stderr, flush=True)  # fmt: skip
-    frame = pd.DataFrame(lines).groupby(["model", "code"], sort=False).median(numeric_only=True)
-    table = frame.drop(columns="round").unstack("code")
-    for column in ("epoch_seconds", "operations", "step_mib", "peak_mib"):
-        table[(column, "ratio")] = table[(column, "this")] / table[(column, "other")]
-    table = table.sort_index(axis=1, level=0, sort_remaining=False)
-    table.columns = [" ".join(names) for names in table.columns]
-    keep(table, arguments.name, arguments.out, torch.device("cpu"))
+    arguments.add_argument("--name", default="against", help="of the table")
+    options = arguments.parse_intermixed_args()
+    checkouts = {"this": measure.ROOT, "other": options.other.resolve()}
+    axes = {"model": options.models, "code": list(checkouts)}
+    settings = {"overrides": [options.overrides], "checkouts": [checkouts]}
+    cases = measure.grid(options, **axes, **settings)
+    medians = measure.medians(cases, one, options.repeats, [*axes], COLUMNS)
+    parts = {}
+    for column in COLUMNS:
+        codes = [medians[column].xs(code, level="code") for code in checkouts]
+        parts |= {f"{column} this": codes[0], f"{column} other": codes[1]}
+        parts[f"{column} ratio"] = codes[0] / codes[1]
+    measure.keep(pd.DataFrame(parts), options.name, options.out, measure.device("cpu"))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--case"]:
-        case = json.loads(sys.argv[2])
-        print(json.dumps(measure(case["overrides"], case["seconds"])))
+        print(json.dumps(measure_here(*json.loads(sys.argv[2]))))
     else:
         main()

@@ -1,101 +1,64 @@
 """From a Parquet file to the first batch: seconds and memory against interactions.
 
-    python -m experiments.benchmarks.data --interactions 100000 1000000 --out results/benchmarks
+    python -m experiments.benchmarks.data --out results/benchmarks
 
-The file is made by a seed and has users and items of a long tail, int64 ids and seconds. ``first``
-reads, filters, orders and splits it and takes one batch; ``second`` starts from the cache. Memory
-is the peak of the process above what it was once everything was imported.
+writes ``data.csv``. The file is made by a seed and has users and items of a long tail, int64 ids
+and seconds. ``first`` reads, filters, orders and splits it and takes one batch; ``second`` starts
+from the cache. Memory is the peak of the process above what it was once everything was imported.
 """
 
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from experiments.benchmarks.measure import Case, Memory, device, keep, parser, rounds, summary
-from experiments.canvas import picture
+from experiments.benchmarks import measure
+from experiments.benchmarks.measure import Case
+from sigma.datamodules.sets.custom import Custom
+
+COLUMNS = ["seconds", "first_batch_seconds", "peak_mib", "users", "items"]
 
 
-def write(path: Path, n: int, seed: int = 2020) -> None:
-    """``n`` interactions of about ``n / 40`` users with ``n / 200`` items."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rng = np.random.default_rng(seed)
-    table = pa.table(
-        {
-            "user_id": (rng.random(n) ** 2 * n / 40).astype(np.int64) * 7,
-            "item_id": (rng.random(n) ** 3 * n / 200).astype(np.int64) * 3,
-            "timestamp": rng.integers(1_300_000_000, 1_500_000_000, n),
-        }
-    )
-    pq.write_table(table, path)
+def write(path: Path, number: int) -> None:
+    """``number`` interactions of about ``number / 40`` users with ``number / 200`` items."""
+    rng = np.random.default_rng(2020)
+    users = (rng.random(number) ** 2 * number / 40).astype(np.int64) * 7
+    items = (rng.random(number) ** 3 * number / 200).astype(np.int64) * 3
+    times = rng.integers(1_300_000_000, 1_500_000_000, number)
+    pd.DataFrame({"user_id": users, "item_id": items, "timestamp": times}).to_parquet(path)
 
 
 def one(case: Case) -> Case:
-    from sigma.datamodules.sets.custom import Custom
-
-    memory = Memory(device("cpu"))
+    """Seconds and MiB from the file, or its cache, to one batch."""
+    memory = measure.Memory(measure.device("cpu"))
     start = time.perf_counter()
     data = Custom(path=case["path"], root=case["root"])
     data.setup()
     ready = time.perf_counter()
-    batch = next(iter(data.train_dataloader()))
+    next(iter(data.train_dataloader()))
     end = time.perf_counter()
-    assert len(batch.targets) == data.batch_size
-    return {
-        "seconds": end - start,
-        "first_batch_seconds": end - ready,
-        "peak_mib": memory.mib(),
-        "users": data.statistics.users,
-        "items": data.num_items,
-    }
+    users, items = data.statistics.users, data.num_items
+    values = (end - start, end - ready, memory.mib(), users, items)
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def main() -> None:
-    made = parser(__doc__)
+    arguments = measure.parser(__doc__)
     sizes = [100_000, 1_000_000, 10_000_000]
-    made.add_argument("--interactions", type=int, nargs="+", default=sizes)
-    options = made.parse_args()
-    if options.one is not None:  # its file is there already
-        rounds("experiments.benchmarks.data", [], 0, one, options.one)
+    arguments.add_argument("--interactions", type=int, nargs="+", default=sizes)
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cases = []
-        for n in options.interactions:
-            path = Path(folder) / f"{n}.parquet"
-            write(path, n)
-            for turn in range(options.repeats):
-                root = f"{folder}/{n}-{turn}"
-                cases += [
-                    {"start": start, "interactions": n, "path": str(path), "root": root}
-                    for start in ("first", "second")
-                ]
-        frame = rounds("experiments.benchmarks.data", cases, 1, one, None)
-    table = summary(frame, ["start", "interactions"], "seconds")
-    keep(table, "data", options.out, device("cpu"))
-    if options.out is not None:
-        draw(table, options.out / "data.png")
-
-
-def draw(table: Any, path: Path) -> None:
-    """Seconds and memory over interactions."""
-    figure = picture(8, 3.6)
-    for i, (column, label) in enumerate(
-        [("seconds", "file to first batch, seconds"), ("peak_mib", "memory above imports, MiB")],
-        start=1,
-    ):
-        axes = figure.add_subplot(1, 2, i)
-        for start, colour, marker in (("first", "#0072B2", "o"), ("second", "#D55E00", "s")):
-            line = table.xs(start, level="start")[column]
-            axes.plot(line.index, line, color=colour, marker=marker, label=f"{start} start")
-        axes.set_xscale("log")
-        axes.set_yscale("log" if (table[column] > 0).all() else "linear")
-        axes.set_xlabel("interactions")
-        axes.set_ylabel(label)
-        axes.legend()
-    figure.savefig(path)
+        for number in options.interactions:
+            path = f"{folder}/{number}.parquet"
+            write(Path(path), number)
+            for turn in range(options.repeats):  # each with a cache of its own
+                case = {"interactions": number, "path": path, "root": f"{folder}/{number}-{turn}"}
+                cases += [case | {"start": "first"}, case | {"start": "second"}]
+        table = measure.medians(cases, one, 1, ["start", "interactions"], COLUMNS)
+    measure.keep(table, "data", options.out, measure.device("cpu"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""All that a GPU must show, in under eight minutes, as one table at the end.
+"""All that a GPU must show, in under ten minutes, as one table at the end.
 
     python -m experiments.benchmarks.gpu <folder with beauty.txt and ml-1m.txt>
     python -m experiments.benchmarks.gpu data --parts kernels models --out results/benchmarks
 
-Parts, each a process of its own with a limit of its own, so that one that fails or hangs is told
+Parts, each a process of its own with a limit of its own, so that one that fails or hangs says so
 and costs no other; nothing else should run beside them:
 
 tests     ``pytest -m gpu``
@@ -12,10 +12,11 @@ kernels   each operation on packed rows, forward and both ways, beside mamba-ssm
 models    every model of ``conf/model`` on Beauty: a step by replay and kernel by kernel, kernels
           launched, an epoch's bare steps; some on MovieLens-1M; some in bfloat16
 train     ``train.py``'s own epochs and its start
-table2    ``experiment=table2_overall dataset=beauty``, 40 runs to their early stop; only when asked
+table2    ``experiment=table2_overall dataset=beauty``, 40 runs to their early stop; only by name
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -31,14 +32,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-LIMITS = {"tests": 120, "kernels": 90, "models": 150, "train": 100, "table2": 1800}
-EPOCH_SECONDS = re.compile(r"  ([0-9.]+) s(?:  |$)")  # of a line that train.py prints an epoch
+import pandas as pd
+import torch
+
+from experiments.benchmarks import measure, operations
+from experiments.benchmarks.measure import ROOT
+from experiments.benchmarks.models import train as train_steps
+from sigma.capture import CapturedStep
+from sigma.ops.dispatch import has_mamba_ssm
+
+LIMITS = {"tests": 240, "kernels": 90, "models": 150, "train": 100, "table2": 1800}  # seconds
 DEFAULT = ("tests", "kernels", "models", "train")
+TESTS = ["tests/ops", "tests/test_capture.py", "tests/test_losses.py", "tests/test_negatives.py"]
+EPOCH_SECONDS = re.compile(r"  ([0-9.]+) s(?:  |$)")  # of a line that train.py prints an epoch
 COUNTED = {"item_knn", "markov", "popularity", "vmis_knn"}  # which train nothing
+CUDA = torch.device("cuda")
 Line = dict[str, Any]
 
-# What is asked, by part and name; the unit is the line's.
-ASKED = {
+# What is asked for, by part and name; the unit is the line's.
+TARGETS = {
     ("kernels", "scan 2048x50 float32, both ways"): 2.0,
     ("models", "sigma beauty, kernels of an eager step"): 450,
     ("train", "sigma beauty, epoch"): 0.5,
@@ -54,307 +66,146 @@ def line(name: str, value: float, unit: str, note: str = "") -> Line:
     return {"name": name, "value": value, "unit": unit, "note": note}
 
 
-def milliseconds(work: Callable[[], Any], least: float = 0.15) -> float:
-    """The median time of ``work`` on the device, by its own clock."""
-    import torch
-
-    for _ in range(3):
-        work()
-    torch.cuda.synchronize()
-    times: list[float] = []
-    while len(times) < 5 or sum(times) < 1e3 * least:
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop))
-    return statistics.median(times)
-
-
 def tests(_: Path) -> Iterator[Line]:
-    """The suite's tests that need a CUDA device."""
-    files = [
-        "tests/ops",
-        "tests/test_capture.py",
-        "tests/test_losses.py",
-        "tests/test_negatives.py",
-    ]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
-    if importlib.util.find_spec("xdist"):  # most of the time goes into compiling kernels
-        command += ["-n", "8"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=LIMITS["tests"] - 10
-        )
-        status, said = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as error:
-        output = error.stdout or b""
-        status, said = -1, output.decode() if isinstance(output, bytes) else output
-    for failure in [x for x in said.splitlines() if x.startswith(("FAILED", "ERROR"))][:20]:
-        print(failure, file=sys.stderr)
-    yield line("pytest -m gpu", status, "exit status", (said.strip().splitlines() or ["none"])[-1])
-
-
-def both(
-    function: Callable[..., Any], inputs: list[Any], weights: list[Any] | None = None
-) -> tuple[float, float]:
-    """Milliseconds forward, and of forward and backward, to the inputs and the weights."""
-    import torch
-
-    y = function(*inputs)
-    grad = torch.randn_like(y)
-    leaves = [*inputs, *(weights or [])]
-
-    def there() -> None:
-        with torch.no_grad():
-            function(*inputs)
-
-    def and_back() -> None:
-        torch.autograd.grad(function(*inputs), leaves, grad)
-
-    return milliseconds(there), milliseconds(and_back)
-
-
-def scan_inputs(size: int, kind: Any, d: int = 128, n: int = 32) -> list[Any]:
-    """u, dt, A, B, C, D, z, bias on packed rows of ``size`` places."""
-    import torch
-
-    def draw(*shape: int, kind: Any = kind) -> Any:
-        return torch.randn(shape, device="cuda").to(kind).requires_grad_()
-
-    full = torch.float32
-    a = (-torch.arange(1.0, n + 1, device="cuda").repeat(d, 1)).requires_grad_()
-    return [
-        *(draw(size, d), draw(size, d), a, draw(size, n), draw(size, n)),
-        *(draw(d, kind=full), draw(size, d), draw(d, kind=full)),
-    ]
+    """The suite's tests that need a CUDA device, side by side: Triton compiles for most of it."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *TESTS]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", str(min(16, os.cpu_count() or 1))]
+    last = "none"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for text in process.stdout or ():
+            last = text.strip() or last
+            print(text, end="", file=sys.stderr, flush=True)
+    yield line("pytest -m gpu", process.returncode, "exit status", last)
 
 
 def kernels(_: Path) -> Iterator[Line]:
     """Operations on packed rows beside their peers on padded ones."""
-    import torch
-    import torch.nn.functional as F
-
-    from sigma.ops import attend, causal_conv, gru, rows_of, selective_scan
-    from sigma.ops.dispatch import has_mamba_ssm
-
-    torch.manual_seed(0)
-    shapes = [(2048, 50, "2048x50"), (2048, 200, "2048x200")]
-    for number, length, shape in shapes:
-        rows = rows_of(torch.full((number,), length, device="cuda"), length)
-        for kind in (torch.float32, torch.bfloat16):
-            name = f"scan {shape} {str(kind).removeprefix('torch.')}"
-            inputs = scan_inputs(number * length, kind)
-            there, back = both(lambda *x, rows=rows: selective_scan(*x, rows), inputs)
-            yield line(f"{name}, forward", there, "ms")
-            yield line(f"{name}, both ways", back, "ms")
-            if has_mamba_ssm():
-                from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
-                u, dt, A, B, C, D, z, bias = inputs
-                wide = [
-                    x.detach()
-                    .view(number, length, -1)
-                    .transpose(1, 2)
-                    .contiguous()
-                    .requires_grad_()
-                    for x in (u, dt, B, C, z)
-                ]
-                there, back = both(
-                    lambda u, dt, A, B, C, D, z, bias: selective_scan_fn(
-                        u, dt, A, B, C, D, z, bias, delta_softplus=True
-                    ),
-                    [wide[0], wide[1], A, wide[2], wide[3], D, wide[4], bias],
-                )
-                yield line(f"{name}, forward (mamba-ssm)", there, "ms")
-                yield line(f"{name}, both ways (mamba-ssm)", back, "ms")
-
-    # Rows as on Beauty: 2,048 histories of six items on average, fifty at most.
-    lengths = (torch.empty(2048).exponential_(1 / 5).long() + 1).clamp(max=50)
-    rows, size = rows_of(lengths.cuda(), 50), int(lengths.sum())
-
-    def draw(*shape: int) -> Any:
-        return torch.randn(shape, device="cuda", requires_grad=True)
-
-    x, weight, bias = draw(size, 128), draw(128, 4), draw(128)
-    there, back = both(lambda *t: causal_conv(*t, rows, True), [x, weight, bias])
-    yield line("conv, Beauty's rows, forward", there, "ms")
-    yield line("conv, Beauty's rows, both ways", back, "ms")
-    for hidden in (64, 128):
-        inputs = [draw(size, 3 * hidden), draw(3 * hidden, hidden), draw(3 * hidden)]
-        there, back = both(lambda *t: gru(*t, rows), inputs)
-        yield line(f"gru {hidden}, Beauty's rows, forward", there, "ms")
-        yield line(f"gru {hidden}, Beauty's rows, both ways", back, "ms")
-        peer = torch.nn.GRU(hidden, hidden, batch_first=True, device="cuda")
-        there, back = both(
-            lambda t, peer=peer: peer(t)[0], [draw(2048, 50, hidden)], list(peer.parameters())
-        )
-        name = f"gru {hidden} with the inputs' product, padded to 50, both ways (cuDNN)"
-        yield line(name, back, "ms")
-    for heads, width in ((2, 32), (8, 8)):
-        q, k, v = (draw(size, heads, width) for _ in range(3))
-        there, back = both(lambda *t: attend(*t, rows, dropout=0.3), [q, k, v])
-        yield line(f"attend {heads}x{width}, Beauty's rows, forward", there, "ms")
-        yield line(f"attend {heads}x{width}, Beauty's rows, both ways", back, "ms")
-        q, k, v = (draw(2048, heads, 50, width) for _ in range(3))
-        there, back = both(
-            lambda *t: F.scaled_dot_product_attention(*t, is_causal=True, dropout_p=0.3), [q, k, v]
-        )
-        yield line(f"attend {heads}x{width}, padded to 50, both ways (PyTorch)", back, "ms")
+    options = argparse.Namespace(device=CUDA, seconds=0.15)
+    scans = ["triton", *(["mamba_ssm"] if has_mamba_ssm() else [])]
+    scan = {"operation": ["scan"], "length": [50, 200], "kind": ["float32", "bfloat16"]}
+    rest = {"operation": list(operations.SHAPES)[1:], "length": [50], "kind": ["float32"]}
+    cases = measure.grid(options, **scan, backend=scans, ragged=[False], rows=[2048])
+    cases += measure.grid(options, **rest, backend=["auto", "pytorch"], ragged=[True], rows=[2048])
+    for case in cases:
+        result = operations.one(case)
+        rows = "Beauty's rows" if case["ragged"] else f"2048x{case['length']} {case['kind']}"
+        is_peer = case["backend"] in operations.PEERS
+        by = f" ({case['backend']}, padded)" if is_peer else ""
+        for way, ms in (("forward", result["forward_ms"]), ("both ways", result["ms"])):
+            yield line(f"{case['operation']} {rows}, {way}{by}", ms, "ms")
 
 
-def steps(overrides: list[str], name: str, eager_too: bool = True) -> Iterator[Line]:
-    """A model's steps on batches as the loader makes them for a GPU."""
-    import torch
-    from lightning.fabric.utilities import move_data_to_device
+def launches(work: Callable[[], Any]) -> int:
+    """Kernels that ``work`` launches."""
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        work()
+        torch.cuda.synchronize()
+    return sum(
+        event.count
+        for event in profile.key_averages()
+        if "LaunchKernel" in event.key or event.key == "cudaMemsetAsync"
+    )
 
-    from experiments.benchmarks.measure import composed
-    from sigma.build import build, set_precision
-    from sigma.capture import CapturedStep, Inputs
-    from sigma.datamodules.batches import filled, pinned
 
-    config = composed(*overrides)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as Lightning sets it
-    set_precision(config.matmul_precision)
-    torch.use_deterministic_algorithms(True)
-    data, task = build(config)
-    task = task.cuda().train()
-    optimizer, loader = task.configure_optimizers(), data.train_dataloader()
-    half = config.trainer.precision == "bf16-mixed"
-    captured = CapturedStep(task.batch_loss, list(task.parameters()))
+def model_lines(name: str, overrides: list[str], eager_too: bool) -> Iterator[Line]:
+    """A model's steps by replay, and if ``eager_too`` kernel by kernel."""
+    config = measure.composed(*overrides)
+    data, task = measure.built(config, CUDA)
     torch.cuda.reset_peak_memory_stats()
-
-    def batches() -> Iterator[Any]:
-        while True:
-            for batch in loader:
-                yield move_data_to_device(pinned(filled(batch)), torch.device("cuda"))
-
-    source = batches()
-
-    def step(run: Callable[[Any], Any], batch: Any) -> None:
-        inputs = Inputs(batch.items, batch.rows, batch.places, batch.targets, batch.twins)
-        with torch.autocast("cuda", torch.bfloat16, enabled=half):
-            loss = run(inputs)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def wall(run: Callable[[Any], Any], count: int) -> float:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(count):
-            step(run, next(source))
-        torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - start) / count
-
-    wall(captured, 12)  # compiles and records
-    replay = statistics.median(wall(captured, 5) for _ in range(5))
-    yield line(f"{name}, step by replay", replay, "ms", f"{len(loader)} steps an epoch")
-    yield line(f"{name}, epoch of bare steps", replay * len(loader) / 1e3, "s")
+    half = torch.autocast("cuda", torch.bfloat16, config.trainer.precision == "bf16-mixed")
+    captured = CapturedStep(task.batch_loss, list(task.parameters()))
+    steps = len(data.train_dataloader())
+    # A size is compiled when it is first seen and recorded the second time.
+    timing = train_steps(data, task, CUDA, 0, half(captured), min(steps, 80), 40)
+    note = f"{steps} steps an epoch, {len(captured.recordings)} sizes recorded"
+    yield line(f"{name}, step by replay", timing["step_ms"], "ms", note)
+    yield line(f"{name}, epoch of bare steps", timing["epoch_seconds"], "s")
     if captured.refused:
         yield line(f"{name}, captured", 0, "", "the step cannot be captured")
     if eager_too:
-        yield line(f"{name}, step kernel by kernel", wall(task.batch_loss, 6), "ms")
-        activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities) as profile:
-            step(task.batch_loss, next(source))
-            torch.cuda.synchronize()
-        launched = sum(
-            e.count
-            for e in profile.key_averages()
-            if "LaunchKernel" in e.key or e.key == "cudaMemsetAsync"
-        )
-        yield line(f"{name}, kernels of an eager step", launched, "")
+        eager = functools.partial(train_steps, data, task, CUDA, 0, half(task.batch_loss))
+        yield line(f"{name}, step kernel by kernel", eager(number=6)["step_ms"], "ms")
+        # The first step sets up the optimizer, too.
+        count = launches(lambda: eager(0, 2)) - launches(lambda: eager(0, 1))
+        yield line(f"{name}, kernels of an eager step", count, "")
     yield line(f"{name}, peak memory", torch.cuda.max_memory_allocated() / 2**20, "MiB")
 
 
 def models(folder: Path) -> Iterator[Line]:
     """Every model on Beauty, the paper's on MovieLens-1M, and bfloat16."""
-    from experiments.benchmarks.measure import ROOT
-
-    names = sorted({p.stem for p in (ROOT / "conf/model").glob("*.yaml")} - COUNTED)
+    every = sorted({p.stem for p in (ROOT / "conf/model").glob("*.yaml")} - COUNTED)
     first = ["sigma", "sasrec", "mamba4rec", "gru4rec", "echo"]
     beauty = ["dataset=beauty", f"dataset.path={folder / 'beauty.txt'}"]
     ml_1m = ["dataset=ml_1m", f"dataset.path={folder / 'ml-1m.txt'}"]
-    cases = [(f"{n} beauty", [f"model={n}", *beauty], True) for n in first]
-    cases += [(f"{n} ml_1m", [f"model={n}", *ml_1m], False) for n in first[:3]]
-    half = "trainer.precision=bf16-mixed"
-    cases += [(f"{n} beauty bf16", [f"model={n}", *beauty, half], False) for n in first[:2]]
-    cases += [(f"{n} beauty", [f"model={n}", *beauty], False) for n in names if n not in first]
-    for name, overrides, eager_too in cases:
+    half = [*beauty, "trainer.precision=bf16-mixed"]
+    cases = [
+        *((n, "beauty", beauty, True) for n in first),
+        *((n, "ml_1m", ml_1m, False) for n in first[:3]),
+        *((n, "beauty bf16", half, False) for n in first[:2]),
+        *((n, "beauty", beauty, False) for n in every if n not in first),
+    ]
+    for model, data, overrides, eager_too in cases:
         try:
-            yield from steps(overrides, name, eager_too)
+            yield from model_lines(f"{model} {data}", [f"model={model}", *overrides], eager_too)
         except Exception as error:
             traceback.print_exc()
-            yield line(name, float("nan"), "", f"failed: {error!r}"[:300])
+            yield line(f"{model} {data}", float("nan"), "", f"failed: {error!r}"[:300])
+
+
+def train_command(folder: Path, data: str, *overrides: str) -> list[str]:
+    """``train.py`` on one of the data sets in ``folder``."""
+    path = f"dataset.path={folder / {'beauty': 'beauty.txt', 'ml_1m': 'ml-1m.txt'}[data]}"
+    script = str(ROOT / "train.py")
+    return [sys.executable, "-u", script, f"dataset={data}", path, "logger=csv", *overrides]
 
 
 def train(folder: Path) -> Iterator[Line]:
-    """Whole runs of ``train.py``: what a user waits for."""
-    from experiments.benchmarks.measure import ROOT
-
-    cases = [
-        ("sigma beauty", ["model=sigma", "dataset=beauty"], "beauty.txt", 5),
-        ("sasrec beauty", ["model=sasrec", "dataset=beauty"], "beauty.txt", 5),
-        ("sigma ml_1m", ["model=sigma", "dataset=ml_1m"], "ml-1m.txt", 3),
-    ]
-    for name, overrides, file, epochs in cases:
+    """Runs of ``train.py``: what a user waits for."""
+    for model, data, epochs in (
+        ("sigma", "beauty", 5),
+        ("sasrec", "beauty", 5),
+        ("sigma", "ml_1m", 3),
+    ):
+        name, ends, epoch_seconds = f"{model} {data}", [], []
         with tempfile.TemporaryDirectory() as run:
-            command = [
-                *(sys.executable, "-u", str(ROOT / "train.py"), *overrides, "logger=csv"),
-                *(f"dataset.path={folder / file}", f"trainer.max_epochs={epochs}"),
-                f"hydra.run.dir={run}",
-            ]
+            overrides = [f"model={model}", f"trainer.max_epochs={epochs}", f"hydra.run.dir={run}"]
+            command = train_command(folder, data, *overrides)
             start = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            assert process.stdout is not None
-            times, told = [], []
-            for text in process.stdout:
-                if text.startswith("epoch ") and (seconds := EPOCH_SECONDS.search(text)):
-                    times.append(time.perf_counter() - start)
-                    told.append(float(seconds[1]))
-            if process.wait():
-                yield line(name, float("nan"), "", f"train.py ended with {process.returncode}")
-                continue
-            lengths = [b - a for a, b in pairwise(times)]
-            note = "from line to line, validation and checkpoints included"
-            yield line(f"{name}, epoch", statistics.median(lengths), "s", note)
-            if name == "sigma beauty":
-                yield line(f"{name}, start to the first step", times[0] - told[0], "s")
-                yield line(f"{name}, first epoch", told[0], "s")
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                for text in process.stdout or ():
+                    if text.startswith("epoch ") and (seconds := EPOCH_SECONDS.search(text)):
+                        ends.append(time.perf_counter() - start)
+                        epoch_seconds.append(float(seconds[1]))
+        if process.returncode:
+            yield line(name, float("nan"), "", f"train.py ended with {process.returncode}")
+            continue
+        epoch = statistics.median(b - a for a, b in pairwise(ends))
+        yield line(f"{name}, epoch", epoch, "s", "from line to line, validation included")
+        if name == "sigma beauty":
+            yield line(f"{name}, start to the first step", ends[0] - epoch_seconds[0], "s")
+            yield line(f"{name}, first epoch", epoch_seconds[0], "s")
 
 
 def table2(folder: Path) -> Iterator[Line]:
     """The paper's main table on Beauty, by one command."""
-    from experiments.benchmarks.measure import ROOT
-
     with tempfile.TemporaryDirectory() as runs:
-        command = [
-            *(sys.executable, str(ROOT / "train.py"), "-m", "experiment=table2_overall"),
-            *("dataset=beauty", f"dataset.path={folder / 'beauty.txt'}", "logger=csv"),
-            f"hydra.sweep.dir={runs}",
-        ]
+        sweep = ["-m", "experiment=table2_overall", f"hydra.sweep.dir={runs}"]
         start = time.perf_counter()
-        done = subprocess.run(command, check=False)
-        rows = len(list(Path(runs).glob("*/row.json")))
-        note = f"{rows} rows, exit status {done.returncode}"
+        command = train_command(folder, "beauty", *sweep)
+        status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
+        note = f"{len(list(Path(runs).glob('*/row.json')))} rows, exit status {status}"
         yield line("40 runs", time.perf_counter() - start, "s", note)
 
 
-PARTS: dict[str, Callable[[Path], Iterator[Line]]] = {
-    "tests": tests,
-    "kernels": kernels,
-    "models": models,
-    "train": train,
-    "table2": table2,
-}
+PARTS = {part.__name__: part for part in (tests, kernels, models, train, table2)}
 
 
 def lines_of(part: str, folder: Path) -> list[Line]:
-    """A part in a process of its own; what it had said before its limit counts."""
+    """A part in a process of its own; what it measured before its limit counts."""
     command = [sys.executable, "-m", "experiments.benchmarks.gpu", str(folder), "--part", part]
-    lines, start = [], time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(command, stdout=out, text=True, start_new_session=True)
         try:
@@ -373,30 +224,25 @@ def lines_of(part: str, folder: Path) -> list[Line]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("data", type=Path, help="folder with beauty.txt and ml-1m.txt")
-    options.add_argument("--parts", nargs="+", choices=PARTS, default=DEFAULT)
-    options.add_argument("--out", type=Path, help="folder for the table, as gpu.csv")
-    options.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    arguments = options.parse_args()
-    folder = arguments.data.expanduser().resolve()
-    if arguments.part:
-        for entry in PARTS[arguments.part](folder):
+    arguments.add_argument("data", type=Path, help="folder with beauty.txt and ml-1m.txt")
+    arguments.add_argument("--parts", nargs="+", choices=PARTS, default=DEFAULT)
+    arguments.add_argument("--out", type=Path, help="folder for the table, as gpu.csv")
+    arguments.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    folder = options.data.expanduser().resolve()
+    if options.part:
+        for entry in PARTS[options.part](folder):
             print(json.dumps(entry), flush=True)
         return
-    import pandas as pd
-    import torch
-
-    from experiments.benchmarks.measure import keep
-
     if not torch.cuda.is_available():
         raise SystemExit("This benchmark needs a CUDA device, and PyTorch sees none.")
-    lines = [entry for part in arguments.parts for entry in lines_of(part, folder)]
+    lines = [entry for part in options.parts for entry in lines_of(part, folder)]
     table = pd.DataFrame(lines).set_index(["part", "name"])
-    table.insert(2, "asked", [ASKED.get(key, float("nan")) for key in table.index])
-    keep(table, "gpu", arguments.out, torch.device("cuda"))
+    table.insert(2, "target", [TARGETS.get(key, float("nan")) for key in table.index])
+    measure.keep(table, "gpu", options.out, CUDA)
 
 
 if __name__ == "__main__":

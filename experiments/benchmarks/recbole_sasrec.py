@@ -1,4 +1,4 @@
-"""RecBole's SASRec for a while: run by ``benchmark_models --recbole`` in RecBole's environment.
+"""RecBole's SASRec for a while: run by ``models --recbole`` in RecBole's environment.
 
     python recbole_sasrec.py FOLDER BATCH_SIZE MAX_LENGTH DEVICE SECONDS
 
@@ -11,6 +11,7 @@ import logging
 import resource
 import sys
 import time
+from typing import Any
 
 import torch
 from recbole.config import Config
@@ -19,94 +20,74 @@ from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
+SETTINGS: dict[str, Any] = {
+    **{"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"},
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    **{"eval_batch_size": 4096, "train_neg_sample_args": None, "loss_type": "CE"},
+    **{"hidden_size": 64, "inner_size": 256, "n_layers": 2, "n_heads": 8},
+    **{"hidden_dropout_prob": 0.3, "attn_dropout_prob": 0.3},
+    "eval_args": {
+        **{"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+    },
+    **{"metrics": ["Hit", "NDCG", "MRR"], "topk": [5, 10, 20], "valid_metric": "NDCG@10"},
+    **{"show_progress": False, "seed": 2020, "reproducibility": True, "epochs": 1},
+}
+
+
+def now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def train(trainer: Trainer, batches: Any, least: float) -> tuple[float, int, int]:
+    """``Trainer``'s loop for a while: seconds, steps and samples, all without the first step."""
+    trainer.model.train()
+    steps, samples = 0, 0
+    first = now()
+    for batch in batches:
+        trainer.optimizer.zero_grad()
+        loss = trainer.model.calculate_loss(batch.to(trainer.device))
+        if torch.isnan(loss):  # which the trainer looks for, too
+            raise ValueError("training loss is nan")
+        loss.backward()
+        trainer.optimizer.step()
+        if not steps:
+            first = now()
+        else:
+            samples += len(batch)
+        steps += 1
+        if steps > 3 and now() - first > least:
+            break
+    return now() - first, steps - 1, samples
+
 
 def main() -> None:
-    folder, batch_size, max_length, device, seconds = sys.argv[1:]
+    folder, batch_size, max_length, device, least = sys.argv[1:]
     logging.disable(logging.CRITICAL)
     sys.argv = sys.argv[:1]
-    config = Config(
-        model="SASRec",
-        dataset="peer",
-        config_dict={
-            "data_path": folder,
-            "USER_ID_FIELD": "user_id",
-            "ITEM_ID_FIELD": "item_id",
-            "TIME_FIELD": "timestamp",
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "MAX_ITEM_LIST_LENGTH": int(max_length),
-            "train_batch_size": int(batch_size),
-            "eval_batch_size": 4096,
-            "train_neg_sample_args": None,
-            "loss_type": "CE",
-            "hidden_size": 64,
-            "inner_size": 256,
-            "n_layers": 2,
-            "n_heads": 8,
-            "hidden_dropout_prob": 0.3,
-            "attn_dropout_prob": 0.3,
-            "eval_args": {
-                "split": {"LS": "valid_and_test"},
-                "order": "TO",
-                "group_by": "user",
-                "mode": "full",
-            },
-            "metrics": ["Hit", "NDCG", "MRR"],
-            "topk": [5, 10, 20],
-            "valid_metric": "NDCG@10",
-            "use_gpu": device == "cuda",
-            "show_progress": False,
-            "seed": 2020,
-            "reproducibility": True,
-            "epochs": 1,
-            "checkpoint_dir": folder,
-        },
-    )
+    sizes = {"MAX_ITEM_LIST_LENGTH": int(max_length), "train_batch_size": int(batch_size)}
+    places = {"data_path": folder, "checkpoint_dir": folder, "use_gpu": device == "cuda"}
+    config = Config(model="SASRec", dataset="peer", config_dict={**SETTINGS, **sizes, **places})
     init_seed(config["seed"], True)
-    dataset = create_dataset(config)
-    train_data, _, test_data = data_preparation(config, dataset)
+    train_data, _, test_data = data_preparation(config, create_dataset(config))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = SASRec(config, train_data.dataset).to(config["device"])
     trainer = Trainer(config, model)
-
-    def wait() -> float:
-        if config["device"].type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    # Trainer._train_epoch's loop, stopped when the time is up.
-    model.train()
-    steps, samples = [], 0
-    start = wait()
-    for batch in train_data:
-        trainer.optimizer.zero_grad()
-        loss = model.calculate_loss(batch.to(config["device"]))
-        trainer._check_nan(loss)
-        loss.backward()
-        trainer.optimizer.step()
-        now = wait()
-        steps.append(now - start)
-        samples += len(batch) if len(steps) > 1 else 0
-        start = now
-        if sum(steps[1:]) > float(seconds) and len(steps) > 3:
-            break
-    spent = sum(steps[1:])
+    seconds, steps, samples = train(trainer, train_data, float(least))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    start = wait()
+    start = now()
     trainer.evaluate(test_data, load_best_model=False)
-    evaluated = wait() - start
-    users = len(test_data.dataset)
-    print(
-        json.dumps(
-            {
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "epoch_seconds": len(train_data) * spent / (len(steps) - 1),
-                "targets_per_second": samples / spent,
-                "eval_seconds": evaluated,
-                "eval_ms_per_4096": 4096e3 * evaluated / users,
-                "peak_mib": peak / 1024,
-            }
-        )
-    )
+    evaluation = now() - start
+    result = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epoch_seconds": len(train_data) * seconds / steps,
+        "targets_per_second": samples / seconds,
+        "eval_seconds": evaluation,
+        "eval_ms_per_4096": 4096e3 * evaluation / len(test_data.dataset),
+        "peak_mib": peak / 1024,
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ one. Titles and genres are those that came with the data, or of ``--titles`` (``
 ``movies.dat``, ``movies.csv``, a ``.item`` file or a table); without any, ids are shown.
 
 Without ``--user`` the user is chosen by a rule: of the test users whose history is of median length
-(the lower one of two), the one of the lowest id. ``--pick flip`` instead takes the user for whom
-the run with the flip gains most over the best of the others, in 1 / rank of the target, and the
-caption says so, with how often it gains and loses among all test users.
+(the lower one of two), the one of the lowest id.
 
 Into ``--out``: ``case_<user>.png`` and ``.svg``, ``case_<user>.csv`` (the metrics),
-``…_history.csv`` and ``…_recommendations.csv``, ``case_<user>.json`` (what the report says of it),
-and all of it as ``case_<user>.md``.
+``…_history.csv`` and ``…_recommendations.csv``, and ``case_<user>.json`` (what the report says of
+it).
 """
+
+import sigma.environment  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -23,167 +23,74 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import sigma.environment  # noqa: F401  isort: skip
-
-import pandas as pd
-
-from experiments.case.picture import draw
-from experiments.case.study import Case, caption, study
-from experiments.ledger import METRICS
-from experiments.paper.values import paper
-from experiments.render import Cell, Table, escape_markdown, markdown, replace
-from sigma.datamodules.titles import Title, read_titles
+from experiments.case.picture import draw, save
+from experiments.case.study import Case, note, study
+from sigma.datamodules.titles import read_titles
 from sigma.errors import UserError
 from sigma.recommend import load
 from sigma.runs.messages import explained
 
 
-def note() -> str:
-    """What the metrics of one user can be, and what the paper's are."""
-    numbers = "; ".join(
-        f"{row.model} " + " / ".join(f"{v:.4f}" for v in (row[m] for m in METRICS))
-        for _, row in paper("table6_case_study").iterrows()
-    )
-    return (
-        "One user has one next item: HR@10 is 0 or 1 (between them only where ties reach over the "
-        "10th place), and NDCG and MRR follow from the one rank. So they tell nothing of a model "
-        "that the rank does not; compare models by the whole test set. The paper's Table 6 gives "
-        f"for user 5050 of ML-1M (HR / NDCG / MRR@10): {numbers}. Those cannot be metrics of one "
-        "user's next item, also not as a mean over five seeds; they are of the size of its whole "
-        "test set's (Table 2), without being equal to them."
-    )
-
-
-def metrics_table(case: Case) -> pd.DataFrame:
-    """A line a model: rank and metrics of this user, metrics of the whole test set."""
-    return pd.DataFrame(
-        [
-            {"model": f.label, "rank": f.rank, **f.metrics()}
-            | {f"all users {name}": f.whole.get(name, float("nan")) for name in METRICS}
-            for f in case.found
-        ]
-    )
-
-
-def history_table(case: Case) -> pd.DataFrame:
-    """A line a position of the row, before and after the flip; padding is empty."""
-    columns: dict[str, list[Any]] = {"position": list(range(1, len(case.row) + 1))}
-    sides: dict[str, Sequence[str | None]] = {"": case.row}
-    if case.flipped is not None:
-        sides["flipped "] = case.flipped
-    for side, items in sides.items():
-        known = [None if i is None else case.titles.get(i) for i in items]
-        columns[f"{side}item"] = list(items)
-        columns[f"{side}title"] = [t and t.title for t in known]
-        columns[f"{side}genres"] = [t and "|".join(t.genres) for t in known]
-    return pd.DataFrame(columns)
-
-
-def recommendations_table(case: Case) -> pd.DataFrame:
-    """A line a model and place."""
-    return pd.DataFrame(
-        [
-            {
-                "model": f.label, "place": place, "item": item, "score": score,
-                "title": case.title(item), "hit": item == case.target,
-                "genres": "|".join(case.titles.get(item, Title("")).genres),
-            }
-            for f in case.found
-            for place, (item, score) in enumerate(zip(f.items, f.scores, strict=True), start=1)
-        ]
-    )  # fmt: skip
-
-
-def of_frame(name: str, title: str, caption: str, frame: pd.DataFrame) -> Table:
-    """A frame as a table; floats to four places, what is missing as a dash."""
-
-    def cell(value: Any) -> Cell:
-        if value is None or value != value:
-            return Cell("–")
-        if isinstance(value, float):
-            return Cell(f"{value:.4f}" if value % 1 else f"{value:g}", value)
-        return Cell(str(value))
-
-    rows = [[cell(value) for value in row] for row in frame.to_numpy(object).tolist()]
-    return Table(name, title, caption, list(frame.columns), rows)
-
-
-def report(case: Case, name: str) -> str:
-    """All of it as Markdown."""
-    target = f"The true next item is {case.title(case.target)} ({case.target})."
-    tables = [
-        of_frame(name, "Metrics of this one user", note(), metrics_table(case)),
-        of_frame(f"{name}_history", "History", target, history_table(case)),
-        of_frame(f"{name}_recommendations", "Recommendations", "", recommendations_table(case)),
-    ]
-    parts = [
-        f"# {escape_markdown(f'User {case.user} of {case.dataset}')}",
-        f"![history before and after the flip, and recommendations]({name}.png)",
-        *map(escape_markdown, caption(case)),
-        *(markdown(table).strip() for table in tables),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def keep(case: Case, out: Path, last: int = 20) -> str:
-    """Write picture and tables; returns the files' name without ending."""
-    name = "case_" + re.sub(r"[^\w.-]+", "_", case.user)
-    draw(case, out, name, last)
-    told = {"user": case.user, "dataset": case.dataset, "caption": caption(case), "note": note()}
-    for ending, text in (
-        (".csv", metrics_table(case).assign(user=case.user).to_csv(index=False)),
-        ("_history.csv", history_table(case).to_csv(index=False)),
-        ("_recommendations.csv", recommendations_table(case).to_csv(index=False)),
-        (".md", report(case, name)),
-        (".json", json.dumps(told, indent=1)),
+def keep(case: Case, out: Path, last: int = 20) -> Path:
+    """Write picture and tables; the files' path without ending."""
+    stem = out / ("case_" + re.sub(r"[^\w.-]+", "_", case.user))
+    out.mkdir(parents=True, exist_ok=True)
+    save(draw(case, last), stem, f"Case study: user {case.user} of {case.dataset}")
+    content = {"user": case.user, "dataset": case.dataset, "caption": case.caption, "note": note()}
+    Path(f"{stem}.json").write_text(json.dumps(content, indent=1))
+    for ending, table in (
+        ("", case.models.assign(user=case.user)),
+        ("_history", case.history),
+        ("_recommendations", case.recommendations),
     ):
-        replace(out / f"{name}{ending}", text.encode())
-    return name
+        table.to_csv(f"{stem}{ending}.csv", index=False)
+    return stem
 
 
-class Once(logging.Filter):
-    """Lets a message through the first time: each run reads the same data, and warns alike."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        known = len(self.told)
-        self.told.add(record.getMessage())
-        return len(self.told) > known
+def show(case: Case) -> None:
+    """Print all of it but the picture; ``*`` marks the true next item."""
+    print(*case.caption, sep="\n")
+    print(f"The true next item is {case.target['title'] or ''} ({case.target['item']}).\n")
+    print(case.models.round(4).to_string(index=False), "\n")
+    lines = case.recommendations
+    titles = lines["title"].fillna(lines["item"]) + lines["hit"].map({True: " *", False: ""})
+    table = lines.assign(title=titles).pivot(index="place", columns="model", values="title")
+    print(table[lines["model"].unique()].fillna("").to_string(), "\n")
+    print(note())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
-    made.add_argument("--user", help="raw id")
-    made.add_argument("--pick", choices=["median", "flip"], default="median", help="without --user")
-    made.add_argument("--titles", type=Path, help="file of titles and genres")
-    made.add_argument("--last", type=int, default=20, help="items of the history to show")
-    made.add_argument("--top", type=int, default=5, help="recommendations of each model")
-    made.add_argument("--path", help="raw data, where it has moved since the runs")
-    made.add_argument("--out", type=Path, required=True, help="folder to write into")
-    options = made.parse_args(arguments)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
+    parser.add_argument("--user", help="raw id")
+    parser.add_argument("--titles", type=Path, help="file of titles and genres")
+    parser.add_argument("--last", type=int, default=20, help="items of the history to show")
+    parser.add_argument("--top", type=int, default=5, help="recommendations of each model")
+    parser.add_argument("--path", help="raw data, where it has moved since the runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    options = parser.parse_args(arguments)
+    messages: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:  # each run reads the same data, and warns alike
+        number = len(messages)
+        messages.add(record.getMessage())
+        return len(messages) > number
+
     handler = logging.StreamHandler()
-    handler.addFilter(Once())
+    handler.addFilter(is_new)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
     with explained():
         if min(options.last, options.top) < 1:
             raise UserError("--last and --top must be at least 1.")
         titles = None if options.titles is None else read_titles(options.titles)
         runs = [load(run, options.path) for run in options.runs]
-        case = study(runs, options.user, options.pick, titles, options.top)
-        name = keep(case, options.out, options.last)
-        for sentence in caption(case):
-            print(sentence)
-        print(metrics_table(case).round(4).to_string(index=False))
-        print(note())
-        print(f"Picture and tables: {options.out / name}.png, .svg, .md, .csv")
+        case = study(runs, options.user, titles, options.top)
+        stem = keep(case, options.out, options.last)
+        show(case)
+        print(f"Picture and tables: {stem}.png, .svg, .csv, .json")
 
 
 if __name__ == "__main__":

@@ -1,94 +1,78 @@
 """A case study's content: one user's history before and after the flip, and what models recommend.
 
-``study`` gathers a ``Case`` of trained runs; ``case_picture`` draws it, ``case_study`` writes it.
+``study`` gathers a ``Case`` of trained runs; ``experiments.case.picture`` draws it.
 """
 
-import json
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-import sigma.environment  # noqa: F401  isort: skip
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
-from experiments.ledger import METRICS
+from experiments.paper.values import paper
 from sigma.datamodules.titles import Title, titles_of
 from sigma.errors import UserError
 from sigma.ops.moves import flip_index
 from sigma.ops.rows import rows_of
 from sigma.ranking.metrics import RankingMetrics
 from sigma.recommend import TrainedRun, recommend
+from sigma.runs.files import ROW
+from sigma.runs.row import Row
+
+METRICS = ("hr@10", "ndcg@10", "mrr@10")
 
 
-class Found(NamedTuple):
-    """What one model has for the user; ``whole`` holds the metrics of the whole test set."""
-
-    label: str
-    greater: int
-    ties: int
-    items: list[str]
-    scores: list[float]
-    whole: dict[str, float]
-
-    @property
-    def rank(self) -> float:
-        return self.greater + 1 + self.ties / 2
-
-    def metrics(self) -> dict[str, float]:
-        """HR, NDCG and MRR@10 of this one target."""
-        metric = RankingMetrics(ks=(10,), alone=True)
-        one = (torch.tensor([n]) for n in (self.greater, self.ties, 0))
-        metric.update(*one)
-        return {name: float(value) for name, value in metric.compute().items()}
-
-
-class Case(NamedTuple):
-    """Everything the picture and the tables show; items are raw ids.
+@dataclass(frozen=True)
+class Case:
+    """What picture and tables show; items are raw ids, genres of an item parted by ``|``.
 
     Attributes:
         dataset: name.
-        num_items: of the ranking.
         user: raw id.
-        why: sentence on how the user was chosen.
-        length: of the whole history.
-        row: the history as the model with the flip reads it, oldest first.
-        order: position of the row, from 0, that each position of the flipped one reads, n and more
-            where it reads padding; None without such a model.
-        flip: sentence on that flip.
-        kept: items at the row's end that stay.
-        target: the true next item.
-        found: by model.
-        titles: of items, as far as known.
+        target: the true next item: ``item``, ``title``, ``genres``.
+        history: as a model reads it, oldest first: ``position`` from 1, ``item``, ``title``,
+            ``genres``; where a model flips it, too, ``flipped item`` and so on: what that direction
+            reads at this place, NaN for padding.
+        fixed: items at the history's end that the flip leaves in place.
+        models: a line a model: ``model``, ``rank`` of the target, METRICS of this user, and, named
+            ``all users …``, those of the whole test set.
+        recommendations: ``model``, ``place``, ``item``, ``score``, ``title``, ``hit``, ``genres``.
+        caption: sentences under the picture.
     """
 
     dataset: str
-    num_items: int
     user: str
-    why: str
-    length: int
-    row: list[str]
-    order: list[int] | None
-    flip: str
-    kept: int
-    target: str
-    found: list[Found]
-    titles: dict[str, Title]
+    target: pd.Series
+    history: pd.DataFrame
+    fixed: int
+    models: pd.DataFrame
+    recommendations: pd.DataFrame
+    caption: list[str]
 
-    @property
-    def flipped(self) -> list[str | None] | None:
-        """The row as the flipped direction reads it, None for padding."""
-        if self.order is None:
-            return None
-        return [self.row[i] if i < len(self.row) else None for i in self.order]
 
-    def title(self, item: str) -> str:
-        return self.titles[item].title if item in self.titles else item
+def note() -> str:
+    """What the metrics of one user can be, and what the paper's are."""
+    numbers = "; ".join(
+        f"{line['model']} " + " / ".join(f"{line[metric]:.4f}" for metric in METRICS)
+        for line in paper("table6_case_study").to_dict("records")
+    )
+    return (
+        "One user has one next item: HR@10 is 0 or 1 (between them only where ties reach over the "
+        "10th place), and NDCG and MRR follow from the one rank. So they tell nothing of a model "
+        "that the rank does not; compare models by the whole test set. The paper's Table 6 gives "
+        f"for user 5050 of ML-1M (HR / NDCG / MRR@10): {numbers}. Those cannot be metrics of one "
+        "user's next item, also not as a mean over five seeds; they are of the size of its whole "
+        "test set's (Table 2), without being equal to them."
+    )
 
-    def genre(self, item: str) -> str | None:
-        """The main genre: the first that the data names."""
-        return next(iter(self.titles[item].genres), None) if item in self.titles else None
+
+def described(items: Sequence[str], titles: Mapping[str, Title]) -> pd.DataFrame:
+    """``item``, ``title`` and ``genres``; what is not known is None."""
+    known = [titles.get(item) for item in items]
+    names = [entry and entry.title for entry in known]
+    genres = [entry and "|".join(entry.genres) for entry in known]
+    return pd.DataFrame({"item": list(items), "title": names, "genres": genres}, dtype=object)
 
 
 def flip_of(run: TrainedRun, length: int) -> tuple[list[int], int] | None:
@@ -103,12 +87,24 @@ def flip_of(run: TrainedRun, length: int) -> tuple[list[int], int] | None:
         return (index, max(length - head, 0)) if head > 1 else None
     if not model.get("partial_flip", "flip_until" in model):
         return None
-    keep = int(model.r)
-    index = flip_index(rows_of(torch.tensor([length])), length, keep).tolist()
-    return index, min(keep, length)
+    index = flip_index(rows_of(torch.tensor([length])), length, int(model.r)).tolist()
+    return index, min(int(model.r), length)
 
 
-def same_data(runs: Sequence[TrainedRun]) -> None:
+def flip_sentence(run: TrainedRun | None, length: int) -> str:
+    """How a model flips a row of ``length`` items; of None, that there is no such model."""
+    flip = run and flip_of(run, length)
+    if run is None or flip is None:
+        return "None of the models flips the row."
+    name, until, stay = run.config.model.get("name"), run.config.model.get("flip_until"), flip[1]
+    if until is not None:
+        how = f"columns 1 to {until} whatever the row's length; what comes from padding is no item"
+    else:
+        how = f"the first {length - stay} of the {length} items it reads; the last r = {stay} stay"
+    return f"{name} reverses {how}."
+
+
+def check_data(runs: Sequence[TrainedRun]) -> None:
     """All runs must hold the same sequences.
 
     Raises:
@@ -125,25 +121,15 @@ def same_data(runs: Sequence[TrainedRun]) -> None:
 
 
 def labels(runs: Sequence[TrainedRun]) -> list[str]:
-    """Names of the models; runs of one model carry their seed, else their folder, else a number."""
-    names = [str(run.config.model.get("name")) for run in runs]
-    marks = (
-        [f"seed {run.config.seed}" for run in runs],
-        [run.folder.resolve().name for run in runs],
-        [str(i) for i in range(1, len(runs) + 1)],
-    )
-    found = []
-    for name, *its in zip(names, *marks, strict=True):
-        same = [i for i, other in enumerate(names) if other == name]
-        told = (m for m, all_of in zip(its, marks, strict=True)
-                if len({all_of[i] for i in same}) == len(same))  # fmt: skip
-        found.append(name if len(same) == 1 else f"{name}, {next(told)}")
-    return found
-
-
-def lowest(users: Iterable[str]) -> str:
-    """The lowest id, by number where it is one."""
-    return min(users, key=lambda u: (not u.isdecimal(), int(u) if u.isdecimal() else 0, u))
+    """Names of the models; as far as it takes, with the run's seed, its folder, and a number."""
+    names = pd.Series([str(run.config.model.get("name")) for run in runs])
+    for mark in (
+        [f", seed {run.config.seed}" for run in runs],
+        [f", {run.folder.resolve().name}" for run in runs],
+        [f", {number}" for number in range(1, len(runs) + 1)],
+    ):
+        names = names.where(~names.duplicated(keep=False), names + pd.Series(mark))
+    return names.tolist()
 
 
 def median_user(run: TrainedRun) -> tuple[str, str]:
@@ -154,123 +140,97 @@ def median_user(run: TrainedRun) -> tuple[str, str]:
     lengths = pd.Series(last - sequences.offsets[users]).groupby(users).max()
     median = int(np.sort(lengths)[(len(lengths) - 1) // 2])
     fits = [str(sequences.user_ids[u]) for u in lengths.index[lengths == median]]
-    return lowest(fits), (
+    return min(fits, key=lambda user: (len(user), user)), (
         f"Chosen by rule, not by its outcome: of the {len(fits)} test users with a history of "
         f"median length ({median}), the one of the lowest id."
     )
 
 
-def flip_user(runs: Sequence[TrainedRun], flips: TrainedRun) -> tuple[str, str]:
-    """The user for whom ``flips`` gains most over the others, and the sentence that says so.
+def history_of(
+    run: TrainedRun, user: str, length: int, titles: Mapping[str, Title]
+) -> pd.DataFrame:
+    """A user's history as a model reads it, and beside it as its flipped direction does."""
+    sequences = run.sequences
+    start = sequences.offsets[[str(raw) for raw in sequences.user_ids].index(user)]
+    items = sequences.items[start : start + length][-run.data.max_length :]
+    history = described([str(sequences.item_ids[i - 1]) for i in items], titles)
+    history.insert(0, "position", range(1, len(history) + 1))
+    flip = flip_of(run, len(history))
+    if flip is None:
+        return history
+    flipped = history.reindex(flip[0]).reset_index(drop=True)  # NaN where it reads padding
+    return history.join(flipped.add_prefix("flipped "))
 
-    Raises:
-        UserError: there is no other run.
-    """
-    if len(runs) < 2:
-        raise UserError("--pick flip compares a run with others; name more than one with --runs.")
-    mine: pd.Series = pd.Series(dtype=float)
-    others = []
-    for run in runs:
-        ranks = recommend(run, k=1).groupby("user")["rank"].last()
-        if run is flips:
-            mine = 1 / ranks
-        else:
-            others.append(1 / ranks)
-    best = pd.concat(others, axis=1).max(axis=1)
-    gain = mine - best[mine.index]
-    user = lowest(gain.index[gain == gain.max()])
-    name = flips.config.model.get("name")
-    return user, (
-        f"Picked for its outcome (--pick flip), not typical: of all {len(gain):,} test users the "
-        f"one for whom {name} gains most over the best of the others, {gain.max():+.3f} in 1 / "
-        f"rank. Of all of them, {name} is ahead of every other model for {(gain > 0).mean():.1%} "
-        f"and behind the best of them for {(gain < 0).mean():.1%}."
-    )
+
+def target_metrics(greater: int, ties: int) -> dict[str, float]:
+    """HR, NDCG and MRR@10 of one target, ``greater`` items above it and ``ties`` others equal."""
+    metric = RankingMetrics(ks=(10,), alone=True)
+    metric.update(torch.tensor([greater]), torch.tensor([ties]), torch.tensor([0]))
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def models_of(lines: pd.DataFrame, runs: Mapping[str, TrainedRun]) -> pd.DataFrame:
+    """Rank and metrics of this user, and metrics of the whole test set where a run has its row."""
+    entries = []
+    for line in lines.drop_duplicates("model").to_dict("records"):
+        file = runs[line["model"]].folder / ROW
+        test = Row.read(file).metrics.test if file.is_file() else {}
+        entry = {"model": line["model"], "rank": line["rank"]}
+        entry |= target_metrics(line["greater"], line["ties"])
+        entries.append(entry | {f"all users {name}": test.get(name) for name in METRICS})
+    return pd.DataFrame(entries)
 
 
 def study(
     runs: Sequence[TrainedRun],
     user: str | None = None,
-    pick: str = "median",
-    titles: dict[str, Title] | None = None,
+    titles: Mapping[str, Title] | None = None,
     top: int = 5,
 ) -> Case:
     """Gather what the picture and the tables show.
 
     Args:
         runs: loaded, at least one, all on the same data.
-        user: raw id; None chooses one.
-        pick: ``median`` or ``flip``, see above.
+        user: raw id; None is ``median_user``.
         titles: of items; None is those that came with the data.
         top: recommendations of each model.
 
     Raises:
-        UserError: other data, no such user, or nothing to pick by.
+        UserError: no such user, or runs on other data or another split.
     """
-    same_data(runs)
+    check_data(runs)
     flips = next((run for run in runs if flip_of(run, 2)), None)
-    why = "Chosen by its id."
-    if user is None and pick == "flip":
-        if flips is None:
-            raise UserError("--pick flip needs a run of a model that flips, such as model=sigma.")
-        user, why = flip_user(runs, flips)
-    elif user is None:
-        user, why = median_user(runs[0])
-    found, length, target = [], 0, ""
-    for label, run in zip(labels(runs), runs, strict=True):
-        part = recommend(run, [user], k=top)
-        part = part[part["history_length"] == part["history_length"].max()]  # the last, of several
-        first = part.iloc[0]
-        if found and (first["history_length"], first["target"]) != (length, target):
-            raise UserError(f"{run.folder} tests user {user} on another item; use one split.")
-        length, target = int(first["history_length"]), str(first["target"])
-        row = run.folder / "row.json"
-        told = json.loads(row.read_text())["metrics"]["test"] if row.is_file() else {}
-        found.append(
-            Found(
-                label, int(first["greater"]), int(first["ties"]), part["item"].tolist(),
-                part["score"].tolist(), {name: told[name] for name in METRICS if name in told},
-            )
-        )  # fmt: skip
     reader = flips or runs[0]
-    sequences = reader.sequences
-    index = [str(raw) for raw in sequences.user_ids].index(user)
-    start = sequences.offsets[index]
-    history = sequences.items[start : start + length][-reader.data.max_length :]
-    row_items = [str(sequences.item_ids[i - 1]) for i in history]
-    order, kept, sentence = None, 0, "None of the models flips the row."
-    if flips is not None:
-        found_flip = flip_of(flips, len(row_items))
-        assert found_flip is not None
-        order, kept = found_flip
-        name, n = flips.config.model.get("name"), len(row_items)
-        if flips.config.model.get("flip_until") is not None:
-            sentence = (
-                f"{name} reverses columns 1 to {flips.config.model.flip_until} whatever the row's "
-                "length; where padding comes to stand, no item is read."
-            )
-        else:
-            sentence = (
-                f"{name} reverses the first {n - kept} of the {n} items it reads; the last "
-                f"r = {kept} stay."
-            )
-    known = titles_of(sequences) if titles is None else titles
-    return Case(
-        str(reader.data.name), sequences.num_items, user, why, length, row_items, order,
-        sentence, kept, target, found, known,
-    )  # fmt: skip
-
-
-def caption(case: Case) -> list[str]:
-    """Sentences under the picture."""
-    read = "" if len(case.row) == case.length else f", of which the last {len(case.row)} are read"
-    said = [
-        f"User {case.user} of {case.dataset}, {case.length} items of history{read}. {case.why}",
-        f"{case.flip} A dot's colour is the item's first genre.",
-        f"Ranks are the true next item's among all {case.num_items:,} items, expected over the "
-        "order of ties.",
+    user, why = median_user(reader) if user is None else (user, "Chosen by its id.")
+    by_label = dict(zip(labels(runs), runs, strict=True))
+    parts = {label: recommend(run, [user], k=top) for label, run in by_label.items()}
+    lines = pd.concat(parts, names=["model"]).reset_index("model")
+    is_last = lines["history_length"] == lines["history_length"].max()  # of several targets
+    lines = lines[is_last].reset_index(drop=True)
+    if lines["target"].nunique() > 1 or lines["model"].nunique() < len(runs):
+        raise UserError(f"The runs test user {user} on different items; compare runs of one split.")
+    length, target = int(lines["history_length"].iloc[0]), lines["target"].iloc[0]
+    titles = titles_of(reader.sequences) if titles is None else titles
+    history = history_of(reader, user, length, titles)
+    lines = lines.join(described(lines["item"], titles)[["title", "genres"]])
+    lines["hit"] = lines["item"] == target
+    read = "" if len(history) == length else f", of which the last {len(history)} are read"
+    caption = [
+        f"User {user} of {reader.data.name}, {length} items of history{read}. {why}",
+        f"{flip_sentence(flips, len(history))} A dot's colour is the item's first genre.",
+        "Ranks are the true next item's among all "
+        f"{reader.sequences.num_items:,} items, expected over the order of ties.",
     ]
-    missing = sum(item not in case.titles for item in {*case.row, case.target})
-    if missing:
-        said.append(f"{missing} items have no known title; their ids are shown.")
-    return said
+    if missing := sum(item not in titles for item in {*history["item"], target}):
+        caption.append(f"{missing} items have no known title; their ids are shown.")
+    flip = flip_of(reader, len(history))
+    return Case(
+        dataset=str(reader.data.name),
+        user=user,
+        target=described([target], titles).iloc[0],
+        history=history,
+        fixed=flip[1] if flip else 0,
+        models=models_of(lines, by_label),
+        recommendations=lines[["model", "place", "item", "score", "title", "hit", "genres"]],
+        caption=caption,
+    )

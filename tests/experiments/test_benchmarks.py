@@ -1,169 +1,167 @@
-"""The benchmark scripts on tiny cases: their tables, pictures and fits, not their numbers."""
+"""The benchmarks on tiny cases: their tables and fits, not their numbers."""
 
-import json
-import subprocess
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from experiments import (
-    benchmark_catalogue,
-    benchmark_data,
-    benchmark_length,
-    benchmark_models,
-    benchmark_scan,
-    benchmark_tables,
+from experiments.benchmarks import (
+    against,
+    catalogue,
+    data,
+    efficiency,
+    gpu,
+    length,
     measure,
+    models,
+    operations,
 )
-from experiments.benchmarks import against, gpu
 
-QUICK = ["--repeats", "1", "--device", "cpu"]
-BRIEF = ["--seconds", "0"]
+SHOP = ["dataset.shop.num_users=80", "dataset.shop.num_items=60"]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def _settings_are_put_back() -> Iterator[None]:
-    """``one`` has a process to itself outside these tests."""
+    """A case has a process to itself outside these tests."""
     state, deterministic = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
     yield
     torch.set_rng_state(state)
     torch.use_deterministic_algorithms(deterministic)
 
 
-def call(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *options: object) -> None:
-    """The script's ``main``, with its measurements in this process: they take moments."""
-    real = subprocess.run
-
-    def run(command: list[str], **kwargs: Any) -> Any:
-        if "--one" not in command:
-            return real(command, **kwargs)
-        try:
-            found = script.one(json.loads(command[-1]))
-        except Exception as error:
-            return subprocess.CompletedProcess(command, 1, "", f"{type(error).__name__}: {error}")
-        return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
-
-    monkeypatch.setattr(measure.subprocess, "run", run)
-    monkeypatch.setattr(sys, "argv", ["benchmark", *QUICK, *map(str, options)])
-    script.main()
-
-
-def test_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--lengths", 8, 16, "--positions", 64, "--items", 30, "--out", tmp_path]
-    call(monkeypatch, benchmark_length, *options, "--steps", 1, *BRIEF)
-    table = pd.read_csv(tmp_path / "length.csv")
-    assert len(table) == 4 * 2 * 2
-    assert (table["rows"] == 4).all()
-    assert (table["ms_per_row"] > 0).all()
-    fitted = pd.read_csv(tmp_path / "length_exponents.csv", index_col=["model", "stage"])
-    assert len(fitted) == 4 * 2
-    assert np.isfinite(fitted["time"]).all()
-    assert (tmp_path / "length.png").stat().st_size > 0
-
-
-def test_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("SIGMA_DATA", str(tmp_path / "data"))
-    options = ["--data", "simulated=", f"beauty={tmp_path / 'none.txt'}", "--models", "sasrec"]
-    options += ["sigma", "nonesuch", "--layers", "1", "2", "--layers_on", "simulated"]
-    call(monkeypatch, benchmark_tables, *options, "--out", tmp_path, "--steps", 1, *BRIEF)
-    said = capsys.readouterr()
-    assert said.out.count("beauty is skipped") == 1
-    assert said.err.count("failed") == 2  # inference and training of nonesuch
-    table = pd.read_csv(tmp_path / "tables_efficiency.csv", index_col=["table", "model"])
-    assert set(table.index.get_level_values("model")) == {
-        *("sasrec", "sigma", "nonesuch", "sigma x 1", "sigma x 2")
-    }
-    others = table.drop(index="nonesuch", level="model")
-    assert (others[["infer_ms", "train_ms", "infer_process_mib"]].notna()).all(axis=None)
-    assert others.loc[("3, 7", "sigma"), "infer_ms_of_sigma"] == 1
-    assert (tmp_path / "tables_efficiency.png").stat().st_size > 0
-
-
-def test_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = ["--rows", 3, "--lengths", 5, "--channels", 4, "--states", 3, *BRIEF]
-    backends = ["--backends", "cpu", "blocked", "reference"]
-    call(monkeypatch, benchmark_scan, *sizes, *backends, "--out", tmp_path)
-    table = pd.read_csv(tmp_path / "scan_cpu.csv", index_col="backend")
-    assert list(table.index) == ["cpu", "blocked", "reference", "floor"]
-    assert (table["error"].dropna() < 1e-5).all()
-    assert table["times_cpu"]["cpu"] == 1
-    assert (tmp_path / "scan_cpu.png").stat().st_size > 0
-
-
-def test_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--items", 50, 100_000, "--rows", 8, "--limit", 0.001, "--out", tmp_path]
-    call(monkeypatch, benchmark_catalogue, *options)
-    table = pd.read_csv(tmp_path / "catalogue_cpu.csv", index_col=["loss", "items"])
-    # The matrix of 100,000 scores is over the limit.
-    assert sorted(table.index) == [("chunks", 50), ("chunks", 100_000), ("matrix", 50)]
-    assert (tmp_path / "catalogue_cpu.png").stat().st_size > 0
-
-
-def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch, benchmark_data, "--interactions", 20_000, "--out", tmp_path)
-    table = pd.read_csv(tmp_path / "data.csv", index_col="start")
-    assert table["users"].tolist() == [500, 500]
-    assert (tmp_path / "data.png").stat().st_size > 0
-
-
-def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def lines_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+    """Runs a benchmark's ``main``, its cases in this process, and reads the table it writes."""
+    monkeypatch.setenv("SIGMA_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    data = ["dataset.shop.num_users=80", "dataset.shop.num_items=60", f"dataset.root={tmp_path}"]
-    options = ["--models", "popularity", "sasrec", *BRIEF, "--out", tmp_path, *data]
-    call(monkeypatch, benchmark_models, *options)
-    table = pd.read_csv(tmp_path / "models.csv", index_col="model")
-    assert table.index.tolist() == ["popularity", "sasrec"]
-    assert table["of_sasrec"].isna().tolist() == [True, False]
-    assert (table["eval_seconds"] > 0).all()
-    assert (tmp_path / "models.png").stat().st_size > 0
+    monkeypatch.setattr(measure, "isolated", lambda work, *arguments: work(*arguments))
+
+    def run(script: ModuleType, name: str, options: str) -> pd.DataFrame:
+        common = f"--repeats 1 --device cpu --seconds 0.001 --out {tmp_path}"
+        monkeypatch.setattr(sys, "argv", ["benchmark", *f"{options} {common}".split()])
+        script.main()
+        return pd.read_csv(tmp_path / f"{name}.csv")
+
+    return run
 
 
-def test_another_checkout_is_measured_by_its_own_code(tmp_path: Path) -> None:
-    """Here by this one's, in a process of its own."""
-    overrides = [
-        "model=sasrec",
-        "dataset.shop.num_users=80",
-        "dataset.shop.num_items=60",
-        f"dataset.root={tmp_path}",
-    ]
-    figures = against.run(measure.ROOT, overrides, 0.0)
-    assert figures.keys() == {"epoch_seconds", "operations", "step_mib", "peak_mib"}
-    assert figures["epoch_seconds"] > 0
-    assert 100 < figures["operations"] < 5000
-    with pytest.raises(SystemExit, match="nonesuch"):
-        against.run(measure.ROOT, ["model=nonesuch"], 0.0)
+TINY = {
+    "catalogue_cpu": (catalogue, "--items 50 9000 --rows 8 --limit 0.0005"),
+    "data": (data, "--interactions 20000"),
+    "length": (length, "--lengths 8 16 --rows 4 --items 30 --models sigma sasrec"),
+    "models": (models, f"{' '.join(SHOP)} --models popularity sasrec"),
+    "scan_cpu": (operations, "scan --rows 3 --lengths 5 --backends cpu blocked reference floor"),
+}
+
+
+def columns_of(name: str) -> list[str]:
+    """Of a committed table."""
+    return list(pd.read_csv(measure.ROOT / "results" / "benchmarks" / f"{name}.csv"))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tables_have_the_columns_of_those_committed(
+    name: str, lines_of: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
+    lines = lines_of(TINY[name][0], name, TINY[name][1])
+    assert list(lines) == columns_of(name)
+    if name == "catalogue_cpu":  # the matrix of 9,000 scores is over the limit
+        assert lines["loss"].tolist() == ["chunks", "matrix", "chunks"]
+    if name == "data":
+        assert lines["users"].tolist() == [500, 500]
+    if name == "length":
+        assert (len(lines), lines["ms_per_row"].min() > 0) == (2 * 2 * 2, True)
+        assert np.isfinite(pd.read_csv(tmp_path / "length_exponents.csv")["time"]).all()
+    if name == "models":
+        assert lines["of_sasrec"].isna().tolist() == [True, False]
+    if name == "scan_cpu":
+        assert (lines["error"].dropna() < 1e-5).all()
+        assert lines["times_cpu"][0] == 1
+
+
+@pytest.mark.slow
+def test_efficiency(
+    lines_of: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--data simulated= beauty=none.txt --models sasrec sigma nonesuch --layers 1 2"
+    lines = lines_of(efficiency, "tables_efficiency", f"{options} --layers_on simulated")
+    assert list(lines) == columns_of("tables_efficiency")
+    text = capsys.readouterr()
+    assert text.out.count("beauty is skipped") == 1
+    assert text.err.count("failed") == 2  # inference and training of nonesuch
+    lines = lines.set_index(["table", "model"])
+    names = ["sasrec", "sigma", "nonesuch", "sigma x 1", "sigma x 2"]
+    assert lines.index.get_level_values("model").tolist() == names
+    columns = ["infer_ms", "infer_low", "train_ms", "infer_process_mib", "train_process_mib"]
+    assert lines.drop(index="nonesuch", level="model")[columns].notna().all(axis=None)
+    assert lines.loc[("3, 7", "sigma"), "infer_ms_of_sigma"] == 1
+
+
+@pytest.mark.parametrize("operation", ["conv", "attend 2x32"])
+def test_peers_compute_the_same(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "DROPOUT", 0.0)
+    case = {"operation": operation, "length": 6, "rows": 2, "ragged": False, "device": CPU}
+    results = []
+    for backend in ("auto", "pytorch"):
+        call, inputs = operations.contender(case | {"backend": backend, "kind": "float32"})
+        results.append(call(*inputs))
+    ours, theirs = results
+    torch.testing.assert_close(ours, theirs.transpose(1, 2).reshape(ours.shape))
+
+
+def test_steps_of_training_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warm ones have no say."""
+    config = measure.composed("model=gru4rec", *SHOP)
+    sequence_data, task = measure.built(config, CPU)
+    steps, clock = [], iter(range(1000))
+    monkeypatch.setattr(models, "now", lambda _: float(next(clock)))
+
+    def run(inputs: models.Inputs) -> torch.Tensor:
+        steps.append(inputs)
+        return task.batch_loss(inputs)
+
+    result = models.train(sequence_data, task, CPU, 0.0, run, warm=2, number=4)
+    assert len(steps) == 2 + 4
+    assert result["step_ms"] == 1e3 / 4
+    targets = sum(int((inputs.targets > 0).sum()) for inputs in steps[2:])
+    assert result["targets_per_second"] == targets
+
+
+@pytest.mark.slow
+def test_another_checkout_runs_its_own_code(tmp_path: Path) -> None:
+    """Here this one's, in a process of its own."""
+    case = {"code": "this", "checkouts": {"this": measure.ROOT}, "least": 0.0, "model": "sasrec"}
+    result = against.one(case | {"overrides": [*SHOP, f"dataset.root={tmp_path}"]})
+    assert result.keys() == {*against.COLUMNS}
+    assert result["epoch_seconds"] > 0
+    assert 100 < result["operations"] < 5000
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_what_a_gpu_must_show_is_not_shown_without_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gpus_benchmark_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["gpu", str(tmp_path)])
     with pytest.raises(SystemExit, match="needs a CUDA device"):
         gpu.main()
-    assert sum(gpu.LIMITS[part] for part in gpu.DEFAULT) < 8 * 60
-    parts = {part for part, _ in gpu.ASKED}
-    assert parts <= set(gpu.PARTS)
+    assert {part for part, _ in gpu.TARGETS} <= gpu.PARTS.keys() == gpu.LIMITS.keys()
 
 
 def test_the_papers_numbers() -> None:
-    paper = benchmark_tables.printed()
+    paper = efficiency.printed()
     assert len(paper) == 6 * 6 + 3  # Games of 2014 beside the paper's of 2018
     both = [
         paper.xs(("3, 7", name), level=("table", "dataset")) for name in ("games", "games_2014")
     ]
     assert both[0].equals(both[1])
     assert paper.index.is_unique
-    ratios = benchmark_tables.relative(paper)
+    ratios = efficiency.relative(paper)
     of_sigma = ratios.loc[("3, 7", "beauty", "sasrec"), "paper_ms_of_sigma"]
     assert of_sigma == pytest.approx(123 / 68)
     layers = ratios.loc[("5", "beauty", "sigma x 4"), "paper_gpu_gb_of_sigma"]
@@ -171,28 +169,36 @@ def test_the_papers_numbers() -> None:
 
 
 def test_exponents() -> None:
-    lengths = [8192, 50, 100, 200, 400, 800]
-    times = [3 * n**1.5 for n in lengths]
-    assert benchmark_length.exponent(lengths, times) == pytest.approx(1.5, abs=1e-12)
+    values = pd.Series({n: 3 * n**1.5 for n in (8192, 50, 100, 200, 400, 800)})
+    assert length.exponent(values) == pytest.approx(1.5, abs=1e-12)
     # The smaller half and what could not be measured have no say.
-    times[1:3] = [7.0, float("nan")]
-    assert benchmark_length.exponent([*lengths, 9000], [*times, 0.0]) == pytest.approx(1.5)
-    assert np.isnan(benchmark_length.exponent([50, 100], [1.0, float("nan")]))
+    values[[50, 100]] = 7.0, float("nan")
+    values[9000] = 0.0
+    assert length.exponent(values) == pytest.approx(1.5)
+    assert np.isnan(length.exponent(pd.Series({50: 1.0, 100: float("nan")})))
 
 
-def test_medians_lowest_and_highest() -> None:
-    frame = pd.DataFrame(
-        {"round": [0, 1, 2] * 2, "case": ["b"] * 3 + ["a"] * 3, "ms": [5.0, 1, 3, 20, 10, 90]}
-    )
-    table = measure.summary(frame, ["case"], "ms")
+def test_medians_lowest_and_highest(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = pd.DataFrame({"case": ["b", "a"] * 3, "ms": [5.0, 20, 1, 10, 3, 90], "other": 7})
+    monkeypatch.setattr(measure, "rounds", lambda *_: lines)
+    table = measure.medians([], dict, 3, ["case"], ["ms"])
     assert list(table.index) == ["b", "a"]
     assert table.to_numpy().tolist() == [[3, 1, 5], [20, 10, 90]]
 
 
-def test_a_failing_case_stops_no_other() -> None:
-    """Here with real processes."""
-    case = {"stage": "inference", "length": 8, "rows": 2, "items": 9, "device": "cpu"}
-    cases = [case | {"model": m, "steps": 1, "seconds": 0.0} for m in ("nonesuch", "linrec")]
-    frame = measure.rounds("experiments.benchmarks.length", cases, 1, benchmark_length.one, None)
-    assert frame["failed"].notna().tolist() == [True, False]
-    assert frame["ms_per_row"].notna().tolist() == [False, True]
+def hold(case: measure.Case) -> measure.Case:
+    """Memory above the process's start, by its own measure; one case fails, one is killed."""
+    if case["mib"] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    memory = measure.Memory(CPU)
+    return {"peak": torch.ones(case["mib"] * 2**18)[0].item() * memory.mib()}
+
+
+@pytest.mark.slow
+def test_cases_have_processes_of_their_own() -> None:
+    """A failing case stops no other, and this process's peak memory is not the case's."""
+    ballast = torch.ones(300 * 2**18)
+    frame = measure.rounds([{"mib": mib} for mib in (0, -1, 200)], hold, 1)
+    assert frame["failed"].notna().tolist() == [True, True, False]
+    assert frame["peak"][2] == pytest.approx(200, abs=40)
+    assert len(ballast)
