@@ -53,10 +53,29 @@ OTHERS = (*(f"data.{name}" for name in COUNTS), "tuning trials")  # protocol tha
 ASIDE = ("table3", "mambarec_efficiency", "fair_search", "mambarec_context")
 METRICS = ("hr@10", "ndcg@10", "mrr@10")
 COLUMNS = (
-    "run_id", "model", "dataset", "seed", "setting", "group", "counted", "aside", "best_epoch",
-    "epochs", "commit", "dirty", "device", "torch", "finished", "config", "ranks", "data.vintage",
-    "data.matches", *OTHERS,
-)  # fmt: skip
+    "run_id",
+    "model",
+    "dataset",
+    "seed",
+    "setting",
+    "group",
+    "counted",
+    "aside",
+    "best_epoch",
+    "epochs",
+    "commit",
+    "dirty",
+    "device",
+    "torch",
+    "finished",
+    "config",
+    "ranks",
+    "data.matches",
+    "data.expected",
+    "threads",
+    *OTHERS,
+    *(key for key in PROTOCOL if key != "evaluation"),
+)
 
 
 class MixedProtocolError(UserError):
@@ -233,16 +252,31 @@ def _line(entry: Entry) -> dict[str, Any]:
         for name, value in getattr(row.metrics, split).items()
     }
     return {
-        "run_id": row.run_id, "model": row.model, "dataset": row.dataset, "seed": row.seed,
-        "setting": setting(row.config), "group": group, "counted": counted,
-        "aside": trials > 0 or group in ASIDE, "best_epoch": row.best_epoch, "epochs": row.epochs,
-        "commit": row.git.commit, "dirty": bool(row.git.dirty), "finished": row.finished,
+        "run_id": row.run_id,
+        "model": row.model,
+        "dataset": row.dataset,
+        "seed": row.seed,
+        "setting": setting(row.config),
+        "group": group,
+        "counted": counted,
+        "aside": trials > 0 or group in ASIDE,
+        "best_epoch": row.best_epoch,
+        "epochs": row.epochs,
+        "commit": row.git.commit,
+        "dirty": bool(row.git.dirty),
+        "finished": row.finished,
         "device": row.hardware.get("gpu") or row.hardware.get("cpu", "unknown"),
         "threads": None if row.hardware.get("gpu") else row.hardware.get("threads"),
-        "torch": row.versions.get("torch"), "config": row.config, "ranks": entry.ranks, **data,
-        "data.expected": row.data.expected or {}, "tuning trials": trials, **metrics, **protocol,
+        "torch": row.versions.get("torch"),
+        "config": row.config,
+        "ranks": entry.ranks,
+        **data,
+        "data.expected": row.data.expected or {},
+        "tuning trials": trials,
+        **metrics,
+        **protocol,
         **{f"efficiency.{name}": value for name, value in row.efficiency.items()},
-    }  # fmt: skip
+    }
 
 
 # The protocol
