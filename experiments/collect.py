@@ -2,8 +2,8 @@
 
     python -m experiments.collect [multirun] [--out results]
 
-``rows.jsonl`` holds a row a line as its run wrote it, ``ranks/<data set>.parquet`` a data set's test
-users once and a column ``<run>.greater`` and ``<run>.ties`` for each run. A run that is there
+``rows.jsonl`` holds a row a line as its run wrote it; ``ranks/<data set>.parquet`` a data set's
+test users once and columns ``<run>.greater`` and ``<run>.ties`` for each run. A run that is there
 already stays, unless it was finished later. ``README.md`` beside them, with the main tables, is
 written anew.
 """
@@ -17,7 +17,9 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from experiments.rows import RANKS_FOLDER, RESULTS, ROWS, Entry, ranks_of, read
+from experiments.ranks import RANKS_FOLDER, RESULTS, ranks_of
+from experiments.report import front_page
+from experiments.rows import ROWS, Entry, read
 from experiments.status import RUNS
 from sigma.errors import UserError
 from sigma.runs.files import LOCK, atomic_path
@@ -92,7 +94,9 @@ def add_ranks(new: Sequence[Entry], folder: Path) -> list[str]:
                 ranks = entry.ranks and ranks_of(entry.row.run_id, entry.ranks)
                 if ranks is None:
                     continue
-                columns = ranks.set_index(USER, verify_integrity=True)
+                columns = ranks.set_index(USER)
+                if not columns.index.is_unique:
+                    raise ValueError("a user has two ranks at one length of history")
             except (OSError, ValueError) as error:
                 notes.append(f"{entry.name} counts without its ranks ({error}).")
                 continue
@@ -131,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for note in notes:
         print(note)
     print(f"{len(new)} of {total} rows are new in {options.out}")
+    front_page(options.out)
 
 
 if __name__ == "__main__":

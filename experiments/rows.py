@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet
 
+from experiments.ranks import RANKS_FOLDER, RESULTS, columns
 from sigma.errors import UserError
 from sigma.runs.files import RANKS, ROW
 from sigma.runs.identity import digest, identity
 from sigma.runs.row import Row
 
-RESULTS = Path(__file__).parents[1] / "results"
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
-RANKS_FOLDER = "ranks"  # beside it: a Parquet file a data set
 # Settings that decide what a number means, not which model it is of.
 PROTOCOL = (
     "dataset.max_length",
@@ -52,30 +50,20 @@ OTHERS = (*(f"data.{name}" for name in COUNTS), "tuning trials")  # protocol tha
 # three epochs for their seconds, trials of a search, sampled rankings of other lengths.
 ASIDE = ("table3", "mambarec_efficiency", "fair_search", "mambarec_context")
 METRICS = ("hr@10", "ndcg@10", "mrr@10")
-COLUMNS = (
-    "run_id",
-    "model",
-    "dataset",
-    "seed",
-    "setting",
-    "group",
-    "counted",
-    "aside",
+RUN = ("run_id", "model", "dataset", "seed", "setting", "group", "counted", "aside", "epochs")
+ORIGIN = (
     "best_epoch",
-    "epochs",
     "commit",
     "dirty",
     "device",
+    "threads",
     "torch",
     "finished",
     "config",
     "ranks",
-    "data.matches",
-    "data.expected",
-    "threads",
-    *OTHERS,
-    *(key for key in PROTOCOL if key != "evaluation"),
 )
+DATA = ("data.matches", "data.expected", *OTHERS)
+COLUMNS = (*RUN, *ORIGIN, *DATA, *(key for key in PROTOCOL if key != "evaluation"))
 
 
 class MixedProtocolError(UserError):
@@ -167,47 +155,10 @@ def _with_ranks(run_id: str, path: Path, name: str, notes: list[str]) -> Path | 
     if not path.is_file():
         return None
     try:
-        return path if _columns(run_id, path) else None
+        return path if columns(run_id, path) else None
     except (OSError, ValueError) as error:
         notes.append(f"{path} cannot be read ({error}); {name} counts without its ranks.")
         return None
-
-
-def _columns(run_id: str, path: Path) -> dict[str, str]:
-    """Column of a file of ranks -> its name without the run's; empty where it has none."""
-    names = pyarrow.parquet.read_schema(path).names
-    if path.name == RANKS:
-        return {name: name for name in names if name.endswith(("greater", "ties"))}
-    return {n: n.removeprefix(f"{run_id}.") for n in names if n.startswith(f"{run_id}.")}
-
-
-def ranks_of(run_id: str, path: Path | None = None) -> pd.DataFrame | None:
-    """The target's rank of every test user, ordered by user and length of history.
-
-    Args:
-        path: a run's ``ranks.parquet``, or a data set's in ``ranks/``; None searches ``results``.
-
-    Returns:
-        Columns user (raw id), history_length, greater, ties (in sampled evaluation also or only
-        sampled_greater, sampled_ties); None where the run has no ranks.
-    """
-    if path is None:
-        files = (RESULTS / RANKS_FOLDER).glob("*.parquet")
-        path = next((file for file in files if _columns(run_id, file)), None)
-        if path is None:
-            return None
-    names = _columns(run_id, path)
-    table = pd.read_parquet(path, columns=["user", "history_length", *names]).rename(columns=names)
-    table = table.dropna(ignore_index=True)  # users of other runs' test sets
-    counts = [column for column in table if column != "user"]
-    table[counts] = table[counts].astype("int64")
-    return table.sort_values(["user", "history_length"], ignore_index=True)
-
-
-def full_ranks(row: Any) -> pd.DataFrame | None:
-    """``ranks_of`` a line of ``frame``, where it was ranked among all items."""
-    ranks = ranks_of(row["run_id"], row["ranks"]) if isinstance(row["ranks"], Path) else None
-    return ranks if ranks is not None and "greater" in ranks else None
 
 
 def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
@@ -326,7 +277,8 @@ def where(rows: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         if key in rows:
             values = rows[key].map(str, na_action="ignore").astype(object)
         else:
-            values = rows["config"].map(lambda config: json.dumps(identity(config).get(key)))
+            settings = [identity(config).get(key) for config in rows["config"]]
+            values = pd.Series(map(json.dumps, settings), rows.index, dtype=object)
         plain = values.str.strip('"') if len(rows) else values
         fits = values.isna() | (values == value) | (plain == value)
         if len(rows) and values[fits].isna().all():

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from experiments.rows import full_ranks
+from experiments.ranks import full_ranks
 
 
 def gains(ranks: pd.DataFrame, metric: str) -> np.ndarray[Any, Any]:

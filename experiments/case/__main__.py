@@ -31,12 +31,12 @@ import pandas as pd
 
 from experiments.case.picture import draw
 from experiments.case.study import Case, caption, study
-from experiments.ledger import METRICS
 from experiments.paper.values import paper
-from experiments.render import Cell, Table, escape_markdown, markdown, replace
+from experiments.rows import METRICS
 from sigma.datamodules.titles import Title, read_titles
 from sigma.errors import UserError
 from sigma.recommend import load
+from sigma.runs.files import atomic_path
 from sigma.runs.messages import explained
 
 
@@ -96,35 +96,23 @@ def recommendations_table(case: Case) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def of_frame(name: str, title: str, caption: str, frame: pd.DataFrame) -> Table:
-    """A frame as a table; floats to four places, what is missing as a dash."""
-
-    def cell(value: Any) -> Cell:
-        if value is None or value != value:
-            return Cell("–")
-        if isinstance(value, float):
-            return Cell(f"{value:.4f}" if value % 1 else f"{value:g}", value)
-        return Cell(str(value))
-
-    rows = [[cell(value) for value in row] for row in frame.to_numpy(object).tolist()]
-    return Table(name, title, caption, list(frame.columns), rows)
-
-
 def report(case: Case, name: str) -> str:
     """All of it as Markdown."""
     target = f"The true next item is {case.title(case.target)} ({case.target})."
-    tables = [
-        of_frame(name, "Metrics of this one user", note(), metrics_table(case)),
-        of_frame(f"{name}_history", "History", target, history_table(case)),
-        of_frame(f"{name}_recommendations", "Recommendations", "", recommendations_table(case)),
-    ]
     parts = [
-        f"# {escape_markdown(f'User {case.user} of {case.dataset}')}",
+        f"# User {case.user} of {case.dataset}",
         f"![history before and after the flip, and recommendations]({name}.png)",
-        *map(escape_markdown, caption(case)),
-        *(markdown(table).strip() for table in tables),
+        *caption(case),
     ]
-    return "\n\n".join(parts) + "\n"
+    for title, said, frame in (
+        ("Metrics of this one user", note(), metrics_table(case)),
+        ("History", target, history_table(case)),
+        ("Recommendations", "", recommendations_table(case)),
+    ):
+        cells = frame.map(lambda v: v.replace("|", r"\|") if isinstance(v, str) else v)
+        lines = cells.to_markdown(index=False, floatfmt=".4f", missingval="–")
+        parts += [f"### {title}", said, lines]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def keep(case: Case, out: Path, last: int = 20) -> str:
@@ -139,7 +127,8 @@ def keep(case: Case, out: Path, last: int = 20) -> str:
         (".md", report(case, name)),
         (".json", json.dumps(told, indent=1)),
     ):
-        replace(out / f"{name}{ending}", text.encode())
+        with atomic_path(out / f"{name}{ending}") as partial:
+            partial.write_text(text, encoding="utf-8")
     return name
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.ledger import METRICS
+from experiments.rows import METRICS
 from sigma.datamodules.titles import Title, titles_of
 from sigma.errors import UserError
 from sigma.ops.moves import flip_index

@@ -1,29 +1,27 @@
 """Every table and figure of the paper from whatever rows there are, ours beside theirs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 
 from experiments.grid import CONF
 from experiments.paper.values import paper
+from experiments.ranks import RESULTS
 from experiments.report import figures, others, tables
-from experiments.report.lines import lines, model_label, variant_label
-from experiments.report.page import Part, Table, markdown, write
-from experiments.rows import RESULTS, MixedProtocolError, frame
+from experiments.report.lines import lines, model_label
+from experiments.report.page import Part, markdown, write
+from experiments.rows import MixedProtocolError, frame
 from sigma.runs.files import atomic_path
 
-matplotlib.use("Agg")  # needs no screen
 TITLE = "SIGMA: paper, authors' logs and ours"
-MAKERS: dict[str, tuple[str, tables.Maker]] = {
+MAKERS = {
     "table2_overall": ("all models", tables.overall),
-    "table4_ablation": ("ablation", tables.ablation),
-    "table5_layers": ("layers", tables.layers),
-    "released_vs_paper": ("released code and paper", tables.released),
-    "figure5_flip_range": ("flip range", tables.flip_range),
+    **{v.experiment: (v.title, v.tables) for v in tables.VARIANTS},
     "table6_case_study": ("case study", others.case_studies),
-}  # experiment -> heading and maker of its tables
+}  # experiment -> heading, and what makes its tables of rows and a data set
+FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")  # data sets of the first page
 
 
 def known_datasets(rows: pd.DataFrame) -> list[str]:
@@ -36,21 +34,25 @@ def known_datasets(rows: pd.DataFrame) -> list[str]:
 
 def draw(rows: pd.DataFrame, experiment: str, dataset: str, folder: Path) -> dict[str, Path]:
     """An experiment's figures: what each shows, and its file."""
-    words = (f"experiment={experiment}", f"dataset={dataset}")
     if experiment == "table2_overall":
+        words = (f"experiment={experiment}", f"dataset={dataset}")
         own = [line for line in lines(rows, model_label, *words) if len(line.rows)]
         if not own:
             return {}
         return (
-            figures.against(dataset, own, folder / f"table2_{dataset}")
+            figures.against(figures.sources(dataset, own), "metric", folder / f"table2_{dataset}")
             | figures.long_tail(dataset, own, folder / f"figure1_{dataset}")
             | figures.groups(dataset, own, folder / f"figure3_{dataset}")
         )
+    own = [
+        line
+        for variants in tables.VARIANTS
+        if variants.experiment == experiment
+        for line in variants.lines(rows, dataset)
+    ]
     if experiment == "table4_ablation":
-        own = lines(rows, variant_label, *words)
         return figures.groups(dataset, own, folder / f"figure4_{dataset}")
     if experiment == "figure5_flip_range":
-        own = lines(rows, tables.r_label, *words)
         return figures.flip_range(dataset, own, folder / f"figure5_{dataset}")
     return {}
 
@@ -62,7 +64,7 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
         MixedProtocolError: rows that must not stand in one column; nothing is drawn then.
     """
     benchmark = RESULTS / "benchmarks" / "tables_efficiency.csv"
-    tuned, context = others.tuned(rows), others.context(rows)
+    tuned, aside = others.tuned(rows), others.aside(rows)
     by_dataset = {
         (dataset, experiment): make(rows, dataset)
         for dataset in known_datasets(rows)
@@ -73,15 +75,12 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
         if own:
             drawn = draw(rows, experiment, dataset, folder)
             content.append(Part(f"{dataset}: {MAKERS[experiment][0]}", own, drawn))
-    speed = [*others.efficiency(benchmark), *others.short_runs(rows)]
     present = {(experiment, dataset) for (dataset, experiment), own in by_dataset.items() if own}
-    aside = rows[rows["aside"].astype(bool)]
-    present |= set(zip(aside["group"], aside["dataset"], strict=True))
-    present |= {("table3_efficiency", dataset) for group, dataset in present if group == "table3"}
+    short = rows[rows["group"] == "table3"]["dataset"]
+    present |= {("table3_efficiency", dataset) for dataset in short}
     rest = {
         "Every model searched alike": tuned,
-        "Length of the context": context,
-        "Efficiency": speed,
+        "Efficiency": [*others.efficiency(benchmark), *aside],
         "Not run yet": others.not_run(present),
     }
     content += [Part(title, own) for title, own in rest.items() if own]
@@ -97,11 +96,10 @@ def provenance(rows: pd.DataFrame) -> str:
     return (
         f"{len(rows)} runs of commits {', '.join(commits)} on "
         f"{', '.join(sorted(rows['device'].unique()))}, the last of {rows['finished'].max()[:10]}."
-        "\n\nEvery number is of a row in the list of runs at the end, of the benchmark its caption "
-        "names, or of a source named above its column. Validation is of the best epoch, by which "
-        "the test's checkpoint is chosen. A dash is a number that there is not, or not of this very "
-        "model (the authors' log's Mamba4Rec has one layer, and a line of its own); nothing is "
-        "filled in."
+        "\n\nEvery number is of a row, of the benchmark its caption names, or of a source named "
+        "above its column. Validation is of the best epoch, by which the test's checkpoint is "
+        "chosen. A dash is a number that there is not, or not of this very model (the authors' "
+        "log's Mamba4Rec has one layer, and a line of its own); nothing is filled in."
     )
 
 
@@ -120,28 +118,32 @@ def build(folder: Path, rows: pd.DataFrame | None = None, formats: Sequence[str]
     write(folder, TITLE, provenance(rows), content, *formats)
 
 
-FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")
-
-
 def front_page(folder: Path) -> None:
     """Write the first page of a folder of results: ``README.md`` and ``overall.svg``."""
     rows = frame([folder])
-    lines = ["# Results", provenance(rows)]
-    lines.append(
+    drawn = []
+    text = ["# Results", provenance(rows)]
+    text.append(
         "Test and best validation NDCG@10 beside the paper's and its authors' logs. All tables, "
         "figures and runs: `python -m experiments.report`. This page is written by "
         "`python -m experiments.collect`."
     )
     for dataset in (name for name in FRONT if name in set(rows["dataset"])):
-        lines.append(f"## {dataset}")
+        text.append(f"## {dataset}")
         try:
             table = next((t for t in tables.overall(rows, dataset) if "ndcg10" in t.name), None)
         except MixedProtocolError as error:
-            lines.append(str(error))
+            text.append(str(error))
             continue
+        words = ("experiment=table2_overall", f"dataset={dataset}")
+        drawn.append(figures.sources(dataset, lines(rows, model_label, *words)))
         if table is not None:
-            lines += [markdown(table), *table.hint, *table.notes]
-    drawn = figures.summary(rows, FRONT, folder / "overall")
-    lines[3:3] = [f"![{title}]({path.name})" for title, path in drawn.items()]
+            filled = table.frame.dropna(axis="columns", how="all")
+            text += [markdown(replace(table, frame=filled)), *table.hint, *table.notes]
+    if drawn:
+        numbers = pd.concat(drawn, ignore_index=True)
+        numbers = numbers[numbers["metric"] == "NDCG@10"]
+        picture = figures.against(numbers, "dataset", folder / "overall")
+        text[3:3] = [f"![{title}]({path.name})" for title, path in picture.items()]
     with atomic_path(folder / "README.md") as partial:
-        partial.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+        partial.write_text("\n\n".join(text) + "\n", encoding="utf-8")

@@ -11,8 +11,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.ranks import RESULTS
 from experiments.report import build
-from experiments.rows import RESULTS, frame, where
+from experiments.rows import frame, where
 from sigma.runs.messages import explained
 
 

@@ -57,7 +57,7 @@ class Line:
 
 
 def ratio(ours: Line, theirs: Line, metric: str) -> float:
-    """Relative difference of means over the seeds that both have, so that it is not one of seeds."""
+    """Relative difference of means over common seeds, so that it is not one of seeds."""
     values = common(ours.rows, theirs.rows, metric)
     first, second = values.mean(axis=0) if len(values) else (float("nan"), float("nan"))
     return float(first / second - 1) if second else float("nan")
@@ -89,10 +89,6 @@ def model_label(job: Job) -> str:
     return job.model
 
 
-def variant_label(job: Job) -> str:
-    return (job.override("variant") or "whole").replace("_", " ")
-
-
 def marks(own: Sequence[Line], metric: str) -> list[str]:
     """Best and second best mean; equals share a mark. None where the trained lines are of unequal
     numbers of seeds, or fewer than three.
@@ -102,7 +98,12 @@ def marks(own: Sequence[Line], metric: str) -> list[str]:
     means = pd.Series([mean for _, mean, _, _ in spreads])
     if len(seeds) > 1 or means.count() < 3:
         return [""] * len(own)
-    places = means.rank(ascending=False, method="dense")
+    return best_marks(means)
+
+
+def best_marks(values: pd.Series) -> list[str]:
+    """``best``, ``second`` or nothing for each value; the highest is the best."""
+    places = values.rank(ascending=False, method="dense")
     return places.map({1.0: "best", 2.0: "second"}).fillna("").tolist()
 
 

@@ -96,6 +96,8 @@ def markdown(table: Table) -> str:
     """The lines of a table, without heading and caption."""
     texts = table.texts.map(lambda text: text.replace("|", r"\|"))
     for name, marks in table.marks.items():
+        if name not in texts:
+            continue
         stars = [{"best": "**", "second": "*"}.get(mark, "") for mark in marks]
         texts[name] = [f"{star}{text}{star}" for text, star in zip(texts[name], stars, strict=True)]
     return texts.to_markdown(

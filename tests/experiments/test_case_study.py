@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from experiments import case as content
-from experiments import report
 from experiments.case import __main__ as case_study
 from experiments.case import picture as case_picture
 from experiments.case.study import Case, Found
 from experiments.paper import values as paper_values
-from experiments.render import figure_title
 from sigma.datamodules.titles import Title
 from sigma.errors import UserError
 from sigma.ops import rows_of
@@ -259,14 +257,6 @@ def test_the_tables(tmp_path: Path) -> None:
     assert metrics["rank"].tolist() == [1, 2]
     text = (tmp_path / f"{name}.md").read_text()
     assert r"Pipe \| and" in text
-    section = report.case_studies(tmp_path)
-    assert section is not None
-    (table,) = section.tables
-    assert table.name == f"table6_{case.dataset}_u_1"
-    assert [row[1].text for row in table.rows] == ["1", "2"]
-    assert case.why in table.caption
-    assert figure_title(section.figures[0]) == f"Case study: user {case.user} of {case.dataset}"
-    assert report.case_studies(tmp_path / "none") is None
     for line in text.splitlines():
         if line.startswith("|"):
             assert line.replace(r"\|", "").count("|") in (9, 8, 7)
