@@ -182,6 +182,7 @@ def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
         # The length of positions follows the data's where it is not said.
         silent = key == "model.max_length" or (rows["counted"].astype(bool) & (key in STOPPING))
         rows[key] = rows[key].astype(object).where(rows[key].notna() | silent, "null")
+    rows = rows.astype(object) if rows.empty else rows  # texts can be added to nothing, too
     rows.attrs["notes"] = notes
     return rows
 

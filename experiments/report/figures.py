@@ -84,7 +84,7 @@ def against(frame: pd.DataFrame, panel: str, stem: Path) -> dict[str, Path]:
         sharex=False,
         order=models,
         hue_order=names,
-        dodge=0.6,
+        dodge=0.6 * (len(names) > 1),  # seaborn divides by one less
         linestyle="none",
         markers=[SOURCES[name][0] for name in names],
         palette=[SOURCES[name][1] for name in names],
@@ -189,7 +189,7 @@ def long_tail(dataset: str, lines: Sequence[Line], stem: Path) -> dict[str, Path
         y="value",
         hue="label",
         hue_order=models,
-        dodge=0.1,
+        dodge=0.1 * (len(models) > 1),
         palette=COLOURS[: len(models)],
         markers=["o", "s", "^"][: len(models)],
         linewidth=1.5,
