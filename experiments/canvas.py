@@ -1,12 +1,11 @@
 """What all pictures share: a canvas that needs no screen, colours, and files that repeat."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-from experiments.render import replace
+from sigma.runs.files import atomic_path
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette: colour-blind readers tell them apart, too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY, LIGHT = "#555555", "#DDDDDD"
 
@@ -21,25 +20,19 @@ def picture(width: float = 7, height: float = 4.5) -> Any:
     return figure
 
 
-def save(figure: Any, stem: Path, title: str) -> Path:
-    """PNG and SVG, the same bytes for the same figure; the title is in both for the blind.
+def save(figure: Any, path: Path, title: str) -> Path:
+    """A PNG or SVG, by its name; the same bytes for the same figure, the title in it for the blind.
 
-    Args:
-        stem: path without suffix; its folder is made.
-
-    Returns:
-        The PNG's path.
+    Without a suffix both are written, and the PNG's path is returned.
     """
     import matplotlib
 
-    png = stem.with_name(f"{stem.name}.png")
+    if path.suffix not in (".png", ".svg"):
+        save(figure, path.with_name(f"{path.name}.svg"), title)
+        return save(figure, path.with_name(f"{path.name}.png"), title)
+    metadata = {"Title": title} | ({"Date": None} if path.suffix == ".svg" else {})
     # Paths, not fonts: the reader may lack them. The salt makes the SVG's ids repeat.
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "sigma"}):
-        for path, metadata in (
-            (png, {"Title": title}),
-            (png.with_suffix(".svg"), {"Title": title, "Date": None}),
-        ):
-            data = io.BytesIO()
-            figure.savefig(data, format=path.suffix[1:], dpi=150, metadata=metadata)
-            replace(path, data.getvalue())
-    return png
+    settings = {"svg.fonttype": "path", "svg.hashsalt": "sigma"}
+    with matplotlib.rc_context(settings), atomic_path(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=metadata)
+    return path

@@ -1,45 +1,125 @@
-"""Keep the rows of finished runs, and their ranks, as small files: from multirun/ to results/rows/.
+"""Collect the rows of finished runs, and their ranks, from multirun/ into results/.
 
-    python -m experiments.collect [multirun] [--out results/rows]
+    python -m experiments.collect [multirun] [--out results]
 
-``<run>.json`` is the row as it was written; ``<run>.ranks.parquet`` its ranks, compressed,
-without the targets. What is there already
-stays, unless the run was finished later.
+``rows.jsonl`` holds a row a line as its run wrote it; ``ranks/<data set>.parquet`` a data set's
+test users once and columns ``<run>.greater`` and ``<run>.ties`` for each run. A run that is there
+already stays, unless it was finished later. ``README.md`` beside them, with the main tables, is
+written anew.
 """
 
 import argparse
-import shutil
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
-from experiments.ledger import Row, read
-from experiments.render import replace
-from experiments.status import RUNS, told
+from experiments.ranks import RANKS_FOLDER, RESULTS, ranks_of
+from experiments.report import front_page
+from experiments.rows import ROWS, Entry, read
+from experiments.status import RUNS
 from sigma.errors import UserError
-from sigma.runs.files import atomic_path
+from sigma.runs.files import LOCK, atomic_path
 from sigma.runs.messages import explained
+from sigma.runs.row import Row
 
-ROWS = Path(__file__).parents[1] / "results" / "rows"
+USER = ["user", "history_length"]
 
 
-def keep(row: Row, folder: Path) -> bool:
-    """Copy one row and its ranks, whole or not at all; False where the same is there already."""
-    target = folder / f"{row.run_id}.json"
-    if target.exists():
-        before = told(target).get("finished", "")  # damaged: it is replaced
-        if str(before) >= str(row.content["finished"]):
-            return False
-    if row.ranks_path is not None:
-        # The target is the user's last item whatever the model; half of the file would be it.
-        frame = pd.read_parquet(row.ranks_path).drop(columns="target", errors="ignore")
-        for name in ("history_length", *(c for c in frame if c.endswith(("greater", "ties")))):
-            frame[name] = pd.to_numeric(frame[name], downcast="integer")
-        with atomic_path(target.with_suffix(".ranks.parquet")) as partial:
-            frame.to_parquet(partial, index=False, compression="zstd", compression_level=19)
-    replace(target, row.path.read_bytes())
-    return True
+def collect(places: Sequence[Path], out: Path) -> tuple[list[str], int, list[str]]:
+    """Add to ``out`` what the places have and it has not; two processes take turns.
+
+    Returns:
+        Ids of the new rows, how many rows the places have, and notes in sentences.
+
+    Raises:
+        UserError: a place is not there, or what ``out`` holds of ranks is damaged.
+    """
+    entries, notes = read(places)
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / LOCK):
+        before = {entry.row.run_id: entry for entry in read([out])[0]}
+        new = [
+            entry
+            for entry in entries
+            if entry.row.run_id not in before
+            or before[entry.row.run_id].row.finished < entry.row.finished
+        ]
+        if new:
+            # Ranks first: were this stopped between the two, the rows would be new once more.
+            notes += add_ranks(new, out / RANKS_FOLDER)
+            add_rows(new, out / ROWS)
+    return [entry.row.run_id for entry in new], len(entries), notes
+
+
+def add_rows(new: Sequence[Entry], path: Path) -> None:
+    """Lines sorted by run id; one that this version cannot read stays as it is, at the end."""
+    lines: dict[str, bytes] = {}
+    unread = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            lines[Row.parse(json.loads(line)).run_id] = line
+        except ValueError:
+            unread.append(line)
+    for entry in new:
+        text = json.dumps(entry.content, sort_keys=True, separators=(",", ":"))
+        lines[entry.row.run_id] = text.encode()
+    with atomic_path(path) as partial:
+        partial.write_bytes(b"".join(line + b"\n" for _, line in sorted(lines.items())))
+        with partial.open("ab") as file:
+            file.writelines(line + b"\n" for line in unread)
+
+
+def add_ranks(new: Sequence[Entry], folder: Path) -> list[str]:
+    """Put each run's ranks into its data set's file, without the targets (each user's last item).
+
+    Returns:
+        Sentences on ranks that are left out.
+
+    Raises:
+        UserError: a data set's file cannot be read.
+    """
+    datasets: dict[str, list[Entry]] = defaultdict(list)
+    notes = []
+    for entry in new:
+        datasets[entry.row.dataset].append(entry)
+    for dataset, entries in datasets.items():
+        path = folder / f"{dataset}.parquet"
+        parts = [_table(path, [entry.row.run_id for entry in entries])]
+        for entry in entries:
+            try:
+                ranks = entry.ranks and ranks_of(entry.row.run_id, entry.ranks)
+                if ranks is None:
+                    continue
+                columns = ranks.set_index(USER)
+                if not columns.index.is_unique:
+                    raise ValueError("a user has two ranks at one length of history")
+            except (OSError, ValueError) as error:
+                notes.append(f"{entry.name} counts without its ranks ({error}).")
+                continue
+            parts.append(columns.add_prefix(f"{entry.row.run_id}."))
+        table = pd.concat(parts, axis=1).dropna(how="all").sort_index(axis=0).sort_index(axis=1)
+        if table.empty:
+            path.unlink(missing_ok=True)
+            continue
+        table = table.astype("Int64").apply(pd.to_numeric, downcast="integer").reset_index()
+        with atomic_path(path) as partial:
+            table.to_parquet(partial, index=False, compression="zstd", compression_level=19)
+    return notes
+
+
+def _table(path: Path, run_ids: Sequence[str]) -> pd.DataFrame:
+    """A data set's ranks, without those of some runs."""
+    if not path.is_file():
+        return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []], names=USER))
+    try:
+        table = pd.read_parquet(path).set_index(USER)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it from git.") from error
+    return table[[name for name in table if name.rpartition(".")[0] not in run_ids]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,16 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("places", nargs="*", type=Path, default=[RUNS], help="folders of runs")
-    parser.add_argument("--out", type=Path, default=ROWS)
-    given = parser.parse_args(arguments)
-    ledger = read(given.places)
-    given.out.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(given.out).free < 2**26:
-        raise UserError(f"Less than 64 MiB are free where {given.out} is; free some space.")
-    kept = [row.run_id for row in ledger.rows if keep(row, given.out)]
-    for note in ledger.notes:
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    new, total, notes = collect(options.places, options.out)
+    for note in notes:
         print(note)
-    print(f"{len(kept)} of {len(ledger.rows)} rows are new in {given.out}")
+    print(f"{len(new)} of {total} rows are new in {options.out}")
+    front_page(options.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""An experiment's runs, told from its YAML without running them: what to expect, by identity."""
+"""An experiment's runs, from its YAML without running them: what to expect, by identity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,20 @@ class Job:
     def seed(self) -> int:
         return int(self.config["seed"])
 
-    def chosen(self, key: str) -> str | None:
+    def override(self, key: str) -> str | None:
         """The value of an override, such as ``variant``."""
-        found = [o.split("=", 1)[1] for o in self.overrides if o.split("=", 1)[0] == key]
-        return found[-1] if found else None
+        return dict(override.split("=", 1) for override in self.overrides).get(key)
 
 
 def experiments() -> list[str]:
     """Names of all experiments there are."""
     return sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@cache
+def jobs_of(*overrides: str) -> tuple[Job, ...]:
+    """``expand``, composed once a process."""
+    return tuple(expand(overrides))
 
 
 def expand(overrides: Sequence[str]) -> list[Job]:
@@ -61,11 +67,12 @@ def expand(overrides: Sequence[str]) -> list[Job]:
         UserError: an override that Hydra refuses, or an unknown experiment.
     """
     register()
-    named = [o.split("=", 1)[1] for o in overrides if o.startswith("experiment=")]
-    if named and named[-1] not in experiments():
-        raise UserError(
-            f"There is no experiment '{named[-1]}'; there are: {', '.join(experiments())}."
-        )
+    for override in overrides:
+        name = override.removeprefix("experiment=")
+        if name != override and name not in experiments():
+            raise UserError(
+                f"There is no experiment '{name}'; there are: {', '.join(experiments())}."
+            )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return _expand(overrides)
@@ -76,14 +83,15 @@ def expand(overrides: Sequence[str]) -> list[Job]:
 
 
 def _expand(overrides: Sequence[str]) -> list[Job]:
-    parser = OverridesParser.create()
-    whole = compose("config", list(_single(parser, overrides)), return_hydra_config=True)
-    params = whole.hydra.sweeper.get("params") or {}
-    choices = _choices(parser, [*(f"{k}={v}" for k, v in params.items()), *overrides])
-    seeds = choices.pop("seed", [str(whole.seed)])
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    single = [o for o, p in zip(overrides, parsed, strict=True) if not p.is_sweep_override()]
+    multirun = compose("config", single, return_hydra_config=True)
+    params = multirun.hydra.sweeper.get("params") or {}
+    values = _values([*(f"{k}={v}" for k, v in params.items()), *overrides])
+    seeds = values.pop("seed", [str(multirun.seed)])
     jobs = []
-    for values in product(*choices.values()):
-        shared = [f"{key}={value}" for key, value in zip(choices, values, strict=True)]
+    for combination in product(*values.values()):
+        shared = [f"{key}={value}" for key, value in zip(values, combination, strict=True)]
         cfg = compose("config", shared, return_hydra_config=True)
         for seed in seeds:  # composing takes a tenth of a second, another seed nothing
             cfg.seed = int(seed)
@@ -92,35 +100,28 @@ def _expand(overrides: Sequence[str]) -> list[Job]:
     return jobs
 
 
-def asked(experiment: str) -> dict[str, list[str]]:
+def choices(experiment: str) -> dict[str, list[str]]:
     """What an experiment sweeps over of itself, by key; composes nothing."""
     content: Any = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
-    params = content.hydra.sweeper.params
-    return _choices(OverridesParser.create(), [f"{k}={v}" for k, v in params.items()])
+    return _values([f"{k}={v}" for k, v in content.hydra.sweeper.params.items()])
 
 
-def _choices(parser: OverridesParser, overrides: Sequence[str]) -> dict[str, list[str]]:
+def _values(overrides: Sequence[str]) -> dict[str, list[str]]:
     """Every value of each key; of a key that comes twice, those of the last.
 
     Raises:
         UserError: values that are drawn as a search goes on.
     """
-    choices: dict[str, list[str]] = {}
-    for override in parser.parse_overrides(list(overrides)):
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element()
-        if override.is_sweep_override() and not override.is_discrete_sweep():
+        if override.is_discrete_sweep():
+            values[key] = list(map(str, override.sweep_string_iterator()))
+        elif override.is_sweep_override():
             raise UserError(
                 f"{override.input_line} is drawn as a search goes on, so its runs cannot be listed "
                 "before; python -m experiments.search <its folder> shows them."
             )
-        if override.is_discrete_sweep():
-            choices[key] = list(map(str, override.sweep_string_iterator()))
         else:
-            choices[key] = [str(override.get_value_element_as_str())]
-    return choices
-
-
-def _single(parser: OverridesParser, overrides: Sequence[str]) -> list[str]:
-    """Those overrides that are no sweeps, as Hydra composes a multirun's own config."""
-    parsed = parser.parse_overrides(list(overrides))
-    return [o for o, p in zip(overrides, parsed, strict=True) if not p.is_sweep_override()]
+            values[key] = [str(override.get_value_element_as_str())]
+    return values

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from experiments.lines import jobs_of
+from experiments.grid import jobs_of
 from sigma.callbacks.wandb_mode import has_login
 from sigma.errors import UserError
 from sigma.runs.identity import identity

@@ -30,13 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import init_normal
-from sigma.models.transformer import (
-    Block,
-    FeedForward,
-    PositionedItems,
-    SelfAttention,
-    encoded,
-)
+from sigma.models.transformer import Block, FeedForward, PositionedItems, SelfAttention, encoded
 from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, spread, whole_rows
 
 

@@ -1,139 +1,129 @@
-"""The report from no rows, some and all; a golden copy of each table; nothing is filled in.
-
-``python -m tests.experiments.test_report`` writes the golden copies anew: look at what changed.
-"""
+"""The report from no rows, some and all: its numbers, what it refuses, what it says is missing."""
 
 import functools
 import re
-import tempfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 
-from experiments import report, side_tables, tables
 from experiments.grid import Job, expand
-from experiments.ledger import read
 from experiments.paper.values import logged
+from experiments.report import figures, front_page, others, page, tables
+from experiments.report.__main__ import main
+from experiments.report.lines import best_marks, lines, model_label
+from experiments.rows import MixedProtocolError, frame
 from sigma.errors import UserError
-from tests.experiments.rows import write
+from tests.experiments.rows import BEAUTY, GROUPS, beauty, write
 
-GOLDEN = Path(__file__).parent / "golden" / "report"
+VARIANTS = {variants.experiment: variants for variants in tables.VARIANTS}
 
 
 @functools.cache
-def full() -> tuple[Job, ...]:
+def everything() -> tuple[Job, ...]:
     """Three seeds of everything on Beauty, and a second data set with half a column."""
-    beauty = [
+    words = ["dataset=beauty", "seed=2020,2021,2022"]
+    jobs = [
         job
-        for name in (
-            "table2_overall", "table4_ablation", "table5_layers", "figure5_flip_range",
-            "released_vs_paper",
-        )
-        for job in expand([f"experiment={name}", "dataset=beauty", "seed=2020,2021,2022"])
-    ]  # fmt: skip
-    beside = expand(["experiment=yardsticks", "dataset=beauty"])
-    half = expand(["experiment=table2_overall", "dataset=ml_1m", "model=sigma,echo", "seed=2020"])
-    return tuple({job.run_id: job for job in [*beauty, *beside, *half]}.values())
-
-
-def made(folder: Path, jobs: tuple[Job, ...]) -> Path:
-    rows = folder / "rows"
-    rows.mkdir(parents=True)
-    write(rows, jobs)
-    report.main([str(rows), "--out", str(folder / "report"), "--cases", str(folder / "none")])
-    return folder / "report"
+        for name in ("table2_overall", *VARIANTS)
+        for job in expand([f"experiment={name}", *words])
+    ]
+    jobs += expand(["experiment=yardsticks", "dataset=beauty"])
+    jobs += expand(["experiment=table2_overall", "dataset=ml_1m", "model=sigma,echo", "seed=2020"])
+    return tuple({job.run_id: job for job in jobs}.values())
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("full"), full())
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("report")
+    write(folder / "rows", everything())
+    main([str(folder / "rows"), "--out", str(folder / "out"), "--latex"])
+    return folder / "out", frame([folder / "rows"])
 
 
-def shown(folder: Path) -> dict[str, str]:
-    """Tables by name, but the benchmark's, which has a file and a golden copy of its own."""
-    found = {path.stem: path.read_text() for path in sorted((folder / "tables").glob("*.md"))}
-    found.pop("table3_efficiency", None)
-    return found
+def csv(folder: Path, name: str) -> pd.DataFrame:
+    table = pd.read_csv(folder / "tables" / f"{name}.csv")
+    return table.set_index(table.columns[0])
 
 
-def test_every_table_is_its_golden_copy(whole: Path) -> None:
-    expected = {path.stem: path.read_text() for path in sorted(GOLDEN.glob("*.md"))}
-    found = shown(whole)
-    assert list(found) == list(expected)
-    for name, text in found.items():
-        assert text == expected[name], name
+@pytest.mark.slow
+def test_cells_are_means_of_their_rows(built: tuple[Path, pd.DataFrame]) -> None:
+    folder, rows = built
+    rows = rows[rows["dataset"] == "beauty"]
+    table = csv(folder, "table2_beauty_ndcg10")
+    changed = {"sigma": {"gate": True, "gru": True, "partial_flip": True, "r": 5, "num_layers": 1}}
+    for model in ("sigma", "sasrec", "markov"):
+        same = [
+            row
+            for row in rows[rows["model"] == model].to_dict("records")
+            if all(row["config"]["model"][k] == v for k, v in changed.get(model, {}).items())
+        ]
+        values = [row["test/ndcg@10"] for row in same]
+        mean = sum(values) / len(values)
+        assert table.loc[model, "ours, test"] == pytest.approx(mean)
+        assert table.loc[model, "seeds"] == ("1 of 1" if model == "markov" else "3 of 5")
+        if len(values) == 3:
+            deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+            assert table.loc[model, "ours, test sd"] == pytest.approx(deviation)
+    assert table.loc["sigma", "paper"] == 0.0604
+    assert table.loc["sigma", "authors' log, test"] == 0.0452
+    flips = csv(folder, "figure5_flip_range_beauty")
+    assert flips.index.tolist() == [0, 1, 3, 5, 10, 20, 30, 40, 50]
+    (gru,) = csv(folder, "table4_ablation_beauty").loc[["no gru"]].to_dict("records")
+    assert gru["HR@10, paper"] == 0.0750
+    assert csv(folder, "table5_layers_beauty")["NDCG@10, paper"].tolist() == [
+        0.0604,
+        0.0611,
+        0.0589,
+    ]
 
 
-def test_every_figure_is_drawn(whole: Path) -> None:
-    drawn = {path.stem for path in (whole / "figures").glob("*.png")}
+@pytest.mark.slow
+def test_every_table_and_figure_is_written_and_named(built: tuple[Path, pd.DataFrame]) -> None:
+    folder, rows = built
+    drawn = {path.stem for path in (folder / "figures").iterdir()}
     assert drawn == {
-        "table2_beauty", "figure1_beauty", "figure3_beauty", "figure4_beauty", "figure5_beauty",
-        "table2_ml_1m", "figure1_ml_1m", "figure3_ml_1m",
-    }  # fmt: skip
-    assert drawn == {path.stem for path in (whole / "figures").glob("*.svg")}
+        *("table2_beauty", "figure1_beauty", "figure3_beauty", "figure4_beauty", "figure5_beauty"),
+        *("table2_ml_1m", "figure1_ml_1m", "figure3_ml_1m"),
+    }
+    text, html = (folder / "report.md").read_text(), (folder / "index.html").read_text()
+    for name in drawn:
+        assert f"(figures/{name}.svg)" in text
+        assert f'src="figures/{name}.svg"' in html
+        titles = ElementTree.parse(folder / "figures" / f"{name}.svg").iter(
+            "{http://purl.org/dc/elements/1.1/}title"
+        )
+        assert len(str(next(titles).text)) > 10
+    assert len(csv(folder, "runs")) == len(rows)
+    for path in (folder / "tables").glob("*.tex"):
+        assert path.read_text().count(r"\toprule") == 1
 
 
 def test_from_an_empty_folder_everything_is_missing_and_nothing_filled_in(tmp_path: Path) -> None:
-    folder = made(tmp_path, ())
-    text = (folder / "report.md").read_text()
+    (tmp_path / "rows").mkdir()
+    main([str(tmp_path / "rows"), "--out", str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
     assert "There are no rows yet; nothing is filled in." in text
     assert "experiment=table1_datasets dataset=beauty" in text
-    # Every experiment on the paper's sets has its command, with as many runs as it will start.
-    (line,) = re.findall(r"(?m)^\| table4.*?ablation \| beauty \| (\d+) \|$", text)
+    runs = csv(tmp_path, "not_run").set_index("data set", append=True)["runs"]
     asked = expand(["experiment=table4_ablation", "dataset=beauty"])
-    assert int(line) == len(asked)
+    assert runs["table4_ablation", "beauty"] == len(asked)
     assert "\npython train.py -m experiment=table4_ablation dataset=beauty\n" in text
-    assert not list((folder / "figures").glob("*"))
-    assert set(shown(folder)) == {"table1_datasets", "table8_groups", "not_run", "runs"}
+    names = {path.stem for path in (tmp_path / "tables").iterdir()} - {"table3_efficiency"}
+    assert names == {"table1_datasets", "table8_groups", "not_run", "runs"}
+    assert csv(tmp_path, "table8_groups").filter(like="test").isna().all(axis=None)
+    front_page(tmp_path / "rows")
+    assert "nothing is filled in" in (tmp_path / "rows" / "README.md").read_text()
 
 
-def test_from_half_the_rows_what_is_missing_is_told(tmp_path: Path) -> None:
-    folder = made(tmp_path, expand_some())
-    table = shown(folder)["table2_beauty_ndcg10"]
-    lines = {line.split("|")[1].strip(): line for line in table.splitlines() if "|" in line}
-    assert lines["sigma"].count("–") < lines["echo"].count("–")
-    assert "1 of 5 seeds" in table
-    commands = re.findall(
-        r"(?m)^python train.py -m (.*) # (\d+) of 40 runs", shown(folder)["table2_beauty_hr10"]
-    )
-    assert [count for _, count in commands] == ["30", "8"]
-    there = {job.run_id for job in expand_some()}
-    asked = {job.run_id for command, _ in commands for job in expand(command.split())}
-    assert not there & asked
-    assert there | asked == {
-        job.run_id for job in expand(["experiment=table2_overall", "dataset=beauty"])
-    }
-
-
-def expand_some() -> tuple[Job, ...]:
-    return tuple(
-        expand(["experiment=table2_overall", "dataset=beauty", "model=sigma,sasrec", "seed=2020"])
-    )
-
-
-def test_rows_of_two_protocols_end_in_a_sentence_and_no_report(tmp_path: Path) -> None:
-    from experiments.ledger import MixedProtocolError
-
-    other = expand([
-        "experiment=table2_overall", "dataset=beauty", "model=echo", "seed=2020",
-        "dataset.max_length=20",
-    ])  # fmt: skip
-    with pytest.raises(MixedProtocolError, match=r"dataset.max_length is 50 .*20"):
-        made(tmp_path, (*expand_some(), *other))
-    assert not (tmp_path / "report" / "index.html").exists()
-    rows, out = str(tmp_path / "rows"), str(tmp_path / "report")
-    report.main([rows, "--out", out, "--cases", out, "--where", "dataset.max_length=50"])
-    assert (tmp_path / "report" / "index.html").exists()
-
-
-def test_another_protocol_is_said_and_its_missing_runs_are_of_it(tmp_path: Path) -> None:
-    """The command for the missing runs asks for the very runs that are there, and the rest."""
-    asked = ["experiment=table2_overall", "dataset=ml_100k", "model=sasrec,sigma"]
+def test_the_commands_ask_for_what_is_missing_and_no_more(tmp_path: Path) -> None:
+    """Of the protocol that the rows have."""
     short = ["dataset.max_length=20", "trainer.limit_train_batches=0.25"]
-    jobs = expand([*asked, *short, "seed=2020,2021"])
+    words = ["experiment=table2_overall", "dataset=ml_100k"]
+    jobs = expand([*words, *short, "model=sasrec,sigma", "seed=2020,2021"])
     write(tmp_path, jobs)
-    table = tables.overall(read([tmp_path]), "ml_100k")[0]
+    table = tables.overall(frame([tmp_path]), "ml_100k")[0]
     assert (
         "Protocol of these runs, where not the experiment's: dataset.max_length=20 (not 50), "
         "trainer.limit_train_batches=0.25 (not null)."
@@ -143,116 +133,139 @@ def test_another_protocol_is_said_and_its_missing_runs_are_of_it(tmp_path: Path)
         for line in table.missing
         for job in expand(line.partition("#")[0].removeprefix("python train.py -m ").split())
     ]
-    # The lines beside it, too, of which there is none yet.
-    names = ("table2_overall", "relatives", "yardsticks")
-    whole = [
-        job for name in names for job in expand([f"experiment={name}", "dataset=ml_100k", *short])
+    every = [
+        job.run_id
+        for name in ("table2_overall", "relatives", "yardsticks")
+        for job in expand([f"experiment={name}", "dataset=ml_100k", *short])
     ]
-    assert sorted(again) == sorted({job.run_id for job in whole} - {job.run_id for job in jobs})
-    counted = expand(["experiment=yardsticks", "dataset=ml_100k", short[0]])
-    write(tmp_path / "counted", counted)
-    table = tables.overall(read([tmp_path / "counted"]), "ml_100k")[0]
-    assert [note for note in table.notes if "Protocol" in note] == [
-        "Protocol of these runs, where not the experiment's: dataset.max_length=20 (not 50)."
-    ]
+    assert sorted(again) == sorted({*every} - {job.run_id for job in jobs})
+    assert table.missing[0].endswith("# 30 of 40 runs are missing")
 
 
-def test_flips_that_are_none_at_a_length_are_not_missed(tmp_path: Path) -> None:
-    asked = ["experiment=figure5_flip_range", "dataset=ml_100k", "seed=2020"]
-    for length, told in (
-        (20, "0,1,3,5,10,20"),
-        (15, "0,1,3,5,10,20"),
-        (50, "0,1,3,5,10,20,30,40,50"),
-    ):
-        write(
-            tmp_path / str(length), expand([*asked, f"dataset.max_length={length}", "model.r=0,5"])
-        )
-        (table,) = tables.flip_range(read([tmp_path / str(length)]), "ml_100k")
-        assert [row[0].text for row in table.rows] == told.split(",")
+def test_rows_of_two_protocols_leave_an_earlier_report_as_it_was(tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows", tmp_path / "out"
+    write(rows, beauty("model=sigma,sasrec", "seed=2020"))
+    main([str(rows), "--out", str(out)])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write(rows, beauty("model=echo", "seed=2020", "dataset.max_length=20"))
+    with pytest.raises(MixedProtocolError, match=r"dataset.max_length is 50 .*20"):
+        main([str(rows), "--out", str(out)])
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    main([str(rows), "--out", str(out), "--where", "dataset.max_length=50"])
+    assert csv(out, "table2_beauty_hr10")["seeds"]["sigma"] == "1 of 5"
+    assert "echo" not in csv(out, "runs")["commit"]
+
+
+@pytest.mark.parametrize(("length", "last"), [(20, 20), (15, 20), (50, 50)])
+def test_flips_that_are_none_at_a_length_are_not_missed(
+    length: int, last: int, tmp_path: Path
+) -> None:
+    words = ["experiment=figure5_flip_range", "dataset=ml_100k", "seed=2020", "model.r=0,5"]
+    write(tmp_path, expand([*words, f"dataset.max_length={length}"]))
+    (table,) = VARIANTS["figure5_flip_range"].tables(frame([tmp_path]), "ml_100k")
+    every = [0, 1, 3, 5, 10, 20, 30, 40, 50]
+    assert [int(r) for r in table.frame["setting"]] == [r for r in every if r <= last]
 
 
 def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> None:
     """None of them may block or enter Table 2."""
-    write(tmp_path / "rows", expand_some())
-    for group, typed in {
-        "table3": ["experiment=table3_efficiency", "dataset=beauty", "model=sigma"],
-        "fair_search": ["experiment=table2_overall", "dataset=beauty", "model=sasrec", "seed=2020",
-                        "model.hidden_size=32,128"],
-        "mambarec_context": ["experiment=mambarec_context", "dataset=beauty", "model=mambarec",
-                             "dataset.max_length=250,500"],
-    }.items():  # fmt: skip
-        for job in expand(typed):
-            config = job.config | {"group": group}
-            search = {"trials": 2} if group == "fair_search" else None
-            write(tmp_path / "rows", [job], config=config, search=search)
-    out = str(tmp_path / "report")
-    report.main([str(tmp_path / "rows"), "--out", out, "--cases", out])
-    found = shown(tmp_path / "report")
-    assert "1 of 5 seeds" in found["table2_beauty_hr10"]
-    assert len(re.findall(r"(?m)^\| mambarec \| (250|500) ", found["mambarec_context_beauty"])) == 2
-    best = re.findall(r"(?m)^\| sasrec \| 2 \| 2 \|.*(sasrec-beauty-\S+) \|", found["tuned_beauty"])
-    rows = {row.run_id: row for row in read([tmp_path / "rows"]).rows if row.trials}
-    assert best == [max(rows, key=lambda name: rows[name].metric("val", "ndcg@10") or 0)]
-
-
-def test_a_refused_report_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
-    folder = made(tmp_path, expand_some())
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    other = ["experiment=table2_overall", "dataset=beauty", "model=echo", "seed=2020"]
-    write(tmp_path / "rows", expand([*other, "trainer.limit_train_batches=0.5"]))
-    with pytest.raises(UserError, match=r"limit_train_batches is null .*0\.5"):
-        report.main([str(tmp_path / "rows"), "--out", str(folder), "--cases", str(folder)])
-    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    write(tmp_path, beauty("model=sigma", "seed=2020"))
+    short = "experiment=mambarec_context dataset=beauty model=mambarec dataset.max_length=250,500"
+    for group, jobs in {
+        "table3": expand(["experiment=table3_efficiency", "dataset=beauty", "model=sigma"]),
+        "fair_search": beauty("model=sasrec", "seed=2020", "model.hidden_size=32,128"),
+        "mambarec_context": expand(short.split()),
+    }.items():
+        search = {"trials": 2} if group == "fair_search" else None
+        for job in jobs:
+            write(tmp_path, [job], config=job.config | {"group": group}, search=search)
+    rows = frame([tmp_path])
+    overall = tables.overall(rows, "beauty")[0].frame.set_index("model")
+    assert overall.loc[["sigma", "sasrec"], "seeds"].tolist() == ["1 of 5", "0 of 5"]
+    (tuned,) = others.tuned(rows)
+    trials = rows[rows["tuning trials"] > 0]
+    assert tuned.frame["run"].tolist() == [trials.loc[trials["val/ndcg@10"].idxmax(), "run_id"]]
+    aside = {table.name: table.frame for table in others.aside(rows)}
+    assert set(aside) == {"mambarec_context_beauty", "table3_beauty"}
+    assert aside["mambarec_context_beauty"]["context"].tolist() == [250, 500]
+    assert not set(aside["table3_beauty"]) & {"HR@10", "NDCG@10"}  # of three epochs
 
 
 def test_seeds_are_matched_not_counted(tmp_path: Path) -> None:
-    asked = ["experiment=table2_overall", "dataset=beauty", "model=sigma"]
-    write(tmp_path, expand([*asked, "seed=1,2,3,4,5"]))
-    table = tables.overall(read([tmp_path]), "beauty")[0]
-    sigma = next(row for row in table.rows if row[0].text == "sigma")
-    assert {cell.note for cell in sigma} == {"", "seeds 1, 2, 3, 4, 5"}
+    write(tmp_path, beauty("model=sigma", "seed=1,2"))
+    table = tables.overall(frame([tmp_path]), "beauty")[0]
+    assert table.frame.set_index("model")["seeds"]["sigma"] == "2: 1, 2"
     assert table.missing[0].endswith("# 40 of 40 runs are missing")
 
 
 def test_differences_are_over_common_seeds(tmp_path: Path) -> None:
-    asked = ["experiment=table2_overall", "dataset=beauty"]
-    write(tmp_path, expand([*asked, "model=sigma", "seed=2020,2021"]))
-    write(tmp_path, expand([*asked, "model=sasrec", "seed=2021,2022"]))
-    rows = {(row.model, row.seed): row for row in read([tmp_path]).rows}
-    ours, theirs = (rows[m, 2021].metric("test", "ndcg@10") for m in ("sigma", "sasrec"))
-    tests = tables.overall(read([tmp_path]), "beauty")[-1]
-    (row,) = tests.rows
-    assert row[1].value == pytest.approx((ours or 0) / (theirs or 1) - 1)
-    assert row[2].note == "1 seed in common"
+    write(tmp_path, beauty("model=sigma", "seed=2020,2021"))
+    write(tmp_path, beauty("model=sasrec", "seed=2021,2022"))
+    rows = frame([tmp_path])
+    values = rows.set_index(["model", "seed"])["test/ndcg@10"]
+    (line,) = tables.overall(rows, "beauty")[-1].frame.to_dict("records")
+    improvement = values["sigma", 2021] / values["sasrec", 2021] - 1
+    assert line["improvement"] == pytest.approx(improvement)
+    assert line["seeds in common"] == 1
 
 
 def test_the_log_stands_beside_what_its_authors_ran() -> None:
-    assert logged("beauty", "mamba4rec_one_layer", "hr@10", "test") == 0.0659
-    assert logged("beauty", "mamba4rec", "hr@10", "test") is None  # of two layers
-    assert logged("beauty", "echo", "hr@10", "test") is None
-    assert logged("beauty", "echo_sigma", "hr@10", "test") == 0.0608
-    assert logged("beauty", "sigma", "hr@10", "test") == 0.0761
-    assert logged("beauty", "sigma_released", "hr@10", "test") == 0.0761
-    assert logged("games", "sigma", "ndcg@10", "valid") == 0.1088  # what Table 2 prints
-    assert logged("yelp", "sigma", "hr@10", "test") is None  # of 100 items
-    assert logged("ml_1m", "sigma", "hr@10", "test") == 0.3136
+    for name, model, dataset, metric, split, value in (
+        ("one layer", "mamba4rec_one_layer", "beauty", "hr@10", "test", 0.0659),
+        ("two layers", "mamba4rec", "beauty", "hr@10", "test", None),
+        ("the paper's", "echo", "beauty", "hr@10", "test", None),
+        ("their own code", "echo_sigma", "beauty", "hr@10", "test", 0.0608),
+        ("both SIGMAs", "sigma", "beauty", "hr@10", "test", 0.0761),
+        ("both SIGMAs", "sigma_released", "beauty", "hr@10", "test", 0.0761),
+        ("what Table 2 prints", "sigma", "games", "ndcg@10", "valid", 0.1088),
+        ("of 100 items", "sigma", "yelp", "hr@10", "test", None),
+        ("of 200 items", "sigma", "ml_1m", "hr@10", "test", 0.3136),
+    ):
+        assert logged(dataset, model, metric, split) == value, name
 
 
 def test_table_8_is_of_the_most_frequent_filter(tmp_path: Path) -> None:
-    asked = ["experiment=table2_overall", "dataset=beauty", "model=sigma"]
-    write(tmp_path, expand([*asked, "seed=1,2"]))
-    more = write(tmp_path, expand([*asked, "seed=3", "dataset.user_bounds=[20,null]"]))
-    for path in more:
-        ranks = path.with_suffix(".ranks.parquet")
-        pd.read_parquet(ranks).tail(5).to_parquet(ranks)
-    (table,) = side_tables.user_groups(read([tmp_path]))
-    beauty = next(row for row in table.rows if row[0].text == "beauty")
-    assert sum(cell.value or 0 for cell in beauty[-3:]) == 60
+    write(tmp_path, beauty("model=sigma", "seed=1,2"))
+    (other,) = write(tmp_path, beauty("model=sigma", "seed=3", "dataset.user_bounds=[20,null]"))
+    pd.read_parquet(other / "ranks.parquet").tail(5).to_parquet(other / "ranks.parquet")
+    table = others.user_groups(frame([tmp_path]))
+    (line,) = table.frame[table.frame["data set"] == "beauty"].to_dict("records")
+    # Lengths are 2 to 31, twice; validation's are one less.
+    assert [line[f"{group}, test"] for group in GROUPS] == [6, 30, 24]
+    assert [line[f"{group}, valid"] for group in GROUPS] == [8, 30, 22]
     assert "beauty: 1 runs of other filters or data are not counted." in table.notes
 
 
-if __name__ == "__main__":
-    GOLDEN.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place:
-        for name, text in shown(made(Path(place), full())).items():
-            (GOLDEN / f"{name}.md").write_text(text)
+def test_bins_of_history_hold_every_user_once(tmp_path: Path) -> None:
+    write(tmp_path, beauty("model=sigma", "seed=1"))
+    rows = frame([tmp_path])
+    bins = figures.tail(lines(rows, model_label, *BEAUTY))
+    expected = {"1–3": 4, "4": 2, "5": 2, "6–7": 4, "8–9": 4, "10–14": 10, "15–19": 10, "20–49": 24}
+    assert dict(zip(bins["bin"], bins["users"], strict=True)) == expected
+    mean = (bins["users"] * bins["value"]).sum() / bins["users"].sum()
+    assert mean == pytest.approx(rows["test/hr@10"][0])
+
+
+def test_marks_and_formats_by_hand() -> None:
+    assert best_marks(pd.Series([0.1, None, 0.3, 0.3, 0.2])) == ["", "", "best", "best", "second"]
+    table = page.Table(
+        "t",
+        "A title",
+        "A caption.",
+        pd.DataFrame({"a|b": ["x|y", "z"], "m": [0.07371, 1.5], "m sd": [0.00119, None]}),
+        {"m": page.number},
+        {"m": ["best", "second"]},
+    )
+    assert [re.sub(r" +", " ", line) for line in page.markdown(table).splitlines()[2:]] == [
+        r"| x\|y | **.0737 ± .0012** |",
+        "| z | *1.5000* |",
+    ]
+    assert [page.number(v) for v in (0.0, -0.05, None, 12.0)] == [".0000", "-.0500", "–", "12.0000"]
+    assert [page.change(v) for v in (0.1, -0.1, None)] == ["+10.0%", "−10.0%", "–"]
+    assert r"\textbf" in page.latex(table) or r"\bfseries" in page.latex(table)
+
+
+def test_a_condition_no_row_meets_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "rows", beauty("model=sigma", "seed=1"))
+    with pytest.raises(UserError, match=r"No row has dataset.max_length=9"):
+        main([str(tmp_path / "rows"), "--where", "dataset.max_length=9"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiments import workspace
-from experiments.lines import jobs_of
+from experiments.grid import jobs_of
 from tests.callbacks.wandb_file import contents
 from tests.in_process import call
 

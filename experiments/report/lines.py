@@ -1,0 +1,187 @@
+"""Lines of tables: the settings of an experiment, and what rows there are of each."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from experiments.grid import Job, jobs_of
+from experiments.rows import COUNTS, is_protocol, setting
+from experiments.significance import common, mean_sd
+from sigma.runs.identity import identity
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table.
+
+    Attributes:
+        label: model or variant.
+        job: the first of its runs.
+        seeds: those the experiment asks for.
+        rows: those there are, of whatever seeds, by seed.
+    """
+
+    label: str
+    job: Job
+    seeds: tuple[int, ...]
+    rows: pd.DataFrame
+
+    @property
+    def lacking(self) -> tuple[int, ...]:
+        """Seeds asked for that have no row."""
+        return tuple(seed for seed in self.seeds if seed not in set(self.rows["seed"]))
+
+    @property
+    def counted(self) -> bool:
+        """Whether nothing is trained; its one row then stands for every seed."""
+        return bool(len(self.rows) and self.rows["counted"].iloc[0])
+
+    def spread(self, name: str, metric: str) -> dict[str, float]:
+        """Mean and standard deviation as cells of the columns ``name`` and ``name sd``."""
+        mean, deviation, _ = mean_sd(self.rows, metric)
+        return {name: mean, f"{name} sd": deviation}
+
+    def mean(self, metric: str) -> float:
+        return mean_sd(self.rows, metric)[0]
+
+    def seeds_of(self, *metrics: str) -> str:
+        """``3 of 5``, or which, where others were run than asked; the fewest of the metrics."""
+        n = min((n for m in metrics if (n := mean_sd(self.rows, m)[2])), default=0)
+        if n and not set(self.rows["seed"]) <= set(self.seeds):
+            return f"{n}: {', '.join(map(str, self.rows['seed']))}"
+        return f"{n} of {len(self.seeds)}"
+
+
+def ratio(ours: Line, theirs: Line, metric: str) -> float:
+    """Relative difference of means over common seeds, so that it is not one of seeds."""
+    values = common(ours.rows, theirs.rows, metric)
+    first, second = values.mean(axis=0) if len(values) else (float("nan"), float("nan"))
+    return float(first / second - 1) if second else float("nan")
+
+
+def lines(rows: pd.DataFrame, label: Callable[[Job], str], *overrides: str) -> list[Line]:
+    """The settings of an experiment in their order, with what there is of each."""
+    jobs: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs_of(*overrides):
+        jobs[setting(job.config)].append(job)
+    results = rows[~rows["aside"].astype(bool)].sort_values(["seed", "run_id"])
+    return [
+        Line(
+            label(group[0]),
+            group[0],
+            tuple(job.seed for job in group),
+            results[(results["dataset"] == group[0].dataset) & (results["setting"] == key)],
+        )
+        for key, group in jobs.items()
+    ]
+
+
+def all_rows(own: Sequence[Line]) -> pd.DataFrame:
+    """The rows of all lines."""
+    return pd.concat([line.rows for line in own])
+
+
+def model_label(job: Job) -> str:
+    return job.model
+
+
+def marks(own: Sequence[Line], metric: str) -> list[str]:
+    """Best and second best mean; equals share a mark. None where the trained lines are of unequal
+    numbers of seeds, or fewer than three.
+    """
+    spreads = [(line, *mean_sd(line.rows, metric)) for line in own]
+    seeds = {n for line, _, _, n in spreads if n and not line.counted}
+    means = pd.Series([mean for _, mean, _, _ in spreads])
+    if len(seeds) > 1 or means.count() < 3:
+        return [""] * len(own)
+    return best_marks(means)
+
+
+def best_marks(values: pd.Series) -> list[str]:
+    """``best``, ``second`` or nothing for each value; the highest is the best."""
+    places = values.rank(ascending=False, method="dense")
+    return places.map({1.0: "best", 2.0: "second"}).fillna("").tolist()
+
+
+def departures(own: Sequence[Line]) -> dict[str, str]:
+    """Where the rows' protocol is not the experiment's: overrides that make it, and its own value.
+
+    All rows are of one protocol, see ``check_protocol``; a trained one says all of it.
+    """
+    rows = [(line, row) for line in own for row in line.rows.to_dict("records")]
+    if not rows:
+        return {}
+    line, row = max(rows, key=lambda pair: not pair[1]["counted"])
+    settings = identity(line.job.config)
+    keys = sorted({*row, *settings} - {"model.max_length"})  # it follows the data's
+    different = {}
+    for key in filter(is_protocol, keys):
+        value, ours = row.get(key, "null"), settings.get(key)
+        if not pd.isna(value) and value != json.dumps(ours):
+            different[f"{key}={_override(json.loads(value))}"] = _override(ours)
+    return different
+
+
+def _override(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).strip('"')
+
+
+def notes(own: Sequence[Line]) -> list[str]:
+    """Sentences on another protocol than the experiment's, and on another vintage of the data."""
+    different = [f"{override} (not {value})" for override, value in departures(own).items()]
+    said = f"Protocol of these runs, where not the experiment's: {', '.join(different)}."
+    return [said] * bool(different) + vintage_notes(all_rows(own))
+
+
+def vintage_notes(rows: pd.DataFrame) -> list[str]:
+    """A sentence on each data set whose counts are not those of the vintage it should be."""
+    sentences = {}
+    for row in rows[rows["data.matches"].eq(False)].to_dict("records"):
+        expected = row["data.expected"]
+        differing = ", ".join(
+            f"{row[f'data.{side}']:,} {side} instead of {expected[side]:,}"
+            for side in COUNTS
+            if expected.get(side) not in (None, row[f"data.{side}"])
+        )
+        sentences[row["dataset"]] = (
+            f"{row['dataset']} has {differing}, so it is not the expected vintage "
+            f"({expected['vintage']}): compare with others' numbers with care."
+        )
+    return list(sentences.values())
+
+
+def missing(
+    experiment: str, dataset: str, own: Sequence[Line], others: Sequence[Line] = ()
+) -> list[str]:
+    """The commands that add the seeds that are not there, one for all settings that lack the same.
+
+    They ask for the protocol of the rows there are, those of ``others`` included.
+    """
+    departed = departures([*own, *others])
+    lacking: dict[tuple[int, ...], list[Line]] = defaultdict(list)
+    for line in own:
+        if line.lacking:
+            lacking[line.lacking].append(line)
+    total = sum(len(line.seeds) for line in own)
+    overrides = {line.label: dict(o.split("=", 1) for o in line.job.overrides) for line in own}
+    keys = [
+        key
+        for key in next(iter(overrides.values()))
+        if key != "seed" and len({values.get(key) for values in overrides.values()}) > 1
+    ]
+    commands = []
+    for seeds, group in lacking.items():
+        words = [f"experiment={experiment}", f"dataset={dataset}"]
+        if len(group) < len(own):
+            for key in keys:
+                values = dict.fromkeys(overrides[line.label][key] for line in group)
+                words.append(f"{key}={','.join(values)}")
+        if len(seeds) < len(group[0].seeds):
+            words.append(f"seed={','.join(map(str, seeds))}")
+        said = f" # {len(seeds) * len(group)} of {total} runs are missing"
+        commands.append(" ".join(["python train.py -m", *words, *departed, said]))
+    return commands

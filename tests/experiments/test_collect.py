@@ -1,0 +1,133 @@
+"""Collected rows are the runs' own, nothing is lost, and two collections take turns."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments.collect import collect
+from experiments.ranks import full_ranks, ranks_of
+from experiments.rows import frame
+from experiments.status import main as status
+from sigma.errors import UserError
+from tests.experiments.rows import BEAUTY, beauty, content, ranks_of_job, write
+from tests.runs.front_door import ROOT
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "rows.jsonl").read_text().splitlines()
+
+
+def test_collected_rows_are_the_runs_own_and_again_changes_nothing(tmp_path: Path) -> None:
+    jobs = beauty("model=sigma,sasrec", "seed=1,2")
+    write(tmp_path / "runs", jobs)
+    out = tmp_path / "out"
+    new, total, notes = collect([tmp_path / "runs"], out)
+    assert (sorted(new), total, notes) == (sorted(job.run_id for job in jobs), 4, [])
+    assert [json.loads(line) for line in lines(out)] == [
+        json.loads(json.dumps(content(job))) for job in sorted(jobs, key=lambda job: job.run_id)
+    ]
+    for job in jobs:
+        ranks = ranks_of(job.run_id, out / "ranks" / "beauty.parquet")
+        expected = ranks_of_job(job).drop(columns="target")
+        expected = expected.sort_values(["user", "history_length"], ignore_index=True)
+        assert ranks is not None
+        assert ranks.to_numpy().tolist() == expected.to_numpy().tolist()
+        assert list(ranks) == list(expected)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert collect([tmp_path / "runs"], out)[0] == []
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_the_latest_of_a_run_wins_and_other_lines_stay(tmp_path: Path) -> None:
+    jobs = beauty("model=sigma", "seed=1,2")
+    out = tmp_path / "out"
+    write(tmp_path / "old", jobs)
+    collect([tmp_path / "old"], out)
+    with (out / "rows.jsonl").open("a") as file:
+        file.write('{"half": \n{"schema": 99, "of": "a newer version"}\n')
+    (later,) = write(tmp_path / "new", jobs[:1], finished="2026-03-01T00:00:00+00:00", epochs=99)
+    (later / "ranks.parquet").unlink()
+    assert collect([tmp_path / "new"], out)[0] == [jobs[0].run_id]
+    assert collect([tmp_path / "old"], out)[0] == []
+    rows = frame([out]).sort_values("seed")
+    assert rows["epochs"].tolist() == [99, 14]
+    assert rows["ranks"].notna().tolist() == [False, True]  # the older ranks are not of this row
+    assert lines(out)[2:] == ['{"half": ', '{"schema": 99, "of": "a newer version"}']
+
+
+def test_other_test_sets_of_one_data_set_do_not_mix(tmp_path: Path) -> None:
+    first, second = beauty("model=sigma,sasrec", "seed=1")
+    write(tmp_path / "runs", [first, second])
+    path = tmp_path / "runs" / second.run_id / "ranks.parquet"
+    other = pd.read_parquet(path).head(20).assign(history_length=99)
+    other.to_parquet(path)
+    collect([tmp_path / "runs"], tmp_path / "out")
+    rows = {row["run_id"]: row for row in frame([tmp_path / "out"]).to_dict("records")}
+    ranks = [full_ranks(rows[job.run_id]) for job in (first, second)]
+    assert [len(r) for r in ranks if r is not None] == [60, 20]
+    assert ranks[1] is not None
+    assert (
+        ranks[1].set_index("user")["greater"].to_dict()
+        == other.set_index("user")["greater"].to_dict()
+    )
+
+
+def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
+    paths = write(tmp_path / "runs", beauty("model=sigma,sasrec", "seed=1,2"))
+    (paths[0] / "ranks.parquet").write_bytes(b"PAR1")
+    twice = pd.read_parquet(paths[1] / "ranks.parquet")
+    pd.concat([twice, twice]).to_parquet(paths[1] / "ranks.parquet")
+    (paths[2] / "row.json").write_text("{")
+    new, _, notes = collect([tmp_path / "runs"], tmp_path / "out")
+    assert len(new) == 3
+    assert len(notes) == 3
+    rows = frame([tmp_path / "out"]).set_index("run_id")
+    assert rows["ranks"].notna().to_dict() == {
+        paths[0].name: False,
+        paths[1].name: False,
+        paths[3].name: True,
+    }
+    (tmp_path / "out" / "ranks" / "beauty.parquet").write_bytes(b"PAR1")
+    write(tmp_path / "more", beauty("model=echo", "seed=1"))
+    with pytest.raises(UserError, match="restore it from git"):
+        collect([tmp_path / "more"], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
+    jobs = beauty("model=sigma,sasrec,echo", "seed=1,2,3,4")
+    write(tmp_path / "a", jobs[:6])
+    write(tmp_path / "b", jobs[6:])
+    script = "import sys; from pathlib import Path; from experiments.collect import collect;"
+    script += "collect([Path(sys.argv[1])], Path(sys.argv[2]))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, tmp_path / name, tmp_path / "out"], cwd=ROOT
+        )
+        for name in "ab"
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    rows = frame([tmp_path / "out"])
+    assert sorted(rows["run_id"]) == sorted(job.run_id for job in jobs)
+    assert rows["ranks"].notna().all()
+
+
+def test_status_of_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = [*BEAUTY, "model=sigma", "seed=1"]
+    folder = tmp_path / beauty("model=sigma", "seed=1")[0].run_id
+    folder.mkdir()
+    (folder / "failed.json").touch()
+    status([*typed, "--runs", str(tmp_path)])
+    assert "1 runs: 1 failed" in capsys.readouterr().out
+    for text in ("", '{"efficiency": null, "epochs": 3}'):
+        (folder / "row.json").write_text(text)
+        status([*typed, "--runs", str(tmp_path)])
+        said = capsys.readouterr().out
+        assert "1 runs: 1 failed" in said
+        assert "is damaged; delete it" in said
+    status([*typed, "--runs", str(tmp_path / "nowhere")])
+    assert f"There is no folder {tmp_path / 'nowhere'} yet" in capsys.readouterr().out
