@@ -30,6 +30,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sigma.ops.gru import Gru, shapes, weight_gradients
+from sigma.ops.rows import Rows
+
 BLOCK_R = 16  # rows of a program; tl.dot takes no fewer
 SWEEPERS = 32  # programs that zero the places behind the last row
 # Up to so many rows all programs run at once, and only the longest row counts. Beyond, rows are
@@ -60,9 +63,22 @@ def _sweep(x, first, last, start, stride, width: tl.constexpr, BLOCK_G: tl.const
 
 
 @triton.jit(do_not_specialize=["rows", "places"])
-def _forward(gates, weight, bias, offsets, order, states, saved, rows, places,
-             G: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_G: tl.constexpr,
-             BLOCK_K: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+def _forward(
+    gates,
+    weight,
+    bias,
+    offsets,
+    order,
+    states,
+    saved,
+    rows,
+    places,
+    G: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     """``weight`` is U^T, (G, 3 G)."""
     blocks = tl.cdiv(rows, BLOCK_R)
     block = tl.program_id(0)
@@ -114,9 +130,23 @@ def _forward(gates, weight, bias, offsets, order, states, saved, rows, places,
 
 
 @triton.jit(do_not_specialize=["rows", "places"])
-def _backward(gstates, saved, states, weight, offsets, order, ggates, ghidden, rows, places,
-              G: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_G: tl.constexpr,
-              BLOCK_K: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+def _backward(
+    gstates,
+    saved,
+    states,
+    weight,
+    offsets,
+    order,
+    ggates,
+    ghidden,
+    rows,
+    places,
+    G: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     blocks = tl.cdiv(rows, BLOCK_R)
     block = tl.program_id(0)
     if block >= blocks:
@@ -191,40 +221,44 @@ def row_order(offsets: Tensor) -> Tensor | None:
     return torch.argsort(offsets.diff(), descending=True, stable=True)
 
 
-def forward(
-    gates: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int
-) -> tuple[Tensor, Tensor]:
-    """The states, and what backward needs.
-
-    Args:
-        gates: (T, 3 G) a.
-        weight: (3 G, G) U.
-        bias: (3 G,) b.
-        offsets: (B + 1,) int64 of the rows.
-        longest: not needed; each program reads how long its rows are.
-
-    Returns:
-        h (T, G), and r, z, n and u side by side, (T, 4 G); both zero behind the last row.
-    """
-    T, G, rows = len(gates), weight.shape[1], len(offsets) - 1
-    states, saved = gates.new_empty(T, G), gates.new_empty(T, 4 * G)
-    with torch.cuda.device_of(gates):
-        _forward[(triton.cdiv(rows, BLOCK_R) + SWEEPERS,)](
-            gates, weight.t().contiguous(), bias, offsets, row_order(offsets), states, saved,
-            rows, T, **tile_sizes(G),
-        )  # fmt: skip
+def forward(x: Gru, rows: Rows) -> tuple[Tensor, Tensor]:
+    """The states, and r, z, n and u side by side; both zero behind the last row."""
+    states, saved = shapes(x)
+    number, (T, G) = len(rows.offsets) - 1, states.shape
+    with torch.cuda.device_of(states):
+        _forward[(triton.cdiv(number, BLOCK_R) + SWEEPERS,)](
+            x.gates.contiguous(),
+            x.weight.t().contiguous(),
+            x.bias,
+            rows.offsets,
+            row_order(rows.offsets),
+            states,
+            saved,
+            number,
+            T,
+            **tile_sizes(G),
+        )
     return states, saved
 
 
 def backward(
-    gstates: Tensor, saved: Tensor, states: Tensor, weight: Tensor, offsets: Tensor, longest: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients of a, (T, 3 G), and of u, (T, G); zero behind the last row."""
-    T, G, rows = len(states), weight.shape[1], len(offsets) - 1
+    grad: Tensor, states: Tensor, saved: Tensor, x: Gru, rows: Rows
+) -> tuple[Tensor | None, ...]:
+    """Gradients of gates (zero behind the last row), weight and bias."""
+    number, (T, G) = len(rows.offsets) - 1, states.shape
     ggates, ghidden = states.new_empty(T, 3 * G), states.new_empty(T, G)
     with torch.cuda.device_of(states):
-        _backward[(triton.cdiv(rows, BLOCK_R) + SWEEPERS,)](
-            gstates, saved, states, weight, offsets, row_order(offsets), ggates, ghidden,
-            rows, T, **tile_sizes(G),
-        )  # fmt: skip
-    return ggates, ghidden
+        _backward[(triton.cdiv(number, BLOCK_R) + SWEEPERS,)](
+            grad.contiguous(),
+            saved,
+            states,
+            x.weight,
+            rows.offsets,
+            row_order(rows.offsets),
+            ggates,
+            ghidden,
+            number,
+            T,
+            **tile_sizes(G),
+        )
+    return ggates, *weight_gradients(ggates, ghidden, states, saved, x, rows)
