@@ -112,14 +112,8 @@ def blocks_of_queries(x: Attend, rows: Rows) -> Iterator[Part]:
             visible = visible & (columns <= position[:, :, None])
         # A query that fills up sees something, so that nothing is divided by zero.
         visible = visible | ~real[:, :, None]
-        yield (
-            query,
-            real,
-            block.places,
-            lambda q, k, v, visible=visible: attention_of_block(
-                q, k, v, visible, x.dropout, generator
-            ),
-        )
+        attention = functools.partial(attention_of_block, visible, x.dropout, generator)
+        yield query, real, block.places, attention
 
 
 def blocked_forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:

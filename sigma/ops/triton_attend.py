@@ -57,10 +57,10 @@ def _sweep(x, head, first, last, H, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_
 
 
 @triton.jit
-def _reach(places, query, real, begin, n, CAUSAL: tl.constexpr):
+def _reach(places, query, real, begin, n):
     """How many keys each query sees, from the row's first on, int32; 0 where not ``real``."""
     reach = tl.where(real, n, 0)
-    if CAUSAL:
+    if places is not None:
         position = tl.load(places + query, mask=real, other=0) - begin
         reach = tl.minimum(reach, position.to(tl.int32) + 1)
     return reach
@@ -102,31 +102,33 @@ def _extent(offsets, row):
     return begin, (tl.load(offsets + row + 1) - begin).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["rows", "M"])
+@triton.jit(do_not_specialize=["rows", "size"])
 def _forward(
     inputs,
-    offsets,
     dropout,
-    out,
-    lse,
+    tensors,
     rows,
-    M,
+    size,
     H,
     scale,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``inputs`` are the first five of ``Attend``, ``dropout`` seed, p and 1 / (1 - p), or None."""
-    q, k, v, query_offsets, places = inputs
+    """``inputs`` are q, k, v, offsets of rows and of queries, and places, if it is causal.
+
+    ``dropout`` is seed, p and 1 / (1 - p), if there is any, ``size`` how many queries there are (in
+    the last kernel keys).
+    """
+    q, k, v, offsets, query_offsets, places = inputs
+    out, lse = tensors
     row, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
     if row == rows:
-        _sweep(out, head, first, M, H, D, BLOCK_M, BLOCK_D)
-        _sweep(lse, head, first, M, H, 1, BLOCK_M, 1)
+        _sweep(out, head, first, size, H, D, BLOCK_M, BLOCK_D)
+        _sweep(lse, head, first, size, H, 1, BLOCK_M, 1)
         return
     last = tl.load(query_offsets + row + 1)
     if first >= last:
@@ -134,7 +136,7 @@ def _forward(
     begin, n = _extent(offsets, row)
     query = first + tl.arange(0, BLOCK_M)
     real = query < last
-    reach = _reach(places, query, real, begin, n, CAUSAL)
+    reach = _reach(places, query, real, begin, n)
     qs = _load(q, query, real, head, H, D, BLOCK_D)
     peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)  # of the scores, base 2
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -164,33 +166,28 @@ def _forward(
     tl.store(lse + query * H + head, (peak + tl.log2(total)) * LN2, mask=real)
 
 
-@triton.jit(do_not_specialize=["rows", "M"])
+@triton.jit(do_not_specialize=["rows", "size"])
 def _backward_q(
     inputs,
-    offsets,
     dropout,
-    gout,
-    out,
-    lse,
-    delta,
-    gq,
+    tensors,
     rows,
-    M,
+    size,
     H,
     scale,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """gq, and ``delta`` (M, H) for the other kernel."""
-    q, k, v, query_offsets, places = inputs
+    q, k, v, offsets, query_offsets, places = inputs
+    gout, out, lse, delta, gq = tensors
     row, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
     if row == rows:
-        _sweep(gq, head, first, M, H, D, BLOCK_M, BLOCK_D)
+        _sweep(gq, head, first, size, H, D, BLOCK_M, BLOCK_D)
         return
     last = tl.load(query_offsets + row + 1)
     if first >= last:
@@ -198,7 +195,7 @@ def _backward_q(
     begin, n = _extent(offsets, row)
     query = first + tl.arange(0, BLOCK_M)
     real = query < last
-    reach = _reach(places, query, real, begin, n, CAUSAL)
+    reach = _reach(places, query, real, begin, n)
     qs = _load(q, query, real, head, H, D, BLOCK_D)
     gs = _load(gout, query, real, head, H, D, BLOCK_D)
     outs = _load(out, query, real, head, H, D, BLOCK_D)
@@ -216,33 +213,28 @@ def _backward_q(
     _store(gq, query, real, head, acc * scale, H, D, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=["rows", "T"])
+@triton.jit(do_not_specialize=["rows", "size"])
 def _backward_kv(
     inputs,
-    offsets,
     dropout,
-    gout,
-    lse,
-    delta,
-    gk,
-    gv,
+    tensors,
     rows,
-    T,
+    size,
     H,
     scale,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    q, k, v, query_offsets, places = inputs
+    q, k, v, offsets, query_offsets, places = inputs
+    gout, lse, delta, gk, gv = tensors
     row, head = tl.program_id(0), tl.program_id(1)
     begin, start = tl.load(offsets + row), tl.program_id(2) * BLOCK_N
     if row == rows:
-        _sweep(gk, head, begin + start, T, H, D, BLOCK_N, BLOCK_D)
-        _sweep(gv, head, begin + start, T, H, D, BLOCK_N, BLOCK_D)
+        _sweep(gk, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
+        _sweep(gv, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
         return
     n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
     if start >= n:
@@ -254,13 +246,15 @@ def _backward_kv(
     for_v = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     queries = (last - first).to(tl.int32)
     skip = 0
-    if CAUSAL:  # the places ascend strictly, so query i stands this far before the last at least
+    if (
+        places is not None
+    ):  # they ascend strictly, so query i stands so far before the last at least
         final = tl.load(places + last - 1, mask=queries > 0, other=0) - begin
         skip = tl.maximum(start - (final.to(tl.int32) + 1 - queries), 0)
     for i in range(skip, queries, BLOCK_M):
         query = first + i + tl.arange(0, BLOCK_M)
         real = query < last
-        reach = _reach(places, query, real, begin, n, CAUSAL)
+        reach = _reach(places, query, real, begin, n)
         # Loaded ahead of the loop, these would be held as the operands of a product, which for
         # float32 is more than there are registers. ``key - i < n``, true for any i, prevents that.
         here = (key < n) & (key - i < n)
@@ -288,35 +282,33 @@ def tile_sizes(d: int, longest: int, queries: int, rows: int) -> tuple[int, int,
     return 16, block_n, min(max(block_n * max(triton.next_power_of_2(d), block_n) // 512, 1), 4)
 
 
-def _launch(kernel: Any, block: str, x: Attend, rows: Rows, *tensors: Tensor, **size: int) -> None:
-    """``kernel`` for all rows, heads and blocks; programs of one row more sweep behind the last.
+def _launch(kernel: Any, block: str, x: Attend, rows: Rows, size: int, *tensors: Tensor) -> None:
+    """``kernel`` for all rows and heads; programs of one row more sweep behind the last.
 
     Args:
-        kernel: on ``x``, its dropout, and ``tensors``.
+        kernel: see ``_forward``.
         block: BLOCK_M or BLOCK_N, what a program owns.
         x: inputs.
         rows: of the packed batch.
-        tensors: more that it reads and writes.
-        size: how many queries, or keys, there are.
+        size: how many queries there are, or keys.
+        tensors: that the kernel reads and writes.
     """
     (H, d), number, p = x.q.shape[1:], len(rows.offsets) - 1, x.dropout
     block_m, block_n, warps = tile_sizes(d, rows.longest, len(x.q), number)
-    blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n}
-    with torch.cuda.device_of(x.q):
-        kernel[(number + 1, H, max(1, triton.cdiv(rows.longest, blocks[block])))](
-            tuple(v.contiguous() for v in x[:5]),
-            rows.offsets,
-            (x.seed, p, 1 / (1 - p) if p < 1 else 0.0) if p > 0 else None,
-            *tensors,
-            **size,
-            **blocks,
-            rows=number,
-            H=H,
-            scale=d**-0.5,
-            D=d,
-            BLOCK_D=max(16, triton.next_power_of_2(d)),
-            CAUSAL=x.causal,
-            PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+    sizes = {"BLOCK_D": max(16, triton.next_power_of_2(d)), "BLOCK_M": block_m, "BLOCK_N": block_n}
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    q, k, v, query_offsets, places = (t.contiguous() for t in x[:5])
+    inputs = q, k, v, rows.offsets, query_offsets, places if x.causal else None
+    dropout = (x.seed, p, 1 / (1 - p) if p < 1 else 0.0) if p > 0 else None
+    numbers = number, size, H, d**-0.5, d
+    with torch.cuda.device_of(q):
+        kernel[(number + 1, H, max(1, triton.cdiv(rows.longest, sizes[block])))](
+            inputs,
+            dropout,
+            tensors,
+            *numbers,
+            **sizes,
+            PRECISION=precision,
             num_warps=warps,
             num_stages=2,
         )
@@ -325,7 +317,7 @@ def _launch(kernel: Any, block: str, x: Attend, rows: Rows, *tensors: Tensor, **
 def forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
     """The output, and the logarithm of each query's sum of exponentials; d up to 128."""
     out, lse = shapes(x)
-    _launch(_forward, "BLOCK_M", x, rows, out, lse, M=len(out))
+    _launch(_forward, "BLOCK_M", x, rows, len(out), out, lse)
     return out, lse
 
 
@@ -335,6 +327,6 @@ def backward(
     """Gradients of q, k and v; zero behind the last row's queries and keys."""
     grad, delta = grad.contiguous(), torch.empty_like(lse)
     gq, gk, gv = (v.new_empty(v.shape) for v in x[:3])
-    _launch(_backward_q, "BLOCK_M", x, rows, grad, out, lse, delta, gq, M=len(gq))
-    _launch(_backward_kv, "BLOCK_N", x, rows, grad, lse, delta, gk, gv, T=len(gk))
+    _launch(_backward_q, "BLOCK_M", x, rows, len(gq), grad, out, lse, delta, gq)
+    _launch(_backward_kv, "BLOCK_N", x, rows, len(gk), grad, lse, delta, gk, gv)
     return gq, gk, gv

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: loads and stores of tiles, and constants."""
+"""What Triton kernels are made of: loads and stores, tiles in registers, functions."""
 
 # Kernels are typed by Triton when they are compiled, not by annotations.
 # mypy: disallow-untyped-defs=False
@@ -32,3 +32,38 @@ def clear(x, width, column, keep, first, T, step, TILE: tl.constexpr, BLOCK: tl.
         t = (at + tl.arange(0, TILE))[:, None]
         zeros = tl.zeros((TILE, BLOCK), tl.float32)
         store(x, t, width, column[None, :], (t < T) & keep[None, :], zeros)
+
+
+@triton.jit
+def vectors(x, stride, first, last, n, kn, TILE: tl.constexpr):
+    """x[t] of TILE places from ``first``, one by one; x[last] in the stead of those behind it."""
+    vectors = ()
+    for i in tl.static_range(TILE):
+        vectors += (load(x, stride, tl.minimum(first + i, last), n, kn),)  # type: ignore[assignment]
+    return vectors
+
+
+@triton.jit
+def position(x, i, TILE: tl.constexpr):
+    """x[i] of a (TILE, …) tile in registers; what else is there does not matter, even NaN."""
+    return tl.sum(tl.where(tl.arange(0, TILE)[:, None] == i, x, 0.0), 0)
+
+
+@triton.jit
+def placed(x, i, value, TILE: tl.constexpr):
+    """The (TILE, …) tile with x[i] = value."""
+    return tl.where(tl.arange(0, TILE)[:, None] == i, value[None, :], x)
+
+
+@triton.jit
+def softplus(x):
+    """softplus(x) and its derivative; beyond 20 both round to PyTorch's x and 1.
+
+    log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3, is exact for tiny e, unlike log of 1 + e, and
+    cheap: tl.log is not.
+    """
+    e = tl.exp2(-tl.abs(x) * LOG2E)
+    s = e / (2.0 + e)
+    q = s * s
+    p = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13))))))
+    return tl.maximum(x, 0.0) + 2.0 * s * p, tl.where(x > 0.0, 1.0, e) / (1.0 + e)

@@ -34,46 +34,13 @@ from torch import Tensor
 
 from sigma.ops.rows import Rows
 from sigma.ops.scan import Scan, shapes
-from sigma.ops.triton_common import LN2, LOG2E, clear, load, store
+from sigma.ops.triton_common import LN2, clear, load, placed, position, softplus, store, vectors
 
-CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90
+CHUNK = tl.constexpr(
+    4
+)  # states a program holds at once in backward; more do not fit the registers of sm_90
 PROGRAMS = 4096  # of backward, about: several waves on the largest GPUs
 SCRATCH = 512 * 2**20  # bytes of backward's checkpoints, at most (unless one program needs more)
-
-
-@triton.jit
-def _vectors(x, stride, first, last, n, kn, TILE: tl.constexpr):
-    """x[t] of TILE places from ``first``, one by one; x[last] in the stead of those behind it."""
-    vectors = ()
-    for i in tl.static_range(TILE):
-        vectors += (load(x, stride, tl.minimum(first + i, last), n, kn),)  # type: ignore[assignment]
-    return vectors
-
-
-@triton.jit
-def _position(x, i, TILE: tl.constexpr):
-    """x[i] of a (TILE, …) tile in registers; what else is there does not matter, even NaN."""
-    return tl.sum(tl.where(tl.arange(0, TILE)[:, None] == i, x, 0.0), 0)
-
-
-@triton.jit
-def _placed(x, i, value, TILE: tl.constexpr):
-    """The (TILE, …) tile with x[i] = value."""
-    return tl.where(tl.arange(0, TILE)[:, None] == i, value[None, :], x)
-
-
-@triton.jit
-def _softplus(x):
-    """softplus(x) and its derivative; beyond 20 both round to PyTorch's x and 1.
-
-    log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3, is exact for tiny e, unlike log of 1 + e, and
-    cheap: tl.log is not.
-    """
-    e = tl.exp2(-tl.abs(x) * LOG2E)
-    s = e / (2.0 + e)
-    q = s * s
-    p = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13))))))
-    return tl.maximum(x, 0.0) + 2.0 * s * p, tl.where(x > 0.0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
@@ -97,7 +64,7 @@ def _forward(
     BLOCK_N: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """``inputs`` as ``Scan``, with A^T log2(e) for A; ``strides`` of those of places."""
+    """``inputs`` as ``Scan``, with A^T log2(e) for A; ``strides`` of u, dt, B, C and z."""
     u, dt, A, B, C, D, z, bias = inputs
     su, sdt, sB, sC, sz = strides
     blocks = tl.cdiv(d, BLOCK_D)
@@ -116,16 +83,16 @@ def _forward(
         t = (first + i0)[:, None]
         keep = (t < end) & kd[None, :]
         ut = load(u, su, t, chan[None, :], keep)
-        delta, _ = _softplus(load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
-        bs = _vectors(B, sB, first, end - 1, n, kn, TILE)
-        cs = _vectors(C, sC, first, end - 1, n, kn, TILE)
+        delta, _ = softplus(load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
+        bs = vectors(B, sB, first, end - 1, n, kn, TILE)
+        cs = vectors(C, sC, first, end - 1, n, kn, TILE)
         w = delta * ut
         out = tl.zeros((TILE, BLOCK_D), tl.float32)
         for i in tl.static_range(TILE):
             if first + i < end:
-                a = tl.exp2(_position(delta, i, TILE)[None, :] * a2)
-                h = a * h + _position(w, i, TILE)[None, :] * bs[i][:, None]
-                out = _placed(out, i, tl.sum(h * cs[i][:, None], 0), TILE)
+                a = tl.exp2(position(delta, i, TILE)[None, :] * a2)
+                h = a * h + position(w, i, TILE)[None, :] * bs[i][:, None]
+                out = placed(out, i, tl.sum(h * cs[i][:, None], 0), TILE)
         out += skip[None, :] * ut
         if z is not None:
             zt = load(z, sz, t, chan[None, :], keep)
@@ -194,15 +161,15 @@ def _backward(
             t = (start + p + i0)[:, None]
             keep = (t < end) & kd[None, :]
             ut = load(u, su, t, chan[None, :], keep)
-            delta, _ = _softplus(load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
-            bs = _vectors(B, sB, start + p, end - 1, n, kn, TILE)
+            delta, _ = softplus(load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
+            bs = vectors(B, sB, start + p, end - 1, n, kn, TILE)
             w = delta * ut
             for i in tl.static_range(TILE):
                 if p + i < last:
                     if i % CHUNK == 0:
                         tl.store(states + (p + i) // CHUNK * SIZE, h)
-                    a = tl.exp2(_position(delta, i, TILE)[None, :] * a2)
-                    h = a * h + _position(w, i, TILE)[None, :] * bs[i][:, None]
+                    a = tl.exp2(position(delta, i, TILE)[None, :] * a2)
+                    h = a * h + position(w, i, TILE)[None, :] * bs[i][:, None]
         tl.store(states + last // CHUNK * SIZE, h)
         tl.debug_barrier()
 
@@ -214,10 +181,10 @@ def _backward(
             ut = load(u, su, t, chan[None, :], keep)
             raw = load(dt, sdt, t, chan[None, :], keep)
             gout = load(gy, sgy, t, chan[None, :], keep)
-            bs = _vectors(B, sB, start + p, end - 1, n, kn, TILE)
-            cs = _vectors(C, sC, start + p, end - 1, n, kn, TILE)
+            bs = vectors(B, sB, start + p, end - 1, n, kn, TILE)
+            cs = vectors(C, sC, start + p, end - 1, n, kn, TILE)
             h = tl.load(states + (p + TILE - CHUNK) // CHUNK * SIZE)
-            delta, slope = _softplus(raw + shift[None, :])
+            delta, slope = softplus(raw + shift[None, :])
             if z is not None:
                 zt = load(z, sz, t, chan[None, :], keep)
                 gate = tl.sigmoid(zt)
@@ -235,8 +202,8 @@ def _backward(
                 for i in tl.static_range(CHUNK - 1):
                     # Without this branch ptxas does all of the chunk at once, and spills.
                     if p + f + i < length:
-                        a = tl.exp2(_position(delta, f + i, TILE)[None, :] * a2)
-                        h = a * h + _position(w, f + i, TILE)[None, :] * bs[f + i][:, None]
+                        a = tl.exp2(position(delta, f + i, TILE)[None, :] * a2)
+                        h = a * h + position(w, f + i, TILE)[None, :] * bs[f + i][:, None]
                     after += (h,)  # type: ignore[assignment]
                 for q in tl.static_range(f + CHUNK - 1, f - 1, -1):
                     if p + q < length:
@@ -244,21 +211,21 @@ def _backward(
                             h = after[q - f - 1]
                         else:
                             h = tl.load(states + (p + f) // CHUNK * SIZE)
-                        delta_t = _position(delta, q, TILE)[None, :]
-                        wt = _position(w, q, TILE)[None, :]
-                        gt = _position(gout, q, TILE)[None, :]
+                        delta_t = position(delta, q, TILE)[None, :]
+                        wt = position(w, q, TILE)[None, :]
+                        gt = position(gout, q, TILE)[None, :]
                         a = tl.exp2(delta_t * a2)
                         place = start + p + q
                         now = a * h + wt * bs[q][:, None]
                         store(gC, place, N, n, kn, tl.sum(now * gt, 1))
                         if z is not None:
-                            out = _placed(out, q, tl.sum(now * cs[q][:, None], 0), TILE)
+                            out = placed(out, q, tl.sum(now * cs[q][:, None], 0), TILE)
                         g += gt * cs[q][:, None]
                         store(gB, place, N, n, kn, tl.sum(g * wt, 1))
-                        gb = _placed(gb, q, tl.sum(g * bs[q][:, None], 0), TILE)
+                        gb = placed(gb, q, tl.sum(g * bs[q][:, None], 0), TILE)
                         g *= a
                         gah = g * h
-                        ga = _placed(ga, q, tl.sum(gah * a2, 0), TILE)
+                        ga = placed(ga, q, tl.sum(gah * a2, 0), TILE)
                         sum_a += delta_t * gah
             graw = (ut * gb + LN2 * ga) * slope
             sum_d += gout * ut
@@ -345,17 +312,19 @@ def backward(
     grads = gu, gdt, gB, gC, gz
     sums = x.A.new_empty((parts, N + 2, d))
     scratch = x.A.new_empty((parts * blocks, slots, *state))
+    tensors = grad, grad.stride(), grads, sums, scratch
     numbers = number, parts, T, slots, d, N
     with torch.cuda.device_of(y):
         _backward[(parts * blocks,)](
             *kernel_inputs(x),
             rows.offsets,
-            grad,
-            grad.stride(),
-            grads,
-            sums,
-            scratch,
-            *numbers,
+            *tensors,
+            number,
+            parts,
+            T,
+            slots,
+            d,
+            N,
             **sizes,
             CHUNK=CHUNK,
         )
