@@ -36,9 +36,7 @@ from sigma.ops.rows import Rows
 from sigma.ops.scan import Scan, shapes
 from sigma.ops.triton_common import LN2, clear, load, placed, position, softplus, store, vectors
 
-CHUNK = tl.constexpr(
-    4
-)  # states a program holds at once in backward; more do not fit the registers of sm_90
+CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90
 PROGRAMS = 4096  # of backward, about: several waves on the largest GPUs
 SCRATCH = 512 * 2**20  # bytes of backward's checkpoints, at most (unless one program needs more)
 
@@ -108,7 +106,6 @@ def _backward(
     strides,
     offsets,
     gy,
-    sgy,
     grads,
     sums,
     states,
@@ -123,13 +120,13 @@ def _backward(
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Of ``grads``, those of u, dt, B, C and z, the third and fourth are (blocks, T, N).
+    """``strides`` begin with gy's; ``grads`` are of u, dt, (blocks, T, N) of B and C, and of z.
 
     ``sums`` (parts, N + 2, d) has gA^T, gD and gbias, and ``states`` (programs, slots, BLOCK_N,
     BLOCK_D) is the scratch.
     """
     u, dt, A, B, C, D, z, bias = inputs
-    su, sdt, sB, sC, sz = strides
+    sgy, su, sdt, sB, sC, sz = strides
     gu, gdt, gB, gC, gz = grads
     pid = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(d, BLOCK_D)
@@ -312,22 +309,10 @@ def backward(
     grads = gu, gdt, gB, gC, gz
     sums = x.A.new_empty((parts, N + 2, d))
     scratch = x.A.new_empty((parts * blocks, slots, *state))
-    tensors = grad, grad.stride(), grads, sums, scratch
-    numbers = number, parts, T, slots, d, N
+    inputs, strides = kernel_inputs(x)
+    tensors = inputs, (grad.stride(), *strides), rows.offsets, grad, grads, sums, scratch
     with torch.cuda.device_of(y):
-        _backward[(parts * blocks,)](
-            *kernel_inputs(x),
-            rows.offsets,
-            *tensors,
-            number,
-            parts,
-            T,
-            slots,
-            d,
-            N,
-            **sizes,
-            CHUNK=CHUNK,
-        )
+        _backward[(parts * blocks,)](*tensors, number, parts, T, slots, d, N, **sizes, CHUNK=CHUNK)
     gB, gC = (v[0] if blocks == 1 else v.sum(0) for v in (gB, gC))
     gA, gD, gbias = sums[:, :N].sum(0).t().contiguous(), sums[:, N].sum(0), sums[:, N + 1].sum(0)
     return gu, gdt, gA, gB.to(x.B.dtype), gC.to(x.C.dtype), gD, gz, gbias
