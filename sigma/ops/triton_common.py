@@ -15,8 +15,8 @@ LOG2E = tl.constexpr(math.log2(math.e))
 @triton.jit
 def load(x, stride, t, column, keep):
     """x[t, column] in float32; zero where not ``keep``. ``t`` is int64."""
-    at = x + t * stride[0] + column.to(tl.int64) * stride[1]
-    return tl.load(at, mask=keep, other=0.0).to(tl.float32)
+    at = t * stride[0] + column.to(tl.int64) * stride[1]
+    return tl.load(x + at, mask=keep, other=0.0).to(tl.float32)
 
 
 @triton.jit

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sigma.ops.conv import Conv, shapes
 from sigma.ops.rows import Rows
-from sigma.ops.triton_common import load, store
+from sigma.ops.triton_common import load
 
 PROGRAMS = 1024  # of backward along the places, at most: so many parts of gweight there are
 
@@ -52,9 +52,9 @@ def _row(offsets, rows, steps, t):
 @triton.jit(do_not_specialize=["rows", "steps", "T"])
 def _forward(
     inputs,
-    sx,
     offsets,
     y,
+    sx,
     rows,
     steps,
     T,
@@ -79,18 +79,19 @@ def _forward(
     if SILU:
         a *= tl.sigmoid(a)
     a = tl.where((t < end)[:, None], a, 0.0)
-    store(y, t[:, None], d, chan[None, :], (t < T)[:, None] & kd[None, :], a)
+    at = t[:, None] * d + chan[None, :]
+    tl.store(y + at, a.to(y.dtype.element_ty), mask=(t < T)[:, None] & kd[None, :])
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "T"])
 def _backward(
     inputs,
-    sx,
     offsets,
     gy,
-    sgy,
     gx,
     sums,
+    sgy,
+    sx,
     rows,
     steps,
     T,
@@ -141,7 +142,8 @@ def _backward(
                     more += (gtaps[s] + ga * xs[s],)  # type: ignore[assignment]
                 gtaps = more
         gxt = tl.where((t < end)[:, None], gxt, 0.0)
-        store(gx, t[:, None], d, chan[None, :], (t < T)[:, None] & kd[None, :], gxt)
+        at = t[:, None] * d + chan[None, :]
+        tl.store(gx + at, gxt.to(gx.dtype.element_ty), mask=(t < T)[:, None] & kd[None, :])
     sums += tl.program_id(0) * (K + 1) * d + chan
     for s in tl.static_range(K):
         tl.store(sums + s * d, tl.sum(gtaps[s], 0), mask=kd)
@@ -164,7 +166,7 @@ def _launch(
     numbers = number, number.bit_length(), T, d
     with torch.cuda.device_of(x.x):
         kernel[(programs, triton.cdiv(d, blocks[1]))](
-            inputs, x.x.stride(), rows.offsets, *more, *numbers, **sizes, num_warps=warps
+            inputs, rows.offsets, *more, x.x.stride(), *numbers, **sizes, num_warps=warps
         )
 
 
@@ -184,5 +186,5 @@ def backward(
     blocks = tile_sizes(d, 1024)
     programs = min(triton.cdiv(len(y), blocks[0]), PROGRAMS)
     gx, sums = shapes(x)[0], x.weight.new_empty((programs, k + 1, d))
-    _launch(_backward, programs, blocks, x, rows, grad, grad.stride(), gx, sums, warps=8)
+    _launch(_backward, programs, blocks, x, rows, grad, gx, sums, grad.stride(), warps=8)
     return gx, sums[:, :k].sum(0).t().contiguous(), sums[:, k].sum(0)
