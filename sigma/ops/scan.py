@@ -118,7 +118,7 @@ def mamba_ssm_scan(x: Scan, rows: Rows) -> Tensor:
 
 
 @torch.compiler.assume_constant_result
-def _is_detour(backend: str, device: str) -> bool:
+def is_detour(backend: str, device: str) -> bool:
     """Whether the scan goes to mamba-ssm."""
     if backend == "auto":
         return device == "cuda" and not has_triton() and has_mamba_ssm()
@@ -155,7 +155,7 @@ def selective_scan(
     Raises:
         UserError: see ``choose_backend``.
     """
-    if _is_detour(backend, u.device.type):
+    if is_detour(backend, u.device.type):
         return mamba_ssm_scan(Scan(u, dt, A, B, C, D, z, dt_bias), rows)
     exact, result = torch.promote_types(u.dtype, A.dtype), u.dtype
     A, D, dt_bias = (typed(x, exact) for x in (A, D, dt_bias))
