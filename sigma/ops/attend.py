@@ -8,41 +8,15 @@ Symbols: T places, M queries, B rows, H heads of d numbers.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sigma.ops import native
 from sigma.ops.blocked import blocks_of, pullback
+from sigma.ops.inputs import Attend
 from sigma.ops.registry import Kernels, declare
 from sigma.ops.rows import Rows, typed
-
-
-class Attend(NamedTuple):
-    """What attention reads.
-
-    Attributes:
-        q: (M, H, d), of the queries at ``places``.
-        k: (T, H, d).
-        v: (T, H, d).
-        query_offsets: (B + 1,) row b's queries are query_offsets[b] … query_offsets[b + 1] - 1, at
-            most as many as the longest row has places.
-        places: (M,) ascending; a query's position, its place less its row's offset, may lie beyond
-            the row's end.
-        causal: a query sees its own position and those before it, otherwise its whole row.
-        dropout: probability, of the weights.
-        seed: (1,) int64, decides with head, query and key what is dropped.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    query_offsets: Tensor
-    places: Tensor
-    causal: bool
-    dropout: float
-    seed: Tensor
 
 
 def shapes(x: Attend) -> tuple[Tensor, Tensor]:
@@ -163,7 +137,7 @@ def attend(
     """softmax(Q K^T / sqrt(d)) V within each row, with dropout of the weights.
 
     Args:
-        q: and what is not below, see ``Attend``.
+        q: and what is not below, see ``inputs.Attend``.
         rows: of the packed batch.
         places: of the queries; None is every place.
         query_offsets: None tells them from ``places``, none of which is then beyond its row's end.

@@ -5,32 +5,15 @@
 and SiLU of it where asked for.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops import native
 from sigma.ops.blocked import pullback
+from sigma.ops.inputs import Conv
 from sigma.ops.registry import Kernels, declare
 from sigma.ops.rows import Rows, typed
-
-
-class Conv(NamedTuple):
-    """What the convolution reads; all of one type, but for Triton.
-
-    Attributes:
-        x: (T, d).
-        weight: (d, k); its last tap meets the current position.
-        bias: (d,).
-        silu: SiLU of the result.
-    """
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor
-    silu: bool
 
 
 def shapes(x: Conv) -> tuple[Tensor, Tensor]:
@@ -104,7 +87,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool 
     """Causal depthwise convolution within each row.
 
     Args:
-        x: and the next two, see ``Conv``.
+        x: and the next two, see ``inputs.Conv``.
         rows: of the packed batch.
         silu: SiLU of the result.
 

@@ -7,31 +7,16 @@ The inputs' part of the gates, a = W x + b, is one product over all places and m
 here is the recurrence. Gradients of its weight are one product, too, after the way back in time.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops import blocked, native
+from sigma.ops.inputs import Gru
 from sigma.ops.registry import Kernels, declare
 from sigma.ops.rows import Rows, typed
 
 STEP = 2**15  # places whose states are copied at a time on the CPU
-
-
-class Gru(NamedTuple):
-    """What the recurrence reads; all of one type.
-
-    Attributes:
-        gates: (T, 3 G) the inputs' part a, of r, z and n side by side.
-        weight: (3 G, G) U.
-        bias: (3 G,) b.
-    """
-
-    gates: Tensor
-    weight: Tensor
-    bias: Tensor
 
 
 def shapes(x: Gru) -> tuple[Tensor, Tensor]:
@@ -124,7 +109,7 @@ def gru(gates: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tenso
     """Gated recurrent unit of each row.
 
     Args:
-        gates: and the next two, see ``Gru``; a bias of None is none.
+        gates: and the next two, see ``inputs.Gru``; a bias of None is none.
         rows: of the packed batch.
 
     Returns:

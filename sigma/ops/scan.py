@@ -7,41 +7,16 @@
 Symbols: T places, d channels, N states of a channel, t a position in its row.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops import blocked, native, reference
 from sigma.ops.dispatch import choose_backend, has_mamba_ssm, has_triton
+from sigma.ops.inputs import Scan
 from sigma.ops.moves import packed, padded
 from sigma.ops.registry import Kernels, declare
 from sigma.ops.rows import Rows, typed
-
-
-class Scan(NamedTuple):
-    """What the scan reads; all of one type, but for Triton.
-
-    Attributes:
-        u: (T, d) input.
-        dt: (T, d) raw step size.
-        A: (d, N), negative.
-        B: (T, N).
-        C: (T, N).
-        D: (d,) skip.
-        z: (T, d) gate, or None for no gate.
-        dt_bias: (d,).
-    """
-
-    u: Tensor
-    dt: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor
-    z: Tensor | None
-    dt_bias: Tensor
 
 
 def shapes(x: Scan) -> tuple[Tensor, Tensor]:
@@ -82,7 +57,7 @@ def scan_of_block(x: Scan) -> Tensor:
 
 
 def reference_forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
-    return reference.selective_scan(*x, rows.offsets), shapes(x)[1]
+    return reference.selective_scan(x, rows.offsets), shapes(x)[1]
 
 
 BLOCKED = blocked.kernels(
@@ -145,7 +120,7 @@ def selective_scan(
     no float64; ``blocked`` takes their place.
 
     Args:
-        u: and the next seven, see ``Scan``.
+        u: and the next seven, see ``inputs.Scan``.
         rows: of the packed batch.
         backend: see ``choose_backend``.
 

@@ -27,7 +27,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sigma.ops.attend import Attend, shapes
+from sigma.ops.attend import shapes
+from sigma.ops.inputs import Attend
 from sigma.ops.rows import Rows
 from sigma.ops.triton_common import LN2, LOG2E
 

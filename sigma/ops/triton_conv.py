@@ -26,7 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sigma.ops.conv import Conv, shapes
+from sigma.ops.conv import shapes
+from sigma.ops.inputs import Conv
 from sigma.ops.rows import Rows
 from sigma.ops.triton_common import load
 

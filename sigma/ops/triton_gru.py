@@ -30,7 +30,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sigma.ops.gru import Gru, shapes, weight_gradients
+from sigma.ops.gru import shapes, weight_gradients
+from sigma.ops.inputs import Gru
 from sigma.ops.rows import Rows
 
 BLOCK_R = 16  # rows of a program; tl.dot takes no fewer

@@ -32,8 +32,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sigma.ops.inputs import Scan
 from sigma.ops.rows import Rows
-from sigma.ops.scan import Scan, shapes
+from sigma.ops.scan import shapes
 from sigma.ops.triton_common import LN2, clear, load, placed, position, softplus, store, vectors
 
 CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90

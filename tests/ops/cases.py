@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from sigma.ops import Rows, reference, rows_of
-from sigma.ops.attend import Attend, attend_op
-from sigma.ops.conv import Conv, conv_op
-from sigma.ops.gru import Gru, gru_op
+from sigma.ops.attend import attend_op
+from sigma.ops.conv import conv_op
+from sigma.ops.gru import gru_op
+from sigma.ops.inputs import Attend, Conv, Gru, Scan
 from sigma.ops.native import native_library
-from sigma.ops.scan import Scan, scan_op
+from sigma.ops.scan import scan_op
 
 # Triton decides when it is imported whether its kernels are compiled or interpreted, and Lightning
 # imports it. So the interpreter has a process of its own: a test of test_triton.py starts it.
@@ -127,20 +128,12 @@ def attend_inputs(
     return Attend(q, k, v, queries, places, causal, dropout, seed)
 
 
-def attend_reference(x: Attend, rows: Rows) -> Tensor:
-    return reference.attend(x.q, x.k, x.v, rows.offsets, x.places, x.causal)
-
-
 # Kind of inputs -> the operation, its reference, and the inputs that have a value at each place.
-OPERATIONS: dict[type, tuple[Callable[..., Tensor], Callable[[Any, Rows], Tensor], set[str]]] = {
-    Scan: (
-        scan_op,
-        lambda x, rows: reference.selective_scan(*x, rows.offsets),
-        {"u", "dt", "B", "C", "z"},
-    ),
-    Conv: (conv_op, lambda x, rows: reference.causal_conv(*x[:3], rows.offsets, x.silu), {"x"}),
-    Gru: (gru_op, lambda x, rows: reference.gru(*x, rows.offsets), {"gates"}),
-    Attend: (attend_op, attend_reference, {"q", "k", "v"}),
+OPERATIONS: dict[type, tuple[Callable[..., Tensor], Callable[..., Tensor], set[str]]] = {
+    Scan: (scan_op, reference.selective_scan, {"u", "dt", "B", "C", "z"}),
+    Conv: (conv_op, reference.causal_conv, {"x"}),
+    Gru: (gru_op, reference.gru, {"gates"}),
+    Attend: (attend_op, reference.attend, {"q", "k", "v"}),
 }
 
 
@@ -193,7 +186,7 @@ def run(
 def exact(x: Any, rows: Rows, grad: Tensor | None = None) -> dict[str, Tensor]:
     """Result and gradients of the reference in float64."""
     leaves = {k: v.detach().double().requires_grad_() for k, v in leaves_of(x).items()}
-    y = OPERATIONS[type(x)][1](x._replace(**leaves), rows)
+    y = OPERATIONS[type(x)][1](x._replace(**leaves), rows.offsets)
     return with_gradients(y, leaves, grad)
 
 

@@ -27,6 +27,7 @@ from sigma.ops import (
     take,
     unfold,
 )
+from sigma.ops.inputs import Scan
 from tests.ops.cases import draws, no_cuda, rows_case, scan_inputs, weighted_gradients
 
 
@@ -87,7 +88,7 @@ def test_mamba_ssm_is_given_padded_rows(monkeypatch: pytest.MonkeyPatch) -> None
         assert delta_softplus
         assert u.is_contiguous()
         u, dt, B, C, z = (x.transpose(1, 2) for x in (u, dt, B, C, z))
-        return scan.scan_of_block(scan.Scan(u, dt, A, B, C, D, z, bias)).transpose(1, 2)
+        return scan.scan_of_block(Scan(u, dt, A, B, C, D, z, bias)).transpose(1, 2)
 
     interface = SimpleNamespace(selective_scan_fn=selective_scan_fn)
     for name in ("mamba_ssm", "mamba_ssm.ops"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops import reference, rows_of
-from sigma.ops.attend import Attend
+from sigma.ops.inputs import Attend
 from tests.ops.cases import (
     INTERPRETED,
     Where,
@@ -179,7 +179,7 @@ def test_the_reference_of_attention_is_dense_attention(causal: bool) -> None:
     rows = rows_of(torch.tensor([4, 0, 6, 1]))
     x = attend_inputs(rows, 11, causal=causal)
     want = dense(x, rows.offsets)
-    torch.testing.assert_close(reference.attend(*x[:3], rows.offsets, x.places, causal), want)
+    torch.testing.assert_close(reference.attend(x, rows.offsets), want)
 
 
 def read_weights(x: Attend, lengths: list[int], where: Where) -> Tensor:

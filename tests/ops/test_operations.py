@@ -1,6 +1,8 @@
 """The operations as models call them, and what PyTorch alone makes of long and short rows."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,18 @@ from torch import Tensor
 from sigma.models.layers import GRU
 from sigma.ops import attend, blocked, causal_conv, gru, reference, rows_of, selective_scan
 from sigma.ops.scan import scan_op
-from tests.ops.cases import ROWS, draws, no_compiler, rows_case, scan_inputs, weighted_gradients
+from tests.ops.cases import (
+    ROWS,
+    attend_inputs,
+    conv_inputs,
+    draws,
+    gru_inputs,
+    leaves_of,
+    no_compiler,
+    rows_case,
+    scan_inputs,
+    weighted_gradients,
+)
 
 BACKENDS = ["blocked", pytest.param("cpu", marks=no_compiler)]
 
@@ -47,7 +60,7 @@ def test_the_reference_scan_equals_scalar_loops() -> None:
     rows, _ = rows_case("mixed")
     x = scan_inputs(int(rows.offsets[-1]), 3, 4)
     want = torch.tensor(scalar_scan(list(x), ROWS["mixed"][0]), dtype=torch.float64)
-    torch.testing.assert_close(reference.selective_scan(*x, rows.offsets), want)
+    torch.testing.assert_close(reference.selective_scan(x, rows.offsets), want)
     torch.testing.assert_close(selective_scan(*x, rows, backend="reference"), want)
 
 
@@ -58,28 +71,24 @@ def test_scan_gradients_against_finite_differences(backend: str) -> None:
 
 
 def test_half_precision_is_computed_in_float32(backend: str) -> None:
-    rows, draw = rows_of(torch.tensor([40, 25])), draws(0, torch.bfloat16)
-    x = scan_inputs(65, 4, 8)
-    half = x._replace(**{k: getattr(x, k).bfloat16() for k in ("u", "dt", "B", "C", "z")})
-    half = half._replace(**{k: getattr(x, k).float() for k in ("A", "D", "dt_bias")})
-    q, k, v = draw(65, 2, 4), draw(65, 2, 4), draw(65, 2, 4)
-    weight, gates, inner = draw(4, 3).float(), draw(65, 12), draw(12, 4).float()
-    bias, offsets = draw(12).float(), rows.offsets
-    for y, want in (
+    rows = rows_of(torch.tensor([40, 25]))
+    operations: list[tuple[Any, Callable[..., Tensor], Callable[..., Tensor]]] = [
+        (scan_inputs(65), lambda *x: selective_scan(*x, rows), reference.selective_scan),
         (
-            selective_scan(*half, rows),
-            reference.selective_scan(*(t.double() for t in half), offsets),
+            conv_inputs(65),
+            lambda x, w, b, silu: causal_conv(x, w, b, rows, silu),
+            reference.causal_conv,
         ),
-        (
-            causal_conv(half.u, weight, bias[:4], rows),
-            reference.causal_conv(half.u.double(), weight.double(), bias[:4].double(), offsets),
-        ),
-        (
-            gru(gates, inner, bias, rows),
-            reference.gru(*(t.double() for t in (gates, inner, bias)), offsets),
-        ),
-        (attend(q, k, v, rows), reference.attend(*(t.double() for t in (q, k, v)), offsets)),
-    ):
+        (gru_inputs(65), lambda *x: gru(*x, rows), reference.gru),
+        (attend_inputs(rows, 65), lambda q, k, v, *_: attend(q, k, v, rows), reference.attend),
+    ]
+    for x, operation, exact in operations:
+        half = {
+            k: v.detach().to(torch.bfloat16 if len(v) == 65 else torch.float32)
+            for k, v in leaves_of(x).items()
+        }
+        y = operation(*x._replace(**half))
+        want = exact(x._replace(**{k: v.double() for k, v in half.items()}), rows.offsets)
         assert y.dtype == torch.bfloat16
         torch.testing.assert_close(y.double(), want, rtol=2**-7, atol=1e-2)
 
@@ -108,12 +117,11 @@ def test_stacked_grus_are_torchs_on_each_row(backend: str, bias: bool) -> None:
 
 def test_attention_finds_the_queries_of_each_row(backend: str) -> None:
     rows, size = rows_case("mixed")
-    draw, places = draws(), torch.arange(0, size, 2)
-    k, v = draw(size, 2, 3), draw(size, 2, 3)
-    for index in (None, places):
-        q = draw(size if index is None else len(index), 2, 3)
-        want = reference.attend(q, k, v, rows.offsets, index)
-        torch.testing.assert_close(attend(q, k, v, rows, index), want)
+    x = attend_inputs(rows, size)
+    torch.testing.assert_close(attend(*x[:3], rows), reference.attend(x, rows.offsets))
+    some = x._replace(q=x.q[::2], places=x.places[::2])
+    want = reference.attend(some, rows.offsets)
+    torch.testing.assert_close(attend(*some[:3], rows, some.places), want)
 
 
 def test_dropout_is_drawn_from_pytorchs_generator(backend: str) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="needs triton")
 from triton import language as tl
 
 from sigma.ops import triton_conv, triton_gru, triton_scan
-from sigma.ops.scan import Scan
+from sigma.ops.inputs import Scan
 from tests.ops.cases import (
     INTERPRETED,
     Where,

@@ -5,7 +5,7 @@
 // vectors, too. Backwards the states of CHUNK places are recomputed from a checkpoint instead of
 // stored.
 //
-// Symbols (Mamba, Gu & Dao 2023, algorithm 2; layouts as in reference.py):
+// Symbols (Mamba, Gu & Dao 2023, algorithm 2; layouts as in inputs.py):
 //   h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t,   y_t = (C_t h_t + D u_t) silu(z_t),
 //   dt_t = softplus(raw_t + bias).
 
