@@ -53,7 +53,6 @@ def _row(offsets, rows, steps, t):
 @triton.jit(do_not_specialize=["rows", "steps", "T"])
 def _forward(
     inputs,
-    offsets,
     y,
     sx,
     rows,
@@ -65,8 +64,8 @@ def _forward(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``inputs`` are x, weight^T and bias."""
-    x, weight, bias = inputs
+    """``inputs`` are x, weight^T, bias and offsets."""
+    x, weight, bias, offsets = inputs
     t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     chan = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     kd = chan < d
@@ -87,12 +86,7 @@ def _forward(
 @triton.jit(do_not_specialize=["rows", "steps", "T"])
 def _backward(
     inputs,
-    offsets,
-    gy,
-    gx,
-    sums,
-    sgy,
-    sx,
+    tensors,
     rows,
     steps,
     T,
@@ -103,7 +97,8 @@ def _backward(
     BLOCK_D: tl.constexpr,
 ):
     """``sums`` (programs, K + 1, d): gweight^T and below it gbias, of each program's places."""
-    x, weight, bias = inputs
+    x, weight, bias, offsets = inputs
+    gy, gx, sums, sgy, sx = tensors
     chan = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     kd = chan < d
     shift = tl.load(bias + chan, mask=kd, other=0.0)
@@ -162,12 +157,12 @@ def _launch(
 ) -> None:
     """``kernel`` by so many programs along the places, with ``more`` that it reads and writes."""
     (T, d), number = x.x.shape, len(rows.offsets) - 1
-    inputs = x.x, x.weight.t().contiguous(), x.bias.contiguous()
+    inputs = x.x, x.weight.t().contiguous(), x.bias.contiguous(), rows.offsets
     sizes = {"K": x.weight.shape[1], "SILU": x.silu, "BLOCK_T": blocks[0], "BLOCK_D": blocks[1]}
     numbers = number, number.bit_length(), T, d
     with torch.cuda.device_of(x.x):
         kernel[(programs, triton.cdiv(d, blocks[1]))](
-            inputs, rows.offsets, *more, x.x.stride(), *numbers, **sizes, num_warps=warps
+            inputs, *more, *numbers, **sizes, num_warps=warps
         )
 
 
@@ -175,7 +170,7 @@ def forward(x: Conv, rows: Rows) -> tuple[Tensor, Tensor]:
     """x: float32, bfloat16 or float16, and so is the result; weight, bias: float32, as sums are."""
     y, nothing = shapes(x)
     blocks = tile_sizes(y.shape[1], 2048)
-    _launch(_forward, triton.cdiv(len(y), blocks[0]), blocks, x, rows, y, warps=4)
+    _launch(_forward, triton.cdiv(len(y), blocks[0]), blocks, x, rows, y, x.x.stride(), warps=4)
     return y, nothing
 
 
@@ -187,5 +182,6 @@ def backward(
     blocks = tile_sizes(d, 1024)
     programs = min(triton.cdiv(len(y), blocks[0]), PROGRAMS)
     gx, sums = shapes(x)[0], x.weight.new_empty((programs, k + 1, d))
-    _launch(_backward, programs, blocks, x, rows, grad, gx, sums, grad.stride(), warps=8)
+    tensors = grad, gx, sums, grad.stride(), x.x.stride()
+    _launch(_backward, programs, blocks, x, rows, tensors, warps=8)
     return gx, sums[:, :k].sum(0).t().contiguous(), sums[:, k].sum(0)

@@ -31,11 +31,21 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language import constexpr
 
 from sigma.ops.inputs import Scan
 from sigma.ops.rows import Rows
 from sigma.ops.scan import shapes
-from sigma.ops.triton_common import LN2, clear, load, placed, position, softplus, store, vectors
+from sigma.ops.triton_common import (
+    LN2,
+    clear,
+    load,
+    placed,
+    position,
+    softplus,
+    store,
+    vectors,
+)
 
 CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90
 PROGRAMS = 4096  # of backward, about: several waves on the largest GPUs
@@ -51,20 +61,10 @@ def _row(offsets, row, rows):
 
 @triton.jit(do_not_specialize=["rows", "T"])
 def _forward(
-    inputs,
-    strides,
-    offsets,
-    y,
-    rows,
-    T,
-    d,
-    N,
-    BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    TILE: tl.constexpr,
+    inputs, strides, y, rows, T, d, N, BLOCK_D: constexpr, BLOCK_N: constexpr, TILE: constexpr
 ):
-    """``inputs`` as ``Scan``, with A^T log2(e) for A; ``strides`` of u, dt, B, C and z."""
-    u, dt, A, B, C, D, z, bias = inputs
+    """``inputs`` see ``kernel_inputs``; ``strides`` of u, dt, B, C and z."""
+    u, dt, A, B, C, D, z, bias, offsets = inputs
     su, sdt, sB, sC, sz = strides
     blocks = tl.cdiv(d, BLOCK_D)
     row = tl.program_id(0) // blocks
@@ -105,7 +105,6 @@ def _forward(
 def _backward(
     inputs,
     strides,
-    offsets,
     gy,
     grads,
     sums,
@@ -116,17 +115,17 @@ def _backward(
     slots,
     d,
     N,
-    BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    TILE: tl.constexpr,
-    CHUNK: tl.constexpr,
+    BLOCK_D: constexpr,
+    BLOCK_N: constexpr,
+    TILE: constexpr,
+    CHUNK: constexpr,
 ):
     """``strides`` begin with gy's; ``grads`` are of u, dt, (blocks, T, N) of B and C, and of z.
 
     ``sums`` (parts, N + 2, d) has gA^T, gD and gbias, and ``states`` (programs, slots, BLOCK_N,
     BLOCK_D) is the scratch.
     """
-    u, dt, A, B, C, D, z, bias = inputs
+    u, dt, A, B, C, D, z, bias, offsets = inputs
     sgy, su, sdt, sB, sC, sz = strides
     gu, gdt, gB, gC, gz = grads
     pid = tl.program_id(0).to(tl.int64)
@@ -143,7 +142,7 @@ def _backward(
     shift = tl.load(bias + chan, mask=kd, other=0.0)
     gB += block * T * N
     gC += block * T * N
-    SIZE: tl.constexpr = BLOCK_N * BLOCK_D
+    SIZE: constexpr = BLOCK_N * BLOCK_D
     states += pid * slots * SIZE + n[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)
     sum_a = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     sum_d = tl.zeros((TILE, BLOCK_D), tl.float32)
@@ -266,13 +265,13 @@ def tile_sizes(d: int, N: int) -> dict[str, int]:
 Inputs = tuple[tuple[Tensor | None, ...], tuple[tuple[int, ...] | None, ...]]
 
 
-def kernel_inputs(x: Scan) -> Inputs:
-    """What the kernels read, and the strides of u, dt, B, C and z.
+def kernel_inputs(x: Scan, rows: Rows) -> Inputs:
+    """What the kernels read: ``Scan`` and the offsets; and the strides of u, dt, B, C and z.
 
-    They have A log2(e), (N, d): they use exp2, and channels in a line are loaded in a line.
+    They have A^T log2(e) for A: they use exp2, and channels in a line are loaded in a line.
     """
     A = (x.A.t() * math.log2(math.e)).contiguous()
-    inputs = x.u, x.dt, A, x.B, x.C, x.D.contiguous(), x.z, x.dt_bias.contiguous()
+    inputs = x.u, x.dt, A, x.B, x.C, x.D.contiguous(), x.z, x.dt_bias.contiguous(), rows.offsets
     return inputs, tuple(None if v is None else v.stride() for v in (x.u, x.dt, x.B, x.C, x.z))
 
 
@@ -287,9 +286,7 @@ def forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
     sizes = tile_sizes(d, N)
     programs = max(number, 1) * triton.cdiv(d, sizes["BLOCK_D"])
     with torch.cuda.device_of(y):
-        _forward[(programs,)](
-            *kernel_inputs(x), rows.offsets, y, number, T, d, N, **sizes, maxnreg=128
-        )
+        _forward[(programs,)](*kernel_inputs(x, rows), y, number, T, d, N, **sizes, maxnreg=128)
     return y, nothing
 
 
@@ -310,8 +307,8 @@ def backward(
     grads = gu, gdt, gB, gC, gz
     sums = x.A.new_empty((parts, N + 2, d))
     scratch = x.A.new_empty((parts * blocks, slots, *state))
-    inputs, strides = kernel_inputs(x)
-    tensors = inputs, (grad.stride(), *strides), rows.offsets, grad, grads, sums, scratch
+    inputs, strides = kernel_inputs(x, rows)
+    tensors = inputs, (grad.stride(), *strides), grad, grads, sums, scratch
     with torch.cuda.device_of(y):
         _backward[(parts * blocks,)](*tensors, number, parts, T, slots, d, N, **sizes, CHUNK=CHUNK)
     gB, gC = (v[0] if blocks == 1 else v.sum(0) for v in (gB, gC))
