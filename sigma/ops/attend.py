@@ -34,7 +34,7 @@ def dropout_numbers(x: Attend) -> tuple[int, float, int]:
 def cpu_forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
     x = Attend(*native.solid(*x))
     out, lse = shapes(x)
-    values = *x.q.shape, *x[:6], *dropout_numbers(x), out, lse
+    values = *x.q.shape, *x[:5], x.causal, *dropout_numbers(x), out, lse
     native.call("attend_forward", out.dtype, rows, *values)
     return out, lse
 
@@ -45,7 +45,7 @@ def cpu_backward(
     grad, *inputs = native.solid(grad, *x)
     x = Attend(*inputs)
     grads = tuple(torch.empty_like(v) for v in x[:3])
-    values = *x.q.shape, *x[:6], *dropout_numbers(x), out, lse, len(x.k), grad, *grads
+    values = *x.q.shape, *x[:5], x.causal, *dropout_numbers(x), out, lse, len(x.k), grad, *grads
     native.call("attend_backward", out.dtype, rows, *values)
     return grads
 
@@ -157,5 +157,5 @@ def attend(
     if q.device.type != "cuda":  # Triton reads half precision as it is
         q = typed(q, torch.promote_types(result, torch.float32))
     k, v = typed(k, q.dtype), typed(v, q.dtype)
-    inputs = Attend(q, k, v, query_offsets, places, causal, dropout, seed)
+    inputs = Attend(q, k, v, query_offsets, places, seed, causal, dropout)
     return typed(attend_op(inputs, rows, "auto"), result)

@@ -1,5 +1,7 @@
 """What each operation reads beside the rows: the one declaration that all backends share.
 
+Tensors come first, those that take a gradient before the others.
+
 Symbols: T places, B rows, M queries, d channels, N states of a channel, k taps, G units, H heads.
 """
 
@@ -73,9 +75,9 @@ class Attend(NamedTuple):
             most as many as the longest row has places.
         places: (M,) ascending; a query's position, its place less its row's offset, may lie beyond
             the row's end.
+        seed: (1,) int64, decides with head, query and key what is dropped.
         causal: a query sees its own position and those before it, otherwise its whole row.
         dropout: probability, of the weights.
-        seed: (1,) int64, decides with head, query and key what is dropped.
     """
 
     q: Tensor
@@ -83,6 +85,6 @@ class Attend(NamedTuple):
     v: Tensor
     query_offsets: Tensor
     places: Tensor
+    seed: Tensor
     causal: bool
     dropout: float
-    seed: Tensor

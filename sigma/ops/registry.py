@@ -84,15 +84,18 @@ def declare(
     Returns:
         (inputs, rows, name of a backend) -> result.
     """
-    inputs_schema = ", ".join(f"{TYPES[hint]} {x}" for x, hint in get_type_hints(kind).items())
-    schema = f"{inputs_schema}, Tensor offsets, SymInt longest, str backend"
+    hints = get_type_hints(kind)
+    tensors = sum(TYPES[hint].startswith("Tensor") for hint in hints.values())
+    fields = [f"{TYPES[hint]} {field}" for field, hint in hints.items()]
+    fields.insert(tensors, "Tensor offsets")
+    schema = ", ".join([*fields, "SymInt longest", "str backend"])
 
     def unpacked(values: tuple[Any, ...]) -> tuple[Any, Any, Rows]:
-        *inputs, offsets, longest, backend = values
-        kernels = backends[kernel_backend(backend, inputs[0])]
+        kernels = backends[kernel_backend(values[-1], values[0])]
         if isinstance(kernels, str):
             kernels = importlib.import_module(kernels)  # type: ignore[assignment]
-        return kernels, kind(*inputs), Rows(offsets, longest)
+        inputs = kind(*values[:tensors], *values[tensors + 1 : -2])
+        return kernels, inputs, Rows(values[tensors], values[-2])
 
     def forward(*values: Any) -> tuple[Tensor, Tensor]:
         kernels, inputs, rows = unpacked(values)
@@ -101,7 +104,7 @@ def declare(
         return result, saved
 
     def forward_shapes(*values: Any) -> tuple[Tensor, Tensor]:
-        return shapes(kind(*values[:-3]))
+        return shapes(kind(*values[:tensors], *values[tensors + 1 : -2]))
 
     def backward(grad: Tensor, result: Tensor, saved: Tensor, *values: Any) -> tuple[Tensor, ...]:
         kernels, inputs, rows = unpacked(values)
@@ -119,18 +122,22 @@ def declare(
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*output, *(x if isinstance(x, Tensor) else None for x in inputs))
-        ctx.settings = [None if isinstance(x, Tensor) else x for x in inputs]
+        ctx.save_for_backward(*output, *inputs[: tensors + 1])
+        ctx.settings = inputs[tensors + 1 :]
 
     def differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        result, saved, *tensors = ctx.saved_tensors
-        pairs = zip(tensors, ctx.settings, strict=True)
-        inputs = [setting if tensor is None else tensor for tensor, setting in pairs]
-        grads = backward_op(grad, result, saved, *inputs)
-        present = [None if x is None else g for x, g in zip(inputs, grads, strict=False)]
-        return (*present, *[None] * (len(inputs) - number))
+        values = ctx.saved_tensors
+        grads = backward_op(grad, *values, *ctx.settings)
+        present = [None if x is None else g for x, g in zip(values[2:], grads, strict=False)]
+        return (*present, *[None] * (len(fields) + 2 - number))
 
     op = register(
         name, f"({schema}) -> (Tensor, Tensor)", forward, forward_shapes, save, differentiate
     )
-    return lambda inputs, rows, backend: op(*inputs, *rows, backend)[0]
+
+    def call(inputs: Any, rows: Rows, backend: str) -> Tensor:
+        settings = *inputs[tensors:], rows.longest, backend
+        result: Tensor = op(*inputs[:tensors], rows.offsets, *settings)[0]
+        return result
+
+    return call

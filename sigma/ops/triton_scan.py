@@ -36,16 +36,7 @@ from triton.language import constexpr
 from sigma.ops.inputs import Scan
 from sigma.ops.rows import Rows
 from sigma.ops.scan import shapes
-from sigma.ops.triton_common import (
-    LN2,
-    clear,
-    load,
-    placed,
-    position,
-    softplus,
-    store,
-    vectors,
-)
+from sigma.ops.triton_common import LN2, clear, load, placed, position, softplus, store, vectors
 
 CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90
 PROGRAMS = 4096  # of backward, about: several waves on the largest GPUs

@@ -125,7 +125,7 @@ def attend_inputs(
     draw, seed = draws(4), torch.tensor([2**40 + 7])
     q, k, v = draw(len(places), heads, d), draw(size, heads, d), draw(size, heads, d)
     queries = torch.searchsorted(places, rows.offsets)
-    return Attend(q, k, v, queries, places, causal, dropout, seed)
+    return Attend(q, k, v, queries, places, seed, causal, dropout)
 
 
 # Kind of inputs -> the operation, its reference, and the inputs that have a value at each place.

@@ -165,13 +165,13 @@ def test_pytorchs_own_check_of_a_registered_operation(name: str) -> None:
     _, leaves = calls(rows, size)[name]
     offsets, longest = rows.offsets, rows.longest
     ops, one = torch.ops.sigma, torch.zeros(1, dtype=torch.int64)
-    op, more = {
-        "scan": (ops.selective_scan, ()),
-        "conv": (ops.causal_conv, (True,)),
-        "gru": (ops.gru, ()),
-        "attend": (ops.attend, (offsets, torch.arange(size), True, 0.0, one)),
+    op, places, settings = {
+        "scan": (ops.selective_scan, (), ()),
+        "conv": (ops.causal_conv, (), (True,)),
+        "gru": (ops.gru, (), ()),
+        "attend": (ops.attend, (offsets, torch.arange(size), one), (True, 0.0)),
     }[name]
-    arguments = (*leaves, *more, offsets, longest, "auto")
+    arguments = (*leaves, *places, offsets, *settings, longest, "auto")
     torch.library.opcheck(op, arguments)
 
 

@@ -149,7 +149,7 @@ def test_queries_beyond_a_rows_end_see_the_whole_row(where: Where) -> None:
     rows, draw = rows_of(torch.tensor(lengths)), draws(4)
     places = (rows.offsets[:-1, None] + torch.arange(columns)).flatten()
     q, k, v = draw(3 * columns, 2, 8), draw(26, 2, 8), draw(26, 2, 8)
-    x = Attend(q, k, v, torch.arange(4) * columns, places, True, 0.0, torch.zeros(1).long())
+    x = Attend(q, k, v, torch.arange(4) * columns, places, torch.zeros(1).long(), True, 0.0)
     want = []
     for row, length in enumerate(lengths):
         first = int(rows.offsets[row])

@@ -93,15 +93,6 @@ static void FN(advance_all)(long N, long T, const V *step, const V *driven, cons
         FN(advance)(1, N, T, step, driven, a2 + n, b + n, c + n, h + n, sums, NULL, NULL);
 }
 
-// softplus of the step sizes and its slope, and what drives the states, of n places.
-INLINE void FN(prepare)(long n, long D, const REAL *raw, const REAL *u, V bias, long k, V *steps,
-                        V *slopes, V *driven) {
-    for (long t = 0; t < n; t++) {
-        steps[t] = FN(softplus)(FN(load)(raw + t * D, k) + bias, slopes + t);
-        driven[t] = steps[t] * FN(load)(u + t * D, k);
-    }
-}
-
 void FN(scan_forward)(long B, const int64_t *offsets, long T, long D, long N, const REAL *u,
                       const REAL *raw, const REAL *A, const REAL *b, const REAL *c,
                       const REAL *skip, const REAL *z, const REAL *bias, REAL *y, int threads) {
@@ -110,19 +101,23 @@ void FN(scan_forward)(long B, const int64_t *offsets, long T, long D, long N, co
     FN(clear)(y, D, offsets[B], T);
 #pragma omp parallel num_threads(threads)
     {
-        V *h = claim(sizeof(V) * (size_t)(N + 4 * CHUNK));
-        V *steps = h + N, *driven = steps + CHUNK, *slopes = driven + CHUNK, *sums = slopes + CHUNK;
+        V *h = claim(sizeof(V) * (size_t)(N + 3 * CHUNK));
+        V *steps = h + N, *driven = steps + CHUNK, *sums = driven + CHUNK;
 #pragma omp for collapse(2) schedule(dynamic, chunk)
         for (long r = 0; r < B; r++)
             for (long block = 0; block < blocks; block++) {
                 long d = block * W, k = LEAST(D - d, W);
-                V plus = FN(load)(bias + d, k), through = FN(load)(skip + d, k);
+                V plus = FN(load)(bias + d, k), through = FN(load)(skip + d, k), slope;
                 memset(h, 0, sizeof(V) * (size_t)N);
                 for (long t0 = offsets[r]; t0 < offsets[r + 1]; t0 += CHUNK) {
                     long n = LEAST(offsets[r + 1] - t0, CHUNK);
-                    const REAL *x = u + t0 * D + d;
-                    FN(prepare)(n, D, raw + t0 * D + d, x, plus, k, steps, slopes, driven);
-                    for (long t = 0; t < n; t++) sums[t] = through * FN(load)(x + t * D, k);
+                    for (long t = 0; t < n; t++) {
+                        long at = (t0 + t) * D + d;
+                        V x = FN(load)(u + at, k);
+                        steps[t] = FN(softplus)(FN(load)(raw + at, k) + plus, &slope);
+                        driven[t] = steps[t] * x;
+                        sums[t] = through * x;
+                    }
                     FN(advance_all)(N, n, steps, driven, a2 + block * N, b + t0 * N, c + t0 * N, h,
                                     sums);
                     for (long t = 0; t < n; t++) {
@@ -179,8 +174,11 @@ void FN(scan_backward)(long B, const int64_t *offsets, long T, long D, long N, c
                     memset(start, 0, sizeof(V) * (size_t)N);
                     for (long chunk = 0; chunk < chunks - 1; chunk++, start += M) {
                         long t0 = offsets[r] + chunk * CHUNK;
-                        FN(prepare)(CHUNK, D, raw + t0 * D + d, u + t0 * D + d, plus, k, steps,
-                                    slopes, driven);
+                        for (long t = 0; t < CHUNK; t++) {
+                            long at = (t0 + t) * D + d;
+                            steps[t] = FN(softplus)(FN(load)(raw + at, k) + plus, slopes);
+                            driven[t] = steps[t] * FN(load)(u + at, k);
+                        }
                         memcpy(start + M, start, sizeof(V) * (size_t)N);
                         FN(advance_all)(N, CHUNK, steps, driven, a2 + block * N, b + t0 * N,
                                         c + t0 * N, start + M, outs);
@@ -194,10 +192,10 @@ void FN(scan_backward)(long B, const int64_t *offsets, long T, long D, long N, c
                     for (long block = 0; block < blocks; block++) {
                         long d = block * W, k = LEAST(D - d, W), s = 0;
                         V plus = FN(load)(bias + d, k), through = FN(load)(skip + d, k);
-                        FN(prepare)(n, D, raw + t0 * D + d, u + t0 * D + d, plus, k, steps, slopes,
-                                    driven);
                         for (long t = 0; t < n; t++) {
                             long at = (t0 + t) * D + d;
+                            steps[t] = FN(softplus)(FN(load)(raw + at, k) + plus, slopes + t);
+                            driven[t] = steps[t] * FN(load)(u + at, k);
                             g[t] = FN(load)(gy + at, k);
                             if (z) {
                                 V gate = FN(load)(z + at, k);
