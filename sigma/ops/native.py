@@ -86,8 +86,11 @@ def call(name: str, kind: torch.dtype, rows: Rows, *values: Tensor | float | Non
             arguments.append(ctypes.c_long(value))
         elif isinstance(value, float):
             arguments.append(ctypes.c_double(value))
+        elif value is None:
+            arguments.append(None)
         else:
-            arguments.append(ctypes.c_void_p(None if value is None else value.data_ptr()))
+            assert value.dtype in (kind, torch.int64)
+            arguments.append(ctypes.c_void_p(value.data_ptr()))
     typed_name = f"{name}_{'float' if kind == torch.float32 else 'double'}"
     function = getattr(native_library(), typed_name)
     function.restype = None

@@ -121,7 +121,7 @@ def test_scan_with_tiny_and_large_steps(where: Where, shift: float, skip: bool) 
     if shift > 0:  # else nothing is left of a state
         changed["A"] = x.A.detach() / 100
     if not skip:
-        changed["D"] = torch.zeros(4)
+        changed["D"] = torch.zeros(4).double()
     x = x._replace(**{k: v.requires_grad_() for k, v in changed.items()})
     grad = draws(9)(size, 4).detach()
     results, wanted = run(x, rows, where, grad), exact(x, rows, grad)
