@@ -15,7 +15,7 @@ from torch import Tensor
 from sigma.ops import native
 from sigma.ops.blocked import blocks_of, pullback
 from sigma.ops.inputs import Attend
-from sigma.ops.registry import Kernels, declare
+from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
 
@@ -111,7 +111,7 @@ def blocked_backward(
     return gq, gk, gv
 
 
-attend_op = declare(
+attend_op = Operation(
     "attend",
     Attend,
     3,

@@ -88,7 +88,7 @@ def kernels(
         function: inputs, those of each place padded to (n, L, …) -> result (n, L, …).
         rowwise: names of the inputs that have a value at each place.
         bytes_of_place: inputs -> bytes of the largest intermediate value of a place.
-        shapes: as for ``registry.declare``.
+        shapes: as of ``Operation``.
     """
 
     def parts(inputs: Any, rows: Rows) -> Iterator[tuple[Block, Any]]:

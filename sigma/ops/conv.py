@@ -12,7 +12,7 @@ from torch import Tensor
 from sigma.ops import native
 from sigma.ops.blocked import pullback
 from sigma.ops.inputs import Conv
-from sigma.ops.registry import Kernels, declare
+from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
 
@@ -70,7 +70,7 @@ def blocked_backward(
     return tuple(g.contiguous() for g in pull(grad.to(y.dtype)))
 
 
-conv_op = declare(
+conv_op = Operation(
     "causal_conv",
     Conv,
     3,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sigma.ops import blocked, native
 from sigma.ops.inputs import Gru
-from sigma.ops.registry import Kernels, declare
+from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
 STEP = 2**15  # places whose states are copied at a time on the CPU
@@ -87,7 +87,7 @@ def gru_of_block(x: Gru) -> Tensor:
     return torch.stack(hs, dim=1)
 
 
-gru_op = declare(
+gru_op = Operation(
     "gru",
     Gru,
     3,

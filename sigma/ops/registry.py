@@ -1,7 +1,7 @@
 """Operations as PyTorch sees them: one node each to compile, export and capture.
 
-An operation on packed rows is declared once, by ``declare``: what it reads, the shapes of what it
-gives, and the kernels of each backend.
+An operation on packed rows is declared once, as an ``Operation``: what it reads, the shapes of what
+it gives, and the kernels of each backend.
 """
 
 import importlib
@@ -64,80 +64,93 @@ class Kernels(NamedTuple):
     backward: Callable[[Tensor, Tensor, Tensor, Any, Rows], tuple[Tensor | None, ...]]
 
 
-def declare(
-    name: str,
-    kind: type,
-    number: int,
-    shapes: Callable[[Any], tuple[Tensor, Tensor]],
-    backends: Mapping[str, Kernels | str],
-) -> Callable[[Any, Rows, str], Tensor]:
+class Operation:
     """An operation on packed rows, ``sigma::<name>``, and its gradient ``sigma::<name>_backward``.
+
+    It is called with (inputs, rows, name of a backend), and returns the result.
 
     Args:
         name: of the operation.
-        kind: NamedTuple of what it reads beside the rows.
+        kind: NamedTuple of what it reads beside the rows, see ``inputs``.
         number: so many of them, the first ones, take a gradient.
-        shapes: inputs -> new tensors like the result and what is saved.
+        shapes: inputs -> new tensors like the result and like what is saved.
         backends: ``Kernels`` of each backend, or the name of the module that has the functions
             ``forward`` and ``backward``, which is imported when it is needed.
-
-    Returns:
-        (inputs, rows, name of a backend) -> result.
     """
-    hints = get_type_hints(kind)
-    tensors = sum(TYPES[hint].startswith("Tensor") for hint in hints.values())
-    fields = [f"{TYPES[hint]} {field}" for field, hint in hints.items()]
-    fields.insert(tensors, "Tensor offsets")
-    schema = ", ".join([*fields, "SymInt longest", "str backend"])
 
-    def unpacked(values: tuple[Any, ...]) -> tuple[Any, Any, Rows]:
-        kernels = backends[kernel_backend(values[-1], values[0])]
+    def __init__(
+        self,
+        name: str,
+        kind: type,
+        number: int,
+        shapes: Callable[[Any], tuple[Tensor, Tensor]],
+        backends: Mapping[str, Kernels | str],
+    ) -> None:
+        self.kind, self.number, self.shapes, self.backends = kind, number, shapes, backends
+        hints = get_type_hints(kind)
+        self.tensors = sum(TYPES[hint].startswith("Tensor") for hint in hints.values())
+        fields = [f"{TYPES[hint]} {field}" for field, hint in hints.items()]
+        fields.insert(self.tensors, "Tensor offsets")
+        schema = ", ".join([*fields, "SymInt longest", "str backend"])
+        grads = ", ".join(["Tensor"] * number)
+        self.backward_op = register(
+            f"{name}_backward",
+            f"(Tensor grad, Tensor result, Tensor saved, {schema}) -> ({grads})",
+            self.backward,
+            self.backward_shapes,
+        )
+        self.op = register(
+            name,
+            f"({schema}) -> (Tensor, Tensor)",
+            self.forward,
+            lambda *values: shapes(self.inputs_of(values)),
+            self.save,
+            self.differentiate,
+        )
+
+    def __call__(self, inputs: Any, rows: Rows, backend: str) -> Tensor:
+        settings = *inputs[self.tensors :], rows.longest, backend
+        result: Tensor = self.op(*inputs[: self.tensors], rows.offsets, *settings)[0]
+        return result
+
+    def inputs_of(self, values: tuple[Any, ...]) -> Any:
+        """From an operator's arguments, of which the last are offsets, settings and backend."""
+        return self.kind(*values[: self.tensors], *values[self.tensors + 1 : -2])
+
+    def unpacked(self, values: tuple[Any, ...]) -> tuple[Any, Any, Rows]:
+        """Kernels, inputs and rows."""
+        kernels = self.backends[kernel_backend(values[-1], values[0])]
         if isinstance(kernels, str):
             kernels = importlib.import_module(kernels)  # type: ignore[assignment]
-        inputs = kind(*values[:tensors], *values[tensors + 1 : -2])
-        return kernels, inputs, Rows(values[tensors], values[-2])
+        return kernels, self.inputs_of(values), Rows(values[self.tensors], values[-2])
 
-    def forward(*values: Any) -> tuple[Tensor, Tensor]:
-        kernels, inputs, rows = unpacked(values)
+    def forward(self, *values: Any) -> tuple[Tensor, Tensor]:
+        kernels, inputs, rows = self.unpacked(values)
         with torch.autocast(inputs[0].device.type, enabled=False):
             result, saved = kernels.forward(inputs, rows)
         return result, saved
 
-    def forward_shapes(*values: Any) -> tuple[Tensor, Tensor]:
-        return shapes(kind(*values[:tensors], *values[tensors + 1 : -2]))
-
-    def backward(grad: Tensor, result: Tensor, saved: Tensor, *values: Any) -> tuple[Tensor, ...]:
-        kernels, inputs, rows = unpacked(values)
+    def backward(
+        self, grad: Tensor, result: Tensor, saved: Tensor, *values: Any
+    ) -> tuple[Tensor, ...]:
+        kernels, inputs, rows = self.unpacked(values)
         with torch.autocast(grad.device.type, enabled=False):
             grads = kernels.backward(grad, result, saved, inputs, rows)
         return tuple(grad.new_empty(0) if x is None else x for x in grads)
 
-    def backward_shapes(grad: Tensor, *values: Any) -> tuple[Tensor, ...]:
-        inputs = values[2 : 2 + number]
+    def backward_shapes(
+        self, grad: Tensor, result: Tensor, saved: Tensor, *values: Any
+    ) -> tuple[Tensor, ...]:
+        inputs = values[: self.number]
         return tuple(grad.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs)
 
-    gradients = ", ".join(["Tensor"] * number)
-    backward_schema = f"(Tensor grad, Tensor result, Tensor saved, {schema}) -> ({gradients})"
-    backward_op = register(f"{name}_backward", backward_schema, backward, backward_shapes)
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*output, *inputs[: tensors + 1])
-        ctx.settings = inputs[tensors + 1 :]
+        ctx.save_for_backward(*output, *inputs[: self.tensors + 1])
+        ctx.settings = inputs[self.tensors + 1 :]
 
-    def differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        values = ctx.saved_tensors
-        grads = backward_op(grad, *values, *ctx.settings)
-        present = [None if x is None else g for x, g in zip(values[2:], grads, strict=False)]
-        return (*present, *[None] * (len(fields) + 2 - number))
-
-    op = register(
-        name, f"({schema}) -> (Tensor, Tensor)", forward, forward_shapes, save, differentiate
-    )
-
-    def call(inputs: Any, rows: Rows, backend: str) -> Tensor:
-        settings = *inputs[tensors:], rows.longest, backend
-        result: Tensor = op(*inputs[:tensors], rows.offsets, *settings)[0]
-        return result
-
-    return call
+    def differentiate(self, ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        values = *ctx.saved_tensors, *ctx.settings
+        pairs = zip(values[2:], self.backward_op(grad, *values), strict=False)
+        grads = [None if x is None else g for x, g in pairs]
+        return (*grads, *[None] * (len(values) - 2 - self.number))

@@ -15,7 +15,7 @@ from sigma.ops import blocked, native, reference
 from sigma.ops.dispatch import choose_backend, has_mamba_ssm, has_triton
 from sigma.ops.inputs import Scan
 from sigma.ops.moves import packed, padded
-from sigma.ops.registry import Kernels, declare
+from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
 
@@ -63,7 +63,7 @@ def reference_forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
 BLOCKED = blocked.kernels(
     scan_of_block, ("u", "dt", "B", "C", "z"), lambda x: x.A.numel() * x.A.element_size(), shapes
 )
-scan_op = declare(
+scan_op = Operation(
     "selective_scan",
     Scan,
     8,
