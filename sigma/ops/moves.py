@@ -14,9 +14,9 @@ from sigma.ops.registry import register
 from sigma.ops.rows import Rows
 
 
-def select(x: Tensor, index: Tensor, whole: bool) -> Tensor:
-    """``x[index]``, zeros where an index is ``len(x)``; there are none if ``whole``."""
-    if whole:
+def select(x: Tensor, index: Tensor, inside: bool) -> Tensor:
+    """``x[index]``, zeros where an index is ``len(x)``; there are none if ``inside``."""
+    if inside:
         return x.index_select(0, index)
     out = x.index_select(0, index.clamp(max=x.shape[0] - 1))
     beyond = index == x.shape[0]
@@ -50,25 +50,25 @@ _sum_gathered = register(
 )
 _gather = register(
     "gather",
-    "(Tensor x, Tensor index, Tensor inverse, bool whole, bool onto) -> Tensor",
-    lambda x, index, inverse, whole, onto: select(x, index, whole),
-    lambda x, index, inverse, whole, onto: x.new_empty(index.shape[0], *x.shape[1:]),
+    "(Tensor x, Tensor index, Tensor inverse, bool inside, bool onto) -> Tensor",
+    lambda x, index, inverse, inside, onto: select(x, index, inside),
+    lambda x, index, inverse, inside, onto: x.new_empty(index.shape[0], *x.shape[1:]),
     _save,
     _backward,
 )
 
 
-def gather(x: Tensor, index: Tensor, inverse: Tensor, whole: bool, onto: bool) -> Tensor:
+def gather(x: Tensor, index: Tensor, inverse: Tensor, inside: bool, onto: bool) -> Tensor:
     """States (n, …) at ``index`` (n,) of ``x`` (T, …); zeros where an index is T.
 
     Args:
         x: states.
         index: (n,) int64.
         inverse: (T, k) the entries of ``index`` that hold each place, n where there is none.
-        whole: no index is T.
+        inside: no index is T.
         onto: no entry of ``inverse`` is n.
     """
-    y: Tensor = _gather(x, index, inverse, whole, onto)
+    y: Tensor = _gather(x, index, inverse, inside, onto)
     return y
 
 

@@ -200,13 +200,13 @@ def with_gradients(
     return {"result": y.detach()} | dict(zip(leaves, grads, strict=True))
 
 
-def check(results: dict[str, Tensor], wanted: dict[str, Tensor], limit: float = 0.0) -> None:
+def check(results: dict[str, Tensor], want: dict[str, Tensor], limit: float = 0.0) -> None:
     """Every tensor as a whole to ``limit`` of its largest entry.
 
     A GPU's exp2 and division are approximate by two units in the last place.
     """
-    assert results.keys() == wanted.keys()
-    for name, value in wanted.items():
+    assert results.keys() == want.keys()
+    for name, value in want.items():
         x = results[name]
         assert x.shape == value.shape
         if value.numel():

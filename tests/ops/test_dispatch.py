@@ -38,15 +38,15 @@ def test_without_a_compiler_pytorch_takes_over(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("triton", "mamba_ssm", "wanted"),
+    ("triton", "mamba_ssm", "want"),
     [(True, True, "triton"), (False, True, "mamba_ssm"), (False, False, "blocked")],
 )
 def test_cuda_takes_triton_before_mamba_ssm(
-    triton: bool, mamba_ssm: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+    triton: bool, mamba_ssm: bool, want: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "has_triton", lambda: triton)
     monkeypatch.setattr(dispatch, "has_mamba_ssm", lambda: mamba_ssm)
-    assert choose_backend("auto", torch.device("cuda"))[0] == wanted
+    assert choose_backend("auto", torch.device("cuda"))[0] == want
     assert choose_backend("auto", torch.device("meta"))[0] == "blocked"
 
 
@@ -188,10 +188,10 @@ def test_cuda_equals_the_cpu(name: str, case: str) -> None:
     if name in ("take", "spread"):
         pytest.skip("its places lie on the CPU")
     for kind, limit in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-        there = [x.detach().to("cuda", kind).requires_grad_() for x in leaves]
-        got = function(rows.offsets.cuda(), *there)
+        moved = [x.detach().to("cuda", kind).requires_grad_() for x in leaves]
+        got = function(rows.offsets.cuda(), *moved)
         assert (got.cpu().double() - want).abs().max() <= limit * want.abs().max()
-        for a, b in zip(weighted_gradients(got, there), grads, strict=True):
+        for a, b in zip(weighted_gradients(got, moved), grads, strict=True):
             assert (a.cpu().double() - b).abs().max() <= 10 * limit * b.abs().max().clamp(min=1e-3)
 
 

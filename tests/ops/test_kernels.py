@@ -124,8 +124,8 @@ def test_scan_with_tiny_and_large_steps(where: Where, shift: float, skip: bool) 
         changed["D"] = torch.zeros(4).double()
     x = x._replace(**{k: v.requires_grad_() for k, v in changed.items()})
     grad = draws(9)(size, 4).detach()
-    results, wanted = run(x, rows, where, grad), exact(x, rows, grad)
-    for name, value in wanted.items():
+    results, want = run(x, rows, where, grad), exact(x, rows, grad)
+    for name, value in want.items():
         error = (results[name].cpu().double() - value).abs().max() / value.abs().max()
         assert error < (1e-9 if where.kind == torch.float64 else 2e-5), name
 

@@ -165,12 +165,12 @@ def test_half_precision_scan_and_conv_keep_float32_sums(
     ulps = 1 if INTERPRETED and dtype == torch.bfloat16 else 0.51  # it cuts bfloat16 off
     slack = 1e-5 if INTERPRETED else 5e-5  # a GPU's exp2 and division are approximate
     for x, names in cases:
-        results, wanted = half_run(x, names, rows, where, dtype)
+        results, want = half_run(x, names, rows, where, dtype)
         exactly = results.keys() - names - {"result"}
-        check({k: results[k] for k in exactly}, {k: wanted[k] for k in exactly})
+        check({k: results[k] for k in exactly}, {k: want[k] for k in exactly})
         for name in ("result", *names):
-            error = (results[name].cpu().double() - wanted[name]).abs()
-            bound = ulps * torch.finfo(dtype).eps * wanted[name].abs() + slack
+            error = (results[name].cpu().double() - want[name]).abs()
+            bound = ulps * torch.finfo(dtype).eps * want[name].abs() + slack
             assert (error <= bound).all(), name
 
 
@@ -191,8 +191,8 @@ def test_half_precision_attention(
 
         monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
     rows = rows_of(torch.tensor([3, 20]))
-    results, wanted = half_run(attend_inputs(rows, 25), {"q", "k", "v"}, rows, where, dtype)
-    check(results, wanted, 8 * torch.finfo(dtype).eps)
+    results, want = half_run(attend_inputs(rows, 25), {"q", "k", "v"}, rows, where, dtype)
+    check(results, want, 8 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.gpu
