@@ -172,8 +172,8 @@ class CapturedStep:
         if recording is None:
             self.seen.add(key)
             return self.step(inputs)
-        for own, new in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
-            own.copy_(new)
+        for slot, new in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
+            slot.copy_(new)
         loss: Tensor = _Replayed.apply(recording, *self.parameters)
         return loss
 
@@ -188,12 +188,12 @@ class CapturedStep:
     def _recorded(self, key: Any, inputs: Inputs) -> Recording | None:
         if self.refused:
             return None
-        own = copy_of(inputs)
+        slots = copy_of(inputs)
 
         def work() -> tuple[Tensor, tuple[Tensor | None, ...]]:
             with torch.enable_grad():
-                loss = self.step(own)
-            with torch.autocast(own.items.device.type, enabled=False):  # as backward() runs
+                loss = self.step(slots)
+            with torch.autocast(slots.items.device.type, enabled=False):  # as backward() runs
                 grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             return loss.detach(), grads
 
@@ -204,5 +204,5 @@ class CapturedStep:
             log.warning("The training step cannot be captured (%s); it runs by kernels.", reason)
             self.refused = True
             return None
-        self.recordings[key] = recording = Recording(own, graph, loss, gradients)
+        self.recordings[key] = recording = Recording(slots, graph, loss, gradients)
         return recording

@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.errors import UserError
 from sigma.negatives import Negatives
 from sigma.ops.cross_entropy import linear_cross_entropy
 from sigma.ops.scores import Logits, TiedScores
@@ -71,7 +70,7 @@ class SampledLoss(nn.Module):
         power: exponent of the counts under ``popularity``.
 
     Raises:
-        UserError: see ``Negatives``.
+        ValueError: see ``Negatives``.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class GBCE(SampledLoss):
         t: calibration, from 0 to 1.
 
     Raises:
-        UserError: t is out of range; see also ``Negatives``.
+        ValueError: t is out of range; see also ``Negatives``.
     """
 
     def __init__(
@@ -157,7 +156,7 @@ class GBCE(SampledLoss):
     ) -> None:
         super().__init__(item_counts, negatives, distribution, power)
         if not 0 <= t <= 1:
-            raise UserError(f"loss.t={t} must be from 0 (plain BCE) to 1 (calibrated).")
+            raise ValueError(f"t={t} must be from 0 (plain BCE) to 1 (calibrated).")
         alpha = negatives / (len(item_counts) - 1)
         self.beta = 1 - t * (1 - alpha)
 

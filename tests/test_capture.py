@@ -92,11 +92,7 @@ def test_a_run_is_the_same_captured_or_not_and_resumed(
         *("dataset.batch_size=128", "trainer.accelerator=cuda", "resume=true"),
     ]
     rows = []
-    for name, words in {
-        "eager": ["task.capture=false"],
-        "captured": [],
-        "stopped": [],
-    }.items():
+    for name, words in {"eager": ["task.capture=false"], "captured": [], "stopped": []}.items():
         folder = tmp_path / name
         command = [*common, *words, f"hydra.run.dir={folder}"]
         if name == "stopped":

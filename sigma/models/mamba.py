@@ -81,9 +81,7 @@ class Mamba(nn.Module):
         else:
             to_x, to_z = self.in_proj.weight.chunk(2)
             x, z = F.linear(states, to_x), F.linear(at(states, places), to_z)
-        x = causal_conv(  # (2)
-            x, self.conv1d.weight[:, 0], self.conv1d.bias, rows, silu=True, backend=self.backend
-        )
+        x = causal_conv(x, self.conv1d.weight[:, 0], self.conv1d.bias, rows, silu=True)  # (2)
         sizes = [self.rank, self.state_size, self.state_size]
         dt, B, C = self.x_proj(x).split(sizes, dim=-1)  # (3)
         dt = F.linear(dt, self.dt_proj.weight)  # its bias is added within the scan

@@ -1,147 +1,127 @@
-"""Softmax attention on packed rows, registered with PyTorch.
+"""Softmax attention on packed rows: softmax(Q K^T / sqrt(d)) V within each row, heads apart.
 
 Weights are computed again for the gradient, so no (L, L) matrix of a batch is kept. Dropout of the
 weights is a function of a seed, query, key and head, so both ways draw the same.
+
+Symbols: T places, M queries, B rows, H heads of d numbers.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from sigma.ops import native, plain
-from sigma.ops.dispatch import kernel_backend
-from sigma.ops.registry import register
+from sigma.ops import native
+from sigma.ops.blocked import blocks_of, pullback
+from sigma.ops.inputs import Attend
+from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
 
-class _Blocks:
-    """Queries and keys of rows of like length, for PyTorch alone."""
-
-    def __init__(
-        self, q: Tensor, k: Tensor, offsets: Tensor, query_offsets: Tensor, places: Tensor,
-        causal: bool, dropout: float, seed: Tensor,
-    ) -> None:  # fmt: skip
-        self.offsets = offsets
-        self.query_offsets = query_offsets
-        self.places = places
-        self.causal = causal
-        self.dropout = dropout
-        self.generator = torch.Generator(q.device).manual_seed(int(seed))
-        self.row_bytes = q.shape[1] * k.element_size()
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Queries' index (n, Q), which are real, keys' index (n, L), and what is visible."""
-        for block in plain.blocks_of(self.offsets, lambda n: n * n * self.row_bytes):
-            first, stop = self.query_offsets[block.rows], self.query_offsets[block.rows + 1]
-            most = int((stop - first).max())
-            if not most:
-                continue
-            columns = torch.arange(most, device=first.device)
-            asked = columns < (stop - first)[:, None]
-            query = torch.where(asked, first[:, None] + columns, first[:, None]).clamp(
-                max=len(self.places) - 1
-            )
-            visible = block.real[:, None].expand(-1, most, -1)
-            if self.causal:
-                position = self.places[query] - self.offsets[block.rows][:, None]
-                columns = torch.arange(block.places.shape[1], device=first.device)
-                visible = visible & (columns <= position[:, :, None])
-            # A query that fills up sees something, so that nothing is divided by zero.
-            yield query, asked, block.places, visible | ~asked[:, :, None]
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-        return plain.attention(q, k, v, visible, self.dropout, self.generator)
+def shapes(x: Attend) -> tuple[Tensor, Tensor]:
+    """(M, H, d), and the logarithm of each query's sum of exponentials, (M, H)."""
+    kind = torch.promote_types(x.q.dtype, torch.float32)
+    return x.q.new_empty(x.q.shape), x.q.new_empty(x.q.shape[:2], dtype=kind)
 
 
-def attend_rows(
-    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, query_offsets: Tensor, places: Tensor,
-    longest: int, causal: bool, dropout: float, seed: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(M, H, d), and the log of each query's sum of weights, (M, H), for the gradient.
-
-    ``blocked`` computes the latter again and returns zeros.
-    """
-    backend = kernel_backend("auto", q)
-    with torch.autocast(q.device.type, enabled=False):
-        q, k, v = (x.contiguous() for x in (q, k, v))
-        if backend == "triton":
-            from sigma.ops import triton_attend
-
-            return triton_attend.forward(
-                q, k, v, offsets, query_offsets, places, longest, causal, dropout, seed
-            )
-        if backend == "cpu":
-            return native.attend_forward(
-                q, k, v, offsets, query_offsets, places, causal, dropout, int(seed)
-            )
-        blocks = _Blocks(q, k, offsets, query_offsets, places, causal, dropout, seed)
-        out = torch.zeros_like(q)
-        for query, asked, key, visible in blocks:
-            out[query[asked]] = blocks.attention(q[query], k[key], v[key], visible)[asked]
-        return out, q.new_zeros(q.shape[:2])
+def dropout_numbers(x: Attend) -> tuple[int, float, int]:
+    """What C asks: steps of 2^-16 dropped, the factor of the rest, and 64 bits of seed."""
+    steps = 2**16 if x.dropout >= 1 else min(round(x.dropout * 2**16), 2**16 - 1)
+    return steps, 1 / (1 - steps / 2**16) if steps < 2**16 else 0.0, int(x.seed) & (2**64 - 1)
 
 
-def _shape(q, k, v, offsets, query_offsets, places, longest, causal, dropout, seed):  # type: ignore[no-untyped-def]
-    kind = q.dtype if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=kind)
+def cpu_forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
+    x = Attend(*native.solid(*x))
+    out, lse = shapes(x)
+    values = *x.q.shape, *x[:5], x.causal, *dropout_numbers(x), out, lse
+    native.call("attend_forward", out.dtype, rows, *values)
+    return out, lse
 
 
-def attend_rows_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, offsets: Tensor,
-    query_offsets: Tensor, places: Tensor, longest: int, causal: bool, dropout: float, seed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k and v."""
-    backend = kernel_backend("auto", q)
-    with torch.autocast(q.device.type, enabled=False):
-        grad, q, k, v = (x.contiguous() for x in (grad, q, k, v))
-        if backend == "triton":
-            from sigma.ops import triton_attend
-
-            return triton_attend.backward(
-                grad, q, k, v, out, lse, offsets, query_offsets, places, longest, causal, dropout,
-                seed,
-            )  # fmt: skip
-        if backend == "cpu":
-            return native.attend_backward(
-                grad, q, k, v, out, lse, offsets, query_offsets, places, causal, dropout, int(seed)
-            )
-        blocks = _Blocks(q, k, offsets, query_offsets, places, causal, dropout, seed)
-        gq, gk, gv = (torch.zeros_like(x) for x in (q, k, v))
-        for query, asked, key, visible in blocks:
-            _, pull = plain.pullback(
-                functools.partial(blocks.attention, visible=visible), q[query], k[key], v[key]
-            )
-            grads = pull(grad[query] * asked[:, :, None, None])
-            gq[query[asked]] = grads[0][asked]
-            # Clamped cells repeat a row's last place; what they pass is zero.
-            gk.index_add_(0, key.flatten(), grads[1].flatten(0, 1))
-            gv.index_add_(0, key.flatten(), grads[2].flatten(0, 1))
-        return gq, gk, gv
+def cpu_backward(
+    grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows
+) -> tuple[Tensor | None, ...]:
+    grad, *inputs = native.solid(grad, *x)
+    x = Attend(*inputs)
+    grads = tuple(torch.empty_like(v) for v in x[:3])
+    values = *x.q.shape, *x[:5], x.causal, *dropout_numbers(x), out, lse, len(x.k), grad, *grads
+    native.call("attend_backward", out.dtype, rows, *values)
+    return grads
 
 
-def _backward_shapes(grad, q, k, v, *rest):  # type: ignore[no-untyped-def]
-    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+def attention_of_block(
+    visible: Tensor, dropout: float, generator: torch.Generator, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
+    """(n, Q, H, d) from a bool visible (n, Q, L), q (n, Q, H, d), k and v (n, L, H, d)."""
+    scores = torch.einsum("nqhd,nlhd->nhql", q * q.shape[-1] ** -0.5, k)
+    weights = scores.masked_fill(~visible[:, None], float("-inf")).softmax(-1)
+    if dropout:
+        draws = torch.rand(weights.shape, generator=generator, device=weights.device)
+        weights = weights * (draws >= dropout) / (1 - dropout)
+    return torch.einsum("nhql,nlhd->nqhd", weights, v)
 
 
-attend_backward_op = register(attend_rows_backward, _backward_shapes)
+Part = tuple[Tensor, Tensor, Tensor, Callable[[Tensor, Tensor, Tensor], Tensor]]
 
 
-def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    q, k, v, offsets, query_offsets, places, ctx.longest, ctx.causal, ctx.dropout, seed = inputs
-    out, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(q, k, v, out, lse, offsets, query_offsets, places, seed)
+def blocks_of_queries(x: Attend, rows: Rows) -> Iterator[Part]:
+    """Of rows of like length: index of queries (n, Q), which are real, index of keys (n, L), and
+    what attention does with them."""
+    generator = torch.Generator(x.q.device).manual_seed(int(x.seed))
+    row_bytes = x.q.shape[1] * x.k.element_size()
+    for block in blocks_of(rows.offsets, lambda n: n * n * row_bytes):
+        first, stop = x.query_offsets[block.rows], x.query_offsets[block.rows + 1]
+        most = int((stop - first).max())
+        if not most:
+            continue
+        columns = torch.arange(most, device=first.device)
+        real = columns < (stop - first)[:, None]
+        index = torch.where(real, first[:, None] + columns, first[:, None])
+        query = index.clamp(max=len(x.places) - 1)
+        visible = block.real[:, None].expand(-1, most, -1)
+        if x.causal:
+            position = x.places[query] - rows.offsets[block.rows][:, None]
+            columns = torch.arange(block.places.shape[1], device=first.device)
+            visible = visible & (columns <= position[:, :, None])
+        # A query that fills up sees something, so that nothing is divided by zero.
+        visible = visible | ~real[:, :, None]
+        attention = functools.partial(attention_of_block, visible, x.dropout, generator)
+        yield query, real, block.places, attention
 
 
-def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
-    *tensors, seed = ctx.saved_tensors
-    grads = attend_backward_op(grad, *tensors, ctx.longest, ctx.causal, ctx.dropout, seed)
-    return (*grads, *[None] * 7)
+def blocked_forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
+    out, lse = (v.zero_() for v in shapes(x))
+    for query, real, key, attention in blocks_of_queries(x, rows):
+        out[query[real]] = attention(x.q[query], x.k[key], x.v[key])[real]
+    return out, lse
 
 
-attend_op = register(attend_rows, _shape, _save, _backward)
+def blocked_backward(
+    grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows
+) -> tuple[Tensor | None, ...]:
+    gq, gk, gv = (torch.zeros_like(v, memory_format=torch.contiguous_format) for v in x[:3])
+    for query, real, key, attention in blocks_of_queries(x, rows):
+        _, pull = pullback(attention, x.q[query], x.k[key], x.v[key])
+        to_q, to_k, to_v = pull(grad[query] * real[:, :, None, None])
+        gq[query[real]] = to_q[real]
+        # Clamped cells repeat a row's last place; what they pass is zero.
+        gk.index_add_(0, key.flatten(), to_k.flatten(0, 1))
+        gv.index_add_(0, key.flatten(), to_v.flatten(0, 1))
+    return gq, gk, gv
+
+
+attend_op = Operation(
+    "attend",
+    Attend,
+    3,
+    shapes,
+    {
+        "cpu": Kernels(cpu_forward, cpu_backward),
+        "triton": "sigma.ops.triton_attend",
+        "blocked": Kernels(blocked_forward, blocked_backward),
+    },
+)
 
 
 def attend(
@@ -157,25 +137,18 @@ def attend(
     """softmax(Q K^T / sqrt(d)) V within each row, with dropout of the weights.
 
     Args:
-        q: (M, H, d), of the queries at ``places``.
-        k: (T, H, d).
-        v: (T, H, d).
+        q: and what is not below, see ``inputs.Attend``.
         rows: of the packed batch.
-        places: (M,) ascending; None is every place.
-        causal: a query sees its own position and those before it, otherwise its whole row.
-        dropout: probability, of the weights.
-        query_offsets: (B + 1,) row b's queries are query_offsets[b] … query_offsets[b + 1] - 1, at
-            most ``rows.longest`` of them; a query's position, ``places`` less its row's offset, may
-            then lie beyond the row's end. None tells them from ``places``.
+        places: of the queries; None is every place.
+        query_offsets: None tells them from ``places``, none of which is then beyond its row's end.
 
     Returns:
         (M, H, d); zeros behind the last row.
     """
-    offsets = rows.offsets
     if places is None:
-        places, query_offsets = torch.arange(q.shape[0], device=q.device), offsets
+        places, query_offsets = torch.arange(q.shape[0], device=q.device), rows.offsets
     elif query_offsets is None:
-        query_offsets = torch.searchsorted(places, offsets)
+        query_offsets = torch.searchsorted(places, rows.offsets)
     if dropout:  # from PyTorch's generator, so that a resumed run draws what it would have drawn
         seed = torch.randint(2**62, (1,), device=q.device)
     else:
@@ -184,7 +157,5 @@ def attend(
     if q.device.type != "cuda":  # Triton reads half precision as it is
         q = typed(q, torch.promote_types(result, torch.float32))
     k, v = typed(k, q.dtype), typed(v, q.dtype)
-    out, _ = attend_op(
-        q, k, v, offsets, query_offsets, places, rows.longest, causal, dropout, seed
-    )  # fmt: skip
-    return typed(out, result)
+    inputs = Attend(q, k, v, query_offsets, places, seed, causal, dropout)
+    return typed(attend_op(inputs, rows, "auto"), result)

@@ -1,125 +1,101 @@
-"""The causal depthwise convolution on packed rows, registered with PyTorch."""
+"""The causal depthwise convolution on packed rows.
 
-import functools
-import importlib.util
+    y_t = bias + Σ_s weight[:, k - 1 - s] ⊙ x_{t-s},  s = 0 … k - 1, x before the row's start 0
+
+and SiLU of it where asked for.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sigma.ops import native, plain
-from sigma.ops.dispatch import kernel_backend
-from sigma.ops.registry import register
+from sigma.ops import native
+from sigma.ops.blocked import pullback
+from sigma.ops.inputs import Conv
+from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
 
-def causal_conv_rows(
-    x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int, silu: bool
-) -> Tensor:
-    """See ``causal_conv``; all of one type, but for Triton."""
-    backend = kernel_backend("auto", x)
-    with torch.autocast(x.device.type, enabled=False):
-        if backend == "triton":
-            from sigma.ops import triton_conv
-
-            return triton_conv.forward(x, weight, bias, offsets, longest, silu)
-        if backend == "cpu":
-            return native.conv_forward(x, weight, bias, offsets, silu)
-        return plain.conv(x, weight, bias, offsets, silu)
+def shapes(x: Conv) -> tuple[Tensor, Tensor]:
+    return x.x.new_empty(x.x.shape), x.x.new_empty(0)
 
 
-def _shape(x, weight, bias, offsets, longest, silu):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape)
+def sides(x: Conv) -> Conv:
+    """With channels side by side; columns of a wider matrix are taken as they are."""
+    v = x.x if x.x.stride(1) == 1 and x.x.stride(0) >= x.x.shape[1] else x.x.contiguous()
+    return Conv(v, x.weight.contiguous(), x.bias.contiguous(), x.silu)
 
 
-def causal_conv_rows_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias."""
-    backend = kernel_backend("auto", x)
-    with torch.autocast(x.device.type, enabled=False):
-        if backend == "triton":
-            from sigma.ops import triton_conv
-
-            return triton_conv.backward(grad, x, weight, bias, offsets, longest, silu)
-        if backend == "cpu":
-            return native.conv_backward(grad, x, weight, bias, offsets, silu)
-
-        def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return plain.conv(x, weight, bias, offsets, silu)
-
-        y, pull = plain.pullback(function, x, weight, bias)
-        gx, gweight, gbias = pull(grad.to(y.dtype))
-        return gx.contiguous(), gweight.contiguous(), gbias.contiguous()
+def cpu_forward(x: Conv, rows: Rows) -> tuple[Tensor, Tensor]:
+    x = sides(x)
+    y, nothing = shapes(x)
+    native.call("conv_forward", y.dtype, rows, len(y), *x.weight.shape, x.x.stride(0), *x, y)
+    return y, nothing
 
 
-def _backward_shapes(grad, x, weight, bias, offsets, longest, silu):  # type: ignore[no-untyped-def]
-    return tuple(t.new_empty(t.shape) for t in (x, weight, bias))
+def cpu_backward(
+    grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows
+) -> tuple[Tensor | None, ...]:
+    x, grad = sides(x), grad.contiguous()
+    gx, (gweight, gbias) = grad.new_empty(grad.shape), native.parts_of(rows, x.weight, x.bias)
+    sizes = len(y), *x.weight.shape, x.x.stride(0)
+    native.call("conv_backward", y.dtype, rows, *sizes, *x, grad, gx, gweight, gbias)
+    return gx, gweight.sum(0), gbias.sum(0)
 
 
-conv_backward_op = register(causal_conv_rows_backward, _backward_shapes)
+def shifted_products(x: Conv, rows: Rows) -> Tensor:
+    """By PyTorch alone, (T, d) -> (T, d)."""
+    size, k = len(x.x), x.weight.shape[1]
+    places = torch.arange(size, device=x.x.device)
+    position = places - rows.offsets[rows.row_of(places)]
+    y = torch.addcmul(x.bias, x.x, x.weight[:, -1])
+    for s in range(1, k):
+        earlier = F.pad(x.x, (0, 0, s, 0))[:size].masked_fill((position < s)[:, None], 0)
+        y = torch.addcmul(y, earlier, x.weight[:, k - 1 - s])
+    y = F.silu(y) if x.silu else y
+    return y.masked_fill((places >= rows.offsets[-1])[:, None], 0)
 
 
-def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, ctx.longest, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
+def blocked_forward(x: Conv, rows: Rows) -> tuple[Tensor, Tensor]:
+    return shifted_products(x, rows), shapes(x)[1]
 
 
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    grads = conv_backward_op(grad, *ctx.saved_tensors, ctx.longest, ctx.silu)
-    return (*grads, None, None, None)
+def blocked_backward(
+    grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows
+) -> tuple[Tensor | None, ...]:
+    def function(v: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return shifted_products(Conv(v, weight, bias, x.silu), rows)
+
+    _, pull = pullback(function, *x[:3])
+    return tuple(g.contiguous() for g in pull(grad.to(y.dtype)))
 
 
-conv_op = register(causal_conv_rows, _shape, _save, _backward)
+conv_op = Operation(
+    "causal_conv",
+    Conv,
+    3,
+    shapes,
+    {
+        "cpu": Kernels(cpu_forward, cpu_backward),
+        "triton": "sigma.ops.triton_conv",
+        "blocked": Kernels(blocked_forward, blocked_backward),
+    },
+)
 
 
-@functools.cache
-def has_causal_conv1d() -> bool:
-    """Whether the package causal-conv1d can be imported."""
-    if importlib.util.find_spec("causal_conv1d") is None:
-        return False
-    try:
-        from causal_conv1d import causal_conv1d_fn  # noqa: F401
-    except Exception:  # a build for another CUDA or PyTorch fails in many ways
-        return False
-    return True
-
-
-def _causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool) -> Tensor:
-    """By causal-conv1d, which tells rows apart by ``seq_idx``; channels last, (1, d, T)."""
-    from causal_conv1d import causal_conv1d_fn
-
-    size = x.shape[0]
-    number = torch.searchsorted(
-        rows.offsets, torch.arange(size, device=x.device), right=True
-    ).int()[None]  # fmt: skip
-    y = causal_conv1d_fn(
-        x.contiguous().t()[None], weight.to(x.dtype), bias.to(x.dtype), seq_idx=number,
-        activation="silu" if silu else None,
-    )  # fmt: skip
-    return y[0].t()
-
-
-def causal_conv(
-    x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool = False, backend: str = "auto"
-) -> Tensor:
-    """Causal depthwise convolution within each row; equations as ``reference.causal_conv``.
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool = False) -> Tensor:
+    """Causal depthwise convolution within each row.
 
     Args:
-        x: (T, d).
-        weight: (d, k); its last tap meets the current position.
-        bias: (d,).
+        x: and the next two, see ``inputs.Conv``.
         rows: of the packed batch.
         silu: SiLU of the result.
-        backend: ``mamba_ssm`` takes causal-conv1d where it is installed.
 
     Returns:
         (T, d) in the type of ``x``; zeros behind the last row.
     """
-    if backend == "mamba_ssm" and x.is_cuda and has_causal_conv1d():
-        return _causal_conv1d(x, weight, bias, rows, silu)
-    exact = torch.promote_types(x.dtype, weight.dtype)
-    result = x.dtype
+    exact, result = torch.promote_types(x.dtype, weight.dtype), x.dtype
     if x.device.type != "cuda":  # Triton reads half precision as it is
         x = typed(x, exact)
-    y = conv_op(x, typed(weight, exact), typed(bias, exact), rows.offsets, rows.longest, silu)
-    return typed(y, result)
+    inputs = Conv(x, typed(weight, exact), typed(bias, exact), silu)
+    return typed(conv_op(inputs, rows, "auto"), result)

@@ -1,8 +1,8 @@
 """Which backend an operation on packed rows runs on; chosen from the device, or by name.
 
-``cpu`` is the C library, ``triton`` the kernels for CUDA, ``blocked`` PyTorch alone, and
-``mamba_ssm`` the packages mamba-ssm and causal-conv1d, which know no packed rows: they are given
-padded ones.
+``cpu`` is the C library, ``triton`` the kernels for CUDA, ``blocked`` PyTorch alone, ``reference``
+the scan step by step, and ``mamba_ssm`` the package of that name for the scan: it knows no packed
+rows and is given padded ones.
 """
 
 import functools
@@ -62,41 +62,30 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
     """
     if name not in BACKENDS:
         raise UserError(f"Unknown scan backend '{name}'; choose from {', '.join(BACKENDS)}.")
+    on_cuda = device.type == "cuda"
+    if name == "auto" and on_cuda:
+        if has_triton():
+            return "triton", "the tensors are on CUDA, and Triton needs no toolkit"
+        if has_mamba_ssm():
+            return "mamba_ssm", "the tensors are on CUDA, and Triton is not importable"
+        return "blocked", "neither Triton nor mamba-ssm is importable"
+    if name in ("auto", "cpu") and device.type == "cpu":
+        if native_library() is not None:
+            return "cpu", "a C compiler is at hand"
+        linux = platform.system() == "Linux"
+        return "blocked", "no C compiler is at hand" if linux else "no C kernel for this system"
     if name == "auto":
-        if device.type == "cuda":
-            if has_triton():
-                return "triton", "the tensors are on CUDA, and Triton needs no toolkit"
-            if has_mamba_ssm():
-                return "mamba_ssm", "the tensors are on CUDA, and Triton is not importable"
-            return "blocked", "neither Triton nor mamba-ssm is importable"
-        if device.type != "cpu":
-            return "blocked", f"no kernel for {device.type}"
-        name = "cpu"
+        return "blocked", f"no kernel for {device.type}"
+    needs = None
     if name == "cpu":
-        if device.type != "cpu":
-            raise UserError(
-                f"The scan backend cpu cannot run on {device.type}; use model.mamba.backend=auto."
-            )
-        if native_library() is None:
-            system = platform.system()
-            reason = (
-                "no C compiler is at hand" if system == "Linux" else f"no C kernel for {system}"
-            )
-            return "blocked", reason
-        return "cpu", "a C compiler is at hand"
-    if name == "mamba_ssm":
-        if device.type != "cuda" or not has_mamba_ssm():
-            raise UserError(
-                "The scan backend mamba_ssm needs a CUDA device and the package mamba-ssm with its "
-                "kernel (pip install -e '.[cuda]'); use model.mamba.backend=auto."
-            )
-        return name, "asked for; it knows no packed rows and is given padded ones"
+        needs = "tensors on the CPU"
+    if name == "mamba_ssm" and not (on_cuda and has_mamba_ssm()):
+        needs = "a CUDA device and the package mamba-ssm with its kernel (pip install -e '.[cuda]')"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if name == "triton" and not (has_triton() and (device.type == "cuda" or interpreted)):
-        raise UserError(
-            "The scan backend triton needs a CUDA device and the package triton "
-            "(pip install triton); use model.mamba.backend=auto."
-        )
+    if name == "triton" and not ((on_cuda or interpreted) and has_triton()):
+        needs = "a CUDA device and the package triton (pip install triton)"
+    if needs is not None:
+        raise UserError(f"The scan backend {name} needs {needs}; use backend=auto.")
     return name, "asked for"
 
 
@@ -110,8 +99,8 @@ def kernel_backend(name: str, x: torch.Tensor) -> str:
 
 def backend_of(model: nn.Module, device: torch.device) -> tuple[str, str] | tuple[None, None]:
     """``choose_backend`` for the scan of a model that was built; None without a scan."""
-    asked = next((m.backend for m in model.modules() if hasattr(m, "backend")), None)
-    return (None, None) if asked is None else choose_backend(str(asked), device)
+    name = next((m.backend for m in model.modules() if hasattr(m, "backend")), None)
+    return (None, None) if name is None else choose_backend(str(name), device)
 
 
 def capture_reason(model: nn.Module, device: torch.device) -> str | None:

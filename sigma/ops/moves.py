@@ -14,9 +14,9 @@ from sigma.ops.registry import register
 from sigma.ops.rows import Rows
 
 
-def select(x: Tensor, index: Tensor, whole: bool) -> Tensor:
-    """``x[index]``, zeros where an index is ``len(x)``; there are none if ``whole``."""
-    if whole:
+def select(x: Tensor, index: Tensor, inside: bool) -> Tensor:
+    """``x[index]``, zeros where an index is ``len(x)``; there are none if ``inside``."""
+    if inside:
         return x.index_select(0, index)
     out = x.index_select(0, index.clamp(max=x.shape[0] - 1))
     beyond = index == x.shape[0]
@@ -25,49 +25,51 @@ def select(x: Tensor, index: Tensor, whole: bool) -> Tensor:
     return out.masked_fill_(beyond.view(-1, *[1] * (x.ndim - 1)), 0)
 
 
-def gather_rows(x: Tensor, index: Tensor, inverse: Tensor, whole: bool, onto: bool) -> Tensor:
+def sum_gathered(grad: Tensor, inverse: Tensor, onto: bool) -> Tensor:
+    """What entries (n, …) pass to the places that they hold, (T, …); arguments as of ``gather``."""
+    if inverse.shape[1] == 1:
+        return select(grad, inverse[:, 0], onto)
+    every = select(grad, inverse.flatten(), onto)
+    return every.view(*inverse.shape, *grad.shape[1:]).sum(1)
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(inputs[2])
+    ctx.onto = inputs[4]
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    return _sum_gathered(grad, *ctx.saved_tensors, ctx.onto), None, None, None, None
+
+
+_sum_gathered = register(
+    "sum_gathered",
+    "(Tensor grad, Tensor inverse, bool onto) -> Tensor",
+    sum_gathered,
+    lambda grad, inverse, onto: grad.new_empty(inverse.shape[0], *grad.shape[1:]),
+)
+_gather = register(
+    "gather",
+    "(Tensor x, Tensor index, Tensor inverse, bool inside, bool onto) -> Tensor",
+    lambda x, index, inverse, inside, onto: select(x, index, inside),
+    lambda x, index, inverse, inside, onto: x.new_empty(index.shape[0], *x.shape[1:]),
+    _save,
+    _backward,
+)
+
+
+def gather(x: Tensor, index: Tensor, inverse: Tensor, inside: bool, onto: bool) -> Tensor:
     """States (n, …) at ``index`` (n,) of ``x`` (T, …); zeros where an index is T.
 
     Args:
         x: states.
         index: (n,) int64.
         inverse: (T, k) the entries of ``index`` that hold each place, n where there is none.
-        whole: no index is T.
+        inside: no index is T.
         onto: no entry of ``inverse`` is n.
     """
-    return select(x, index, whole)
-
-
-def _shape(x, index, inverse, whole, onto):  # type: ignore[no-untyped-def]
-    return x.new_empty(index.shape[0], *x.shape[1:])
-
-
-def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    _, index, inverse, ctx.whole, ctx.onto = inputs
-    ctx.save_for_backward(index, inverse)
-
-
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    index, inverse = ctx.saved_tensors
-    if inverse.shape[1] == 1:
-        grad = gather(grad, inverse[:, 0], index[:, None], ctx.onto, ctx.whole)
-    else:
-        grad = _sum_gathered(grad, inverse, ctx.onto)
-    return grad, None, None, None, None
-
-
-def sum_gathered_rows(grad: Tensor, inverse: Tensor, onto: bool) -> Tensor:
-    """What several entries (n, …) pass to each place that they hold, (T, …)."""
-    every = select(grad, inverse.flatten(), onto)
-    return every.view(*inverse.shape, *grad.shape[1:]).sum(1)
-
-
-def _sum_gathered_shape(grad, inverse, onto):  # type: ignore[no-untyped-def]
-    return grad.new_empty(inverse.shape[0], *grad.shape[1:])
-
-
-_sum_gathered = register(sum_gathered_rows, _sum_gathered_shape)
-gather = register(gather_rows, _shape, _save, _backward)
+    y: Tensor = _gather(x, index, inverse, inside, onto)
+    return y
 
 
 class Places(NamedTuple):
@@ -185,19 +187,14 @@ def packed(x: Tensor, rows: Rows, size: int) -> Tensor:
     return gather(x.flatten(0, 1), cell, place[:, None], False, False)
 
 
-def cells(rows: Rows, places: Tensor, width: int) -> Tensor:
-    """Where ``places`` (M,) lie in the cells (B L,) of a padded batch, (M,) int64, ascending.
+def padded_places(rows: Rows, places: Tensor, width: int) -> Places:
+    """``places`` (M,) of a packed batch, ascending, among the cells (B L,) of the padded one.
 
     A place behind the last row, which fills up a batch, is given the last cell.
     """
     row = rows.row_of(places)
-    last = (rows.offsets.shape[0] - 1) * width - 1
-    return (row * width + places - rows.offsets[row]).clamp(max=last)
-
-
-def padded_places(rows: Rows, places: Tensor, width: int) -> Places:
-    """``places`` (M,) of a packed batch among the cells (B L,) of the padded one."""
-    return places_of(cells(rows, places, width), (rows.offsets.shape[0] - 1) * width)
+    size = (rows.offsets.shape[0] - 1) * width
+    return places_of((row * width + places - rows.offsets[row]).clamp(max=size - 1), size)
 
 
 def whole_rows(number: int, width: int, device: torch.device) -> Rows:
@@ -205,30 +202,11 @@ def whole_rows(number: int, width: int, device: torch.device) -> Rows:
     return Rows(torch.arange(0, (number + 1) * width, width, device=device), width)
 
 
-def spread_rows(x: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
-    """Each row's value at each of its entries, (B, …), (M,) -> (M, …).
-
-    Args:
-        x: (B, …).
-        index: (M,) rows, ascending.
-        offsets: (B + 1,) row b has the entries offsets[b] … offsets[b + 1] - 1.
-    """
-    return x.index_select(0, index)
-
-
-def _spread_shape(x, index, offsets):  # type: ignore[no-untyped-def]
-    return x.new_empty(index.shape[0], *x.shape[1:])
-
-
 def sum_rows(x: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
-    """The sum of each row's entries, (M, …) -> (B, …); arguments as ``spread_rows``."""
+    """The sum of each row's entries, (M, …) -> (B, …); row b's begin at offsets[b]."""
     # Unsafe is without a look at the offsets, which would wait for the device.
     total = torch.segment_reduce(x.flatten(1), "sum", offsets=offsets, unsafe=True, initial=0)
     return total.view(offsets.shape[0] - 1, *x.shape[1:])
-
-
-def _sum_shape(x, index, offsets):  # type: ignore[no-untyped-def]
-    return x.new_empty(offsets.shape[0] - 1, *x.shape[1:])
 
 
 def _save_rows(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -236,11 +214,23 @@ def _save_rows(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _spread_backward(ctx, grad):  # type: ignore[no-untyped-def]
-    return _sum(grad.contiguous(), *ctx.saved_tensors), None, None
+    return _sum_rows(grad.contiguous(), *ctx.saved_tensors), None, None
 
 
-_sum = register(sum_rows, _sum_shape)
-_spread = register(spread_rows, _spread_shape, _save_rows, _spread_backward)
+_sum_rows = register(
+    "sum_rows",
+    "(Tensor x, Tensor index, Tensor offsets) -> Tensor",
+    sum_rows,
+    lambda x, index, offsets: x.new_empty(offsets.shape[0] - 1, *x.shape[1:]),
+)
+_spread = register(
+    "spread",
+    "(Tensor x, Tensor index, Tensor offsets) -> Tensor",
+    lambda x, index, offsets: x.index_select(0, index),
+    lambda x, index, offsets: x.new_empty(index.shape[0], *x.shape[1:]),
+    _save_rows,
+    _spread_backward,
+)
 
 
 def spread(x: Tensor, rows: Rows, places: Tensor) -> Tensor:
@@ -251,8 +241,8 @@ def spread(x: Tensor, rows: Rows, places: Tensor) -> Tensor:
         rows: of the packed batch.
         places: (M,) ascending.
     """
-    last = rows.offsets.shape[0] - 2
-    index = rows.row_of(places).clamp(max=last)
+    index = rows.row_of(places).clamp(max=rows.offsets.shape[0] - 2)
     ends = torch.searchsorted(places, rows.offsets[1:-1])
-    first, whole = ends.new_zeros(1), ends.new_full((1,), places.shape[0])
-    return _spread(x, index, torch.cat([first, ends, whole]))
+    first, last = ends.new_zeros(1), ends.new_full((1,), places.shape[0])
+    y: Tensor = _spread(x, index, torch.cat([first, ends, last]))
+    return y

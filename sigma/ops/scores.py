@@ -37,8 +37,8 @@ def tied_scores(
         rows = chunk_rows(len(weight), states.dtype, states.device)
         return torch.cat(
             [
-                F.linear(some, weight, bias).gather(1, wanted - 1)
-                for some, wanted in zip(states.split(rows), items.split(rows), strict=True)
+                F.linear(some, weight, bias).gather(1, ids - 1)
+                for some, ids in zip(states.split(rows), items.split(rows), strict=True)
             ]
         )
     # Not a matrix product: it may round one item's score differently from place to place.

@@ -20,7 +20,6 @@ repeated run gives the same bits. Softmax and sums are float32 for all types of 
 # Kernels are typed by Triton when they are compiled, not by annotations.
 # mypy: disallow-untyped-defs=False
 
-import math
 from typing import Any
 
 import torch
@@ -28,8 +27,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LN2 = tl.constexpr(math.log(2.0))
-LOG2E = tl.constexpr(math.log2(math.e))
+from sigma.ops.attend import shapes
+from sigma.ops.inputs import Attend
+from sigma.ops.rows import Rows
+from sigma.ops.triton_common import LN2, LOG2E
 
 
 @triton.jit
@@ -57,10 +58,10 @@ def _sweep(x, head, first, last, H, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_
 
 
 @triton.jit
-def _reach(places, query, real, begin, n, CAUSAL: tl.constexpr):
+def _reach(places, query, real, begin, n):
     """How many keys each query sees, from the row's first on, int32; 0 where not ``real``."""
     reach = tl.where(real, n, 0)
-    if CAUSAL:
+    if places is not None:
         position = tl.load(places + query, mask=real, other=0) - begin
         reach = tl.minimum(reach, position.to(tl.int32) + 1)
     return reach
@@ -78,40 +79,65 @@ def _dropout_mask(seed, query, head, start, p, BLOCK_M: tl.constexpr, BLOCK_N: t
 
 
 @triton.jit
-def _tile(qs, ks, vs, gs, level, delta, reach, query, head, start, seed, scale, p, rescale,
-          BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DROP: tl.constexpr,
-          PRECISION: tl.constexpr):  # fmt: skip
+def _tile(tiles, stats, reach, query, head, start, scale, dropout, PRECISION: tl.constexpr):
     """Of queries and the keys from ``start`` on: P D without its 1 / (1 - p), and gS."""
-    key = start + tl.arange(0, BLOCK_N)
+    qs, ks, vs, gs = tiles
+    level, delta = stats
+    key = start + tl.arange(0, ks.shape[0])
     s = tl.dot(qs, tl.trans(ks), input_precision=PRECISION) * (scale * LOG2E)
     w = tl.where(key[None, :] < reach[:, None], tl.exp2(s - level[:, None] * LOG2E), 0.0)
     gw = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
     weight = w
-    if DROP:
-        mask = _dropout_mask(seed, query, head, start, p, BLOCK_M, BLOCK_N)
+    if dropout is not None:
+        seed, p, rescale = dropout
+        mask = _dropout_mask(seed, query, head, start, p, qs.shape[0], ks.shape[0])
         gw = tl.where(mask, gw * rescale, 0.0)
         weight = tl.where(mask, w, 0.0)
     return weight.to(gs.dtype), (w * (gw - delta[:, None])).to(qs.dtype)
 
 
-@triton.jit(do_not_specialize=["rows", "M"])
-def _forward(q, k, v, out, lse, offsets, query_offsets, places, seed, rows, M, H, scale, p, rescale,
-             D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-             CAUSAL: tl.constexpr, DROP: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+@triton.jit
+def _extent(offsets, row):
+    """The row's first key (int64), and how many it has (int32)."""
+    begin = tl.load(offsets + row)
+    return begin, (tl.load(offsets + row + 1) - begin).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["rows", "size"])
+def _forward(
+    inputs,
+    dropout,
+    tensors,
+    rows,
+    size,
+    H,
+    scale,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """``inputs`` are q, k, v, offsets of rows and of queries, and places, if it is causal.
+
+    ``dropout`` is seed, p and 1 / (1 - p), if there is any, ``size`` how many queries there are (in
+    the last kernel keys).
+    """
+    q, k, v, offsets, query_offsets, places = inputs
+    out, lse = tensors
     row, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
     if row == rows:
-        _sweep(out, head, first, M, H, D, BLOCK_M, BLOCK_D)
-        _sweep(lse, head, first, M, H, 1, BLOCK_M, 1)
+        _sweep(out, head, first, size, H, D, BLOCK_M, BLOCK_D)
+        _sweep(lse, head, first, size, H, 1, BLOCK_M, 1)
         return
     last = tl.load(query_offsets + row + 1)
     if first >= last:
         return
-    begin = tl.load(offsets + row)
-    n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
+    begin, n = _extent(offsets, row)
     query = first + tl.arange(0, BLOCK_M)
     real = query < last
-    reach = _reach(places, query, real, begin, n, CAUSAL)
+    reach = _reach(places, query, real, begin, n)
     qs = _load(q, query, real, head, H, D, BLOCK_D)
     peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)  # of the scores, base 2
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -127,62 +153,89 @@ def _forward(q, k, v, out, lse, offsets, query_offsets, places, seed, rows, M, H
         w = tl.exp2(s - top[:, None])
         decay = tl.exp2(peak - top)
         total = total * decay + tl.sum(w, 1)
-        if DROP:
+        if dropout is not None:
+            seed, p, _ = dropout
             w = tl.where(_dropout_mask(seed, query, head, start, p, BLOCK_M, BLOCK_N), w, 0.0)
         acc = tl.dot(w.to(vs.dtype), vs, acc * decay[:, None], input_precision=PRECISION)
         peak = top
     # A query of a row without keys has a total of 0 and the output 0.
+    rescale = 1.0
+    if dropout is not None:
+        rescale = dropout[2]
     acc *= (rescale / tl.where(total > 0.0, total, 1.0))[:, None]
     _store(out, query, real, head, acc, H, D, BLOCK_D)
     tl.store(lse + query * H + head, (peak + tl.log2(total)) * LN2, mask=real)
 
 
-@triton.jit(do_not_specialize=["rows", "M"])
-def _backward_q(gout, q, k, v, out, lse, delta, gq, offsets, query_offsets, places, seed,
-                rows, M, H, scale, p, rescale, D: tl.constexpr, BLOCK_D: tl.constexpr,
-                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-                DROP: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["rows", "size"])
+def _backward_q(
+    inputs,
+    dropout,
+    tensors,
+    rows,
+    size,
+    H,
+    scale,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """gq, and ``delta`` (M, H) for the other kernel."""
+    q, k, v, offsets, query_offsets, places = inputs
+    gout, out, lse, delta, gq = tensors
     row, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
     if row == rows:
-        _sweep(gq, head, first, M, H, D, BLOCK_M, BLOCK_D)
+        _sweep(gq, head, first, size, H, D, BLOCK_M, BLOCK_D)
         return
     last = tl.load(query_offsets + row + 1)
     if first >= last:
         return
-    begin = tl.load(offsets + row)
-    n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
+    begin, n = _extent(offsets, row)
     query = first + tl.arange(0, BLOCK_M)
     real = query < last
-    reach = _reach(places, query, real, begin, n, CAUSAL)
+    reach = _reach(places, query, real, begin, n)
     qs = _load(q, query, real, head, H, D, BLOCK_D)
     gs = _load(gout, query, real, head, H, D, BLOCK_D)
     outs = _load(out, query, real, head, H, D, BLOCK_D)
     dot = tl.sum(gs.to(tl.float32) * outs.to(tl.float32), 1)
     tl.store(delta + query * H + head, dot, mask=real)
-    level = tl.load(lse + query * H + head, mask=real, other=0.0)
+    stats = tl.load(lse + query * H + head, mask=real, other=0.0), dot
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for start in range(0, tl.max(reach, 0), BLOCK_N):
         key = start + tl.arange(0, BLOCK_N)
         ks = _load(k, begin + key, key < n, head, H, D, BLOCK_D)
         vs = _load(v, begin + key, key < n, head, H, D, BLOCK_D)
-        _, grad = _tile(qs, ks, vs, gs, level, dot, reach, query, head, start, seed, scale, p,
-                       rescale, BLOCK_M, BLOCK_N, DROP, PRECISION)  # fmt: skip
+        tiles = qs, ks, vs, gs
+        _, grad = _tile(tiles, stats, reach, query, head, start, scale, dropout, PRECISION)
         acc = tl.dot(grad, ks, acc, input_precision=PRECISION)
     _store(gq, query, real, head, acc * scale, H, D, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=["rows", "T"])
-def _backward_kv(gout, q, k, v, lse, delta, gk, gv, offsets, query_offsets, places, seed,
-                 rows, T, H, scale, p, rescale, D: tl.constexpr, BLOCK_D: tl.constexpr,
-                 BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-                 DROP: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["rows", "size"])
+def _backward_kv(
+    inputs,
+    dropout,
+    tensors,
+    rows,
+    size,
+    H,
+    scale,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    q, k, v, offsets, query_offsets, places = inputs
+    gout, lse, delta, gk, gv = tensors
     row, head = tl.program_id(0), tl.program_id(1)
     begin, start = tl.load(offsets + row), tl.program_id(2) * BLOCK_N
     if row == rows:
-        _sweep(gk, head, begin + start, T, H, D, BLOCK_N, BLOCK_D)
-        _sweep(gv, head, begin + start, T, H, D, BLOCK_N, BLOCK_D)
+        _sweep(gk, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
+        _sweep(gv, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
         return
     n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
     if start >= n:
@@ -194,13 +247,15 @@ def _backward_kv(gout, q, k, v, lse, delta, gk, gv, offsets, query_offsets, plac
     for_v = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     queries = (last - first).to(tl.int32)
     skip = 0
-    if CAUSAL:  # the places ascend strictly, so query i stands this far before the last at least
+    if (
+        places is not None
+    ):  # they ascend strictly, so query i stands so far before the last at least
         final = tl.load(places + last - 1, mask=queries > 0, other=0) - begin
         skip = tl.maximum(start - (final.to(tl.int32) + 1 - queries), 0)
     for i in range(skip, queries, BLOCK_M):
         query = first + i + tl.arange(0, BLOCK_M)
         real = query < last
-        reach = _reach(places, query, real, begin, n, CAUSAL)
+        reach = _reach(places, query, real, begin, n)
         # Loaded ahead of the loop, these would be held as the operands of a product, which for
         # float32 is more than there are registers. ``key - i < n``, true for any i, prevents that.
         here = (key < n) & (key - i < n)
@@ -209,13 +264,15 @@ def _backward_kv(gout, q, k, v, lse, delta, gk, gv, offsets, query_offsets, plac
         qs = _load(q, query, real, head, H, D, BLOCK_D)
         gs = _load(gout, query, real, head, H, D, BLOCK_D)
         level = tl.load(lse + query * H + head, mask=real, other=0.0)
-        dot = tl.load(delta + query * H + head, mask=real, other=0.0)
-        w, grad = _tile(qs, ks, vs, gs, level, dot, reach, query, head, start, seed, scale, p,
-                        rescale, BLOCK_M, BLOCK_N, DROP, PRECISION)  # fmt: skip
+        stats = level, tl.load(delta + query * H + head, mask=real, other=0.0)
+        tiles = qs, ks, vs, gs
+        w, grad = _tile(tiles, stats, reach, query, head, start, scale, dropout, PRECISION)
         for_k = tl.dot(tl.trans(grad), qs, for_k, input_precision=PRECISION)
         for_v = tl.dot(tl.trans(w), gs, for_v, input_precision=PRECISION)
+    if dropout is not None:
+        for_v *= dropout[2]
     _store(gk, begin + key, key < n, head, for_k * scale, H, D, BLOCK_D)
-    _store(gv, begin + key, key < n, head, for_v * rescale, H, D, BLOCK_D)
+    _store(gv, begin + key, key < n, head, for_v, H, D, BLOCK_D)
 
 
 def tile_sizes(d: int, longest: int, queries: int, rows: int) -> tuple[int, int, int]:
@@ -226,76 +283,51 @@ def tile_sizes(d: int, longest: int, queries: int, rows: int) -> tuple[int, int,
     return 16, block_n, min(max(block_n * max(triton.next_power_of_2(d), block_n) // 512, 1), 4)
 
 
-def _settings(q: Tensor, offsets: Tensor, longest: int, causal: bool, p: float) -> dict[str, Any]:
-    """What all kernels take alike."""
-    d, exact = q.shape[2], torch.get_float32_matmul_precision() == "highest"
-    block_m, block_n, warps = tile_sizes(d, longest, len(q), len(offsets) - 1)
-    return {
-        "H": q.shape[1],
-        "scale": d**-0.5,
-        "p": p,
-        "rescale": 1 / (1 - p) if p < 1 else 0.0,
-        "D": d,
-        "BLOCK_D": max(16, triton.next_power_of_2(d)),
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "CAUSAL": causal,
-        "DROP": p > 0,
-        "PRECISION": "ieee" if exact else "tf32",
-        "num_warps": warps,
-        "num_stages": 2,
-    }
-
-
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, query_offsets: Tensor, places: Tensor,
-    longest: int, causal: bool, dropout: float, seed: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The output, and the logarithm of each query's sum of exponentials.
+def _launch(kernel: Any, block: str, x: Attend, rows: Rows, size: int, *tensors: Tensor) -> None:
+    """``kernel`` for all rows and heads; programs of one row more sweep behind the last.
 
     Args:
-        q: (M, H, d), contiguous as all tensors here; d up to 128.
-        k: (T, H, d).
-        v: (T, H, d).
-        offsets: (B + 1,) int64 of the rows' keys.
-        query_offsets: (B + 1,) int64 of the rows' queries; a row has at most ``longest``.
-        places: (M,) int64, strictly ascending; query m is of place ``places[m]``.
-        longest: no row is longer.
-        causal: a query sees its own position and those before it, otherwise its whole row.
-        dropout: probability with which a weight is dropped.
-        seed: (1,) int64 on the device, from which the dropped weights follow.
-
-    Returns:
-        (M, H, d) and (M, H) float32; zero behind the last row's queries.
+        kernel: see ``_forward``.
+        block: BLOCK_M or BLOCK_N, what a program owns.
+        x: inputs.
+        rows: of the packed batch.
+        size: how many queries there are, or keys.
+        tensors: that the kernel reads and writes.
     """
-    M, H, rows = len(q), q.shape[1], len(offsets) - 1
-    out, lse = torch.empty_like(q), q.new_empty(M, H, dtype=torch.float32)
-    settings = _settings(q, offsets, longest, causal, dropout)
-    grid = (rows + 1, H, max(1, triton.cdiv(longest, settings["BLOCK_M"])))
+    (H, d), number, p = x.q.shape[1:], len(rows.offsets) - 1, x.dropout
+    block_m, block_n, warps = tile_sizes(d, rows.longest, len(x.q), number)
+    sizes = {"BLOCK_D": max(16, triton.next_power_of_2(d)), "BLOCK_M": block_m, "BLOCK_N": block_n}
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    q, k, v, query_offsets, places = (t.contiguous() for t in x[:5])
+    inputs = q, k, v, rows.offsets, query_offsets, places if x.causal else None
+    dropout = (x.seed, p, 1 / (1 - p) if p < 1 else 0.0) if p > 0 else None
+    numbers = number, size, H, d**-0.5, d
     with torch.cuda.device_of(q):
-        _forward[grid](q, k, v, out, lse, offsets, query_offsets, places, seed, rows, M, **settings)
+        kernel[(number + 1, H, max(1, triton.cdiv(rows.longest, sizes[block])))](
+            inputs,
+            dropout,
+            tensors,
+            *numbers,
+            **sizes,
+            PRECISION=precision,
+            num_warps=warps,
+            num_stages=2,
+        )
+
+
+def forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
+    """The output, and the logarithm of each query's sum of exponentials; d up to 128."""
+    out, lse = shapes(x)
+    _launch(_forward, "BLOCK_M", x, rows, len(out), out, lse)
     return out, lse
 
 
 def backward(
-    gout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, offsets: Tensor,
-    query_offsets: Tensor, places: Tensor, longest: int, causal: bool, dropout: float, seed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows
+) -> tuple[Tensor | None, ...]:
     """Gradients of q, k and v; zero behind the last row's queries and keys."""
-    T, H, rows = len(k), q.shape[1], len(offsets) - 1
-    gq, gk, gv, delta = (torch.empty_like(x) for x in (q, k, v, lse))
-    settings = _settings(q, offsets, longest, causal, dropout)
-    grid_q, grid_k = (
-        (rows + 1, H, max(1, triton.cdiv(longest, settings[block])))
-        for block in ("BLOCK_M", "BLOCK_N")
-    )
-    with torch.cuda.device_of(q):
-        _backward_q[grid_q](
-            gout, q, k, v, out, lse, delta, gq, offsets, query_offsets, places, seed,
-            rows, len(q), **settings,
-        )  # fmt: skip
-        _backward_kv[grid_k](
-            gout, q, k, v, lse, delta, gk, gv, offsets, query_offsets, places, seed,
-            rows, T, **settings,
-        )  # fmt: skip
+    grad, delta = grad.contiguous(), torch.empty_like(lse)
+    gq, gk, gv = (v.new_empty(v.shape) for v in x[:3])
+    _launch(_backward_q, "BLOCK_M", x, rows, len(gq), grad, out, lse, delta, gq)
+    _launch(_backward_kv, "BLOCK_N", x, rows, len(gk), grad, lse, delta, gk, gv)
     return gq, gk, gv

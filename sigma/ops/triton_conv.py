@@ -19,19 +19,19 @@ Symbols: T places, B rows (``offsets``, (B + 1,) int64), d channels, k taps, at 
 # Kernels are typed by Triton when they are compiled, not by annotations.
 # mypy: disallow-untyped-defs=False
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from sigma.ops.conv import shapes
+from sigma.ops.inputs import Conv
+from sigma.ops.rows import Rows
+from sigma.ops.triton_common import load
+
 PROGRAMS = 1024  # of backward along the places, at most: so many parts of gweight there are
-
-
-@triton.jit
-def _load(x, stride, t, chan, keep):
-    """x[t, chan] in float32; zero where not ``keep``. ``t`` is int64."""
-    at = t[:, None] * stride[0] + chan[None, :].to(tl.int64) * stride[1]
-    return tl.load(x + at, mask=keep, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -51,9 +51,21 @@ def _row(offsets, rows, steps, t):
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "T"])
-def _forward(x, weight, bias, offsets, y, sx, rows, steps, T, d,
-             K: tl.constexpr, SILU: tl.constexpr, BLOCK_T: tl.constexpr,
-             BLOCK_D: tl.constexpr):  # fmt: skip
+def _forward(
+    inputs,
+    y,
+    sx,
+    rows,
+    steps,
+    T,
+    d,
+    K: tl.constexpr,
+    SILU: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``inputs`` are x, weight^T, bias and offsets."""
+    x, weight, bias, offsets = inputs
     t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     chan = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     kd = chan < d
@@ -63,7 +75,7 @@ def _forward(x, weight, bias, offsets, y, sx, rows, steps, T, d,
     for s in tl.static_range(K):
         tap = tl.load(weight + (K - 1 - s) * d + chan, mask=kd, other=0.0)
         keep = ((t - s >= start) & (t < end))[:, None] & kd[None, :]
-        a += tap[None, :] * _load(x, sx, t - s, chan, keep)
+        a += tap[None, :] * load(x, sx, (t - s)[:, None], chan[None, :], keep)
     if SILU:
         a *= tl.sigmoid(a)
     a = tl.where((t < end)[:, None], a, 0.0)
@@ -72,10 +84,21 @@ def _forward(x, weight, bias, offsets, y, sx, rows, steps, T, d,
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "T"])
-def _backward(gy, x, weight, bias, offsets, gx, sums, sgy, sx, rows, steps, T, d,
-              K: tl.constexpr, SILU: tl.constexpr, BLOCK_T: tl.constexpr,
-              BLOCK_D: tl.constexpr):  # fmt: skip
+def _backward(
+    inputs,
+    tensors,
+    rows,
+    steps,
+    T,
+    d,
+    K: tl.constexpr,
+    SILU: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """``sums`` (programs, K + 1, d): gweight^T and below it gbias, of each program's places."""
+    x, weight, bias, offsets = inputs
+    gy, gx, sums, sgy, sx = tensors
     chan = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     kd = chan < d
     shift = tl.load(bias + chan, mask=kd, other=0.0)
@@ -91,10 +114,16 @@ def _backward(gy, x, weight, bias, offsets, gx, sums, sgy, sx, rows, steps, T, d
         xs = ()  # x_{t-K+1} … x_{t+K-1}; without SiLU those up to x_t
         for m in tl.static_range(1 - K, K if SILU else 1):
             keep = ((t + m >= start) & (t < end) & (t + m < end))[:, None] & kd[None, :]
-            xs += (_load(x, sx, t + m, chan, keep),)  # type: ignore[assignment]
+            xs += (load(x, sx, (t + m)[:, None], chan[None, :], keep),)  # type: ignore[assignment]
         gxt = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
         for ahead in tl.static_range(K):
-            ga = _load(gy, sgy, t + ahead, chan, (t + ahead < end)[:, None] & kd[None, :])
+            ga = load(
+                gy,
+                sgy,
+                (t + ahead)[:, None],
+                chan[None, :],
+                (t + ahead < end)[:, None] & kd[None, :],
+            )
             if SILU:
                 a = tl.zeros((BLOCK_T, BLOCK_D), tl.float32) + shift[None, :]
                 for s in tl.static_range(K):
@@ -108,8 +137,8 @@ def _backward(gy, x, weight, bias, offsets, gx, sums, sgy, sx, rows, steps, T, d
                 for s in tl.static_range(K):
                     more += (gtaps[s] + ga * xs[s],)  # type: ignore[assignment]
                 gtaps = more
-        at = t[:, None] * d + chan[None, :]
         gxt = tl.where((t < end)[:, None], gxt, 0.0)
+        at = t[:, None] * d + chan[None, :]
         tl.store(gx + at, gxt.to(gx.dtype.element_ty), mask=(t < T)[:, None] & kd[None, :])
     sums += tl.program_id(0) * (K + 1) * d + chan
     for s in tl.static_range(K):
@@ -123,40 +152,36 @@ def tile_sizes(d: int, elements: int) -> tuple[int, int]:
     return min(elements // block_d, 128), block_d
 
 
-def forward(
-    x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int, silu: bool
-) -> Tensor:
-    """y (T, d) as ``sigma.ops.reference.causal_conv``; zeros behind the last row.
+def _launch(
+    kernel: Any, programs: int, blocks: tuple[int, int], x: Conv, rows: Rows, *more: Any, warps: int
+) -> None:
+    """``kernel`` by so many programs along the places, with ``more`` that it reads and writes."""
+    (T, d), number = x.x.shape, len(rows.offsets) - 1
+    inputs = x.x, x.weight.t().contiguous(), x.bias.contiguous(), rows.offsets
+    sizes = {"K": x.weight.shape[1], "SILU": x.silu, "BLOCK_T": blocks[0], "BLOCK_D": blocks[1]}
+    numbers = number, number.bit_length(), T, d
+    with torch.cuda.device_of(x.x):
+        kernel[(programs, triton.cdiv(d, blocks[1]))](
+            inputs, *more, *numbers, **sizes, num_warps=warps
+        )
 
-    x: float32, bfloat16 or float16, and so is the result; weight, bias: float32, as sums are.
-    """
-    T, d = x.shape
-    rows = len(offsets) - 1
-    y = x.new_empty((T, d))
-    block_t, block_d = tile_sizes(d, 2048)
-    with torch.cuda.device_of(x):
-        _forward[(triton.cdiv(T, block_t), triton.cdiv(d, block_d))](
-            x, weight.t().contiguous(), bias.contiguous(), offsets, y, x.stride(),
-            rows, rows.bit_length(), T, d,
-            K=weight.shape[1], SILU=silu, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=4,
-        )  # fmt: skip
-    return y
+
+def forward(x: Conv, rows: Rows) -> tuple[Tensor, Tensor]:
+    """x: float32, bfloat16 or float16, and so is the result; weight, bias: float32, as sums are."""
+    y, nothing = shapes(x)
+    blocks = tile_sizes(y.shape[1], 2048)
+    _launch(_forward, triton.cdiv(len(y), blocks[0]), blocks, x, rows, y, x.x.stride(), warps=4)
+    return y, nothing
 
 
 def backward(
-    gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows
+) -> tuple[Tensor | None, ...]:
     """Gradients of x, in its type, of weight (d, k) and of bias (d,)."""
-    T, d = x.shape
-    rows, k = len(offsets) - 1, weight.shape[1]
-    gx = x.new_empty((T, d))
-    block_t, block_d = tile_sizes(d, 1024)
-    programs = min(triton.cdiv(T, block_t), PROGRAMS)
-    sums = weight.new_empty((programs, k + 1, d))
-    with torch.cuda.device_of(x):
-        _backward[(programs, triton.cdiv(d, block_d))](
-            gy, x, weight.t().contiguous(), bias.contiguous(), offsets, gx, sums,
-            gy.stride(), x.stride(), rows, rows.bit_length(), T, d,
-            K=k, SILU=silu, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=8,
-        )  # fmt: skip
+    d, k = x.weight.shape
+    blocks = tile_sizes(d, 1024)
+    programs = min(triton.cdiv(len(y), blocks[0]), PROGRAMS)
+    gx, sums = shapes(x)[0], x.weight.new_empty((programs, k + 1, d))
+    tensors = grad, gx, sums, grad.stride(), x.x.stride()
+    _launch(_backward, programs, blocks, x, rows, tensors, warps=8)
     return gx, sums[:, :k].sum(0).t().contiguous(), sums[:, k].sum(0)

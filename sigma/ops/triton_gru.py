@@ -25,20 +25,27 @@ All sums are in a fixed order, without atomics: a repeated run gives the same bi
 # Kernels are typed by Triton when they are compiled, not by annotations.
 # mypy: disallow-untyped-defs=False
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language import constexpr
 
-BLOCK_R = 16  # rows of a program; tl.dot takes no fewer
+from sigma.ops.gru import shapes, weight_gradients
+from sigma.ops.inputs import Gru
+from sigma.ops.rows import Rows
+
+BLOCK_R = constexpr(16)  # rows of a program; tl.dot takes no fewer
 SWEEPERS = 32  # programs that zero the places behind the last row
 # Up to so many rows all programs run at once, and only the longest row counts. Beyond, rows are
 # sorted by length: a program of long and short rows works for nothing on the short ones.
-UNSORTED = 132 * BLOCK_R
+UNSORTED = 132 * 16
 
 
 @triton.jit
-def _extent(offsets, order, block, rows, BLOCK_R: tl.constexpr):
+def _extent(offsets, order, block, rows):
     """First place (int64) and length (int32) of a block's rows; beyond the last row 0 and 0."""
     row = block * BLOCK_R + tl.arange(0, BLOCK_R)
     real = row < rows
@@ -50,7 +57,7 @@ def _extent(offsets, order, block, rows, BLOCK_R: tl.constexpr):
 
 
 @triton.jit
-def _sweep(x, first, last, start, stride, width: tl.constexpr, BLOCK_G: tl.constexpr):
+def _sweep(x, first, last, start, stride, width: constexpr, BLOCK_G: constexpr):
     """Zeros in x[first + start :: stride] of ``width`` numbers, before ``last``."""
     column = tl.arange(0, BLOCK_G)
     for place in range(first + start, last, stride):
@@ -59,11 +66,25 @@ def _sweep(x, first, last, start, stride, width: tl.constexpr, BLOCK_G: tl.const
             tl.store(x + place * width + c + column, zero, mask=c + column < width)
 
 
+@triton.jit
+def _three(at, step, keep):
+    """What stands at three places."""
+    one, two = tl.load(at, mask=keep, other=0.0), tl.load(at + step, mask=keep, other=0.0)
+    return one, two, tl.load(at + 2 * step, mask=keep, other=0.0)
+
+
+@triton.jit
+def _put(at, step, keep, one, two, three):
+    tl.store(at, one, mask=keep)
+    tl.store(at + step, two, mask=keep)
+    tl.store(at + 2 * step, three, mask=keep)
+
+
 @triton.jit(do_not_specialize=["rows", "places"])
-def _forward(gates, weight, bias, offsets, order, states, saved, rows, places,
-             G: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_G: tl.constexpr,
-             BLOCK_K: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
-    """``weight`` is U^T, (G, 3 G)."""
+def _forward(inputs, outputs, rows, places, G: constexpr, BLOCK_G: constexpr, BLOCK_K: constexpr):
+    """``inputs`` with U^T, (G, 3 G), for the weight."""
+    gates, weight, bias, offsets, order = inputs
+    states, saved = outputs
     blocks = tl.cdiv(rows, BLOCK_R)
     block = tl.program_id(0)
     if block >= blocks:
@@ -71,52 +92,45 @@ def _forward(gates, weight, bias, offsets, order, states, saved, rows, places,
         _sweep(states, end, places, block - blocks, tl.num_programs(0) - blocks, G, BLOCK_G)
         _sweep(saved, end, places, block - blocks, tl.num_programs(0) - blocks, 4 * G, BLOCK_G)
         return
-    start, length = _extent(offsets, order, block, rows, BLOCK_R)
+    start, length = _extent(offsets, order, block, rows)
     col = tl.arange(0, BLOCK_G)
     chunk = tl.arange(0, BLOCK_K)
     kc = col < G
-    bias_r = tl.load(bias + col, mask=kc, other=0.0)
-    bias_z = tl.load(bias + G + col, mask=kc, other=0.0)
-    bias_n = tl.load(bias + 2 * G + col, mask=kc, other=0.0)
+    bias_r, bias_z, bias_n = _three(bias + col, G, kc)
     h = tl.zeros((BLOCK_R, BLOCK_G), tl.float32)
     for t in range(tl.max(length, 0)):
         keep = (t < length)[:, None] & kc[None, :]
         place = (start + t)[:, None]
         before = (t < length)[:, None] & (place > start[:, None])
         # These do not wait for the step before, so they are asked for ahead of the barrier.
-        a = gates + place * (3 * G) + col[None, :]
-        ar = tl.load(a, mask=keep, other=0.0)
-        az = tl.load(a + G, mask=keep, other=0.0)
-        an = tl.load(a + 2 * G, mask=keep, other=0.0)
+        ar, az, an = _three(gates + place * (3 * G) + col[None, :], G, keep)
         r = tl.zeros((BLOCK_R, BLOCK_G), tl.float32) + bias_r[None, :]
         z = tl.zeros((BLOCK_R, BLOCK_G), tl.float32) + bias_z[None, :]
         u = tl.zeros((BLOCK_R, BLOCK_G), tl.float32) + bias_n[None, :]
         tl.debug_barrier()  # other threads wrote parts of h_{t-1}
-        for k in tl.range(0, G, BLOCK_K, num_stages=STAGES):
+        for k in tl.range(0, G, BLOCK_K, num_stages=2):
             kk = k + chunk < G
             last = states + (place - 1) * G + k + chunk[None, :]
             hk = tl.load(last, mask=before & kk[None, :], other=0.0)
             w = weight + (k + chunk)[:, None] * (3 * G) + col[None, :]
-            kw = kk[:, None] & kc[None, :]
-            r = tl.dot(hk, tl.load(w, mask=kw, other=0.0), r, input_precision="ieee")
-            z = tl.dot(hk, tl.load(w + G, mask=kw, other=0.0), z, input_precision="ieee")
-            u = tl.dot(hk, tl.load(w + 2 * G, mask=kw, other=0.0), u, input_precision="ieee")
+            for_r, for_z, for_n = _three(w, G, kk[:, None] & kc[None, :])
+            r = tl.dot(hk, for_r, r, input_precision="ieee")
+            z = tl.dot(hk, for_z, z, input_precision="ieee")
+            u = tl.dot(hk, for_n, u, input_precision="ieee")
         r = tl.sigmoid(ar + r)
         z = tl.sigmoid(az + z)
         n = 2.0 * tl.sigmoid(2.0 * (an + r * u)) - 1.0  # tanh
         h = n + z * (h - n)
         tl.store(states + place * G + col[None, :], h, mask=keep)
         s = saved + place * (4 * G) + col[None, :]
-        tl.store(s, r, mask=keep)
-        tl.store(s + G, z, mask=keep)
-        tl.store(s + 2 * G, n, mask=keep)
+        _put(s, G, keep, r, z, n)
         tl.store(s + 3 * G, u, mask=keep)
 
 
 @triton.jit(do_not_specialize=["rows", "places"])
-def _backward(gstates, saved, states, weight, offsets, order, ggates, ghidden, rows, places,
-              G: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_G: tl.constexpr,
-              BLOCK_K: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+def _backward(inputs, outputs, rows, places, G: constexpr, BLOCK_G: constexpr, BLOCK_K: constexpr):
+    gstates, saved, states, weight, offsets, order = inputs
+    ggates, ghidden = outputs
     blocks = tl.cdiv(rows, BLOCK_R)
     block = tl.program_id(0)
     if block >= blocks:
@@ -124,7 +138,7 @@ def _backward(gstates, saved, states, weight, offsets, order, ggates, ghidden, r
         _sweep(ggates, end, places, block - blocks, tl.num_programs(0) - blocks, 3 * G, BLOCK_G)
         _sweep(ghidden, end, places, block - blocks, tl.num_programs(0) - blocks, G, BLOCK_G)
         return
-    start, length = _extent(offsets, order, block, rows, BLOCK_R)
+    start, length = _extent(offsets, order, block, rows)
     col = tl.arange(0, BLOCK_G)
     chunk = tl.arange(0, BLOCK_K)
     kc = col < G
@@ -136,9 +150,7 @@ def _backward(gstates, saved, states, weight, offsets, order, ggates, ghidden, r
         keep = live & kc[None, :]
         place = (start + t)[:, None]
         s = saved + place * (4 * G) + col[None, :]
-        r = tl.load(s, mask=keep, other=0.0)
-        z = tl.load(s + G, mask=keep, other=0.0)
-        n = tl.load(s + 2 * G, mask=keep, other=0.0)
+        r, z, n = _three(s, G, keep)
         u = tl.load(s + 3 * G, mask=keep, other=0.0)
         at = place * G + col[None, :]
         h = tl.load(states + at - G, mask=keep & (place > start[:, None]), other=0.0)
@@ -147,23 +159,17 @@ def _backward(gstates, saved, states, weight, offsets, order, ggates, ghidden, r
         gn = g * (1.0 - z) * (1.0 - n * n)
         gz = g * (h - n) * z * (1.0 - z)
         gr = gn * u * r * (1.0 - r)
-        out = ggates + place * (3 * G) + col[None, :]
-        tl.store(out, gr, mask=keep)
-        tl.store(out + G, gz, mask=keep)
-        tl.store(out + 2 * G, gn, mask=keep)
+        _put(ggates + place * (3 * G) + col[None, :], G, keep, gr, gz, gn)
         tl.store(ghidden + at, gn * r, mask=keep)
         g *= z
         tl.debug_barrier()  # the product reads what other threads wrote
-        for k in tl.range(0, G, BLOCK_K, num_stages=STAGES):
+        for k in tl.range(0, G, BLOCK_K, num_stages=2):
             kk = k + chunk < G
             km = live & kk[None, :]
             part = ggates + place * (3 * G) + k + chunk[None, :]
             gu = tl.load(ghidden + place * G + k + chunk[None, :], mask=km, other=0.0)
             w = weight + (k + chunk)[:, None] * G + col[None, :]
-            kw = kk[:, None] & kc[None, :]
-            for_r = tl.load(w, mask=kw, other=0.0)
-            for_z = tl.load(w + G * G, mask=kw, other=0.0)
-            for_n = tl.load(w + 2 * G * G, mask=kw, other=0.0)
+            for_r, for_z, for_n = _three(w, G * G, kk[:, None] & kc[None, :])
             g = tl.dot(tl.load(part, mask=km, other=0.0), for_r, g, input_precision="ieee")
             g = tl.dot(tl.load(part + G, mask=km, other=0.0), for_z, g, input_precision="ieee")
             g = tl.dot(gu, for_n, g, input_precision="ieee")
@@ -174,10 +180,8 @@ def tile_sizes(G: int) -> dict[str, int]:
     block = max(16, triton.next_power_of_2(G))
     return {
         "G": G,
-        "BLOCK_R": BLOCK_R,
         "BLOCK_G": block,
         "BLOCK_K": max(16, min(32, block // 2)),
-        "STAGES": 2,
         "num_warps": max(4, block // 32),
         # Of the loop over time: no load of h_{t-1} may move ahead of its store.
         "num_stages": 1,
@@ -191,40 +195,29 @@ def row_order(offsets: Tensor) -> Tensor | None:
     return torch.argsort(offsets.diff(), descending=True, stable=True)
 
 
-def forward(
-    gates: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, longest: int
-) -> tuple[Tensor, Tensor]:
-    """The states, and what backward needs.
+def _launch(
+    kernel: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], rows: Rows
+) -> None:
+    """``kernel`` for all rows; of one output the width is G."""
+    offsets, number, size = rows.offsets, len(rows.offsets) - 1, len(outputs[0])
+    sizes = tile_sizes(min(x.shape[1] for x in outputs))
+    with torch.cuda.device_of(offsets):
+        kernel[(triton.cdiv(number, BLOCK_R.value) + SWEEPERS,)](
+            (*inputs, offsets, row_order(offsets)), outputs, number, size, **sizes
+        )
 
-    Args:
-        gates: (T, 3 G) a.
-        weight: (3 G, G) U.
-        bias: (3 G,) b.
-        offsets: (B + 1,) int64 of the rows.
-        longest: not needed; each program reads how long its rows are.
 
-    Returns:
-        h (T, G), and r, z, n and u side by side, (T, 4 G); both zero behind the last row.
-    """
-    T, G, rows = len(gates), weight.shape[1], len(offsets) - 1
-    states, saved = gates.new_empty(T, G), gates.new_empty(T, 4 * G)
-    with torch.cuda.device_of(gates):
-        _forward[(triton.cdiv(rows, BLOCK_R) + SWEEPERS,)](
-            gates, weight.t().contiguous(), bias, offsets, row_order(offsets), states, saved,
-            rows, T, **tile_sizes(G),
-        )  # fmt: skip
-    return states, saved
+def forward(x: Gru, rows: Rows) -> tuple[Tensor, Tensor]:
+    """The states, and r, z, n and u side by side; both zero behind the last row."""
+    outputs = shapes(x)
+    _launch(_forward, (x.gates.contiguous(), x.weight.t().contiguous(), x.bias), outputs, rows)
+    return outputs
 
 
 def backward(
-    gstates: Tensor, saved: Tensor, states: Tensor, weight: Tensor, offsets: Tensor, longest: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients of a, (T, 3 G), and of u, (T, G); zero behind the last row."""
-    T, G, rows = len(states), weight.shape[1], len(offsets) - 1
-    ggates, ghidden = states.new_empty(T, 3 * G), states.new_empty(T, G)
-    with torch.cuda.device_of(states):
-        _backward[(triton.cdiv(rows, BLOCK_R) + SWEEPERS,)](
-            gstates, saved, states, weight, offsets, row_order(offsets), ggates, ghidden,
-            rows, T, **tile_sizes(G),
-        )  # fmt: skip
-    return ggates, ghidden
+    grad: Tensor, states: Tensor, saved: Tensor, x: Gru, rows: Rows
+) -> tuple[Tensor | None, ...]:
+    """Gradients of gates (zero behind the last row), weight and bias."""
+    ggates, ghidden = states.new_empty(x.gates.shape), states.new_empty(states.shape)
+    _launch(_backward, (grad.contiguous(), saved, states, x.weight), (ggates, ghidden), rows)
+    return ggates, *weight_gradients(ggates, ghidden, states, saved, x, rows)

@@ -31,69 +31,16 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language import constexpr
+
+from sigma.ops.inputs import Scan
+from sigma.ops.rows import Rows
+from sigma.ops.scan import shapes
+from sigma.ops.triton_common import LN2, clear, load, placed, position, softplus, store, vectors
 
 CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90
 PROGRAMS = 4096  # of backward, about: several waves on the largest GPUs
 SCRATCH = 512 * 2**20  # bytes of backward's checkpoints, at most (unless one program needs more)
-LN2 = tl.constexpr(math.log(2.0))
-LOG2E = tl.constexpr(math.log2(math.e))
-
-
-@triton.jit
-def _load(x, stride, t, column, keep):
-    """x[t, column] in float32; zero where not ``keep``. ``t`` is int64."""
-    at = x + t * stride[0] + column.to(tl.int64) * stride[1]
-    return tl.load(at, mask=keep, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _vectors(x, stride, first, last, n, kn, TILE: tl.constexpr):
-    """x[t] of TILE places from ``first``, one by one; x[last] in the stead of those behind it."""
-    vectors = ()
-    for i in tl.static_range(TILE):
-        vectors += (_load(x, stride, tl.minimum(first + i, last), n, kn),)  # type: ignore[assignment]
-    return vectors
-
-
-@triton.jit
-def _store(x, t, width, column, keep, value):
-    """x[t, column] of a contiguous x that is so wide."""
-    tl.store(x + t * width + column, value.to(x.dtype.element_ty), mask=keep)
-
-
-@triton.jit
-def _clear(x, width, column, keep, first, T, step, TILE: tl.constexpr, BLOCK: tl.constexpr):
-    """Zeros in TILE places from ``first``, and from every ``step`` further on."""
-    for at in range(first, T, step):
-        t = (at + tl.arange(0, TILE))[:, None]
-        zeros = tl.zeros((TILE, BLOCK), tl.float32)
-        _store(x, t, width, column[None, :], (t < T) & keep[None, :], zeros)
-
-
-@triton.jit
-def _position(x, i, TILE: tl.constexpr):
-    """x[i] of a (TILE, …) tile in registers; what else is there does not matter, even NaN."""
-    return tl.sum(tl.where(tl.arange(0, TILE)[:, None] == i, x, 0.0), 0)
-
-
-@triton.jit
-def _placed(x, i, value, TILE: tl.constexpr):
-    """The (TILE, …) tile with x[i] = value."""
-    return tl.where(tl.arange(0, TILE)[:, None] == i, value[None, :], x)
-
-
-@triton.jit
-def _softplus(x):
-    """softplus(x) and its derivative; beyond 20 both round to PyTorch's x and 1.
-
-    log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3, is exact for tiny e, unlike log of 1 + e, and
-    cheap: tl.log is not.
-    """
-    e = tl.exp2(-tl.abs(x) * LOG2E)
-    s = e / (2.0 + e)
-    q = s * s
-    p = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13))))))
-    return tl.maximum(x, 0.0) + 2.0 * s * p, tl.where(x > 0.0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
@@ -104,8 +51,12 @@ def _row(offsets, row, rows):
 
 
 @triton.jit(do_not_specialize=["rows", "T"])
-def _forward(u, dt, A, B, C, D, z, bias, offsets, y, su, sdt, sB, sC, sz, rows, T, d, N,
-             BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+def _forward(
+    inputs, strides, y, rows, T, d, N, BLOCK_D: constexpr, BLOCK_N: constexpr, TILE: constexpr
+):
+    """``inputs`` see ``kernel_inputs``; ``strides`` of u, dt, B, C and z."""
+    u, dt, A, B, C, D, z, bias, offsets = inputs
+    su, sdt, sB, sC, sz = strides
     blocks = tl.cdiv(d, BLOCK_D)
     row = tl.program_id(0) // blocks
     chan = tl.program_id(0) % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -121,35 +72,53 @@ def _forward(u, dt, A, B, C, D, z, bias, offsets, y, su, sdt, sB, sC, sz, rows, 
     for first in range(start, end, TILE):
         t = (first + i0)[:, None]
         keep = (t < end) & kd[None, :]
-        ut = _load(u, su, t, chan[None, :], keep)
-        delta, _ = _softplus(_load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
-        bs = _vectors(B, sB, first, end - 1, n, kn, TILE)
-        cs = _vectors(C, sC, first, end - 1, n, kn, TILE)
+        ut = load(u, su, t, chan[None, :], keep)
+        delta, _ = softplus(load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
+        bs = vectors(B, sB, first, end - 1, n, kn, TILE)
+        cs = vectors(C, sC, first, end - 1, n, kn, TILE)
         w = delta * ut
         out = tl.zeros((TILE, BLOCK_D), tl.float32)
         for i in tl.static_range(TILE):
             if first + i < end:
-                a = tl.exp2(_position(delta, i, TILE)[None, :] * a2)
-                h = a * h + _position(w, i, TILE)[None, :] * bs[i][:, None]
-                out = _placed(out, i, tl.sum(h * cs[i][:, None], 0), TILE)
+                a = tl.exp2(position(delta, i, TILE)[None, :] * a2)
+                h = a * h + position(w, i, TILE)[None, :] * bs[i][:, None]
+                out = placed(out, i, tl.sum(h * cs[i][:, None], 0), TILE)
         out += skip[None, :] * ut
         if z is not None:
-            zt = _load(z, sz, t, chan[None, :], keep)
+            zt = load(z, sz, t, chan[None, :], keep)
             out *= zt * tl.sigmoid(zt)
-        _store(y, t, d, chan[None, :], keep, out)
+        store(y, t, d, chan[None, :], keep, out)
     tail = tl.load(offsets + rows) + row * TILE
-    _clear(y, d, chan, kd, tail, T, tl.num_programs(0) // blocks * TILE, TILE, BLOCK_D)
+    clear(y, d, chan, kd, tail, T, tl.num_programs(0) // blocks * TILE, TILE, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=["rows", "parts", "T", "slots"])
-def _backward(gy, u, dt, A, B, C, D, z, bias, offsets, gu, gdt, gB, gC, gz, sums, states,
-              sgy, su, sdt, sB, sC, sz, rows, parts, T, slots, d, N,
-              BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, TILE: tl.constexpr,
-              CHUNK: tl.constexpr):  # fmt: skip
-    """gB and gC are (blocks, T, N), ``sums`` (parts, N + 2, d) has gA^T, gD and gbias.
+def _backward(
+    inputs,
+    strides,
+    gy,
+    grads,
+    sums,
+    states,
+    rows,
+    parts,
+    T,
+    slots,
+    d,
+    N,
+    BLOCK_D: constexpr,
+    BLOCK_N: constexpr,
+    TILE: constexpr,
+    CHUNK: constexpr,
+):
+    """``strides`` begin with gy's; ``grads`` are of u, dt, (blocks, T, N) of B and C, and of z.
 
-    ``states`` (programs, slots, BLOCK_N, BLOCK_D) is the scratch.
+    ``sums`` (parts, N + 2, d) has gA^T, gD and gbias, and ``states`` (programs, slots, BLOCK_N,
+    BLOCK_D) is the scratch.
     """
+    u, dt, A, B, C, D, z, bias, offsets = inputs
+    sgy, su, sdt, sB, sC, sz = strides
+    gu, gdt, gB, gC, gz = grads
     pid = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(d, BLOCK_D)
     part, block = pid // blocks, pid % blocks
@@ -164,7 +133,7 @@ def _backward(gy, u, dt, A, B, C, D, z, bias, offsets, gu, gdt, gB, gC, gz, sums
     shift = tl.load(bias + chan, mask=kd, other=0.0)
     gB += block * T * N
     gC += block * T * N
-    SIZE: tl.constexpr = BLOCK_N * BLOCK_D
+    SIZE: constexpr = BLOCK_N * BLOCK_D
     states += pid * slots * SIZE + n[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)
     sum_a = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     sum_d = tl.zeros((TILE, BLOCK_D), tl.float32)
@@ -179,16 +148,16 @@ def _backward(gy, u, dt, A, B, C, D, z, bias, offsets, gu, gdt, gB, gC, gz, sums
         for p in range(0, last, TILE):
             t = (start + p + i0)[:, None]
             keep = (t < end) & kd[None, :]
-            ut = _load(u, su, t, chan[None, :], keep)
-            delta, _ = _softplus(_load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
-            bs = _vectors(B, sB, start + p, end - 1, n, kn, TILE)
+            ut = load(u, su, t, chan[None, :], keep)
+            delta, _ = softplus(load(dt, sdt, t, chan[None, :], keep) + shift[None, :])
+            bs = vectors(B, sB, start + p, end - 1, n, kn, TILE)
             w = delta * ut
             for i in tl.static_range(TILE):
                 if p + i < last:
                     if i % CHUNK == 0:
                         tl.store(states + (p + i) // CHUNK * SIZE, h)
-                    a = tl.exp2(_position(delta, i, TILE)[None, :] * a2)
-                    h = a * h + _position(w, i, TILE)[None, :] * bs[i][:, None]
+                    a = tl.exp2(position(delta, i, TILE)[None, :] * a2)
+                    h = a * h + position(w, i, TILE)[None, :] * bs[i][:, None]
         tl.store(states + last // CHUNK * SIZE, h)
         tl.debug_barrier()
 
@@ -197,15 +166,15 @@ def _backward(gy, u, dt, A, B, C, D, z, bias, offsets, gu, gdt, gB, gC, gz, sums
             p = (tl.cdiv(length, TILE) - 1 - back) * TILE
             t = (start + p + i0)[:, None]
             keep = (t < end) & kd[None, :]
-            ut = _load(u, su, t, chan[None, :], keep)
-            raw = _load(dt, sdt, t, chan[None, :], keep)
-            gout = _load(gy, sgy, t, chan[None, :], keep)
-            bs = _vectors(B, sB, start + p, end - 1, n, kn, TILE)
-            cs = _vectors(C, sC, start + p, end - 1, n, kn, TILE)
+            ut = load(u, su, t, chan[None, :], keep)
+            raw = load(dt, sdt, t, chan[None, :], keep)
+            gout = load(gy, sgy, t, chan[None, :], keep)
+            bs = vectors(B, sB, start + p, end - 1, n, kn, TILE)
+            cs = vectors(C, sC, start + p, end - 1, n, kn, TILE)
             h = tl.load(states + (p + TILE - CHUNK) // CHUNK * SIZE)
-            delta, slope = _softplus(raw + shift[None, :])
+            delta, slope = softplus(raw + shift[None, :])
             if z is not None:
-                zt = _load(z, sz, t, chan[None, :], keep)
+                zt = load(z, sz, t, chan[None, :], keep)
                 gate = tl.sigmoid(zt)
                 gzt = gout * gate * (1.0 + zt * (1.0 - gate))
                 gout *= zt * gate
@@ -221,8 +190,8 @@ def _backward(gy, u, dt, A, B, C, D, z, bias, offsets, gu, gdt, gB, gC, gz, sums
                 for i in tl.static_range(CHUNK - 1):
                     # Without this branch ptxas does all of the chunk at once, and spills.
                     if p + f + i < length:
-                        a = tl.exp2(_position(delta, f + i, TILE)[None, :] * a2)
-                        h = a * h + _position(w, f + i, TILE)[None, :] * bs[f + i][:, None]
+                        a = tl.exp2(position(delta, f + i, TILE)[None, :] * a2)
+                        h = a * h + position(w, f + i, TILE)[None, :] * bs[f + i][:, None]
                     after += (h,)  # type: ignore[assignment]
                 for q in tl.static_range(f + CHUNK - 1, f - 1, -1):
                     if p + q < length:
@@ -230,45 +199,45 @@ def _backward(gy, u, dt, A, B, C, D, z, bias, offsets, gu, gdt, gB, gC, gz, sums
                             h = after[q - f - 1]
                         else:
                             h = tl.load(states + (p + f) // CHUNK * SIZE)
-                        delta_t = _position(delta, q, TILE)[None, :]
-                        wt = _position(w, q, TILE)[None, :]
-                        gt = _position(gout, q, TILE)[None, :]
+                        delta_t = position(delta, q, TILE)[None, :]
+                        wt = position(w, q, TILE)[None, :]
+                        gt = position(gout, q, TILE)[None, :]
                         a = tl.exp2(delta_t * a2)
                         place = start + p + q
                         now = a * h + wt * bs[q][:, None]
-                        _store(gC, place, N, n, kn, tl.sum(now * gt, 1))
+                        store(gC, place, N, n, kn, tl.sum(now * gt, 1))
                         if z is not None:
-                            out = _placed(out, q, tl.sum(now * cs[q][:, None], 0), TILE)
+                            out = placed(out, q, tl.sum(now * cs[q][:, None], 0), TILE)
                         g += gt * cs[q][:, None]
-                        _store(gB, place, N, n, kn, tl.sum(g * wt, 1))
-                        gb = _placed(gb, q, tl.sum(g * bs[q][:, None], 0), TILE)
+                        store(gB, place, N, n, kn, tl.sum(g * wt, 1))
+                        gb = placed(gb, q, tl.sum(g * bs[q][:, None], 0), TILE)
                         g *= a
                         gah = g * h
-                        ga = _placed(ga, q, tl.sum(gah * a2, 0), TILE)
+                        ga = placed(ga, q, tl.sum(gah * a2, 0), TILE)
                         sum_a += delta_t * gah
             graw = (ut * gb + LN2 * ga) * slope
             sum_d += gout * ut
             sum_bias += graw
-            _store(gu, t, d, chan[None, :], keep, skip[None, :] * gout + delta * gb)
-            _store(gdt, t, d, chan[None, :], keep, graw)
+            store(gu, t, d, chan[None, :], keep, skip[None, :] * gout + delta * gb)
+            store(gdt, t, d, chan[None, :], keep, graw)
             if z is not None:
-                _store(gz, t, d, chan[None, :], keep, gzt * (out + skip[None, :] * ut))
+                store(gz, t, d, chan[None, :], keep, gzt * (out + skip[None, :] * ut))
 
     sums += part * (N + 2) * d
     tl.store(sums + tile, sum_a, mask=kt)
     tl.store(sums + N * d + chan, tl.sum(sum_d, 0), mask=kd)
     tl.store(sums + (N + 1) * d + chan, tl.sum(sum_bias, 0), mask=kd)
     tail, step = tl.load(offsets + rows) + part * TILE, parts * TILE
-    _clear(gu, d, chan, kd, tail, T, step, TILE, BLOCK_D)
-    _clear(gdt, d, chan, kd, tail, T, step, TILE, BLOCK_D)
+    clear(gu, d, chan, kd, tail, T, step, TILE, BLOCK_D)
+    clear(gdt, d, chan, kd, tail, T, step, TILE, BLOCK_D)
     if z is not None:
-        _clear(gz, d, chan, kd, tail, T, step, TILE, BLOCK_D)
-    _clear(gB, N, n, kn, tail, T, step, TILE, BLOCK_N)
-    _clear(gC, N, n, kn, tail, T, step, TILE, BLOCK_N)
+        clear(gz, d, chan, kd, tail, T, step, TILE, BLOCK_D)
+    clear(gB, N, n, kn, tail, T, step, TILE, BLOCK_N)
+    clear(gC, N, n, kn, tail, T, step, TILE, BLOCK_N)
 
 
-def tile_sizes(d: int, N: int) -> tuple[int, int, int, int]:
-    """BLOCK_D, BLOCK_N, TILE and num_warps.
+def tile_sizes(d: int, N: int) -> dict[str, int]:
+    """Tiles and warps.
 
     All of N is in one program, so that sums over it stay there. One warp is best, as its barriers
     cost nothing; but under 16 channels the parts of gB and gC would outweigh the other tensors.
@@ -280,60 +249,59 @@ def tile_sizes(d: int, N: int) -> tuple[int, int, int, int]:
     per_thread = 32 if block_n <= 64 else 16
     block_d = min(triton.next_power_of_2(d), max(16, min(32, 32 * per_thread // block_n)))
     warps = min(max(block_d * block_n // (32 * per_thread), 1), 8)
-    return block_d, block_n, 4 if block_d == 32 else 8, warps
+    tile = 4 if block_d == 32 else 8
+    return {"BLOCK_D": block_d, "BLOCK_N": block_n, "TILE": tile, "num_warps": warps}
 
 
-def _base2(A: Tensor) -> Tensor:
-    """A log2(e), (N, d): the kernels use exp2, and channels in a line are loaded in a line."""
-    return (A.t() * math.log2(math.e)).contiguous()
+Inputs = tuple[tuple[Tensor | None, ...], tuple[tuple[int, ...] | None, ...]]
 
 
-def forward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
-            dt_bias: Tensor, offsets: Tensor, longest: int) -> Tensor:  # fmt: skip
-    """y (T, d) as ``sigma.ops.reference.selective_scan``, N up to 256; zeros behind the last row.
+def kernel_inputs(x: Scan, rows: Rows) -> Inputs:
+    """What the kernels read: ``Scan`` and the offsets; and the strides of u, dt, B, C and z.
+
+    They have A^T log2(e) for A: they use exp2, and channels in a line are loaded in a line.
+    """
+    A = (x.A.t() * math.log2(math.e)).contiguous()
+    inputs = x.u, x.dt, A, x.B, x.C, x.D.contiguous(), x.z, x.dt_bias.contiguous(), rows.offsets
+    return inputs, tuple(None if v is None else v.stride() for v in (x.u, x.dt, x.B, x.C, x.z))
+
+
+def forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
+    """y, N up to 256.
 
     u, dt, B, C, z: float32, bfloat16 or float16, each of its own; A, D, dt_bias: float32. States
     and sums are float32.
     """
-    T, d = u.shape
-    rows, N = len(offsets) - 1, A.shape[1]
-    y = u.new_empty((T, d))
-    block_d, block_n, tile, warps = tile_sizes(d, N)
-    with torch.cuda.device_of(u):
-        _forward[(max(rows, 1) * triton.cdiv(d, block_d),)](
-            u, dt, _base2(A), B, C, D.contiguous(), z, dt_bias.contiguous(), offsets, y,
-            u.stride(), dt.stride(), B.stride(), C.stride(), None if z is None else z.stride(),
-            rows, T, d, N,
-            BLOCK_D=block_d, BLOCK_N=block_n, TILE=tile, num_warps=warps, maxnreg=128,
-        )  # fmt: skip
-    return y
+    (T, d), N, number = x.u.shape, x.A.shape[1], len(rows.offsets) - 1
+    y, nothing = shapes(x)
+    sizes = tile_sizes(d, N)
+    programs = max(number, 1) * triton.cdiv(d, sizes["BLOCK_D"])
+    with torch.cuda.device_of(y):
+        _forward[(programs,)](*kernel_inputs(x, rows), y, number, T, d, N, **sizes, maxnreg=128)
+    return y, nothing
 
 
 def backward(
-    gy: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
-    z: Tensor | None, dt_bias: Tensor, offsets: Tensor, longest: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:  # fmt: skip
-    """Gradients of all arguments but the rows, in their types; those of z only where it is."""
-    T, d = u.shape
-    rows, N = len(offsets) - 1, A.shape[1]
-    block_d, block_n, tile, warps = tile_sizes(d, N)
-    blocks = triton.cdiv(d, block_d)
-    slots = max(triton.cdiv(longest, tile), 1) * tile // CHUNK
-    fitting = SCRATCH // (4 * blocks * slots * block_n * block_d)
-    parts = max(min(rows, triton.cdiv(PROGRAMS, blocks), fitting), 1)
-    gu, gdt = u.new_empty((T, d)), dt.new_empty((T, d))
-    gz = None if z is None else z.new_empty((T, d))
-    gB, gC = ((x if blocks == 1 else A).new_empty((blocks, T, N)) for x in (B, C))
-    sums = A.new_empty((parts, N + 2, d))
-    states = A.new_empty((parts * blocks, slots, block_n, block_d))
-    with torch.cuda.device_of(u):
-        _backward[(parts * blocks,)](
-            gy, u, dt, _base2(A), B, C, D.contiguous(), z, dt_bias.contiguous(), offsets,
-            gu, gdt, gB, gC, gz, sums, states,
-            gy.stride(), u.stride(), dt.stride(), B.stride(), C.stride(),
-            None if z is None else z.stride(), rows, parts, T, slots, d, N,
-            BLOCK_D=block_d, BLOCK_N=block_n, TILE=tile, CHUNK=CHUNK, num_warps=warps,
-        )  # fmt: skip
-    gB, gC = (x[0] if blocks == 1 else x.sum(0) for x in (gB, gC))
+    grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs in their types."""
+    (T, d), N, number = x.u.shape, x.A.shape[1], len(rows.offsets) - 1
+    sizes = tile_sizes(d, N)
+    state = sizes["BLOCK_N"], sizes["BLOCK_D"]
+    blocks = triton.cdiv(d, sizes["BLOCK_D"])
+    slots = max(triton.cdiv(rows.longest, sizes["TILE"]), 1) * sizes["TILE"] // CHUNK
+    fitting = SCRATCH // (4 * blocks * slots * math.prod(state))
+    parts = max(min(number, triton.cdiv(PROGRAMS, blocks), fitting), 1)
+    gu, gdt = x.u.new_empty((T, d)), x.dt.new_empty((T, d))
+    gz = None if x.z is None else x.z.new_empty((T, d))
+    gB, gC = ((v if blocks == 1 else x.A).new_empty((blocks, T, N)) for v in (x.B, x.C))
+    grads = gu, gdt, gB, gC, gz
+    sums = x.A.new_empty((parts, N + 2, d))
+    scratch = x.A.new_empty((parts * blocks, slots, *state))
+    inputs, strides = kernel_inputs(x, rows)
+    tensors = inputs, (grad.stride(), *strides), grad, grads, sums, scratch
+    with torch.cuda.device_of(y):
+        _backward[(parts * blocks,)](*tensors, number, parts, T, slots, d, N, **sizes, CHUNK=CHUNK)
+    gB, gC = (v[0] if blocks == 1 else v.sum(0) for v in (gB, gC))
     gA, gD, gbias = sums[:, :N].sum(0).t().contiguous(), sums[:, N].sum(0), sums[:, N + 1].sum(0)
-    return gu, gdt, gA, gB.to(B.dtype), gC.to(C.dtype), gD, gz, gbias
+    return gu, gdt, gA, gB.to(x.B.dtype), gC.to(x.C.dtype), gD, gz, gbias

@@ -43,11 +43,12 @@ INLINE V FN(retained)(const Dropout *drop, FN(words) low, FN(words) high, FN(wor
     return (V)(__builtin_convertvector(stays, VI) & (VI)((V){0} + (REAL)drop->times));
 }
 
-// One head of one row: where its queries, keys and values and their likes begin, and room to work
-// in: a vector of each key and TILE more in weights and slopes, 2 d vectors in columns.
+// One head of one row: where its queries, keys and values and their likes begin (gout, gq, gk and
+// gv backwards only), and room to work in: a vector of each key and TILE more in weights and
+// slopes, 2 d vectors in columns.
 typedef struct {
     long H, d, head, queries, keys, first, start;  // the row's first query and first place
-    int causal;
+    int causal, back;
     const int64_t *places;
     const Dropout *drop;
     const REAL *q, *k, *v, *gout;
@@ -143,35 +144,25 @@ INLINE void FN(keys_by_queries)(const long tile, const long d, long n, const REA
     for (long j = 0; j < tile; j++) acc[j] = sum[j];
 }
 
-// out[c] = sum over n keys of x[key][c] p[key], d channels times W queries.
+// out[c] = sum over n keys of x[key][c] p[key], G channels times W queries.
+INLINE void FN(some_channels)(const long G, long n, const REAL *x, long stride, const V *p,
+                              V *out) {
+    V sum[2 * TILE];
+#pragma GCC unroll 16
+    for (long j = 0; j < G; j++) sum[j] = (V){0};
+    for (long i = 0; i < n; i++)
+#pragma GCC unroll 16
+        for (long j = 0; j < G; j++) sum[j] += x[i * stride + j] * p[i];
+#pragma GCC unroll 16
+    for (long j = 0; j < G; j++) out[j] = sum[j];
+}
 INLINE void FN(channels_by_queries)(const long d, long n, const REAL *x, long stride, const V *p,
                                     V *out) {
     long c = 0;
-    for (; c + 2 * TILE <= d; c += 2 * TILE) {
-        V sum[2 * TILE];
-#pragma GCC unroll 16
-        for (long j = 0; j < 2 * TILE; j++) sum[j] = (V){0};
-        for (long i = 0; i < n; i++)
-#pragma GCC unroll 16
-            for (long j = 0; j < 2 * TILE; j++) sum[j] += x[i * stride + c + j] * p[i];
-#pragma GCC unroll 16
-        for (long j = 0; j < 2 * TILE; j++) out[c + j] = sum[j];
-    }
-    for (; c + TILE <= d; c += TILE) {
-        V sum[TILE];
-#pragma GCC unroll 8
-        for (long j = 0; j < TILE; j++) sum[j] = (V){0};
-        for (long i = 0; i < n; i++)
-#pragma GCC unroll 8
-            for (long j = 0; j < TILE; j++) sum[j] += x[i * stride + c + j] * p[i];
-#pragma GCC unroll 8
-        for (long j = 0; j < TILE; j++) out[c + j] = sum[j];
-    }
-    for (; c < d; c++) {
-        V sum = {0};
-        for (long i = 0; i < n; i++) sum += x[i * stride + c] * p[i];
-        out[c] = sum;
-    }
+    for (; c + 2 * TILE <= d; c += 2 * TILE)
+        FN(some_channels)(2 * TILE, n, x + c, stride, p, out + c);
+    for (; c + TILE <= d; c += TILE) FN(some_channels)(TILE, n, x + c, stride, p, out + c);
+    for (; c < d; c++) FN(some_channels)(1, n, x + c, stride, p, out + c);
 }
 
 // Keys of position `key` that a lane does not see.
@@ -282,34 +273,3 @@ INLINE void FN(attend_few)(const long d, const FN(Head) *a) {
 }
 OF_SIZE(attend_many)
 OF_SIZE(attend_few)
-
-void FN(attend_forward)(long M, long B, long H, long d, const int64_t *offsets, const REAL *q,
-                        const REAL *k, const REAL *v, const int64_t *query_offsets,
-                        const int64_t *places, int causal, long steps, double times,
-                        uint64_t seed, REAL *out, REAL *lse, int threads) {
-    long asked = query_offsets[B], stride = H * d, chunk = B < PARTS ? 1 : 4 * H;
-    long longest = longest_row(B, offsets);
-    Dropout drop = {steps, times, seed};
-    (void)threads;
-    memset(out + asked * stride, 0, sizeof(REAL) * (size_t)((M - asked) * stride));
-    memset(lse + asked * H, 0, sizeof(REAL) * (size_t)((M - asked) * H));
-#pragma omp parallel num_threads(threads)
-    {
-        V *space = claim(sizeof(V) * (size_t)(longest + TILE + 2 * d));
-#pragma omp for collapse(2) schedule(dynamic, chunk)
-        for (long b = 0; b < B; b++)
-            for (long head = 0; head < H; head++) {
-                long first = query_offsets[b], start = offsets[b];
-                long at = first * stride + head * d, to = start * stride + head * d;
-                FN(Head) a = {.H = H, .d = d, .head = head, .queries = query_offsets[b + 1] - first,
-                              .keys = offsets[b + 1] - start, .first = first, .start = start,
-                              .causal = causal, .places = places + first, .drop = &drop,
-                              .q = q + at, .k = k + to, .v = v + to, .out = out + at,
-                              .lse = lse + first * H + head, .weights = space,
-                              .columns = space + longest + TILE};
-                if (a.queries <= FEW) FN(CAT(attend_few, head))(&a);
-                else FN(CAT(attend_many, head))(&a);
-            }
-        free(space);
-    }
-}

@@ -140,34 +140,42 @@ OF_SIZE(attend_many_back)
 OF_SIZE(attend_few_back)
 #undef OF_SIZE
 
-void FN(attend_backward)(long T, long M, long B, long H, long d, const int64_t *offsets,
-                         const REAL *gout, const REAL *q, const REAL *k, const REAL *v,
-                         REAL *out, REAL *lse, const int64_t *query_offsets,
-                         const int64_t *places, int causal, long steps, double times,
-                         uint64_t seed, REAL *gq, REAL *gk, REAL *gv, int threads) {
-    long asked = query_offsets[B], stride = H * d, chunk = B < PARTS ? 1 : 4 * H;
-    long longest = longest_row(B, offsets), end = offsets[B];
-    Dropout drop = {steps, times, seed};
-    (void)threads;
-    memset(gq + asked * stride, 0, sizeof(REAL) * (size_t)((M - asked) * stride));
-    memset(gk + end * stride, 0, sizeof(REAL) * (size_t)((T - end) * stride));
-    memset(gv + end * stride, 0, sizeof(REAL) * (size_t)((T - end) * stride));
+// Every head of every row; `all` says where the batch begins.
+static void FN(attend)(long B, const int64_t *offsets, const int64_t *query_offsets,
+                       const FN(Head) *all, int threads) {
+    long H = all->H, d = all->d, stride = H * d, chunk = B < PARTS ? 1 : 4 * H;
+    long longest = longest_row(B, offsets);
 #pragma omp parallel num_threads(threads)
     {
         V *space = claim(sizeof(V) * (size_t)(2 * (longest + TILE + d)));
 #pragma omp for collapse(2) schedule(dynamic, chunk)
         for (long b = 0; b < B; b++)
             for (long head = 0; head < H; head++) {
-                long first = query_offsets[b], start = offsets[b];
-                long at = first * stride + head * d, to = start * stride + head * d;
-                FN(Head) a = {.H = H, .d = d, .head = head, .queries = query_offsets[b + 1] - first,
-                              .keys = offsets[b + 1] - start, .first = first, .start = start,
-                              .causal = causal, .places = places + first, .drop = &drop,
-                              .q = q + at, .k = k + to, .v = v + to, .gout = gout + at,
-                              .out = out + at, .lse = lse + first * H + head, .gq = gq + at,
-                              .gk = gk + to, .gv = gv + to, .weights = space,
-                              .slopes = space + longest + TILE,
-                              .columns = space + 2 * (longest + TILE)};
+                FN(Head) a = *all;
+                a.head = head;
+                a.first = query_offsets[b];
+                a.queries = query_offsets[b + 1] - a.first;
+                a.start = offsets[b];
+                a.keys = offsets[b + 1] - a.start;
+                long at = a.first * stride + head * d, to = a.start * stride + head * d;
+                a.places += a.first;
+                a.q += at;
+                a.k += to;
+                a.v += to;
+                a.out += at;
+                a.lse += a.first * H + head;
+                a.weights = space;
+                a.slopes = space + longest + TILE;
+                a.columns = a.slopes + longest + TILE;
+                if (!a.back) {
+                    if (a.queries <= FEW) FN(CAT(attend_few, head))(&a);
+                    else FN(CAT(attend_many, head))(&a);
+                    continue;
+                }
+                a.gout += at;
+                a.gq += at;
+                a.gk += to;
+                a.gv += to;
                 // The first of a few queries writes what others add to.
                 if (a.queries && a.queries <= FEW) {
                     FN(CAT(attend_few_back, head))(&a);
@@ -181,4 +189,31 @@ void FN(attend_backward)(long T, long M, long B, long H, long d, const int64_t *
             }
         free(space);
     }
+}
+
+void FN(attend_forward)(long B, const int64_t *offsets, long M, long H, long d, const REAL *q,
+                        const REAL *k, const REAL *v, const int64_t *query_offsets,
+                        const int64_t *places, int causal, long steps, double times,
+                        uint64_t seed, REAL *out, REAL *lse, int threads) {
+    Dropout drop = {steps, times, seed};
+    FN(Head) all = {.H = H, .d = d, .causal = causal, .places = places, .drop = &drop, .q = q,
+                    .k = k, .v = v, .out = out, .lse = lse};
+    FN(clear)(out, H * d, query_offsets[B], M);
+    FN(clear)(lse, H, query_offsets[B], M);
+    FN(attend)(B, offsets, query_offsets, &all, threads);
+}
+
+void FN(attend_backward)(long B, const int64_t *offsets, long M, long H, long d, const REAL *q,
+                         const REAL *k, const REAL *v, const int64_t *query_offsets,
+                         const int64_t *places, int causal, long steps, double times,
+                         uint64_t seed, REAL *out, REAL *lse, long T, const REAL *gout, REAL *gq,
+                         REAL *gk, REAL *gv, int threads) {
+    Dropout drop = {steps, times, seed};
+    FN(Head) all = {.H = H, .d = d, .causal = causal, .back = 1, .places = places, .drop = &drop,
+                    .q = q, .k = k, .v = v, .gout = gout, .out = out, .lse = lse, .gq = gq, .gk = gk,
+                    .gv = gv};
+    FN(clear)(gq, H * d, query_offsets[B], M);
+    FN(clear)(gk, H * d, offsets[B], T);
+    FN(clear)(gv, H * d, offsets[B], T);
+    FN(attend)(B, offsets, query_offsets, &all, threads);
 }

@@ -123,6 +123,10 @@ INLINE void FN(store)(REAL *x, V v, long k) {
 #endif
     FN(store_some)(x, v, k);
 }
+// Zeros in the places of x, each `width` numbers, from `first` to T.
+static void FN(clear)(REAL *x, long width, long first, long T) {
+    memset(x + first * width, 0, sizeof(REAL) * (size_t)((T - first) * width));
+}
 INLINE REAL FN(total)(V v) {
     REAL sum = 0;
     for (long i = 0; i < W; i++) sum += v[i];

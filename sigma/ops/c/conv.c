@@ -73,13 +73,12 @@ static V *FN(tap_blocks)(long D, long K, const REAL *weight, const REAL *bias) {
     else if (k == W && K == 3) call(3, W); \
     else call(K, k)
 
-void FN(conv_forward)(long T, long B, long D, long K, const int64_t *offsets, const REAL *x,
-                      long stride, const REAL *weight, const REAL *bias, int silu, REAL *y,
+void FN(conv_forward)(long B, const int64_t *offsets, long T, long D, long K, long stride,
+                      const REAL *x, const REAL *weight, const REAL *bias, int silu, REAL *y,
                       int threads) {
     long blocks = (D + W - 1) / W, parts = parts_of(B), strips = parts < PARTS ? blocks : 1;
     V *w = FN(tap_blocks)(D, K, weight, bias);
-    (void)threads;
-    memset(y + offsets[B] * D, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * D));
+    FN(clear)(y, D, offsets[B], T);
 #pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(threads)
     for (long part = 0; part < parts; part++)
         for (long strip = 0; strip < strips; strip++) {
@@ -98,14 +97,13 @@ void FN(conv_forward)(long T, long B, long D, long K, const int64_t *offsets, co
     free(w);
 }
 
-// Of gw, (D, K + 1) with the bias's last, parts_of(B) parts.
-void FN(conv_backward)(long T, long B, long D, long K, const int64_t *offsets, const REAL *x,
-                       long stride, const REAL *weight, const REAL *bias, int silu,
-                       const REAL *gy, REAL *gx, REAL *gw, int threads) {
+// Of gweight and gbias each of parts_of(B) parts.
+void FN(conv_backward)(long B, const int64_t *offsets, long T, long D, long K, long stride,
+                       const REAL *x, const REAL *weight, const REAL *bias, int silu,
+                       const REAL *gy, REAL *gx, REAL *gweight, REAL *gbias, int threads) {
     long blocks = (D + W - 1) / W, parts = parts_of(B), strips = parts < PARTS ? blocks : 1;
     V *w = FN(tap_blocks)(D, K, weight, bias);
-    (void)threads;
-    memset(gx + offsets[B] * D, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * D));
+    FN(clear)(gx, D, offsets[B], T);
 #pragma omp parallel num_threads(threads)
     {
         V *sums = claim(sizeof(V) * (size_t)(blocks * (K + 1) + K));
@@ -127,9 +125,12 @@ void FN(conv_backward)(long T, long B, long D, long K, const int64_t *offsets, c
 #undef CALL
                     }
                 for (long block = strip; block < blocks; block += strips)
-                    for (long d = block * W; d < LEAST(D, (block + 1) * W); d++)
-                        for (long s = 0; s <= K; s++)
-                            gw[(part * D + d) * (K + 1) + s] = sums[block * (K + 1) + s][d % W];
+                    for (long d = block * W; d < LEAST(D, (block + 1) * W); d++) {
+                        V *sb = sums + block * (K + 1);
+                        for (long s = 0; s < K; s++)
+                            gweight[(part * D + d) * K + s] = sb[s][d % W];
+                        gbias[part * D + d] = sb[K][d % W];
+                    }
             }
         free(sums);
     }

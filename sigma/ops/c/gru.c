@@ -70,7 +70,7 @@ INLINE long FN(going)(long going, long t, const long *rows, const int64_t *offse
 }
 
 // saved: r, z, n and U_n h + b_n side by side.
-void FN(gru_forward)(long T, long B, long G, const int64_t *offsets, const REAL *gates,
+void FN(gru_forward)(long B, const int64_t *offsets, long T, long G, const REAL *gates,
                      const REAL *weight, const REAL *bias, REAL *states, REAL *saved,
                      int threads) {
     long blocks = (G + W - 1) / W, wide = blocks * W, *rows = by_length(B, offsets);
@@ -84,9 +84,8 @@ void FN(gru_forward)(long T, long B, long G, const int64_t *offsets, const REAL 
             for (long k = 0; k < G; k++) block[k * 3][g % W] = from[k];
             block[G * 3][g % W] = bias[gate * G + g];
         }
-    (void)threads;
-    memset(states + offsets[B] * G, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * G));
-    memset(saved + offsets[B] * 4 * G, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * 4 * G));
+    FN(clear)(states, G, offsets[B], T);
+    FN(clear)(saved, 4 * G, offsets[B], T);
 #pragma omp parallel num_threads(threads)
     {
         V *space = claim(2 * sizeof(REAL) * (size_t)(ROWS * wide)), acc[ROWS][3];
@@ -130,10 +129,10 @@ void FN(gru_forward)(long T, long B, long G, const int64_t *offsets, const REAL 
     free(rows);
 }
 
-// ggates: of the pre-activations of r, z and n; ghidden, where asked for: of U_n h + b_n.
-void FN(gru_backward)(long T, long B, long G, const int64_t *offsets, const REAL *gstates,
+// ggates: of the pre-activations of r, z and n.
+void FN(gru_backward)(long B, const int64_t *offsets, long T, long G, const REAL *gstates,
                       const REAL *saved, const REAL *states, const REAL *weight, REAL *ggates,
-                      REAL *ghidden, int threads) {
+                      int threads) {
     long pairs = (G + 2 * W - 1) / (2 * W), *rows = by_length(B, offsets);
     // By two blocks of hidden units: row by row of the weights, those of r, z and n.
     V *w = claim(sizeof(V) * (size_t)(pairs * 2 * 3 * G));
@@ -143,9 +142,7 @@ void FN(gru_backward)(long T, long B, long G, const int64_t *offsets, const REAL
             V *pair = w + (d / (2 * W) * 3 * G + row) * 2;
             pair[d / W % 2][d % W] = weight[row * G + d];
         }
-    (void)threads;
-    memset(ggates + offsets[B] * 3 * G, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * 3 * G));
-    if (ghidden) memset(ghidden + offsets[B] * G, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * G));
+    FN(clear)(ggates, 3 * G, offsets[B], T);
 #pragma omp parallel num_threads(threads)
     {
         // Of each row the gradient of its state, and of U h + b of all three gates side by side.
@@ -171,15 +168,14 @@ void FN(gru_backward)(long T, long B, long G, const int64_t *offsets, const REAL
                         V n = FN(load)(from + 2 * G + d, k), un = FN(load)(from + 3 * G + d, k);
                         V before = t ? FN(load)(states + (at - 1) * G + d, k) : (V){0};
                         V gz = g * (before - n) * z * (1 - z), gn = g * (1 - z) * (1 - n * n);
-                        V gr = gn * un * r * (1 - r), gun = gn * r;
+                        V gr = gn * un * r * (1 - r);
                         FN(store)(carry + d, g * z, W);
                         FN(store)(out + d, gr, k);
                         FN(store)(out + G + d, gz, k);
-                        FN(store)(out + 2 * G + d, gun, k);
+                        FN(store)(out + 2 * G + d, gn * r, k);
                         FN(store)(to + d, gr, k);
                         FN(store)(to + G + d, gz, k);
                         FN(store)(to + 2 * G + d, gn, k);
-                        if (ghidden) FN(store)(ghidden + at * G + d, gun, k);
                     }
                 }
                 if (!t || !going) continue;

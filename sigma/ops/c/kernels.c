@@ -3,7 +3,7 @@
 //
 // A batch is its rows laid end to end: T places, B rows, row b the places offsets[b] to
 // offsets[b + 1] - 1. Places from offsets[B] on belong to no row: they are not read, and outputs
-// and gradients there are zero. Equations and layouts are in reference.py.
+// and gradients there are zero. Equations are in reference.py, layouts in inputs.py.
 //
 // No result depends on the number of threads: sums over rows are taken over parts of the batch that
 // the offsets alone decide, and added in order by the caller.

@@ -5,7 +5,7 @@
 // vectors, too. Backwards the states of CHUNK places are recomputed from a checkpoint instead of
 // stored.
 //
-// Symbols (Mamba, Gu & Dao 2023, algorithm 2; layouts as in reference.py):
+// Symbols (Mamba, Gu & Dao 2023, algorithm 2; layouts as in inputs.py):
 //   h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t,   y_t = (C_t h_t + D u_t) silu(z_t),
 //   dt_t = softplus(raw_t + bias).
 
@@ -93,13 +93,12 @@ static void FN(advance_all)(long N, long T, const V *step, const V *driven, cons
         FN(advance)(1, N, T, step, driven, a2 + n, b + n, c + n, h + n, sums, NULL, NULL);
 }
 
-void FN(scan_forward)(long T, long B, long D, long N, const int64_t *offsets, const REAL *u,
+void FN(scan_forward)(long B, const int64_t *offsets, long T, long D, long N, const REAL *u,
                       const REAL *raw, const REAL *A, const REAL *b, const REAL *c,
                       const REAL *skip, const REAL *z, const REAL *bias, REAL *y, int threads) {
     long blocks = (D + W - 1) / W, chunk = B < PARTS ? 1 : 2 * blocks;
     V *a2 = FN(by_lanes)(D, N, A, (REAL)LOG2E);
-    (void)threads;
-    memset(y + offsets[B] * D, 0, sizeof(REAL) * (size_t)((T - offsets[B]) * D));
+    FN(clear)(y, D, offsets[B], T);
 #pragma omp parallel num_threads(threads)
     {
         V *h = claim(sizeof(V) * (size_t)(N + 3 * CHUNK));
@@ -137,21 +136,19 @@ void FN(scan_forward)(long T, long B, long D, long N, const int64_t *offsets, co
 }
 
 // Of gA, gskip and gbias each of parts_of(B) parts.
-void FN(scan_backward)(long T, long B, long D, long N, const int64_t *offsets, const REAL *u,
+void FN(scan_backward)(long B, const int64_t *offsets, long T, long D, long N, const REAL *u,
                        const REAL *raw, const REAL *A, const REAL *b, const REAL *c,
                        const REAL *skip, const REAL *z, const REAL *bias, const REAL *gy, REAL *gu,
                        REAL *graw, REAL *gA, REAL *gB, REAL *gC, REAL *gskip, REAL *gz,
                        REAL *gbias, int threads) {
     long blocks = (D + W - 1) / W, M = blocks * N, parts = parts_of(B), end = offsets[B];
     long most = (longest_row(B, offsets) + CHUNK - 1) / CHUNK;
-    size_t tail = sizeof(REAL) * (size_t)(T - end);
     V *a2 = FN(by_lanes)(D, N, A, (REAL)LOG2E);
-    (void)threads;
-    memset(gu + end * D, 0, tail * (size_t)D);
-    memset(graw + end * D, 0, tail * (size_t)D);
-    if (z) memset(gz + end * D, 0, tail * (size_t)D);
-    memset(gB + end * N, 0, tail * (size_t)N);
-    memset(gC + end * N, 0, tail * (size_t)N);
+    FN(clear)(gu, D, end, T);
+    FN(clear)(graw, D, end, T);
+    if (z) FN(clear)(gz, D, end, T);
+    FN(clear)(gB, N, end, T);
+    FN(clear)(gC, N, end, T);
 #pragma omp parallel num_threads(threads)
     {
         size_t vectors = (size_t)(2 * CHUNK * (N + GROUP) + GROUP + N + 2 * M + most * M +
