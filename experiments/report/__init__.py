@@ -131,15 +131,16 @@ def front_page(folder: Path) -> None:
     for dataset in (name for name in FRONT if name in set(rows["dataset"])):
         text.append(f"## {dataset}")
         try:
-            table = next((t for t in tables.overall(rows, dataset) if "ndcg10" in t.name), None)
+            own = tables.overall(rows, dataset)
         except MixedProtocolError as error:
             text.append(str(error))
             continue
         words = ("experiment=table2_overall", f"dataset={dataset}")
         drawn.append(figures.sources(dataset, lines(rows, model_label, *words)))
-        if table is not None:
+        notes = [note for table in own for note in table.notes]
+        for table in (table for table in own if table.name.endswith("_ndcg10")):
             filled = table.frame.dropna(axis="columns", how="all")
-            text += [markdown(replace(table, frame=filled)), *table.hint, *table.notes]
+            text += [markdown(replace(table, frame=filled)), *table.hint, *notes]
     if drawn:
         numbers = pd.concat(drawn, ignore_index=True)
         numbers = numbers[numbers["metric"] == "NDCG@10"]
