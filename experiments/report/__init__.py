@@ -36,24 +36,26 @@ def draw(rows: pd.DataFrame, experiment: str, dataset: str, folder: Path) -> dic
     """An experiment's figures: what each shows, and its file."""
     if experiment == "table2_overall":
         words = (f"experiment={experiment}", f"dataset={dataset}")
-        own = [line for line in lines(rows, model_label, *words) if len(line.rows)]
-        if not own:
+        compared = [line for line in lines(rows, model_label, *words) if len(line.rows)]
+        if not compared:
             return {}
         return (
-            figures.against(figures.sources(dataset, own), "metric", folder / f"table2_{dataset}")
-            | figures.long_tail(dataset, own, folder / f"figure1_{dataset}")
-            | figures.groups(dataset, own, folder / f"figure3_{dataset}")
+            figures.against(
+                figures.sources(dataset, compared), "metric", folder / f"table2_{dataset}"
+            )
+            | figures.long_tail(dataset, compared, folder / f"figure1_{dataset}")
+            | figures.groups(dataset, compared, folder / f"figure3_{dataset}")
         )
-    own = [
+    compared = [
         line
         for variants in tables.VARIANTS
         if variants.experiment == experiment
         for line in variants.lines(rows, dataset)
     ]
     if experiment == "table4_ablation":
-        return figures.groups(dataset, own, folder / f"figure4_{dataset}")
+        return figures.groups(dataset, compared, folder / f"figure4_{dataset}")
     if experiment == "figure5_flip_range":
-        return figures.flip_range(dataset, own, folder / f"figure5_{dataset}")
+        return figures.flip_range(dataset, compared, folder / f"figure5_{dataset}")
     return {}
 
 
@@ -71,11 +73,13 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
         for experiment, (_, make) in MAKERS.items()
     }
     content = [Part("Data", [others.datasets(rows), others.user_groups(rows)])]
-    for (dataset, experiment), own in by_dataset.items():
-        if own:
-            drawn = draw(rows, experiment, dataset, folder)
-            content.append(Part(f"{dataset}: {MAKERS[experiment][0]}", own, drawn))
-    present = {(experiment, dataset) for (dataset, experiment), own in by_dataset.items() if own}
+    for (dataset, experiment), group in by_dataset.items():
+        if group:
+            pictures = draw(rows, experiment, dataset, folder)
+            content.append(Part(f"{dataset}: {MAKERS[experiment][0]}", group, pictures))
+    present = {
+        (experiment, dataset) for (dataset, experiment), group in by_dataset.items() if group
+    }
     short = rows[rows["group"] == "table3"]["dataset"]
     present |= {("table3_efficiency", dataset) for dataset in short}
     rest = {
@@ -83,7 +87,7 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
         "Efficiency": [*others.efficiency(benchmark), *aside],
         "Not run yet": others.not_run(present),
     }
-    content += [Part(title, own) for title, own in rest.items() if own]
+    content += [Part(title, group) for title, group in rest.items() if group]
     text = "\n\n".join(rows.attrs.get("notes", []))
     return [*content, Part("Runs", [others.runs(rows)], text=text)]
 
@@ -99,7 +103,7 @@ def provenance(rows: pd.DataFrame) -> str:
         "\n\nEvery number is of a row, of the benchmark its caption names, or of a source named "
         "above its column. Validation is of the best epoch, by which the test's checkpoint is "
         "chosen. A dash is a number that there is not, or not of this very model (the authors' "
-        "log's Mamba4Rec has one layer, and a line of its own); nothing is filled in."
+        "log's Mamba4Rec has one layer, and a line of its group); nothing is filled in."
     )
 
 
@@ -121,7 +125,7 @@ def build(folder: Path, rows: pd.DataFrame | None = None, formats: Sequence[str]
 def front_page(folder: Path) -> None:
     """Write the first page of a folder of results: ``README.md`` and ``overall.svg``."""
     rows = frame([folder])
-    drawn = []
+    numbers = []
     text = ["# Results", provenance(rows)]
     text.append(
         "Test and best validation NDCG@10 beside the paper's and its authors' logs. All tables, "
@@ -131,19 +135,20 @@ def front_page(folder: Path) -> None:
     for dataset in (name for name in FRONT if name in set(rows["dataset"])):
         text.append(f"## {dataset}")
         try:
-            table = next((t for t in tables.overall(rows, dataset) if "ndcg10" in t.name), None)
+            group = tables.overall(rows, dataset)
         except MixedProtocolError as error:
             text.append(str(error))
             continue
         words = ("experiment=table2_overall", f"dataset={dataset}")
-        drawn.append(figures.sources(dataset, lines(rows, model_label, *words)))
-        if table is not None:
+        numbers.append(figures.sources(dataset, lines(rows, model_label, *words)))
+        notes = [note for table in group for note in table.notes]
+        for table in (table for table in group if table.name.endswith("_ndcg10")):
             filled = table.frame.dropna(axis="columns", how="all")
-            text += [markdown(replace(table, frame=filled)), *table.hint, *table.notes]
-    if drawn:
-        numbers = pd.concat(drawn, ignore_index=True)
-        numbers = numbers[numbers["metric"] == "NDCG@10"]
-        picture = figures.against(numbers, "dataset", folder / "overall")
+            text += [markdown(replace(table, frame=filled)), *table.hint, *notes]
+    if numbers:
+        every = pd.concat(numbers, ignore_index=True)
+        ndcg = every[every["metric"] == "NDCG@10"]
+        picture = figures.against(ndcg, "dataset", folder / "overall")
         text[3:3] = [f"![{title}]({path.name})" for title, path in picture.items()]
     with atomic_path(folder / "README.md") as partial:
         partial.write_text("\n\n".join(text) + "\n", encoding="utf-8")

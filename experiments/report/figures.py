@@ -42,6 +42,12 @@ def _values(lines: Sequence[Line], metrics: dict[str, dict[str, str]]) -> pd.Dat
     return pd.DataFrame(records, columns=["label", "value", *next(iter(metrics.values()))])
 
 
+def _plot(
+    frame: pd.DataFrame, kind: str, x: str, y: str, hue: str, col: str, **look: Any
+) -> sns.FacetGrid:
+    return sns.catplot(frame, kind=kind, x=x, y=y, hue=hue, col=col, **BARS | look)
+
+
 def _splits() -> dict[str, dict[str, str]]:
     return {
         f"{split}/{metric}": {"metric": metric.upper(), "source": f"ours {name}"}
@@ -73,26 +79,17 @@ def against(frame: pd.DataFrame, panel: str, stem: Path) -> dict[str, Path]:
     """Table 2 as dots: ``sources``, a panel for each value of ``panel``."""
     names = [name for name in SOURCES if name in set(frame["source"])]
     models = list(dict.fromkeys(frame["label"]))
-    grid = sns.catplot(
-        frame,
-        kind="point",
-        x="value",
-        y="label",
-        hue="source",
-        col=panel,
-        col_wrap=2,
-        sharex=False,
-        order=models,
-        hue_order=names,
-        dodge=0.6 * (len(names) > 1),  # seaborn divides by one less
-        linestyle="none",
-        markers=[SOURCES[name][0] for name in names],
-        palette=[SOURCES[name][1] for name in names],
-        markersize=5,
-        height=1.2 + 0.4 * len(models),
-        aspect=1.2 if len(models) > 5 else 2,
-        **BARS | {"capsize": 0},
-    )
+    dots = {
+        "markers": [SOURCES[name][0] for name in names],
+        "palette": [SOURCES[name][1] for name in names],
+        "dodge": 0.6 * (len(names) > 1),  # seaborn divides by one less
+        "linestyle": "none",
+        "markersize": 5,
+        "capsize": 0,
+    }
+    size = {"height": 1.2 + 0.4 * len(models), "aspect": 1.2 if len(models) > 5 else 2}
+    order = {"order": models, "hue_order": names, "col_wrap": 2, "sharex": False}
+    grid = _plot(frame, "point", "value", "label", "source", panel, **dots, **size, **order)
     for axes in grid.axes.flat:
         axes.grid(axis="y", alpha=0.4)
     metrics, datasets = (", ".join(frame[name].unique()) for name in ("metric", "dataset"))
@@ -113,44 +110,19 @@ def groups(dataset: str, lines: Sequence[Line], stem: Path) -> dict[str, Path]:
     frame = _values(lines, metrics)
     if frame.empty:
         return {}
-    grid = sns.catplot(
-        frame,
-        kind="bar",
-        x="group",
-        y="value",
-        hue="label",
-        col="metric",
-        sharey=False,
-        order=[label for label in labels.values() if label in set(frame["group"])],
-        palette="colorblind",
-        height=3.8,
-        aspect=1.5,
-        **BARS,
-    )
+    order = [label for label in labels.values() if label in set(frame["group"])]
+    look = {"palette": "colorblind", "height": 3.8, "aspect": 1.5, "sharey": False}
+    grid = _plot(frame, "bar", "group", "value", "label", "metric", order=order, **look)
     return _saved(grid, stem, f"{dataset}: test metrics by length of history")
 
 
 def flip_range(dataset: str, lines: Sequence[Line], stem: Path) -> dict[str, Path]:
     """Figure 5: metrics over the number r of items that the flip leaves in place."""
     frame = _values(lines, _splits())
-    grid = sns.catplot(
-        frame,
-        kind="point",
-        x="label",
-        y="value",
-        hue="source",
-        col="metric",
-        sharey=False,
-        order=sorted(set(frame["label"]), key=int),
-        dodge=0.1,
-        markers=["s", "o"],
-        linestyles=["--", "-"],
-        palette=COLOURS[:2],
-        height=3.6,
-        aspect=1.3,
-        linewidth=1.5,
-        **BARS,
-    )
+    order = sorted(set(frame["label"]), key=int)
+    look = {"palette": COLOURS[:2], "markers": ["s", "o"], "linestyles": ["--", "-"]}
+    size = {"dodge": 0.1, "height": 3.6, "aspect": 1.3, "linewidth": 1.5, "sharey": False}
+    grid = _plot(frame, "point", "label", "value", "source", "metric", order=order, **look, **size)
     return _saved(grid, stem, f"{dataset}: metrics over the range r of the flip", "r")
 
 
@@ -183,19 +155,9 @@ def long_tail(dataset: str, lines: Sequence[Line], stem: Path) -> dict[str, Path
     grid = sns.catplot(users, kind="bar", x="bin", y="users", color=LIGHT, height=3.8, aspect=1.5)
     right = grid.ax.twinx()
     models = [model for model in TAIL_MODELS if model in set(frame["label"])]
-    sns.pointplot(
-        frame,
-        x="bin",
-        y="value",
-        hue="label",
-        hue_order=models,
-        dodge=0.1 * (len(models) > 1),
-        palette=COLOURS[: len(models)],
-        markers=["o", "s", "^"][: len(models)],
-        linewidth=1.5,
-        ax=right,
-        **BARS,
-    )
+    look = {"palette": COLOURS[: len(models)], "markers": ["o", "s", "^"][: len(models)]}
+    look |= {"hue_order": models, "dodge": 0.1 * (len(models) > 1), "linewidth": 1.5}
+    sns.pointplot(frame, x="bin", y="value", hue="label", ax=right, **look, **BARS)
     if users["users"].max() > 20 * users["users"].min():
         grid.ax.set_yscale("log")
     right.set(ylabel="HR@10", ylim=(0, None))

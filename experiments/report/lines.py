@@ -80,24 +80,24 @@ def lines(rows: pd.DataFrame, label: Callable[[Job], str], *overrides: str) -> l
     ]
 
 
-def all_rows(own: Sequence[Line]) -> pd.DataFrame:
+def all_rows(compared: Sequence[Line]) -> pd.DataFrame:
     """The rows of all lines."""
-    return pd.concat([line.rows for line in own])
+    return pd.concat([line.rows for line in compared])
 
 
 def model_label(job: Job) -> str:
     return job.model
 
 
-def marks(own: Sequence[Line], metric: str) -> list[str]:
+def marks(compared: Sequence[Line], metric: str) -> list[str]:
     """Best and second best mean; equals share a mark. None where the trained lines are of unequal
     numbers of seeds, or fewer than three.
     """
-    spreads = [(line, *mean_sd(line.rows, metric)) for line in own]
+    spreads = [(line, *mean_sd(line.rows, metric)) for line in compared]
     seeds = {n for line, _, _, n in spreads if n and not line.counted}
     means = pd.Series([mean for _, mean, _, _ in spreads])
     if len(seeds) > 1 or means.count() < 3:
-        return [""] * len(own)
+        return [""] * len(compared)
     return best_marks(means)
 
 
@@ -107,12 +107,12 @@ def best_marks(values: pd.Series) -> list[str]:
     return places.map({1.0: "best", 2.0: "second"}).fillna("").tolist()
 
 
-def departures(own: Sequence[Line]) -> dict[str, str]:
-    """Where the rows' protocol is not the experiment's: overrides that make it, and its own value.
+def departures(compared: Sequence[Line]) -> dict[str, str]:
+    """Where the rows' protocol is not the experiment's: overrides, and its value.
 
     All rows are of one protocol, see ``check_protocol``; a trained one says all of it.
     """
-    rows = [(line, row) for line in own for row in line.rows.to_dict("records")]
+    rows = [(line, row) for line in compared for row in line.rows.to_dict("records")]
     if not rows:
         return {}
     line, row = max(rows, key=lambda pair: not pair[1]["counted"])
@@ -130,11 +130,11 @@ def _override(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")).strip('"')
 
 
-def notes(own: Sequence[Line]) -> list[str]:
+def notes(compared: Sequence[Line]) -> list[str]:
     """Sentences on another protocol than the experiment's, and on another vintage of the data."""
-    different = [f"{override} (not {value})" for override, value in departures(own).items()]
+    different = [f"{override} (not {value})" for override, value in departures(compared).items()]
     said = f"Protocol of these runs, where not the experiment's: {', '.join(different)}."
-    return [said] * bool(different) + vintage_notes(all_rows(own))
+    return [said] * bool(different) + vintage_notes(all_rows(compared))
 
 
 def vintage_notes(rows: pd.DataFrame) -> list[str]:
@@ -155,19 +155,19 @@ def vintage_notes(rows: pd.DataFrame) -> list[str]:
 
 
 def missing(
-    experiment: str, dataset: str, own: Sequence[Line], others: Sequence[Line] = ()
+    experiment: str, dataset: str, compared: Sequence[Line], others: Sequence[Line] = ()
 ) -> list[str]:
     """The commands that add the seeds that are not there, one for all settings that lack the same.
 
     They ask for the protocol of the rows there are, those of ``others`` included.
     """
-    departed = departures([*own, *others])
+    departed = departures([*compared, *others])
     lacking: dict[tuple[int, ...], list[Line]] = defaultdict(list)
-    for line in own:
+    for line in compared:
         if line.lacking:
             lacking[line.lacking].append(line)
-    total = sum(len(line.seeds) for line in own)
-    overrides = {line.label: dict(o.split("=", 1) for o in line.job.overrides) for line in own}
+    total = sum(len(line.seeds) for line in compared)
+    overrides = {line.label: dict(o.split("=", 1) for o in line.job.overrides) for line in compared}
     keys = [
         key
         for key in next(iter(overrides.values()))
@@ -176,7 +176,7 @@ def missing(
     commands = []
     for seeds, group in lacking.items():
         words = [f"experiment={experiment}", f"dataset={dataset}"]
-        if len(group) < len(own):
+        if len(group) < len(compared):
             for key in keys:
                 values = dict.fromkeys(overrides[line.label][key] for line in group)
                 words.append(f"{key}={','.join(values)}")

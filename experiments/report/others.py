@@ -31,7 +31,7 @@ Columns = dict[str, tuple[str, Callable[[float], str] | None]]
 # Title -> column of the rows, and how its numbers are shown.
 TESTED: Columns = {m.upper(): (f"test/{m}", number) for m in METRICS}
 SPEED_SAID = "Whole runs, loggers and validation included."
-ASIDE = {
+MEASURED = {
     "table3": ("Tables 3 and 7: short runs", SPEED_SAID),
     "mambarec_efficiency": ("Speed by length of the context", SPEED_SAID),
     "mambarec_context": (
@@ -42,7 +42,7 @@ ASIDE = {
 }  # group of runs -> title and caption
 
 
-def table(name: str, title: str, caption: str, rows: pd.DataFrame, columns: Columns) -> Table:
+def select(name: str, title: str, caption: str, rows: pd.DataFrame, columns: Columns) -> Table:
     """Columns of rows; one that the rows have not is empty."""
     frame = rows.reindex(columns=[column for column, _ in columns.values()])
     frame.columns = list(columns)
@@ -73,16 +73,16 @@ def datasets(rows: pd.DataFrame) -> Table:
         "test samples": ("data.test_samples", count),
     }
     said = "Counts after filtering. The paper's users and items are less the padding row it counts."
-    own = table(
+    table = select(
         "table1_datasets",
         "Table 1: data sets",
         said,
         frame.iloc[key.argsort(kind="stable")],
         columns,
     )
-    own.notes.extend(vintage_notes(rows))
-    own.missing.extend(_counting(absent))
-    return own
+    table.notes.extend(vintage_notes(rows))
+    table.missing.extend(_counting(absent))
+    return table
 
 
 def _counting(absent: Collection[str]) -> list[str]:
@@ -205,9 +205,9 @@ def tuned(rows: pd.DataFrame) -> list[Table]:
             "pruned have no row."
         )
         title = f"Every model searched alike: {dataset}"
-        own = table(f"tuned_{dataset}", title, said, best, columns)
-        own.marks.update({name: best_marks(own.frame[name]) for name in metrics})
-        tables.append(own)
+        table = select(f"tuned_{dataset}", title, said, best, columns)
+        table.marks.update({name: best_marks(table.frame[name]) for name in metrics})
+        tables.append(table)
     return tables
 
 
@@ -234,13 +234,15 @@ def aside(rows: pd.DataFrame) -> list[Table]:
         mebibytes=measured.iloc[:, 1].astype(float) / 2**20,
     ).sort_values(["model", "length", "seed"])
     tables = []
-    for (group, dataset), own in rows[rows["group"].isin(ASIDE)].groupby(["group", "dataset"]):
-        title, said = ASIDE[group]
+    for (group, dataset), members in rows[rows["group"].isin(MEASURED)].groupby(
+        ["group", "dataset"]
+    ):
+        title, said = MEASURED[group]
         tested = TESTED if group == "mambarec_context" else {}
-        for length, same in own.groupby("length") if tested else ():
+        for length, same in members.groupby("length") if tested else ():
             check_protocol(f"Context {length:.0f} of {dataset}", same)
         name = f"{group}_{dataset}"
-        tables.append(table(name, f"{title}: {dataset}", said, own, columns | tested))
+        tables.append(select(name, f"{title}: {dataset}", said, members, columns | tested))
     return tables
 
 
@@ -267,15 +269,17 @@ def efficiency(path: Path) -> list[Table]:
         f"paper's Games, which is that of 2018. {', '.join(sorted(set(measured['stamp'])))}."
     )
     title = "Tables 3, 5 and 7: efficiency"
-    own = table("table3_efficiency", title, said, measured, columns)
+    table = select("table3_efficiency", title, said, measured, columns)
     sets = dict.fromkeys(measured["dataset"])
     names = paper("table1_datasets")["dataset"]
     absent = [name for name in names if name not in {*sets, *map(PAPER_SET.get, sets)}]
     if absent:
         data = " ".join(f"{name}=" for name in [*sets, *absent])
         command = f"python -m experiments.benchmarks.efficiency --data {data}"
-        own.missing.append(f"{command} --out results/benchmarks  # {', '.join(absent)} are missing")
-    return [own]
+        table.missing.append(
+            f"{command} --out results/benchmarks  # {', '.join(absent)} are missing"
+        )
+    return [table]
 
 
 def not_run(present: Collection[tuple[str, str]]) -> list[Table]:
@@ -293,8 +297,8 @@ def not_run(present: Collection[tuple[str, str]]) -> list[Table]:
                 records.append({"experiment": experiment, "data set": dataset, "runs": runs})
                 commands.append(f"python train.py -m experiment={experiment} dataset={dataset}")
     said = "Experiments of which there are too few rows for a table."
-    own = Table("not_run", "Not run yet", said, pd.DataFrame(records), missing=commands)
-    return [own] if records else []
+    table = Table("not_run", "Not run yet", said, pd.DataFrame(records), missing=commands)
+    return [table] if records else []
 
 
 def runs(rows: pd.DataFrame) -> Table:
@@ -319,4 +323,4 @@ def runs(rows: pd.DataFrame) -> Table:
         "finished": ("day", None),
     }
     said = "A commit with + had changes that were not committed."
-    return table("runs", "Every run", said, rows, columns)
+    return select("runs", "Every run", said, rows, columns)

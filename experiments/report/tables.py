@@ -30,8 +30,8 @@ def overall(rows: pd.DataFrame, dataset: str) -> list[Table]:
         experiment: lines(rows, model_label, f"experiment={experiment}", f"dataset={dataset}")
         for experiment in ("table2_overall", "relatives", "yardsticks")
     }
-    own, *others = compared.values()
-    everyone = own + [line for group in others for line in group if len(line.rows)]
+    first, *others = compared.values()
+    everyone = first + [line for group in others for line in group if len(line.rows)]
     check_protocol(f"Table 2, {dataset},", all_rows(everyone))
     if not any(len(line.rows) for line in everyone):
         return []
@@ -150,12 +150,12 @@ class Variants:
 
     def lines(self, rows: pd.DataFrame, dataset: str) -> list[Line]:
         """Of flips by r, every r from the number of items read on is none; one of them says so."""
-        own = lines(rows, self.label, f"experiment={self.experiment}", f"dataset={dataset}")
+        compared = lines(rows, self.label, f"experiment={self.experiment}", f"dataset={dataset}")
         if self.key != "model.r":
-            return own
-        length = all_rows(own)["dataset.max_length"].astype(float).max()
-        last = min((r for line in own if (r := int(line.label)) >= length), default=10**9)
-        return [line for line in own if len(line.rows) or int(line.label) <= last]
+            return compared
+        length = all_rows(compared)["dataset.max_length"].astype(float).max()
+        last = min((r for line in compared if (r := int(line.label)) >= length), default=10**9)
+        return [line for line in compared if len(line.rows) or int(line.label) <= last]
 
     def paper(self, dataset: str, label: str, metric: str) -> float | None:
         if self.printed is None:
@@ -176,8 +176,8 @@ class Variants:
             MixedProtocolError: rows that must not stand in one column.
         """
         # All of them are of SIGMA; composing an experiment's runs takes seconds.
-        own = rows[(rows["dataset"] == dataset) & ~rows["aside"].astype(bool)]
-        if own[own["model"].str.startswith("sigma")]["setting"].nunique() < 2:
+        results = rows[(rows["dataset"] == dataset) & ~rows["aside"].astype(bool)]
+        if results[results["model"].str.startswith("sigma")]["setting"].nunique() < 2:
             return []
         compared = self.lines(rows, dataset)
         check_protocol(f"{self.title}, {dataset},", all_rows(compared))

@@ -117,6 +117,7 @@ def test_from_an_empty_folder_everything_is_missing_and_nothing_filled_in(tmp_pa
     assert "nothing is filled in" in (tmp_path / "rows" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_commands_ask_for_what_is_missing_and_no_more(tmp_path: Path) -> None:
     """Of the protocol that the rows have."""
     short = ["dataset.max_length=20", "trainer.limit_train_batches=0.25"]
@@ -142,6 +143,7 @@ def test_the_commands_ask_for_what_is_missing_and_no_more(tmp_path: Path) -> Non
     assert table.missing[0].endswith("# 30 of 40 runs are missing")
 
 
+@pytest.mark.slow
 def test_rows_of_two_protocols_leave_an_earlier_report_as_it_was(tmp_path: Path) -> None:
     rows, out = tmp_path / "rows", tmp_path / "out"
     write(rows, beauty("model=sigma,sasrec", "seed=2020"))
@@ -167,6 +169,7 @@ def test_flips_that_are_none_at_a_length_are_not_missed(
     assert [int(r) for r in table.frame["setting"]] == [r for r in every if r <= last]
 
 
+@pytest.mark.slow
 def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> None:
     """None of them may block or enter Table 2."""
     write(tmp_path, beauty("model=sigma", "seed=2020"))
