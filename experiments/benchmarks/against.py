@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+MODELS = ["sigma", "sasrec", "mamba4rec", "gru4rec"]
 COLUMNS = ["epoch_seconds", "operations", "peak_mib", "step_mib"]
 
 
@@ -67,15 +68,16 @@ def one(case: dict[str, Any]) -> dict[str, float]:
     """``measure_here`` by a checkout's own code."""
     checkout, least = case["checkouts"][case["code"]], case["least"]
     overrides = [f"model={case['model']}", *case["overrides"]]
+    script, environment = str(Path(__file__).resolve()), dict(os.environ)
     process = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--case", json.dumps([overrides, least])],
+        [sys.executable, script, "--case", json.dumps([overrides, least])],
         cwd=checkout,
-        env=dict(os.environ) | {"PYTHONPATH": str(checkout)},
-        capture_output=True,
+        env=environment | {"PYTHONPATH": str(checkout)},
+        stdout=subprocess.PIPE,
         text=True,
     )
     if process.returncode:
-        raise RuntimeError(f"{checkout}: {process.stderr.strip()[-2000:]}")
+        raise RuntimeError(f"{checkout} ended with {process.returncode}; see its messages above")
     return json.loads(process.stdout.splitlines()[-1])
 
 
@@ -87,9 +89,7 @@ def main() -> None:
     arguments = measure.parser(__doc__, 10.0)
     arguments.add_argument("other", type=Path, help="a checkout of the code to compare with")
     arguments.add_argument("overrides", nargs="*", help="as for train.py")
-    arguments.add_argument(
-        "--models", nargs="+", default=["sigma", "sasrec", "mamba4rec", "gru4rec"]
-    )
+    arguments.add_argument("--models", nargs="+", default=MODELS)
     arguments.add_argument("--name", default="against", help="of the table")
     options = arguments.parse_intermixed_args()
     checkouts = {"this": measure.ROOT, "other": options.other.resolve()}
