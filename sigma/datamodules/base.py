@@ -83,11 +83,11 @@ class SequenceDataModule(L.LightningDataModule):
     )
     expected: Expected | None = None
 
-    @validate_call(config=ConfigDict(arbitrary_types_allowed=True))
+    @validate_call(config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
     def __init__(
         self,
         name: str = "",
-        path: Annotated[str, Field(min_length=1)] | Path | None = None,
+        path: str | Path | None = None,
         root: str | Path = "data",
         max_length: Count = 50,
         batch_size: Count = 2048,
@@ -100,12 +100,14 @@ class SequenceDataModule(L.LightningDataModule):
         test_fraction: Fraction = 0.1,
         mask_history: bool = False,
         seed: int = 2020,
-        columns: Mapping[Literal["user", "item", "timestamp"], str | int | None] | None = None,
+        columns: Mapping[Literal["user", "item", "timestamp"], str | None] | None = None,
         malformed: Literal["error", "skip"] = "error",
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
-        self.name = name or type(self).__name__.lower()
+        if path is not None and not str(path).strip():
+            raise ValueError("path is empty; give a file, or None for the data set's own")
+        self.name: str = name or type(self).__name__.lower()
         self.path = None if path is None else Path(path).expanduser()
         self.root = Path(root).expanduser()
         self.max_length = max_length
@@ -119,7 +121,7 @@ class SequenceDataModule(L.LightningDataModule):
         self.test_fraction = test_fraction
         self.mask_history = mask_history
         self.seed = seed
-        self.columns = columns
+        self.columns = {str(role): column for role, column in (columns or {}).items() if column}
         self.malformed = malformed
         self.objective = objective or NextItem()
 

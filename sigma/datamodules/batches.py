@@ -26,7 +26,7 @@ class Batch(NamedTuple):
         targets: (M,) int64, item ids to predict; 0 where a place only fills the batch up.
         num_targets: targets that are none of those, at least 1.
         users: (B,) int64, user index of each row.
-        history_lengths: (B,) int64, length of the whole history, before it was cut to L.
+        history_lengths: (B,) int64, length of the history before it was cut to L.
         seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.
         seen_items: (S,) int64 items to leave out of that row's ranking.
         twins: items and rows of other sequences, the b-th with the target of row b; of objectives
@@ -100,7 +100,7 @@ class FlatSequences:
 
         Args:
             positions: (B,) int64 target positions.
-            mask_history: fill ``seen_*`` with each row's whole history (the target kept in).
+            mask_history: fill ``seen_*`` with all of each row's history (but the target).
         """
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
@@ -121,7 +121,7 @@ class FlatSequences:
         )
 
     def _seen(self, positions: Tensor, users: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and items of whole histories, but for a repeated target, which is still ranked."""
+        """Rows and items of full histories, without a repeated target, which is still ranked."""
         seen = self.gather(self.offsets[users], history)
         other = seen != self.items[positions].repeat_interleave(history)
         rows = torch.arange(len(positions)).repeat_interleave(history)
@@ -158,7 +158,7 @@ class FlatSequences:
 
 
 class StepGenerator(torch.Generator):
-    """A process's own generator; with several, ``shared`` is one that draws alike in all."""
+    """One process's generator; with several, ``shared`` is one that draws the same in all."""
 
     shared: torch.Generator
 
@@ -170,7 +170,7 @@ class BatchLoader:
     checkpoints, so a run resumed in the middle of an epoch goes on with the very next batch.
 
     Args:
-        make: rows and a generator (on the CPU, for what is drawn at random) -> batch.
+        make: rows and a generator (on the CPU, for random draws) -> batch.
         rows: (rows, …) what batches are made of, such as target positions.
         batch_size: rows per step over all ranks (the last batch may be smaller).
         shuffle: draw a new order each epoch.
@@ -194,7 +194,7 @@ class BatchLoader:
         if batch_size < world_size:
             raise UserError(
                 f"A batch of {batch_size} leaves some of the {world_size} processes without a row; "
-                "dataset.batch_size is of all of them together, so give at least one each."
+                "batch_size is of all of them together, so give at least one each."
             )
         self.make = make
         self.rows = rows
@@ -233,7 +233,7 @@ class BatchLoader:
             order = order[torch.randperm(len(order), generator=generator).to(order.device)]
         while self.position < len(self):
             start = self.position * self.batch_size
-            chosen = order[start : start + self.batch_size][self.rank :: self.world_size]
+            some = order[start : start + self.batch_size][self.rank :: self.world_size]
             # Of the place in the epoch alone: a resumed run draws what it would have drawn.
             place = self.position * self.world_size + self.rank + 1
             generator.manual_seed((epoch_seed * 1_000_003 + place) % 2**63)
@@ -242,7 +242,7 @@ class BatchLoader:
                     (epoch_seed * 1_000_003 + self.position + 1) % 2**63
                 )
             self.position += 1
-            yield self.make(chosen.contiguous(), generator)
+            yield self.make(some.contiguous(), generator)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}

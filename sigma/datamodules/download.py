@@ -1,6 +1,5 @@
 """Public direct downloads: mirrors in turn, checksum, progress bar, and going on where it broke."""
 
-import logging
 import os
 import sys
 import zipfile
@@ -13,8 +12,6 @@ from filelock import FileLock
 from pooch import HTTPDownloader
 
 from sigma.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class Source:
@@ -51,31 +48,29 @@ def download(name: str, sources: tuple[Source, ...], folder: Path, timeout: floa
         UserError: no source could be had; says which file to put where.
     """
     reasons: list[str] = []
-    for source, url in ((source, url) for source in sources for url in source.urls):
+    for source, url in [(one, url) for one in sources for url in one.urls]:
+        host = url.split("/")[2]
+        fetch = _continued(folder / f"{source.file}.part", timeout)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Of several processes one downloads; the others wait and get the file.
             with FileLock(folder / f".{source.file}.lock"):
-                fetch = _continued(folder / f"{source.file}.part", timeout)
                 saved = pooch.retrieve(url, source.checksum, source.file, folder, downloader=fetch)
-            path = Path(saved)
-            if source.checksum is not None:
-                return path
-            if _is_what_its_name_says(path):
-                log.warning("No checksum of %s is published; only its structure is checked.", path)
-                return path
-            path.unlink()
-            reason = f"what came is no {path.suffix} file"
         except requests.RequestException as error:
-            reason = str(getattr(error.response, "status_code", None) or type(error).__name__)
+            status = getattr(error.response, "status_code", None)
+            reasons.append(f"{host}: {status or type(error).__name__}")
         except ValueError:  # pooch's word for a wrong checksum
-            reason = f"the checksum of {source.file} is wrong"
+            reasons.append(f"{host}: the checksum of {source.file} is wrong")
         except OSError as error:
             raise UserError(
                 f"{source.file} could not be written into {folder} ({error.strerror}); make "
                 "room there or set dataset.root to another folder."
             ) from error
-        reasons.append(f"{url.split('/')[2]}: {reason}")
+        else:
+            if source.checksum or _is_what_its_name_says(Path(saved)):
+                return Path(saved)
+            Path(saved).unlink()
+            reasons.append(f"{host}: what came is no {Path(saved).suffix} file")
     files = " or ".join(dict.fromkeys(source.file for source in sources))
     raise UserError(
         f"The data set {name} could not be downloaded ({'; '.join(reasons)}); put {files} into "

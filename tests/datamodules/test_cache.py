@@ -188,6 +188,7 @@ def _start(folder: str) -> int:
     return int(data.items.sum())
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once(folder: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         sums = pool.map(_start, [str(folder)] * 4, chunksize=1)

@@ -176,7 +176,7 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
 
 def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> None:
     _, _, flat = world
-    objective = Cloze(mask_ratio=0.0, fine_tune_ratio=0.0, copies=200)
+    objective = Cloze(mask_ratio=1e-12, fine_tune_ratio=0.0, copies=200)
     rows, batch = whole(objective, world)
     lengths = rows[:, 1] - rows[:, 0]
     assert torch.equal(

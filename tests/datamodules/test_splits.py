@@ -79,7 +79,7 @@ def test_global_time_never_trains_on_the_later(seed: int) -> None:
 
 @pytest.mark.parametrize("fractions", [(0, 0.1), (0.1, 0), (0.5, 0.5), (-0.1, 0.2), (0.1, 1.5)])
 def test_global_time_refuses_fractions_out_of_range(fractions: tuple[float, float]) -> None:
-    with pytest.raises(UserError, match="must be positive and sum to less than 1"):
+    with pytest.raises(ValueError, match="must be positive and sum to less than 1"):
         global_time(sequences([[0, 1, 2]]), *fractions)
 
 

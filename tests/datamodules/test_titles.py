@@ -126,7 +126,6 @@ def test_real_films(
 ) -> None:
     module = dataset(name, tmp_path, path=str(path), malformed="skip")
     module.setup()
-    assert module.sequences is not None
     own, titles = titles_of(module.sequences), read_titles(path / file)
     assert titles[item] == own[item] == expected
     assert len(own) == module.num_items  # every film has a title

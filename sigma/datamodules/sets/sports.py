@@ -29,7 +29,6 @@ class Sports(SequenceDataModule):
         ),
         # No checksum of it is known.
         Source(
-            "Amazon_Sports_and_Outdoors.zip",
-            f"{RECBOLE}/Amazon2018/Amazon_Sports_and_Outdoors.zip",
+            "Amazon_Sports_and_Outdoors.zip", f"{RECBOLE}/Amazon2018/Amazon_Sports_and_Outdoors.zip"
         ),
     )
