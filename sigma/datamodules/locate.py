@@ -12,6 +12,11 @@ from pathlib import Path
 from sigma.datamodules.formats import KNOWN, RawData, Settings, recognise
 from sigma.errors import UserError
 
+SIDE_FILES = (
+    *("movies.csv", "links.csv", "tags.csv", "genome-scores.csv", "genome-tags.csv"),
+    *("readme.txt", "checksums.txt", "license.txt"),
+)
+
 
 def locate(
     path: Path, unpack: Path, prefer: tuple[str, ...] = (), columns: Settings = None
@@ -31,19 +36,19 @@ def locate(
     if not path.exists():
         raise UserError(f"dataset.path={path} does not exist; check the path.")
     if path.is_dir():
-        found = search(path, prefer)
-        if found is None:
+        file = search(path, prefer)
+        if file is None:
             names = sorted(p.name for p in path.iterdir())[:8]
             raise UserError(
                 f"The folder {path} holds no known raw file (such as "
                 f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {', '.join(names) or 'nothing'}."
             )
-        path = found
+        path = file
     if path.suffix.lower() == ".zip":
-        found = search(unzip(path, unpack), prefer)
-        if found is None:
+        file = search(unzip(path, unpack), prefer)
+        if file is None:
             raise UserError(f"{path} holds no known raw file; unpack it and name the file itself.")
-        path = found
+        path = file
     return recognise(path, columns)
 
 
@@ -78,22 +83,9 @@ def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
 
 
 def _is_side_file(path: Path) -> bool:
-    """Files that stand beside the interactions and are none; a ``.part`` is being downloaded."""
-    return (
-        path.suffix == ".part"
-        or path.name.lower()
-        in (
-            "movies.csv",
-            "links.csv",
-            "tags.csv",
-            "genome-scores.csv",
-            "genome-tags.csv",
-            "readme.txt",
-            "checksums.txt",
-            "license.txt",
-        )
-        or path.name.startswith((".", "meta_"))
-    )
+    """Files of a release that hold no interactions; a ``.part`` is a download under way."""
+    name = path.name.lower()
+    return name in SIDE_FILES or name.startswith((".", "meta_")) or path.suffix == ".part"
 
 
 def unzip(path: Path, into: Path) -> Path:
