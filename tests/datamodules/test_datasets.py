@@ -204,7 +204,6 @@ def test_real_ml_100k(path: Path, tmp_path: Path) -> None:
     data = dataset("ml_100k", tmp_path, path=str(path))
     data.setup()
     assert data.statistics.matches is True
-    assert data.sequences.timestamps is not None
     at = data.sequences.item_ids.tolist().index("1") + 1
     assert data.sequences.title(at) == "Toy Story"
 

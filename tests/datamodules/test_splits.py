@@ -64,7 +64,6 @@ def test_global_time_by_hand() -> None:
 def test_global_time_never_trains_on_the_later(seed: int) -> None:
     rng = np.random.default_rng(seed)
     data = sequences([sorted(rng.integers(0, 50, n).tolist()) for n in rng.integers(1, 12, 60)])
-    assert data.timestamps is not None
     split = global_time(data, 0.15, 0.2)
     times = data.timestamps
     assert times[split.train].max() < times[split.val].min()
