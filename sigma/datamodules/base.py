@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import lightning as L
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, validate_call
+from pydantic import Field
 from torch import Tensor
 
+from sigma.arguments import Count, checked
 from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences, filled, pinned
 from sigma.datamodules.cache import cache_key, load, save
 from sigma.datamodules.download import Source, download
@@ -27,7 +28,6 @@ from sigma.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Count = Annotated[int, Field(ge=1)]
 Bound = Annotated[int, Field(ge=0)] | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -83,7 +83,7 @@ class SequenceDataModule(L.LightningDataModule):
     )
     expected: Expected | None = None
 
-    @validate_call(config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
+    @checked
     def __init__(
         self,
         name: str = "",
@@ -100,7 +100,7 @@ class SequenceDataModule(L.LightningDataModule):
         test_fraction: Fraction = 0.1,
         mask_history: bool = False,
         seed: int = 2020,
-        columns: Mapping[Literal["user", "item", "timestamp"], str | None] | None = None,
+        columns: Mapping[Literal["user", "item", "timestamp"], str | int | None] | None = None,
         malformed: Literal["error", "skip"] = "error",
         objective: Objective | None = None,
     ) -> None:
@@ -121,7 +121,8 @@ class SequenceDataModule(L.LightningDataModule):
         self.test_fraction = test_fraction
         self.mask_history = mask_history
         self.seed = seed
-        self.columns = {str(role): column for role, column in (columns or {}).items() if column}
+        columns = columns or {}
+        self.columns = {str(role): str(name) for role, name in columns.items() if name is not None}
         self.malformed = malformed
         self.objective = objective or NextItem()
 

@@ -5,15 +5,18 @@ batches (``batch``) and may reshape evaluation batches (``evaluation``). The tra
 Of a model it knows the class attributes of ``sigma.models.base.Model`` alone.
 """
 
+from __future__ import annotations
+
 import logging
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, validate_call
+from pydantic import Field
 from torch import Tensor
 
+from sigma.arguments import Count, Share, checked
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split
@@ -67,7 +70,7 @@ class Objective:
         """The batch as this objective's models predict the next item from it."""
         return batch
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Model) -> None:
         """Refuse a model that this objective cannot train.
 
         Raises:
@@ -150,7 +153,7 @@ class AllPositions(Objective):
             places=torch.arange(len(targets)), targets=targets, num_targets=len(targets)
         )
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Model) -> None:
         super().check(model)
         if model.leaks_on_purpose:
             log.warning(
@@ -185,12 +188,12 @@ class Cloze(Objective):
 
     masks = True
 
-    @validate_call
+    @checked
     def __init__(
         self,
         mask_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2,
-        fine_tune_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5,
-        copies: Annotated[int, Field(ge=1)] = 1,
+        fine_tune_ratio: Share = 0.5,
+        copies: Count = 1,
     ) -> None:
         self.mask_ratio = mask_ratio
         self.fine_tune_ratio = fine_tune_ratio
@@ -231,7 +234,7 @@ class Cloze(Objective):
         items[before] = batch.items
         return batch._replace(items=items, rows=rows, places=rows.offsets[1:] - 1)
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Model) -> None:
         super().check(model)
         if model.mask_token is None:
             raise UserError(
@@ -248,7 +251,7 @@ class Counted(Objective):
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         return torch.from_numpy(split.train[:1])
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Model) -> None:
         super().check(model)
         if not model.counted:
             raise UserError(
