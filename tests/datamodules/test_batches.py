@@ -9,6 +9,7 @@ import torch
 
 from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
 from sigma.errors import UserError
+from tests.datamodules import worlds
 
 L = 5
 
@@ -18,10 +19,8 @@ def histories(seed: int = 0, users: int = 30) -> list[list[int]]:
     return [rng.integers(1, 9, n).tolist() for n in rng.integers(2, 13, users)]
 
 
-def flat(data: list[list[int]], max_length: int = L) -> FlatSequences:
-    offsets = np.concatenate([[0], np.cumsum([len(h) for h in data])])
-    items = torch.tensor([i for h in data for i in h], dtype=torch.int32)
-    return FlatSequences(items, torch.from_numpy(offsets), max_length)
+def flat(data: list[list[int]]) -> FlatSequences:
+    return worlds.flat(worlds.sequences(data), L)
 
 
 def samples(data: list[list[int]]) -> list[tuple[int, int, int]]:

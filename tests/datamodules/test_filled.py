@@ -4,16 +4,14 @@ import functools
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sigma.capture import Inputs
 from sigma.datamodules import base, batches
-from sigma.datamodules.batches import Batch, FlatSequences, filled, size_class
+from sigma.datamodules.batches import Batch, filled, size_class
 from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
-from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.splits import leave_one_out
 from sigma.losses import BCE, BPR, GBCE, CrossEntropy, SampledLoss, SampledSoftmax
@@ -24,6 +22,7 @@ from sigma.models.mamba import Mamba
 from sigma.models.sasrec import SASRec
 from sigma.models.sigma import Sigma
 from sigma.task import SequenceTask
+from tests.datamodules.worlds import flat, random_sequences
 
 L, K = 6, 9
 COUNTS = torch.arange(1, K + 1)
@@ -45,19 +44,10 @@ CASES: dict[str, tuple[Objective, Any]] = {
 LOSSES = [CrossEntropy, BPR, BCE, GBCE, SampledSoftmax]
 
 
-def world(users: int = 40, seed: int = 0) -> tuple[Sequences, FlatSequences]:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(4, 20, users)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    items = rng.integers(1, K + 1, int(offsets[-1])).astype(np.int32)
-    data = Sequences(items, offsets, None, np.arange(users), np.arange(K))
-    return data, FlatSequences(torch.from_numpy(items), torch.from_numpy(offsets), L)
-
-
 def batch_of(objective: Objective, size: int = 37, seed: int = 0) -> Batch:
-    data, flat = world(seed=seed)
+    data = random_sequences(40, K, 4, 20, seed)
     rows = objective.setup(data, leave_one_out(data), L)[:size]
-    return objective.batch(flat, rows, torch.Generator().manual_seed(seed))
+    return objective.batch(flat(data, L), rows, torch.Generator().manual_seed(seed))
 
 
 def model(name: str) -> Model:
@@ -191,8 +181,8 @@ def test_negatives_drawn_for_a_filled_batch_are_those_of_the_batch(kind: type) -
 @pytest.mark.parametrize("mask_history", [False, True])
 @pytest.mark.parametrize("name", ["next_item", "cloze", "twins"])
 def test_a_filled_batch_has_the_ranks_of_the_batch(name: str, mask_history: bool) -> None:
-    data, flat = world()
-    plain = flat.batch(torch.from_numpy(leave_one_out(data).test), mask_history)
+    data = random_sequences(40, K, 4, 20, seed=0)
+    plain = flat(data, L).batch(torch.from_numpy(leave_one_out(data).test), mask_history)
     batch = CASES[name][0].evaluation(plain, K)
     task = SequenceTask(model(name), torch.optim.Adam, CrossEntropy(COUNTS)).eval()
     with torch.no_grad():

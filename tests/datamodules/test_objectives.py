@@ -1,6 +1,7 @@
 """Objectives: what is predicted from what, that nothing held out is seen, who may be trained."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,34 +22,24 @@ from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split, global_time, leave_one_out
 from sigma.errors import UserError
 from sigma.models.base import Model
+from tests.datamodules.worlds import flat, random_sequences, sequences
 
 L, K = 6, 9
 
 
-def sequences(seed: int = 0, users: int = 40) -> Sequences:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(2, 25, users)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    n = int(offsets[-1])
-    times = np.concatenate([np.sort(rng.integers(0, 1000, k)) for k in lengths])
-    items = rng.integers(1, K + 1, n).astype(np.int32)
-    return Sequences(items, offsets, times, np.arange(users), np.arange(K))
-
-
 @pytest.fixture(params=[leave_one_out, global_time], ids=lambda f: f.__name__)
 def world(request: pytest.FixtureRequest) -> tuple[Sequences, Split, FlatSequences]:
-    data = sequences()
-    flat = FlatSequences(torch.from_numpy(data.items), torch.from_numpy(data.offsets), L)
-    return data, request.param(data), flat
+    data = random_sequences(40, K, 2, 25, seed=0)
+    return data, request.param(data), flat(data, L)
 
 
 def whole(
     objective: Objective, world: tuple[Sequences, Split, FlatSequences], seed: int = 0
 ) -> tuple[torch.Tensor, Batch]:
     """All rows of an epoch as one batch."""
-    data, split, flat = world
+    data, split, histories = world
     rows = objective.setup(data, split, L)
-    return rows, objective.batch(flat, rows, torch.Generator().manual_seed(seed))
+    return rows, objective.batch(histories, rows, torch.Generator().manual_seed(seed))
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -99,14 +90,13 @@ def test_the_last_window_alone(world: tuple) -> None:
 
 def test_processes_share_the_coin_but_not_the_masks() -> None:
     """Whether the last item alone is masked is drawn for the step, whoever holds its rows."""
-    data = sequences(users=160)
-    flat = FlatSequences(torch.from_numpy(data.items), torch.from_numpy(data.offsets), L)
+    data = random_sequences(160, K, 2, 25, seed=0)
     objective = Cloze(mask_ratio=0.5, fine_tune_ratio=0.5)
     rows = objective.setup(data, leave_one_out(data), L)
 
     def kinds(rank: int, world_size: int) -> list[bool]:
         def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-            return objective.batch(flat, chosen, generator)
+            return objective.batch(flat(data, L), chosen, generator)
 
         loader = BatchLoader(make, rows, 16, True, 5, rank, world_size)
         return [
@@ -121,29 +111,27 @@ def test_processes_share_the_coin_but_not_the_masks() -> None:
 
 @pytest.mark.parametrize("objective", [NextItem(), AllPositions(), Cloze(), Twins(), Counted()])
 def test_nothing_held_out_is_seen(objective: Objective, world: tuple) -> None:
-    data, split, flat = world
+    data, split, _ = world
     # Whatever stands in the held-out places must not reach any training batch.
     held = np.ones(len(data.items), dtype=bool)
     for user, end in enumerate(split.train_end):
         held[data.offsets[user] : end] = False
     other = data.items.copy()
     other[held] = other[held] % K + 1
-    changed = Sequences(other, data.offsets, data.timestamps, data.user_ids, data.item_ids)
-    flat_changed = FlatSequences(torch.from_numpy(other), torch.from_numpy(data.offsets), L)
-    _, before = whole(objective, (data, split, flat))
-    _, after = whole(objective, (changed, split, flat_changed))
+    changed = replace(data, items=other)
+    _, before = whole(objective, world)
+    _, after = whole(objective, (changed, split, flat(changed, L)))
     for a, b in zip(before, after, strict=True):
         assert equal(a, b)
     assert held.any()
-    assert not torch.equal(flat.items, flat_changed.items)
     assert len(before.targets)
 
 
 def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
-    data, split, flat = world
+    data, split, histories = world
     objective = Cloze(mask_ratio=0.3, fine_tune_ratio=0.0, copies=50)
     rows, batch = whole(objective, world)
-    plain = flat.window(rows, L + 1)
+    plain = histories.window(rows, L + 1)
     assert equal(batch.rows, plain.rows)
     assert batch.rows.longest == L + 1
     masked = batch.items != plain.items
@@ -168,14 +156,14 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     # Every training item of every history, its first and last among them, is visited and masked.
     spans = sum(int(b) - int(a) for a, b in rows[: len(rows) // 50].tolist())
     assert spans == int((split.train_end - data.offsets[:-1]).sum())
-    again = objective.batch(flat, rows, torch.Generator().manual_seed(0))
+    again = objective.batch(histories, rows, torch.Generator().manual_seed(0))
     assert torch.equal(again.items, batch.items)
-    other = objective.batch(flat, rows, torch.Generator().manual_seed(1))
+    other = objective.batch(histories, rows, torch.Generator().manual_seed(1))
     assert not torch.equal(other.items, batch.items)
 
 
 def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> None:
-    _, _, flat = world
+    _, _, histories = world
     objective = Cloze(mask_ratio=1e-12, fine_tune_ratio=0.0, copies=200)
     rows, batch = whole(objective, world)
     lengths = rows[:, 1] - rows[:, 0]
@@ -187,7 +175,7 @@ def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> No
         counts = torch.bincount(at[lengths == length], minlength=length).double()
         assert len(counts) == length
         assert (counts / counts.sum() - 1 / length).abs().max() < 0.05
-    assert torch.equal(batch.targets, flat.window(rows, L + 1).items[batch.places])
+    assert torch.equal(batch.targets, histories.window(rows, L + 1).items[batch.places])
 
 
 def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
@@ -207,8 +195,8 @@ def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
 def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
     world: tuple, mask_history: bool
 ) -> None:
-    _, split, flat = world
-    plain = flat.batch(torch.from_numpy(split.test), mask_history)
+    _, split, histories = world
+    plain = histories.batch(torch.from_numpy(split.test), mask_history)
     asked = Cloze().evaluation(plain, K)
     lengths = plain.rows.offsets.diff()
     wanted = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
@@ -229,7 +217,7 @@ def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
 
 
 def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
-    data, split, flat = world
+    data, split, histories = world
     objective = Twins()
     rows = objective.setup(data, split, L)
     targets = data.items[split.train]
@@ -242,20 +230,17 @@ def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
         assert set(got) <= (same or {row})
         if len(same) == 2:
             assert min(got.values()) > 100
-    batch = objective.batch(flat, rows[5:15], torch.Generator().manual_seed(3))
-    plain = flat.batch(torch.from_numpy(split.train[5:15]))
+    batch = objective.batch(histories, rows[5:15], torch.Generator().manual_seed(3))
+    plain = histories.batch(torch.from_numpy(split.train[5:15]))
     assert equal(batch._replace(twins=None), plain)
     other = objective.twins(rows[5:15], torch.Generator().manual_seed(3))
-    twins = flat.batch(torch.from_numpy(split.train)[other])
+    twins = histories.batch(torch.from_numpy(split.train)[other])
     assert torch.equal(twins.targets, plain.targets)
     assert equal(batch.twins, (twins.items, twins.rows))
 
 
 def test_a_lone_target_is_its_own_twin() -> None:
-    data = Sequences(
-        np.array([1, 2, 3, 4, 5, 1, 2, 6, 7, 8], dtype=np.int32), np.array([0, 5, 10]), None,
-        np.arange(2), np.arange(8),
-    )  # fmt: skip
+    data = sequences([[1, 2, 3, 4, 5], [1, 2, 6, 7, 8]])
     objective = Twins()
     rows = objective.setup(data, leave_one_out(data), L)  # targets 2, 3 and 2, 6
     assert objective.twins(rows, torch.Generator()).tolist() == [2, 1, 0, 3]
