@@ -1,7 +1,6 @@
 """From what ``dataset.path`` names (a file, a folder, a zip) to the raw file to read."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 import zipfile
@@ -91,36 +90,30 @@ def _is_side_file(path: Path) -> bool:
 def unzip(path: Path, into: Path) -> Path:
     """Unpack an archive once per content, all or nothing; returns the folder.
 
+    What would leave the folder is not unpacked.
+
     Raises:
-        UserError: a damaged archive, a member that leaves the folder, or no room.
+        UserError: a damaged archive, one with a password, or no room.
     """
     folder: Path | None = None
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
         folder = into / f"{path.stem}-{digest}"
-        if folder.is_dir():
-            return folder
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if member.startswith("/") or ".." in Path(member).parts:
-                    raise UserError(f"{path} holds the unsafe path '{member}'; fetch it again.")
+        if not folder.is_dir():
             into.mkdir(parents=True, exist_ok=True)
-            partial = tempfile.mkdtemp(prefix=f".{path.stem}-", dir=into)
-            try:
-                archive.extractall(partial)
-                os.chmod(partial, 0o755)
-                os.rename(partial, folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} is not a whole zip archive ({error}); fetch it again.") from error
+            with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=into) as partial:
+                content = Path(partial, "content")
+                content.mkdir()
+                shutil.unpack_archive(path, content, "zip")
+                content.rename(folder)
+    except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
+        raise UserError(f"{path} is not a whole zip archive ({e}); fetch it again.") from e
     except RuntimeError as error:  # zipfile's word for a password
         raise UserError(
             f"{path} is locked by a password; unpack it and name the folder with dataset.path=."
         ) from error
     except OSError as error:
-        if folder is not None and folder.is_dir():  # another process was first
-            return folder
-        raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
+        if folder is None or not folder.is_dir():  # else another process was first
+            raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
     return folder

@@ -62,40 +62,24 @@ class Achievable(NamedTuple):
 class Shop:
     """Settings of a shop; the same settings always give the same data.
 
-    Args:
-        num_users: U.
-        num_items: I.
-        num_categories: C.
-        shortest: fewest purchases of a user.
-        longest: most purchases of a user.
-        median_extra: median of the purchases above ``shortest``, which are log-normal.
-        spread_extra: standard deviation of their logarithm; larger means a longer tail.
-        skew: popularity falls as ``(rank + 5) ** -skew``.
-        short_term: weight of what follows the last item.
-        long_term: weight of the user's interests.
-        decay: how much less an interest counts with each later purchase.
-        focus: above 1, larger interests count more than in proportion.
-        same_day: probability that a purchase falls on the day of the one before it.
-        seed: of the catalogue and of the purchases; not the seed of training.
-
     Raises:
         ValueError: a setting out of range.
     """
 
-    num_users: int = 2500
-    num_items: int = 500
-    num_categories: int = 50
-    shortest: int = 5
-    longest: int = 100
-    median_extra: float = 4.0
-    spread_extra: float = 1.1
-    skew: float = 0.7
-    short_term: float = 0.25
-    long_term: float = 0.65
-    decay: float = 0.9
-    focus: float = 2.0
-    same_day: float = 0.4
-    seed: int = 0
+    num_users: int = 2500  # U
+    num_items: int = 500  # I
+    num_categories: int = 50  # C
+    shortest: int = 5  # fewest purchases of a user
+    longest: int = 100  # most
+    median_extra: float = 4.0  # median of the purchases above ``shortest``, which are log-normal
+    spread_extra: float = 1.1  # standard deviation of their logarithm; larger is a longer tail
+    skew: float = 0.7  # popularity falls as ``(rank + 5) ** -skew``
+    short_term: float = 0.25  # weight of what follows the last item
+    long_term: float = 0.65  # weight of the user's interests
+    decay: float = 0.9  # of an interest, with each later purchase
+    focus: float = 2.0  # above 1, larger interests count more than in proportion
+    same_day: float = 0.4  # probability that a purchase falls on the day of the one before it
+    seed: int = 0  # of the catalogue and of the purchases; not the seed of training
 
     def __post_init__(self) -> None:
         for good, demand in (
@@ -152,16 +136,17 @@ class Shop:
         days = elapsed - elapsed[starts][users] + first_day[users]
         order = np.argsort(days, kind="stable")
         names = np.arange(self.num_items)
-        titles = [f"item {item}" for item in names]
-        genres = [f"category {category}" for category in self.catalogue.category]
-        info = pd.DataFrame({"title": titles, "genres": genres}, index=names.astype(str))
+        info = {
+            "title": [f"item {item}" for item in names],
+            "genres": [f"category {category}" for category in self.catalogue.category],
+        }
         return Interactions(
             users=users[order].astype(np.int32),
             items=items[order].astype(np.int32),
             timestamps=days[order] * DAY,
             user_ids=np.arange(self.num_users),
             item_ids=names,
-            item_info=info,
+            item_info=pd.DataFrame(info, index=names.astype(str)),
         )
 
     def _purchases(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -197,7 +197,7 @@ CASES: dict[str, tuple[Make, str]] = {
         lambda p: raw.zipped(other_folder(p)),
         "no known raw file; unpack it",
     ),
-    "zip that reaches outside": (unsafe_zip, "holds the unsafe path '../ratings.csv'"),
+    "zip that reaches outside": (unsafe_zip, "no known raw file; unpack it"),
     "parquet cut off": (cut(parquet()), "is not a readable Parquet file"),
     "parquet: no user column": (parquet(user_id=None), "no column that looks like the user"),
     "parquet: missing id": (parquet(user_id=pa.array([1, None, 2])), "row 2: the column 'user_id'"),
