@@ -33,7 +33,7 @@ def world(request: pytest.FixtureRequest) -> tuple[Sequences, Split, FlatSequenc
     return data, request.param(data), flat(data, L)
 
 
-def whole(
+def epoch(
     objective: Objective, world: tuple[Sequences, Split, FlatSequences], seed: int = 0
 ) -> tuple[torch.Tensor, Batch]:
     """All rows of an epoch as one batch."""
@@ -58,12 +58,12 @@ def test_windows_by_hand() -> None:
 
 def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) -> None:
     data, split, _ = world
-    rows, batch = whole(AllPositions(), world)
+    rows, batch = epoch(AllPositions(), world)
     users = batch.users[batch.rows.row_of(torch.arange(len(batch.items)))].tolist()
     predicted = Counter(zip(users, batch.targets.tolist(), strict=True))
     owner = np.searchsorted(data.offsets, split.train, side="right") - 1
-    wanted = Counter(zip(owner.tolist(), data.items[split.train].tolist(), strict=True))
-    assert predicted == wanted
+    expected = Counter(zip(owner.tolist(), data.items[split.train].tolist(), strict=True))
+    assert predicted == expected
     assert batch.rows.offsets.diff().tolist() == [stop - first for first, stop in rows.tolist()]
     assert batch.rows.offsets[0] == 0
     assert batch.rows.longest == L
@@ -78,18 +78,18 @@ def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) 
 def test_the_last_window_alone(world: tuple) -> None:
     """As SASRec's code: what lies before the last L items of a history is not trained on."""
     data, split, _ = world
-    rows, batch = whole(AllPositions(last_window=True), world)
+    rows, batch = epoch(AllPositions(last_window=True), world)
     stops = split.train_end - 1
     some = stops > data.offsets[:-1]
     assert rows[:, 1].tolist() == stops[some].tolist()
     assert rows[:, 0].tolist() == np.maximum(stops - L, data.offsets[:-1])[some].tolist()
     assert len(batch.targets) == int((rows[:, 1] - rows[:, 0]).sum())
-    every, _ = whole(AllPositions(), world)
+    every, _ = epoch(AllPositions(), world)
     assert len(rows) < len(every)
 
 
 def test_processes_share_the_coin_but_not_the_masks() -> None:
-    """Whether the last item alone is masked is drawn for the step, whoever holds its rows."""
+    """Whether the last item alone is masked is one draw for the step, whoever holds its rows."""
     data = random_sequences(160, K, 2, 25, seed=0)
     objective = Cloze(mask_ratio=0.5, fine_tune_ratio=0.5)
     rows = objective.setup(data, leave_one_out(data), L)
@@ -119,8 +119,8 @@ def test_nothing_held_out_is_seen(objective: Objective, world: tuple) -> None:
     other = data.items.copy()
     other[held] = other[held] % K + 1
     changed = replace(data, items=other)
-    _, before = whole(objective, world)
-    _, after = whole(objective, (changed, split, flat(changed, L)))
+    _, before = epoch(objective, world)
+    _, after = epoch(objective, (changed, split, flat(changed, L)))
     for a, b in zip(before, after, strict=True):
         assert equal(a, b)
     assert held.any()
@@ -130,7 +130,7 @@ def test_nothing_held_out_is_seen(objective: Objective, world: tuple) -> None:
 def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     data, split, histories = world
     objective = Cloze(mask_ratio=0.3, fine_tune_ratio=0.0, copies=50)
-    rows, batch = whole(objective, world)
+    rows, batch = epoch(objective, world)
     plain = histories.window(rows, L + 1)
     assert equal(batch.rows, plain.rows)
     assert batch.rows.longest == L + 1
@@ -150,7 +150,7 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     at = at[full[batch.rows.row_of(torch.arange(len(batch.items)))[batch.places]]]
     shares = torch.bincount(at, minlength=L + 1) / full.sum()
     assert (shares - (0.3 + 0.7**7 / 7)).abs().max() < 0.06
-    # One a row where none was drawn, at random among its items.
+    # One a row without any, at random among its items.
     one = lengths == 1
     assert (per_row[one] == 1).all()
     # Every training item of every history, its first and last among them, is visited and masked.
@@ -165,7 +165,7 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
 def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> None:
     _, _, histories = world
     objective = Cloze(mask_ratio=1e-12, fine_tune_ratio=0.0, copies=200)
-    rows, batch = whole(objective, world)
+    rows, batch = epoch(objective, world)
     lengths = rows[:, 1] - rows[:, 0]
     assert torch.equal(
         batch.rows.row_of(torch.arange(len(batch.items)))[batch.places], torch.arange(len(rows))
@@ -179,7 +179,7 @@ def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> No
 
 
 def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
-    rows, batch = whole(Cloze(fine_tune_ratio=1.0), world)
+    rows, batch = epoch(Cloze(fine_tune_ratio=1.0), world)
     assert len(batch.places) == len(rows)
     assert torch.equal(batch.places, batch.rows.offsets[1:] - 1)
     assert torch.equal(batch.targets, world[2].items[rows[:, 1] - 1].long())
@@ -197,21 +197,21 @@ def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
 ) -> None:
     _, split, histories = world
     plain = histories.batch(torch.from_numpy(split.test), mask_history)
-    asked = Cloze().evaluation(plain, K)
+    answer = Cloze().evaluation(plain, K)
     lengths = plain.rows.offsets.diff()
-    wanted = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
-    assert asked.items.tolist() == [item for row in wanted for item in row]
-    assert torch.equal(asked.rows.offsets.diff(), lengths + 1)
-    assert asked.rows.offsets[0] == 0
-    assert asked.rows.longest == plain.rows.longest + 1 == L + 1
-    assert torch.equal(asked.places, asked.rows.offsets[1:] - 1)
-    kept = {"items", "rows", "places"}
-    for name in set(Batch._fields) - kept:
-        assert equal(getattr(asked, name), getattr(plain, name)), name
-    # The place it is asked at is one that training has predicted, too, for the longest row as well.
+    expected = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
+    assert answer.items.tolist() == [item for row in expected for item in row]
+    assert torch.equal(answer.rows.offsets.diff(), lengths + 1)
+    assert answer.rows.offsets[0] == 0
+    assert answer.rows.longest == plain.rows.longest + 1 == L + 1
+    assert torch.equal(answer.places, answer.rows.offsets[1:] - 1)
+    changed = {"items", "rows", "places"}
+    for name in set(Batch._fields) - changed:
+        assert equal(getattr(answer, name), getattr(plain, name)), name
+    # It reads at a place that training has predicted, too, in the longest row as well.
     assert lengths.max() == L
-    batch = whole(Cloze(fine_tune_ratio=1.0), world)[1]
-    assert batch.rows.longest == asked.rows.longest
+    batch = epoch(Cloze(fine_tune_ratio=1.0), world)[1]
+    assert batch.rows.longest == answer.rows.longest
     trained = set((batch.rows.offsets.diff() - 1).tolist())
     assert set(lengths.tolist()) <= trained
 
@@ -221,12 +221,12 @@ def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
     objective = Twins()
     rows = objective.setup(data, split, L)
     targets = data.items[split.train]
-    drawn = torch.stack(
+    draws = torch.stack(
         [objective.twins(rows, torch.Generator().manual_seed(s)) for s in range(300)]
     )
     for row in rows.tolist():
         same = {i for i in range(len(targets)) if targets[i] == targets[row] and i != row}
-        got = Counter(drawn[:, row].tolist())
+        got = Counter(draws[:, row].tolist())
         assert set(got) <= (same or {row})
         if len(same) == 2:
             assert min(got.values()) > 100

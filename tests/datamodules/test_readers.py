@@ -184,10 +184,10 @@ def test_ids_of_parquet(ids: pa.Array, expected: list[object], tmp_path: Path) -
 def test_a_table_without_header_says_so(name: str, text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no header"):
         read(raw.write(tmp_path / name, text))
-    named = {"user": text[0], "item": "11"}  # must not make a header of the first row
+    columns = {"user": text[0], "item": "11"}  # must not make a header of the first row
     if name != "c.txt":
         with pytest.raises(UserError, match="no header"):
-            read(tmp_path / name, named)
+            read(tmp_path / name, columns)
 
 
 @pytest.mark.parametrize("form", ["{} {} ", " {}  {}", "{}\t{}\t", "{} \t {}"])

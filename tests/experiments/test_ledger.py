@@ -201,7 +201,7 @@ def test_a_counted_model_has_no_stopping_rule_but_a_test(tmp_path: Path) -> None
 
 def test_a_data_seed_of_its_own_is_another_cell(tmp_path: Path) -> None:
     jobs = expand([*BEAUTY, "model=sigma", "seed=1"])
-    write(tmp_path, [*jobs, *expand([*BEAUTY, "model=sigma", "seed=1", "dataset.seed=7"])])
+    write(tmp_path, [*jobs, *expand([*BEAUTY, "model=sigma", "seed=1", "+dataset.seed=7"])])
     assert len(read([tmp_path]).rows_of(jobs[0].config)) == 1
 
 
