@@ -47,7 +47,9 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
         UserError: parts that do not go together.
     """
     objective = instantiate(cfg.objective)
-    data = instantiate(cfg.dataset, objective=objective, _convert_="all")
+    # Configs of earlier versions say the seed in the data set, too.
+    seed = {} if "seed" in cfg.dataset else {"seed": cfg.seed}
+    data = instantiate(cfg.dataset, objective=objective, **seed, _convert_="all")
     data.prepare_data()
     data.setup()
     # Seeded again: whether the data came from the cache must not move the initial weights.

@@ -1,1 +1,1 @@
-"""Raw file -> interactions -> sequences -> batches. Nothing here knows models or training."""
+"""Raw file -> interactions -> sequences -> batches. Nothing here builds a model or trains it."""

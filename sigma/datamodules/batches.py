@@ -5,6 +5,7 @@ device for them.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from sigma.errors import UserError
 from sigma.ops.rows import Rows, rows_of
+
+NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
@@ -26,7 +29,7 @@ class Batch(NamedTuple):
         targets: (M,) int64, item ids to predict; 0 where a place only fills the batch up.
         num_targets: targets that are none of those, at least 1.
         users: (B,) int64, user index of each row.
-        history_lengths: (B,) int64, length of the whole history, before it was cut to L.
+        history_lengths: (B,) int64, length of the history before it was cut to L.
         seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.
         seen_items: (S,) int64 items to leave out of that row's ranking.
         twins: items and rows of other sequences, the b-th with the target of row b; of objectives
@@ -40,8 +43,8 @@ class Batch(NamedTuple):
     num_targets: int
     users: Tensor
     history_lengths: Tensor
-    seen_rows: Tensor
-    seen_items: Tensor
+    seen_rows: Tensor = NOTHING
+    seen_items: Tensor = NOTHING
     twins: tuple[Tensor, Rows] | None = None
 
 
@@ -58,16 +61,16 @@ def filled(batch: Batch) -> Batch:
     place, at which the states that only fill up are taken.
     """
 
-    def items_filled(items: Tensor) -> Tensor:
+    def longer(items: Tensor) -> Tensor:
         return F.pad(items, (0, size_class(len(items) + 1) - len(items)))
 
-    items = items_filled(batch.items)
+    items = longer(batch.items)
     places, targets = batch.places, batch.targets
     if len(places) != len(batch.users):
         more = size_class(len(places)) - len(places)
         places = F.pad(places, (0, more), value=len(items) - 1)
         targets = F.pad(targets, (0, more))
-    twins = batch.twins and (items_filled(batch.twins[0]), batch.twins[1])
+    twins = batch.twins and (longer(batch.twins[0]), batch.twins[1])
     return batch._replace(items=items, places=places, targets=targets, twins=twins)
 
 
@@ -100,15 +103,13 @@ class FlatSequences:
 
         Args:
             positions: (B,) int64 target positions.
-            mask_history: fill ``seen_*`` with each row's whole history (the target kept in).
+            mask_history: fill ``seen_*`` with all of each row's history (but the target).
         """
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
         lengths = history.clamp(max=self.max_length)
         rows = rows_of(lengths, self.max_length)
-        none = users.new_empty(0)
-        seen = self._seen(positions, users, history) if mask_history else (none, none)
-        return Batch(
+        batch = Batch(
             items=self.gather(positions - lengths, lengths),
             rows=rows,
             places=rows.offsets[1:] - 1,
@@ -116,16 +117,16 @@ class FlatSequences:
             num_targets=len(positions),
             users=users,
             history_lengths=history,
-            seen_rows=seen[0],
-            seen_items=seen[1],
         )
+        return self._with_seen(batch, positions) if mask_history else batch
 
-    def _seen(self, positions: Tensor, users: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and items of whole histories, but for a repeated target, which is still ranked."""
-        seen = self.gather(self.offsets[users], history)
-        other = seen != self.items[positions].repeat_interleave(history)
+    def _with_seen(self, batch: Batch, positions: Tensor) -> Batch:
+        """With full histories, but for a repeated target, which is still ranked."""
+        history = batch.history_lengths
+        seen = self.gather(positions - history, history)
+        other = seen != batch.targets.repeat_interleave(history)
         rows = torch.arange(len(positions)).repeat_interleave(history)
-        return rows[other], seen[other]
+        return batch._replace(seen_rows=rows[other], seen_items=seen[other])
 
     def window(self, spans: Tensor, longest: int | None = None) -> Batch:
         """One row per span of positions, without targets: an objective adds them.
@@ -136,17 +137,14 @@ class FlatSequences:
         """
         first, stop = spans.T.contiguous()
         users = torch.searchsorted(self.offsets, first, right=True) - 1
-        none = users.new_empty(0)
         return Batch(
             items=self.gather(first, stop - first),
             rows=rows_of(stop - first, longest or self.max_length),
-            places=none,
-            targets=none,
+            places=NOTHING,
+            targets=NOTHING,
             num_targets=0,
             users=users,
             history_lengths=stop - self.offsets[users],
-            seen_rows=none,
-            seen_items=none,
         )
 
     def gather(self, first: Tensor, lengths: Tensor) -> Tensor:
@@ -158,11 +156,12 @@ class FlatSequences:
 
 
 class StepGenerator(torch.Generator):
-    """A process's own generator; with several, ``shared`` is one that draws alike in all."""
+    """One process's generator; with several, ``shared`` is one that draws the same in all."""
 
     shared: torch.Generator
 
 
+@dataclass(eq=False)
 class BatchLoader:
     """An iterable of batches whose order and content are a pure function of seed and epoch.
 
@@ -170,8 +169,8 @@ class BatchLoader:
     checkpoints, so a run resumed in the middle of an epoch goes on with the very next batch.
 
     Args:
-        make: rows and a generator (on the CPU, for what is drawn at random) -> batch.
-        rows: (rows, …) what batches are made of, such as target positions.
+        make: rows and a generator (on the CPU, for random draws) -> batch.
+        rows: (rows, …) what batches consist of, such as target positions.
         batch_size: rows per step over all ranks (the last batch may be smaller).
         shuffle: draw a new order each epoch.
         seed: of the shuffle.
@@ -181,28 +180,20 @@ class BatchLoader:
         UserError: fewer rows a step than processes.
     """
 
-    def __init__(
-        self,
-        make: Callable[[Tensor, torch.Generator], Batch],
-        rows: Tensor,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size < world_size:
+    make: Callable[[Tensor, torch.Generator], Batch]
+    rows: Tensor
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < self.world_size:
             raise UserError(
-                f"A batch of {batch_size} leaves some of the {world_size} processes without a row; "
-                "dataset.batch_size is of all of them together, so give at least one each."
+                f"A batch of {self.batch_size} leaves some of the {self.world_size} processes "
+                "without a row; batch_size is of all of them together, so give at least one each."
             )
-        self.make = make
-        self.rows = rows
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self.epoch = 0
         self.position = 0
         self._resumed = False
@@ -233,7 +224,7 @@ class BatchLoader:
             order = order[torch.randperm(len(order), generator=generator).to(order.device)]
         while self.position < len(self):
             start = self.position * self.batch_size
-            chosen = order[start : start + self.batch_size][self.rank :: self.world_size]
+            some = order[start : start + self.batch_size][self.rank :: self.world_size]
             # Of the place in the epoch alone: a resumed run draws what it would have drawn.
             place = self.position * self.world_size + self.rank + 1
             generator.manual_seed((epoch_seed * 1_000_003 + place) % 2**63)
@@ -242,7 +233,7 @@ class BatchLoader:
                     (epoch_seed * 1_000_003 + self.position + 1) % 2**63
                 )
             self.position += 1
-            yield self.make(chosen.contiguous(), generator)
+            yield self.make(some.contiguous(), generator)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}

@@ -1,4 +1,4 @@
-"""Which reader a file needs, told from its name and its first line."""
+"""Which reader a file needs, by its name and its first line."""
 
 import json
 from collections.abc import Mapping
@@ -11,26 +11,10 @@ from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.errors import UserError
 
 KNOWN = (
-    "*.inter",
-    "ratings.dat",
-    "u.data",
-    "ratings.csv",
-    "ratings_*.csv",
-    "ratings_*.csv.gz",
-    "reviews_*.json.gz",
-    "reviews_*.json",
-    "yelp_academic_dataset_review.json",
-    "yelp_academic_dataset_review.json.gz",
-    "*.inter.gz",
-    "*_5.json.gz",
-    "*_5.json",
-    "*.jsonl.gz",
-    "*.jsonl",
-    "*.parquet",
-    "*.csv",
-    "*.csv.gz",
-    "*.tsv",
-    "*.txt",
+    *("*.inter", "ratings.dat", "u.data", "ratings.csv", "ratings_*.csv", "ratings_*.csv.gz"),
+    *("reviews_*.json.gz", "reviews_*.json", "yelp_academic_dataset_review.json"),
+    *("yelp_academic_dataset_review.json.gz", "*.inter.gz", "*_5.json.gz", "*_5.json"),
+    *("*.jsonl.gz", "*.jsonl", "*.parquet", "*.csv", "*.csv.gz", "*.tsv", "*.txt"),
 )
 """Names of raw files, the most telling first."""
 
@@ -85,7 +69,7 @@ class RawData:
 
 
 def recognise(path: Path, columns: Settings = None) -> RawData:
-    """Tell the format of a file and find its titles.
+    """The format of a file, and where its titles are.
 
     Args:
         path: an existing file.
@@ -105,9 +89,8 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
             ".data, .inter (these also with .gz), .parquet or .zip; rename or convert the file."
         )
     if ending == ".inter":
-        return RawData(
-            path, "recbole", _beside(path, f"{Path(path.name.removesuffix('.gz')).stem}.item")
-        )
+        items = f"{Path(path.name.removesuffix('.gz')).stem}.item"
+        return RawData(path, "recbole", _neighbour(path, items))
     if ending in (".json", ".jsonl"):
         return _json_lines(path)
     delimiter, fields = table.header_fields(path)
@@ -116,11 +99,11 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
     if named:
         return RawData(path, "csv")
     if "::" in delimiter.join(fields) or ending == ".dat":
-        return RawData(path, "movielens dat", _beside(path, "movies.dat"))
+        return RawData(path, "movielens dat", _neighbour(path, "movies.dat"))
     if delimiter == "," and {"userId", "movieId", "timestamp"} <= set(fields):
-        return RawData(path, "movielens csv", _beside(path, "movies.csv"))
+        return RawData(path, "movielens csv", _neighbour(path, "movies.csv"))
     if ending == ".data":
-        return RawData(path, "movielens tab", _beside(path, "u.item"))
+        return RawData(path, "movielens tab", _neighbour(path, "u.item"))
     unnamed = delimiter == "\t" and not any(
         table.usual_column(fields, usual) for usual in table.USUAL.values()
     )
@@ -164,7 +147,7 @@ def _original(path: Path, lowered: str) -> str:
     return path.name[start : start + len(lowered)]
 
 
-def _beside(path: Path, name: str) -> Path | None:
+def _neighbour(path: Path, name: str) -> Path | None:
     other = path.with_name(name)
     return other if other.is_file() else None
 
@@ -172,7 +155,7 @@ def _beside(path: Path, name: str) -> Path | None:
 def _find(path: Path, patterns: tuple[str, ...]) -> Path | None:
     """The only file beside ``path`` with one of these names, gzipped or not."""
     for pattern in patterns:
-        found = [*path.parent.glob(pattern), *path.parent.glob(pattern + ".gz")]
-        if len(found) == 1:
-            return found[0]
+        files = [*path.parent.glob(pattern), *path.parent.glob(pattern + ".gz")]
+        if len(files) == 1:
+            return files[0]
     return None

@@ -1,7 +1,6 @@
 """From what ``dataset.path`` names (a file, a folder, a zip) to the raw file to read."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 import zipfile
@@ -11,6 +10,11 @@ from pathlib import Path
 
 from sigma.datamodules.formats import KNOWN, RawData, Settings, recognise
 from sigma.errors import UserError
+
+SIDE_FILES = (
+    *("movies.csv", "links.csv", "tags.csv", "genome-scores.csv", "genome-tags.csv"),
+    *("readme.txt", "checksums.txt", "license.txt"),
+)
 
 
 def locate(
@@ -31,19 +35,19 @@ def locate(
     if not path.exists():
         raise UserError(f"dataset.path={path} does not exist; check the path.")
     if path.is_dir():
-        found = search(path, prefer)
-        if found is None:
+        file = search(path, prefer)
+        if file is None:
             names = sorted(p.name for p in path.iterdir())[:8]
             raise UserError(
                 f"The folder {path} holds no known raw file (such as "
                 f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {', '.join(names) or 'nothing'}."
             )
-        path = found
+        path = file
     if path.suffix.lower() == ".zip":
-        found = search(unzip(path, unpack), prefer)
-        if found is None:
+        file = search(unzip(path, unpack), prefer)
+        if file is None:
             raise UserError(f"{path} holds no known raw file; unpack it and name the file itself.")
-        path = found
+        path = file
     return recognise(path, columns)
 
 
@@ -78,57 +82,38 @@ def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
 
 
 def _is_side_file(path: Path) -> bool:
-    """Files that stand beside the interactions and are none; a ``.part`` is being downloaded."""
-    return (
-        path.suffix == ".part"
-        or path.name.lower()
-        in (
-            "movies.csv",
-            "links.csv",
-            "tags.csv",
-            "genome-scores.csv",
-            "genome-tags.csv",
-            "readme.txt",
-            "checksums.txt",
-            "license.txt",
-        )
-        or path.name.startswith((".", "meta_"))
-    )
+    """Files of a release that hold no interactions; a ``.part`` is a download under way."""
+    name = path.name.lower()
+    return name in SIDE_FILES or name.startswith((".", "meta_")) or path.suffix == ".part"
 
 
 def unzip(path: Path, into: Path) -> Path:
     """Unpack an archive once per content, all or nothing; returns the folder.
 
+    What would leave the folder is not unpacked.
+
     Raises:
-        UserError: a damaged archive, a member that leaves the folder, or no room.
+        UserError: a damaged archive, one with a password, or no room.
     """
     folder: Path | None = None
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
         folder = into / f"{path.stem}-{digest}"
-        if folder.is_dir():
-            return folder
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if member.startswith("/") or ".." in Path(member).parts:
-                    raise UserError(f"{path} holds the unsafe path '{member}'; fetch it again.")
+        if not folder.is_dir():
             into.mkdir(parents=True, exist_ok=True)
-            partial = tempfile.mkdtemp(prefix=f".{path.stem}-", dir=into)
-            try:
-                archive.extractall(partial)
-                os.chmod(partial, 0o755)
-                os.rename(partial, folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} is not a whole zip archive ({error}); fetch it again.") from error
+            with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=into) as partial:
+                content = Path(partial, "content")
+                content.mkdir()
+                shutil.unpack_archive(path, content, "zip")
+                content.rename(folder)
+    except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
+        raise UserError(f"{path} is not a whole zip archive ({e}); fetch it again.") from e
     except RuntimeError as error:  # zipfile's word for a password
         raise UserError(
             f"{path} is locked by a password; unpack it and name the folder with dataset.path=."
         ) from error
     except OSError as error:
-        if folder is not None and folder.is_dir():  # another process was first
-            return folder
-        raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
+        if folder is None or not folder.is_dir():  # else another process was first
+            raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
     return folder

@@ -2,21 +2,29 @@
 
 An objective turns the training part of the histories into rows (``setup``), rows into training
 batches (``batch``) and may reshape evaluation batches (``evaluation``). The trainer stays the same.
+Of a model it knows the class attributes of ``sigma.models.base.Model`` alone.
 """
 
+from __future__ import annotations
+
 import logging
-from typing import Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from sigma.arguments import Count, Share, checked
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split
 from sigma.errors import UserError
 from sigma.ops.rows import Rows
+
+if TYPE_CHECKING:
+    from sigma.models.base import Model
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +47,6 @@ def windows(starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
     return np.stack([np.maximum(stop - width, starts[span]), stop], axis=1).astype(np.int64)
 
 
-class Traits(Protocol):
-    """What an objective asks of a model; see ``sigma.models.base.Model``."""
-
-    name: str
-    causal: bool
-    leaks_on_purpose: bool
-    mask_token: int | None
-    counted: bool
-
-
 class Objective:
     """Base: rows are target positions, evaluation batches stay as they are.
 
@@ -69,10 +67,10 @@ class Objective:
         return flat.batch(rows)
 
     def evaluation(self, batch: Batch, num_items: int) -> Batch:
-        """How this objective's models are asked for the next item."""
+        """The batch as this objective's models predict the next item from it."""
         return batch
 
-    def check(self, model: Traits) -> None:
+    def check(self, model: Model) -> None:
         """Refuse a model that this objective cannot train.
 
         Raises:
@@ -93,17 +91,18 @@ class NextItem(Objective):
 
 
 class Twins(NextItem):
-    """``NextItem``, each sample beside another training sample with the same target.
+    """``NextItem``, each sample with another training sample of the same target.
 
-    ``Batch.twins`` holds them, drawn anew each time; a target that occurs once is its own twin. For
-    contrastive terms (FEARec; the "semantic augmentation" of DuoRec, Qiu et al., WSDM 2022).
+    ``Batch.twins`` holds them, new ones each time; a sample whose target occurs once is its twin
+    itself. For contrastive terms (FEARec; the "semantic augmentation" of DuoRec, Qiu et al., WSDM
+    2022).
     """
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         targets = torch.from_numpy(data.items[split.train]).long()
         self._positions, self._targets = torch.from_numpy(split.train), targets
-        # Samples of one target stand side by side in ``_order``, and there in rising order, so
-        # these keys rise, too, and tell where a sample stands.
+        # Samples of one target follow each other in ``_order``, the lower first, so these keys
+        # rise, too, and a search among them says where a sample stands.
         self._order = targets.argsort(stable=True)
         self._keys = targets[self._order] * len(targets) + self._order
         self._counts = torch.bincount(targets)
@@ -114,11 +113,11 @@ class Twins(NextItem):
         """Another sample (M,) with the target of each sample (M,), uniform among the others."""
         targets = self._targets[rows]
         first, others = self._first[targets], self._counts[targets] - 1
-        drawn = torch.rand(len(rows), generator=generator, dtype=torch.float64)
-        place = first + (drawn * others).long()
-        own = torch.searchsorted(self._keys, targets * len(self._targets) + rows)
-        # From the sample's own place on, an index stands for the next.
-        return self._order[place + ((place >= own) & (others > 0))]
+        share = torch.rand(len(rows), generator=generator, dtype=torch.float64)
+        place = first + (share * others).long()
+        itself = torch.searchsorted(self._keys, targets * len(self._targets) + rows)
+        # From the sample itself on, an index stands for the next.
+        return self._order[place + ((place >= itself) & (others > 0))]
 
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
         other = flat.batch(self._positions[self.twins(rows, generator)])
@@ -131,7 +130,7 @@ class AllPositions(Objective):
     Histories longer than L are cut into windows from their end, so an epoch predicts the very
     targets of ``NextItem``, each once, at a fraction of its cost; a target early in a window that
     is not a history's first sees less of what came before it. Only for causal models: another one
-    would see the items it is to predict. ``dataset.batch_size`` counts rows (windows) here.
+    would see the items it is to predict. A batch's size counts rows (windows) here.
 
     Args:
         last_window: only the last window of each history, as in the code of SASRec, RecMamba and
@@ -154,7 +153,7 @@ class AllPositions(Objective):
             places=torch.arange(len(targets)), targets=targets, num_targets=len(targets)
         )
 
-    def check(self, model: Traits) -> None:
+    def check(self, model: Model) -> None:
         super().check(model)
         if model.leaks_on_purpose:
             log.warning(
@@ -174,12 +173,12 @@ class Cloze(Objective):
 
     A row is a window of at most L + 1 training items. Per batch, with probability
     ``fine_tune_ratio`` only the last item of each row is masked, as in evaluation; otherwise each
-    item is, with probability ``mask_ratio``, and at random one where none was drawn. The mask is id
+    item is, with probability ``mask_ratio``, and a random one in rows without any. The mask is id
     K + 1. Evaluation appends one mask after the last of at most L items and reads there: in the
     place that a window's last item has in training, so every position is trained.
 
-    Departure from RecBole: rows are whole training histories, not their prefixes without the
-    target, by which RecBole never shows a user's last training item.
+    Departure from RecBole: rows are all of a training history, not its prefixes without the
+    target, by which RecBole never masks a user's last training item.
 
     Args:
         mask_ratio: share of items masked.
@@ -189,8 +188,12 @@ class Cloze(Objective):
 
     masks = True
 
+    @checked
     def __init__(
-        self, mask_ratio: float = 0.2, fine_tune_ratio: float = 0.5, copies: int = 1
+        self,
+        mask_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2,
+        fine_tune_ratio: Share = 0.5,
+        copies: Count = 1,
     ) -> None:
         self.mask_ratio = mask_ratio
         self.fine_tune_ratio = fine_tune_ratio
@@ -204,7 +207,7 @@ class Cloze(Objective):
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
         batch = flat.window(rows, flat.max_length + 1)
         lengths, last = rows[:, 1] - rows[:, 0], batch.rows.offsets[1:] - 1
-        # One coin for the step: all processes mask alike, each its own rows.
+        # One coin for the step: all processes mask in the same way, each in its rows.
         coin = torch.rand((), generator=getattr(generator, "shared", generator))
         if coin < self.fine_tune_ratio:
             places = last
@@ -226,12 +229,12 @@ class Cloze(Objective):
         one_more = torch.arange(len(batch.rows.offsets))
         rows = Rows(batch.rows.offsets + one_more, batch.rows.longest + 1)
         items = torch.full((len(batch.items) + len(batch.users),), num_items + 1)
-        kept = torch.ones_like(items, dtype=torch.bool)
-        kept[rows.offsets[1:] - 1] = False
-        items[kept] = batch.items
+        before = torch.ones_like(items, dtype=torch.bool)
+        before[rows.offsets[1:] - 1] = False
+        items[before] = batch.items
         return batch._replace(items=items, rows=rows, places=rows.offsets[1:] - 1)
 
-    def check(self, model: Traits) -> None:
+    def check(self, model: Model) -> None:
         super().check(model)
         if model.mask_token is None:
             raise UserError(
@@ -248,7 +251,7 @@ class Counted(Objective):
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         return torch.from_numpy(split.train[:1])
 
-    def check(self, model: Traits) -> None:
+    def check(self, model: Model) -> None:
         super().check(model)
         if not model.counted:
             raise UserError(

@@ -73,23 +73,43 @@ def preprocess(
 
     Args:
         data: what a reader returned.
-        user_bounds: kept users have ``lower <= interactions < upper``; None is no bound.
+        user_bounds: users stay who have ``lower <= interactions < upper``; None is no bound.
         item_bounds: the same for items.
         drop_duplicates: keep only the first interaction (in time) of a user with an item.
 
     Raises:
-        UserError: bounds that exclude everything, or nothing left after filtering.
+        ValueError: bounds that exclude everything.
+        UserError: nothing left after filtering.
     """
-    for name, (lower, upper) in (("user", user_bounds), ("item", item_bounds)):
+    for name, (lower, upper) in (("user_bounds", user_bounds), ("item_bounds", item_bounds)):
         if lower is not None and upper is not None and lower >= upper:
-            raise UserError(
-                f"The {name} bounds [{lower}, {upper}) keep nothing; "
-                f"make the upper bound larger than the lower one."
-            )
+            raise ValueError(f"{name}=[{lower}, {upper}) keeps nothing: lower must be below upper")
     if len(data) == 0:
         raise UserError(
             "The data set holds no interactions; check the file dataset.path points at."
         )
+    users, items, times = _filtered(data, user_bounds, item_bounds, drop_duplicates)
+    users, user_codes = _densify(users)
+    items, item_codes = _densify(items)
+    counts = np.bincount(users, minlength=len(user_codes))
+    order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
+    del users
+    item_ids = data.item_ids[item_codes]
+    return Sequences(
+        items=items[order] + np.int32(1),
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        timestamps=None if times is None else times[order],
+        user_ids=data.user_ids[user_codes],
+        item_ids=item_ids,
+        item_info=_info_of(item_ids, data.item_info),
+        skipped=data.skipped,
+    )
+
+
+def _filtered(
+    data: Interactions, user_bounds: Bounds, item_bounds: Bounds, drop_duplicates: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Users, items and times that stay when both sides are filtered until nothing changes."""
     users, items, times = data.users, data.items, data.timestamps
     # One mask at a time, not lists of indices: at ten million interactions they are what counts.
     keep = _first_occurrences(data) if drop_duplicates else np.ones(len(users), dtype=bool)
@@ -104,29 +124,17 @@ def preprocess(
     if len(users) == 0:
         raise UserError(
             f"No interactions are left after keeping users in {_interval(user_bounds)} and items "
-            f"in {_interval(item_bounds)}; lower dataset.user_bounds or dataset.item_bounds."
+            f"in {_interval(item_bounds)}; lower user_bounds or item_bounds."
         )
-    users, kept_users = _densify(users)
-    items, kept_items = _densify(items)
-    counts = np.bincount(users, minlength=len(kept_users))
-    order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
-    del users
-    offsets = np.zeros(len(kept_users) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    item_ids = data.item_ids[kept_items]
-    info = None
-    if data.item_info is not None:
-        once = data.item_info[~data.item_info.index.duplicated()]
-        info = once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
-    return Sequences(
-        items=items[order] + np.int32(1),
-        offsets=offsets,
-        timestamps=None if times is None else times[order],
-        user_ids=data.user_ids[kept_users],
-        item_ids=item_ids,
-        item_info=info,
-        skipped=data.skipped,
-    )
+    return users, items, times
+
+
+def _info_of(item_ids: np.ndarray, info: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Titles and genres in the order of ``item_ids``; of an item named twice, the first."""
+    if info is None:
+        return None
+    once = info[~info.index.duplicated()]
+    return once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
 
 
 def _interval(bounds: Bounds) -> str:

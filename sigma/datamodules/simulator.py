@@ -12,7 +12,7 @@ A user's next item j, given his whole history h, is drawn from
 T holds a few successors an item, nearly always of other categories; W is popularity within
 category c. Nothing is hidden: p is a function of the history and the shop's fixed tables, so no
 ranking can expect more hits than its k most probable items (``Shop.achievable``). How many items
-a user buys is drawn apart from which, so "this is the last one" tells nothing.
+a user buys is drawn apart from which, so "this is the last one" says nothing.
 
 Symbols: U users, I items, C categories, n interactions in all, m positions asked about.
 """
@@ -26,7 +26,6 @@ import pandas as pd
 
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.preprocess import Sequences
-from sigma.errors import UserError
 
 SUCCESSORS = (0.5, 0.3, 0.2)
 """Probabilities of an item's successors, by ``transitions``."""
@@ -63,40 +62,24 @@ class Achievable(NamedTuple):
 class Shop:
     """Settings of a shop; the same settings always give the same data.
 
-    Args:
-        num_users: U.
-        num_items: I.
-        num_categories: C.
-        shortest: fewest purchases of a user.
-        longest: most purchases of a user.
-        median_extra: median of the purchases above ``shortest``, which are log-normal.
-        spread_extra: standard deviation of their logarithm; larger means a longer tail.
-        skew: popularity falls as ``(rank + 5) ** -skew``.
-        short_term: weight of what follows the last item.
-        long_term: weight of the user's interests.
-        decay: how much less an interest counts with each later purchase.
-        focus: above 1, larger interests count more than in proportion.
-        same_day: probability that a purchase falls on the day of the one before it.
-        seed: of the catalogue and of the purchases; not the seed of training.
-
     Raises:
-        UserError: a setting out of range.
+        ValueError: a setting out of range.
     """
 
-    num_users: int = 2500
-    num_items: int = 500
-    num_categories: int = 50
-    shortest: int = 5
-    longest: int = 100
-    median_extra: float = 4.0
-    spread_extra: float = 1.1
-    skew: float = 0.7
-    short_term: float = 0.25
-    long_term: float = 0.65
-    decay: float = 0.9
-    focus: float = 2.0
-    same_day: float = 0.4
-    seed: int = 0
+    num_users: int = 2500  # U
+    num_items: int = 500  # I
+    num_categories: int = 50  # C
+    shortest: int = 5  # fewest purchases of a user
+    longest: int = 100  # most
+    median_extra: float = 4.0  # median of the purchases above ``shortest``, which are log-normal
+    spread_extra: float = 1.1  # standard deviation of their logarithm; larger is a longer tail
+    skew: float = 0.7  # popularity falls as ``(rank + 5) ** -skew``
+    short_term: float = 0.25  # weight of what follows the last item
+    long_term: float = 0.65  # weight of the user's interests
+    decay: float = 0.9  # of an interest, with each later purchase
+    focus: float = 2.0  # above 1, larger interests count more than in proportion
+    same_day: float = 0.4  # probability that a purchase falls on the day of the one before it
+    seed: int = 0  # of the catalogue and of the purchases; not the seed of training
 
     def __post_init__(self) -> None:
         for good, demand in (
@@ -113,7 +96,7 @@ class Shop:
             (self.seed >= 0, "seed must not be negative"),
         ):
             if not good:
-                raise UserError(f"dataset.shop: {demand}; got {self}.")
+                raise ValueError(f"{demand}; got {self}")
 
     def _generator(self, stream: int) -> np.random.Generator:
         """Independent streams, so that more users do not mean another catalogue."""
@@ -153,20 +136,21 @@ class Shop:
         days = elapsed - elapsed[starts][users] + first_day[users]
         order = np.argsort(days, kind="stable")
         names = np.arange(self.num_items)
-        titles = [f"item {item}" for item in names]
-        genres = [f"category {category}" for category in self.catalogue.category]
-        info = pd.DataFrame({"title": titles, "genres": genres}, index=names.astype(str))
+        info = {
+            "title": [f"item {item}" for item in names],
+            "genres": [f"category {category}" for category in self.catalogue.category],
+        }
         return Interactions(
             users=users[order].astype(np.int32),
             items=items[order].astype(np.int32),
             timestamps=days[order] * DAY,
             user_ids=np.arange(self.num_users),
             item_ids=names,
-            item_info=info,
+            item_info=pd.DataFrame(info, index=names.astype(str)),
         )
 
     def _purchases(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Items (n,) int64, user by user: all users' t-th purchases are drawn at once."""
+        """Items (n,) int64, user by user: one draw for all users' t-th purchases."""
         starts = np.cumsum(lengths) - lengths
         items = np.empty(lengths.sum(), dtype=np.int64)
         counts = np.zeros((len(lengths), self.num_categories))
@@ -175,9 +159,9 @@ class Shop:
             now = starts[active] + t
             first = self.catalogue.popularity[None]
             p = self._mixture(items[now - 1], counts[active]) if t else first
-            drawn = rng.random((len(active), 1))
+            share = rng.random((len(active), 1))
             # Rounding may end the sums just below 1, so the last item takes what is left.
-            items[now] = (np.cumsum(p, axis=1)[:, :-1] <= drawn).sum(axis=1)
+            items[now] = (np.cumsum(p, axis=1)[:, :-1] <= share).sum(axis=1)
             self._remember(counts, active, items[now])
         return items
 
@@ -229,19 +213,19 @@ class Shop:
         Exact while the filter removed nothing; an item it removed takes its probability with it.
 
         Args:
-            data: the sequences, with ids of their own; ``data.item_ids`` leads back.
+            data: the sequences; ``data.item_ids`` leads from their ids back to the shop's.
             positions: (m,) target positions, as in ``Split``.
             chunk: positions at a time, which bounds memory.
         """
-        kept = np.asarray(data.item_ids).astype(np.int64)
-        items = kept[data.items - 1]
-        k = min(k, len(kept))
+        ids = np.asarray(data.item_ids).astype(np.int64)
+        items = ids[data.items - 1]
+        k = min(k, len(ids))
         expected = realised = 0.0
         for begin in range(0, len(positions), chunk):
             some = positions[begin : begin + chunk]
-            p = self.probabilities(items, data.offsets, some)[:, kept]
+            p = self.probabilities(items, data.offsets, some)[:, ids]
             p /= p.sum(axis=1, keepdims=True)
-            best = np.argpartition(p, len(kept) - k, axis=1)[:, len(kept) - k :]
+            best = np.argpartition(p, len(ids) - k, axis=1)[:, len(ids) - k :]
             expected += float(np.take_along_axis(p, best, axis=1).sum())
             realised += float((best == data.items[some, None] - 1).sum())
         return Achievable(expected / len(positions), realised / len(positions))

@@ -54,17 +54,18 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
     is a sample of it.
 
     Raises:
-        UserError: no timestamps, fractions out of range, or a period left empty.
+        ValueError: fractions out of range.
+        UserError: no timestamps, or a period left empty.
     """
     if data.timestamps is None:
         raise UserError(
-            "dataset.split=global_time needs timestamps, and this data set has none; "
-            "use dataset.split=leave_one_out."
+            "A split by global_time needs timestamps, and this data set has none; split it by "
+            "leave_one_out."
         )
     if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
-        raise UserError(
-            f"The global-time fractions {val_fraction} and {test_fraction} must be positive and "
-            "sum to less than 1."
+        raise ValueError(
+            f"val_fraction={val_fraction} and test_fraction={test_fraction} must be positive and "
+            "sum to less than 1"
         )
     times = data.timestamps
     n = len(times)
@@ -82,7 +83,7 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
     for name, positions in (("train", train), ("val", val), ("test", test)):
         if len(positions) == 0:
             raise UserError(
-                f"The global-time split leaves no {name} samples; change dataset.val_fraction and "
-                "dataset.test_fraction."
+                f"The split by global_time leaves no {name} samples; change val_fraction and "
+                "test_fraction."
             )
     return split

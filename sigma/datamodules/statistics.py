@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split
 
+SIDES = ("users", "items", "interactions")
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -40,13 +42,14 @@ class DatasetStatistics:
         """One sentence when the counts are not those expected, else None."""
         if self.matches is not False or self.expected is None:
             return None
-        told = [
-            f"{getattr(self, side):,} {side} instead of {wanted:,}"
-            for side in ("users", "items", "interactions")
-            if (wanted := getattr(self.expected, side)) not in (None, getattr(self, side))
+        pairs = {side: (getattr(self, side), getattr(self.expected, side)) for side in SIDES}
+        differences = [
+            f"{count:,} {side} instead of {expected:,}"
+            for side, (count, expected) in pairs.items()
+            if expected not in (None, count)
         ]
         return (
-            f"{self.name} has {', '.join(told)}, so it is not the expected vintage "
+            f"{self.name} has {', '.join(differences)}, so it is not the expected vintage "
             f"({self.expected.vintage}); results are not comparable with those on that vintage."
         )
 
@@ -55,23 +58,21 @@ def describe(
     name: str, data: Sequences, split: Split, expected: Expected | None
 ) -> DatasetStatistics:
     """Count; sparsity is ``1 - interactions / (users * items)``."""
-    n = len(data.items)
-    counts = {"users": data.num_users, "items": data.num_items, "interactions": n}
+    users, items, n = counts = (data.num_users, data.num_items, len(data.items))
     known = [
-        (side, wanted)
-        for side in counts
-        if expected is not None and (wanted := getattr(expected, side)) is not None
+        (getattr(expected, side, None), count) for side, count in zip(SIDES, counts, strict=True)
     ]
+    known = [(wish, count) for wish, count in known if wish is not None]
     return DatasetStatistics(
         name=name,
-        users=data.num_users,
-        items=data.num_items,
+        users=users,
+        items=items,
         interactions=n,
-        average_length=n / data.num_users,
-        sparsity=1 - n / (data.num_users * data.num_items),
+        average_length=n / users,
+        sparsity=1 - n / (users * items),
         train_samples=len(split.train),
         val_samples=len(split.val),
         test_samples=len(split.test),
         expected=expected,
-        matches=all(counts[side] == wanted for side, wanted in known) if known else None,
+        matches=all(wish == count for wish, count in known) if known else None,
     )

@@ -1,4 +1,4 @@
-"""Titles and genres of items: those that came with the data, or those of a file beside it."""
+"""Titles and genres of items: those that came with the data, or those of another file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,9 +67,9 @@ def read_titles(path: Path) -> dict[str, Title]:
 
 def _in_folder(folder: Path) -> Path:
     for pattern in FILES:
-        found = sorted(folder.glob(pattern))
-        if found:
-            return found[0]
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files[0]
     raise UserError(f"The folder {folder} holds no file of titles ({', '.join(FILES)}).")
 
 
@@ -88,22 +88,22 @@ def _read_table(path: Path) -> pd.DataFrame:
             ) from error
     names = [str(c) for c in table.columns]
     roles = {"item": ITEM, "title": TITLE, "genres": GENRES}
-    chosen = {role: usual_column(names, usual) for role, usual in roles.items()}
+    columns = {role: usual_column(names, usual) for role, usual in roles.items()}
     for role in ("item", "title"):
-        if chosen[role] is None:
+        if columns[role] is None:
             raise UserError(
                 f"{path} has no column that looks like the {role}; it has: {', '.join(names)}. "
                 f"Name it '{role}'."
             )
-    table = table.rename(columns={name: role for role, name in chosen.items() if name})
+    table = table.rename(columns={name: role for role, name in columns.items() if name})
     return table.set_index("item")
 
 
 def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:
     genres = info["genres"] if "genres" in info else [None] * len(info)
     return {
-        str(raw): Title(title, _split(found))
-        for raw, title, found in zip(ids, info["title"], genres, strict=True)
+        str(raw): Title(title, _split(cell))
+        for raw, title, cell in zip(ids, info["title"], genres, strict=True)
         if isinstance(title, str)
     }
 

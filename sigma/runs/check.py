@@ -92,6 +92,7 @@ OF_ROW = [
 
 def suggest(name: str, known: list[str]) -> str:
     """``did you mean 'x'? There are: …`` for a message about an unknown name."""
+    known = [one for one in known if not one.startswith("_")]  # a base that others build on
     if not known:
         return "another option of its group may have it (see python train.py --help)."
     listed = f"here are: {', '.join(sorted(known))}."

@@ -150,6 +150,7 @@ def former_identity(config: dict[str, Any]) -> dict[str, Any]:
     """The same as schema 2 had it: by the modules of then, and with what is said twice."""
     places = {new: old for old, new in MOVED.items()}
     flat = dict(flattened(with_targets(config, lambda target: moved(target, places))))
+    flat.setdefault("dataset.seed", config["seed"])
     custom = flat.get("dataset.name") == "custom"
     return {
         key: value

@@ -9,6 +9,7 @@ import torch
 
 from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
 from sigma.errors import UserError
+from tests.datamodules import worlds
 
 L = 5
 
@@ -18,10 +19,8 @@ def histories(seed: int = 0, users: int = 30) -> list[list[int]]:
     return [rng.integers(1, 9, n).tolist() for n in rng.integers(2, 13, users)]
 
 
-def flat(data: list[list[int]], max_length: int = L) -> FlatSequences:
-    offsets = np.concatenate([[0], np.cumsum([len(h) for h in data])])
-    items = torch.tensor([i for h in data for i in h], dtype=torch.int32)
-    return FlatSequences(items, torch.from_numpy(offsets), max_length)
+def flat(data: list[list[int]]) -> FlatSequences:
+    return worlds.flat(worlds.sequences(data), L)
 
 
 def samples(data: list[list[int]]) -> list[tuple[int, int, int]]:
@@ -54,25 +53,25 @@ def positions(batch: Batch) -> list[int]:
 @pytest.mark.parametrize("mask_history", [True, False])
 def test_batch_against_plain_python(seed: int, mask_history: bool) -> None:
     data = histories(seed)
-    chosen = samples(data)
-    np.random.default_rng(seed).shuffle(chosen)
-    chosen = chosen[:40]
-    batch = flat(data).batch(torch.tensor([c[0] for c in chosen]), mask_history)
-    inputs = [data[user][:k][-L:] for _, user, k in chosen]
+    some = samples(data)
+    np.random.default_rng(seed).shuffle(some)
+    some = some[:40]
+    batch = flat(data).batch(torch.tensor([c[0] for c in some]), mask_history)
+    inputs = [data[user][:k][-L:] for _, user, k in some]
     ends = list(itertools.accumulate(map(len, inputs)))
     assert batch.items.tolist() == [item for row in inputs for item in row]
     assert batch.rows.offsets.tolist() == [0, *ends]
     assert batch.rows.longest == L  # whatever the batch holds
     assert batch.places.tolist() == [end - 1 for end in ends]
-    assert batch.targets.tolist() == [data[user][k] for _, user, k in chosen]
-    assert batch.num_targets == len(chosen)
-    assert batch.users.tolist() == [user for _, user, _ in chosen]
-    assert batch.history_lengths.tolist() == [k for _, _, k in chosen]
+    assert batch.targets.tolist() == [data[user][k] for _, user, k in some]
+    assert batch.num_targets == len(some)
+    assert batch.users.tolist() == [user for _, user, _ in some]
+    assert batch.history_lengths.tolist() == [k for _, _, k in some]
     assert batch.twins is None
     seen = list(zip(batch.seen_rows.tolist(), batch.seen_items.tolist(), strict=True))
     expected = [
         (row, item)
-        for row, (_, user, k) in enumerate(chosen)
+        for row, (_, user, k) in enumerate(some)
         for item in data[user][:k]
         if item != data[user][k]
     ]
@@ -84,19 +83,19 @@ def test_batch_against_plain_python(seed: int, mask_history: bool) -> None:
 def test_windows_against_plain_python(seed: int) -> None:
     data, rng = histories(seed), np.random.default_rng(seed)
     starts = np.concatenate([[0], np.cumsum([len(h) for h in data])])
-    chosen = []  # user, first and stop in the history
+    some = []  # user, first and stop in the history
     for user in rng.permutation(len(data)).tolist():
         first = int(rng.integers(0, len(data[user])))
-        chosen.append((user, first, int(rng.integers(first + 1, len(data[user]) + 1))))
-    spans = torch.tensor([[starts[u] + first, starts[u] + stop] for u, first, stop in chosen])
+        some.append((user, first, int(rng.integers(first + 1, len(data[user]) + 1))))
+    spans = torch.tensor([[starts[u] + first, starts[u] + stop] for u, first, stop in some])
     batch = flat(data).window(spans, 12)
-    rows = [data[user][first:stop] for user, first, stop in chosen]
+    rows = [data[user][first:stop] for user, first, stop in some]
     assert batch.items.tolist() == [item for row in rows for item in row]
     assert batch.rows.offsets.tolist() == [0, *itertools.accumulate(map(len, rows))]
     assert batch.rows.longest == 12
     assert flat(data).window(spans[:1]).rows.longest == L
-    assert batch.users.tolist() == [user for user, _, _ in chosen]
-    assert batch.history_lengths.tolist() == [stop for _, _, stop in chosen]
+    assert batch.users.tolist() == [user for user, _, _ in some]
+    assert batch.history_lengths.tolist() == [stop for _, _, stop in some]
     assert batch.num_targets == 0
     for part in (batch.places, batch.targets, batch.seen_rows, batch.seen_items):
         assert not len(part)
@@ -136,8 +135,8 @@ def test_ranks_share_the_epoch_without_overlap(world_size: int, n: int) -> None:
     assert len({len(batches) for batches in ranks}) == 1
     seen = [p for batches in ranks for b in batches for p in positions(b)]
     assert len(seen) == len(set(seen))
-    whole = len(loader(n, world_size=world_size)) * 10 >= n
-    assert len(seen) == (n if whole else n // 10 * 10)
+    complete = len(loader(n, world_size=world_size)) * 10 >= n
+    assert len(seen) == (n if complete else n // 10 * 10)
     # Together the ranks take the very batches that one process takes.
     alone = [sorted(positions(b)) for b in loader(n)][: len(ranks[0])]
     together = [sorted(p for b in step for p in positions(b)) for step in zip(*ranks, strict=True)]

@@ -10,17 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from sigma.datamodules import cache
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.sets.custom import Custom
 from tests.datamodules import raw_files as raw
-
-
-def module(folder: Path, path: Path | None = None, **settings: Any) -> Custom:
-    path = path or folder / "raw" / "mine.csv"
-    return Custom(path=str(path), root=str(folder / "root"), **settings)
+from tests.datamodules.test_datasets import real
 
 
 @pytest.fixture
@@ -29,15 +26,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def fresh(folder: Path, path: Path | None = None, **settings: Any) -> Sequences:
+    """What a start with ``folder`` as its root reads."""
+    path = path or folder / "raw" / "mine.csv"
+    return Custom(path=path, root=folder / "root", **settings).sequences
+
+
 def cached(folder: Path) -> list[Path]:
     return sorted((folder / "root" / "processed").glob("*"))
 
 
-def fresh(folder: Path, **settings: Any) -> Sequences:
-    data = module(folder, **settings)
-    data.setup()
-    assert data.sequences is not None
-    return data.sequences
+def key(file: Path) -> str:
+    return file.stem.removeprefix("custom-")
 
 
 def same(a: Sequences, b: Sequences) -> bool:
@@ -52,9 +52,13 @@ def same(a: Sequences, b: Sequences) -> bool:
 
 def test_second_start_reads_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fresh(folder)
-    assert len(cached(folder)) == 1
+    # Settings of batches and splits share it.
     monkeypatch.setattr("sigma.datamodules.base.preprocess", None)  # would fail if it were called
-    assert same(fresh(folder), first)
+    again = fresh(folder, max_length=7, split="global_time", batch_size=3, seed=1)
+    assert same(again, first)
+    assert again.items.dtype == first.items.dtype
+    assert again.items.flags.writeable  # or PyTorch warns
+    assert len(cached(folder)) == 1
 
 
 @pytest.mark.parametrize(
@@ -65,18 +69,13 @@ def test_second_start_reads_the_cache(folder: Path, monkeypatch: pytest.MonkeyPa
         {"user_bounds": [5, 99]},
         {"drop_duplicates": True, "user_bounds": [2, None], "item_bounds": [2, None]},
         {"columns": {"user": "item_id", "item": "user_id"}},
+        {"malformed": "skip"},
     ],
 )
 def test_other_settings_are_another_cache(folder: Path, settings: dict[str, Any]) -> None:
     fresh(folder)
     fresh(folder, **settings)
     assert len(cached(folder)) == 2
-
-
-def test_settings_of_batches_and_splits_share_the_cache(folder: Path) -> None:
-    fresh(folder)
-    fresh(folder, max_length=7, split="global_time", batch_size=3, seed=1)
-    assert len(cached(folder)) == 1
 
 
 def test_other_content_is_another_cache(folder: Path) -> None:
@@ -93,56 +92,43 @@ def test_other_content_is_another_cache(folder: Path) -> None:
 
 def test_titles_and_their_file_are_part_of_it(tmp_path: Path) -> None:
     path = raw.ml_csv(tmp_path / "raw", raw.interactions())
-    first = module(tmp_path, path)
-    first.setup()
-    again = module(tmp_path, path)
-    again.setup()
-    assert first.sequences is not None
-    assert again.sequences is not None
-    assert same(first.sequences, again.sequences)
-    assert again.sequences.title(1) == first.sequences.title(1) != "1"
+    first, again = fresh(tmp_path, path), fresh(tmp_path, path)
+    assert same(first, again)
+    assert again.title(1) == first.title(1) != "1"
     films = path / "movies.csv"
     raw.write(films, films.read_text().replace("Café", "Kino"))
-    other = module(tmp_path, path)
-    other.setup()
-    assert other.sequences is not None
-    assert other.sequences.title(1).startswith("Kino")
+    assert fresh(tmp_path, path).title(1).startswith("Kino")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda b: b"",
-        lambda b: b[: len(b) // 2],
-        lambda b: b[:-1],
-        lambda b: b"\x80\x04not an archive" + b,
-        lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:],
-        lambda b: b.replace(b"items.npy", b"jtems.npy"),
-    ],
-    ids=["empty", "half", "a byte short", "no archive", "a bit flipped", "a name changed"],
-)
+DAMAGES = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "a byte short": lambda content: content[:-1],
+    "no stream": lambda content: b"\x80\x04no Arrow stream" + content,
+    "a name changed": lambda content: content.replace(b"items", b"jtems"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_cache_is_built_again(
-    folder: Path, damage: Any, caplog: pytest.LogCaptureFixture
+    folder: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = fresh(folder)
     (file,) = cached(folder)
-    whole = file.read_bytes()
-    file.write_bytes(damage(whole))
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert same(fresh(folder), first)
     assert "it is built again" in caplog.text
-    assert cache.load(file, file.stem.removeprefix("custom-")) is not None
+    assert cache.load(file, key(file)) is not None
 
 
-def test_every_flipped_bit_of_the_arrays_is_noticed(folder: Path) -> None:
-    first = fresh(folder)
+def test_every_flipped_bit_is_noticed(folder: Path) -> None:
+    fresh(folder)
     (file,) = cached(folder)
-    key, whole = file.stem.removeprefix("custom-"), file.read_bytes()
-    rng = np.random.default_rng(0)
-    for at in rng.integers(0, len(whole), 60):
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        loaded = cache.load(file, key)  # None, or a bit that no one reads
-        assert loaded is None or same(loaded, first)
+    content = file.read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(content), 60):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        assert cache.load(file, key(file)) is None
 
 
 def test_stale_cache_is_built_again(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,29 +136,17 @@ def test_stale_cache_is_built_again(folder: Path, caplog: pytest.LogCaptureFixtu
     (file,) = cached(folder)
     fresh(folder, user_bounds=[4, None])
     (other,) = set(cached(folder)) - {file}
-    file.write_bytes(other.read_bytes())  # whole, but made of something else
+    file.write_bytes(other.read_bytes())  # undamaged, but made of something else
     with caplog.at_level(logging.WARNING):
         assert same(fresh(folder), first)
     assert "other data or settings" in caplog.text
 
 
-def test_cache_of_another_format_is_not_found(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_of_another_format_is_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh(folder)
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
     fresh(folder)
     assert len(cached(folder)) == 2
-
-
-def test_pickles_are_not_loaded(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fresh(folder)
-    (file,) = cached(folder)
-    with file.open("wb") as stream:
-        np.savez(stream, items=np.array([{"a": 1}], dtype=object), key=np.array("x"))
-    with caplog.at_level(logging.WARNING):
-        fresh(folder)
-    assert "cannot be used" in caplog.text
 
 
 def test_folder_that_cannot_be_written_costs_nothing(
@@ -180,70 +154,56 @@ def test_folder_that_cannot_be_written_costs_nothing(
 ) -> None:
     raw.write(folder / "root", "a file where the folder should be")
     with caplog.at_level(logging.WARNING):
-        data = fresh(folder)
-    assert len(data.items)
+        assert len(fresh(folder).items)
     assert "could not be kept" in caplog.text
 
 
 def test_full_disk_costs_nothing_and_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
+    def full(path: Path, schema: pa.Schema) -> None:
+        path.write_bytes(b"some of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(pa.ipc, "new_stream", full)
     with caplog.at_level(logging.WARNING):
         assert len(fresh(folder).items)
     assert "No space left on device" in caplog.text
     assert cached(folder) == []
 
 
-def _start(folder: str) -> int:
-    data = fresh(Path(folder))
-    return int(data.items.sum())
+def _start(folder: Path) -> int:
+    return int(fresh(folder).items.sum())
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once(folder: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        sums = pool.map(_start, [str(folder)] * 4, chunksize=1)
+        sums = pool.map(_start, [folder] * 4, chunksize=1)
     assert len(set(sums)) == 1
     assert len(cached(folder)) == 1  # and no temporary file
 
 
-def test_ids_of_all_kinds_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("title", ["x\n\x00y", "Cool \ud83d"])  # JSON may hold half an emoji
+def test_ids_and_titles_of_all_kinds_come_back(title: str, tmp_path: Path) -> None:
     data = Sequences(
         items=np.array([1, 2], np.int32),
         offsets=np.array([0, 2], np.int64),
         timestamps=None,
         user_ids=np.array([2**62]),
         item_ids=np.array(["é" * 300, ""], dtype=object),
-        item_info=pd.DataFrame({"title": ["x\n\x00y", None]}, dtype=object),
+        item_info=pd.DataFrame({"title": [title, None]}, dtype=object),
     )
-    cache.save(tmp_path / "a.npz", "k", data)
-    loaded = cache.load(tmp_path / "a.npz", "k")
-    assert loaded is not None
+    cache.save(tmp_path / "a.arrow", "k", data)
+    loaded = cache.load(tmp_path / "a.arrow", "k")
+    expected = pd.DataFrame({"title": [title.replace("\ud83d", "?"), None]}, dtype=object)
+    assert same(loaded, dataclasses.replace(data, item_info=expected))
     assert loaded.timestamps is None
-    assert loaded.user_ids.tolist() == [2**62]
-    assert loaded.item_ids.tolist() == ["é" * 300, ""]
-    assert loaded.title(1) == "x\n\x00y"
-    assert loaded.title(2) == ""
-    # JSON may hold half an emoji, which is no text that a file could keep.
-    half = dataclasses.replace(
-        data, item_info=pd.DataFrame({"title": ["Cool \ud83d", "b"]}, dtype=object)
-    )
-    cache.save(tmp_path / "b.npz", "k", half)
-    loaded = cache.load(tmp_path / "b.npz", "k")
-    assert loaded is not None
-    assert loaded.title(1) == "Cool ?"
 
 
-BEAUTY = Path(__file__).parents[3] / "shared" / "data" / "beauty.txt"
-
-
-@pytest.mark.data
-@pytest.mark.skipif(not BEAUTY.exists(), reason="../shared/data/beauty.txt is not there")
-def test_second_start_on_beauty_is_under_a_second(tmp_path: Path) -> None:
-    module(tmp_path, BEAUTY).setup()
+@pytest.mark.parametrize("path", [real("beauty.txt")])
+def test_second_start_on_beauty_is_under_a_second(path: Path, tmp_path: Path) -> None:
+    fresh(tmp_path, path)
     start = time.perf_counter()
-    module(tmp_path, BEAUTY).setup()
+    fresh(tmp_path, path)
     assert time.perf_counter() - start < 1

@@ -15,7 +15,7 @@ from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
 
 CONTENT = bytes(range(256)) * 4000
-SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server:
@@ -37,7 +37,7 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
         self.thread.start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/file.bin"
 
@@ -63,16 +63,20 @@ class Server:
         request.wfile.write(self.content[start:end])
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+def running() -> Iterator[Server]:
     one = Server()
     yield one
     one.http.shutdown()
     one.http.server_close()
 
 
+@pytest.fixture
+def server() -> Iterator[Server]:
+    yield from running()
+
+
 def fetch(folder: Path, *urls: str, checksum: str | None = SHA) -> Path:
-    return download("toy", (Source("file.bin", urls, checksum),), folder, timeout=5)
+    return download("toy", (Source("file.bin", *urls, sha256=checksum),), folder, timeout=5)
 
 
 def visible(folder: Path) -> list[str]:
@@ -96,17 +100,17 @@ def test_download(server: Server, tmp_path: Path) -> None:
     assert path.read_bytes() == CONTENT
     assert visible(path.parent) == ["file.bin"]
     fetch(tmp_path / "toy", server.url)
-    assert server.ranges == [None]  # what is there is not fetched again
+    assert server.ranges == ["bytes=0-"]  # what is there is not fetched again
 
 
 def test_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.break_after = 300_000
     with pytest.raises(UserError, match="could not be downloaded"):
         fetch(tmp_path, server.url)
-    kept = (tmp_path / "file.bin.part").stat().st_size
-    assert 0 < kept <= 300_000
+    size = (tmp_path / "file.bin.part").stat().st_size
+    assert 0 < size <= 300_000
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-    assert server.ranges == [None, f"bytes={kept}-"]
+    assert server.ranges == ["bytes=0-", f"bytes={size}-"]
     assert visible(tmp_path) == ["file.bin"]
 
 
@@ -123,50 +127,41 @@ def test_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> N
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
 
 
-def test_part_that_is_whole_already(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "file.bin.part").write_bytes(CONTENT)
-    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-
-
-def test_part_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "file.bin.part").write_bytes(CONTENT + b"more")
-    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-
-
-def test_part_of_another_file_is_found_out_and_fetched_anew(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "file.bin.part").write_bytes(b"x" * 1000)
+@pytest.mark.parametrize("part", [CONTENT, CONTENT + b"more", b"x" * 1000])
+def test_part_that_cannot_go_on_is_thrown_away(server: Server, tmp_path: Path, part: bytes) -> None:
+    """It is whole, longer than the file or of another file: the next attempt begins anew."""
+    (tmp_path / "file.bin.part").write_bytes(part)
     assert fetch(tmp_path, server.url, server.url).read_bytes() == CONTENT
 
 
+@pytest.fixture
+def bad() -> Iterator[Server]:
+    """A second mirror, to which a test gives a fault."""
+    yield from running()
+
+
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
-def test_dead_mirror_is_passed_over(server: Server, tmp_path: Path, status: int) -> None:
-    bad = Server()
+def test_dead_mirror_is_passed_over(
+    server: Server, bad: Server, tmp_path: Path, status: int
+) -> None:
     bad.status = status
+    (tmp_path / "file.bin.part").write_bytes(CONTENT[:1000])
     assert fetch(tmp_path, bad.url, server.url).read_bytes() == CONTENT
-    bad.http.shutdown()
-    bad.http.server_close()
-    assert fetch(tmp_path / "b", bad.url, server.url).read_bytes() == CONTENT  # no one listens
+    assert server.ranges == ["bytes=1000-"]  # what had come is not lost by asking in vain
 
 
-def test_wrong_checksum_is_refused(server: Server, tmp_path: Path) -> None:
-    server.content = b"<html>moved</html>"
-    with pytest.raises(UserError, match=r"checksum of file\.bin is wrong.*put file\.bin into"):
-        fetch(tmp_path, server.url)
-    assert visible(tmp_path) == []
-
-
-def test_wrong_checksum_at_one_mirror_leaves_the_next(server: Server, tmp_path: Path) -> None:
-    bad = Server()
+def test_wrong_checksum_is_refused(server: Server, bad: Server, tmp_path: Path) -> None:
     bad.content = b"<html>moved</html>"
+    with pytest.raises(UserError, match=r"checksum of file\.bin is wrong.*put file\.bin into"):
+        fetch(tmp_path, bad.url)
+    assert visible(tmp_path) == []
     assert fetch(tmp_path, bad.url, server.url).read_bytes() == CONTENT
-    bad.http.shutdown()
-    bad.http.server_close()
 
 
 def test_second_source_is_used_when_the_first_cannot_be_had(server: Server, tmp_path: Path) -> None:
     sources = (
-        Source("first.bin", ("http://127.0.0.1:9/first.bin",), SHA),
-        Source("second.bin", (server.url,), SHA),
+        Source("first.bin", "http://127.0.0.1:9/first.bin", sha256=SHA),
+        Source("second.bin", server.url, sha256=SHA),
     )
     assert download("toy", sources, tmp_path).name == "second.bin"
 
@@ -174,11 +169,8 @@ def test_second_source_is_used_when_the_first_cannot_be_had(server: Server, tmp_
 def test_no_network_says_which_file_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         fetch(tmp_path / "toy", "http://127.0.0.1:9/a", "http://nowhere.invalid/a")
-    assert str(error.value) == (
-        "The data set toy could not be downloaded (127.0.0.1:9: no connection; nowhere.invalid: "
-        f"no connection); put file.bin into {tmp_path / 'toy'} by hand, or name a local copy with "
-        "dataset.path=."
-    )
+    for part in ("127.0.0.1:9: ", "nowhere.invalid: ", f"put file.bin into {tmp_path / 'toy'}"):
+        assert part in str(error.value)
 
 
 def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
@@ -194,7 +186,7 @@ class Films(MLLatestSmall):
 def test_data_set_downloads_unpacks_and_reads(server: Server, tmp_path: Path) -> None:
     zipped = raw.zipped(raw.ml_csv(tmp_path / "ml-latest-small", raw.interactions()))
     server.content = zipped.read_bytes()
-    Films.sources = (Source("ml-latest-small.zip", (server.url,)),)
+    Films.sources = (Source("ml-latest-small.zip", server.url),)
     for _ in range(2):
         data = Films(name="films", root=str(tmp_path / "root"))
         data.prepare_data()
@@ -207,7 +199,7 @@ def test_data_set_downloads_unpacks_and_reads(server: Server, tmp_path: Path) ->
 
 def test_download_that_is_no_archive(server: Server, tmp_path: Path) -> None:
     server.content = b"<html>moved</html>"
-    Films.sources = (Source("ml-latest-small.zip", (server.url,)),)
+    Films.sources = (Source("ml-latest-small.zip", server.url),)
     with pytest.raises(UserError, match=r"what came is no \.zip file"):
         Films(name="films", root=str(tmp_path)).setup()
     assert visible(tmp_path / "films") == []

@@ -4,16 +4,14 @@ import functools
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sigma.capture import Inputs
 from sigma.datamodules import base, batches
-from sigma.datamodules.batches import Batch, FlatSequences, filled, size_class
+from sigma.datamodules.batches import Batch, filled, size_class
 from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
-from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.splits import leave_one_out
 from sigma.losses import BCE, BPR, GBCE, CrossEntropy, SampledLoss, SampledSoftmax
@@ -24,6 +22,7 @@ from sigma.models.mamba import Mamba
 from sigma.models.sasrec import SASRec
 from sigma.models.sigma import Sigma
 from sigma.task import SequenceTask
+from tests.datamodules.worlds import flat, random_sequences
 
 L, K = 6, 9
 COUNTS = torch.arange(1, K + 1)
@@ -45,19 +44,10 @@ CASES: dict[str, tuple[Objective, Any]] = {
 LOSSES = [CrossEntropy, BPR, BCE, GBCE, SampledSoftmax]
 
 
-def world(users: int = 40, seed: int = 0) -> tuple[Sequences, FlatSequences]:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(4, 20, users)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    items = rng.integers(1, K + 1, int(offsets[-1])).astype(np.int32)
-    data = Sequences(items, offsets, None, np.arange(users), np.arange(K))
-    return data, FlatSequences(torch.from_numpy(items), torch.from_numpy(offsets), L)
-
-
 def batch_of(objective: Objective, size: int = 37, seed: int = 0) -> Batch:
-    data, flat = world(seed=seed)
+    data = random_sequences(40, K, 4, 20, seed)
     rows = objective.setup(data, leave_one_out(data), L)[:size]
-    return objective.batch(flat, rows, torch.Generator().manual_seed(seed))
+    return objective.batch(flat(data, L), rows, torch.Generator().manual_seed(seed))
 
 
 def model(name: str) -> Model:
@@ -95,41 +85,41 @@ def test_there_are_few_sizes() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_filled_batch_begins_with_the_batch(name: str, size: int, seed: int) -> None:
     batch = batch_of(CASES[name][0], size, seed)
-    whole = filled(batch)
+    longer = filled(batch)
     t, m = len(batch.items), len(batch.places)
-    assert torch.equal(whole.items[:t], batch.items)
-    assert not whole.items[t:].any()
-    assert len(whole.items) == size_class(t + 1) > t
-    assert whole.rows is batch.rows
-    assert torch.equal(whole.places[:m], batch.places)
-    assert torch.equal(whole.targets[:m], batch.targets)
-    assert (whole.places[m:] == len(whole.items) - 1).all()
-    assert not whole.targets[m:].any()
-    assert bool((whole.places.diff() >= 0).all())
-    assert whole.num_targets == batch.num_targets == int((whole.targets > 0).sum())
+    assert torch.equal(longer.items[:t], batch.items)
+    assert not longer.items[t:].any()
+    assert len(longer.items) == size_class(t + 1) > t
+    assert longer.rows is batch.rows
+    assert torch.equal(longer.places[:m], batch.places)
+    assert torch.equal(longer.targets[:m], batch.targets)
+    assert (longer.places[m:] == len(longer.items) - 1).all()
+    assert not longer.targets[m:].any()
+    assert bool((longer.places.diff() >= 0).all())
+    assert longer.num_targets == batch.num_targets == int((longer.targets > 0).sum())
     if m == len(batch.users):
-        assert len(whole.places) == m
+        assert len(longer.places) == m
     else:
-        assert len(whole.places) == size_class(m)
+        assert len(longer.places) == size_class(m)
     same = ("users", "history_lengths", "seen_rows", "seen_items")
-    assert all(getattr(whole, part) is getattr(batch, part) for part in same)
+    assert all(getattr(longer, part) is getattr(batch, part) for part in same)
     if batch.twins is None:
-        assert whole.twins is None
+        assert longer.twins is None
     else:
-        (own, rows), (more, same_rows) = batch.twins, whole.twins
-        assert torch.equal(more[: len(own)], own)
-        assert not more[len(own) :].any()
-        assert len(more) == size_class(len(own) + 1) > len(own)
+        (items, rows), (other, same_rows) = batch.twins, longer.twins
+        assert torch.equal(other[: len(items)], items)
+        assert not other[len(items) :].any()
+        assert len(other) == size_class(len(items) + 1) > len(items)
         assert same_rows is rows
 
 
 def test_the_place_behind_the_last_row_is_in_no_row() -> None:
     for size in (1, 5, 37):
-        whole = filled(batch_of(NextItem(), size))
-        index = whole.rows.row_of(torch.arange(len(whole.items)))
+        longer = filled(batch_of(NextItem(), size))
+        index = longer.rows.row_of(torch.arange(len(longer.items)))
         assert index[-1] == size
-        assert torch.equal(index.bincount()[:size], whole.rows.offsets.diff())
-        assert whole.rows.positions(len(whole.items)).max() < L
+        assert torch.equal(index.bincount()[:size], longer.rows.offsets.diff())
+        assert longer.rows.positions(len(longer.items)).max() < L
 
 
 # --- results ---
@@ -148,32 +138,32 @@ def outcome(
     inputs = Inputs(batch.items, batch.rows, batch.places, batch.targets, batch.twins)
     value = task.batch_loss(inputs)
     names, parameters = zip(*task.model.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    return value, dict(zip(names, gradients, strict=True))
+    values = torch.autograd.grad(value, parameters, allow_unused=True)
+    return value, dict(zip(names, values, strict=True))
 
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("name", CASES)
-def test_a_filled_batch_has_the_loss_and_gradients_of_the_batch(name: str, kind: type) -> None:
+def test_a_filled_batch_has_the_loss_and_gradients_the_batch(name: str, kind: type) -> None:
     batch = batch_of(CASES[name][0])
-    whole = filled(batch)
-    more = len(whole.places) > len(batch.places)
-    assert more == (name in ("all_positions", "all_positions, attention", "cloze"))
-    (want, wanted), (got, found) = outcome(name, batch, kind), outcome(name, whole, kind)
+    longer = filled(batch)
+    padded = len(longer.places) > len(batch.places)
+    assert padded == (name in ("all_positions", "all_positions, attention", "cloze"))
+    (want, gradients), (got, others) = outcome(name, batch, kind), outcome(name, longer, kind)
     assert want.item() > 0.1
     torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
-    for parameter, gradient in wanted.items():
+    for parameter, gradient in gradients.items():
         if gradient is None:
-            assert found[parameter] is None, parameter
+            assert others[parameter] is None, parameter
             continue
         torch.testing.assert_close(
-            found[parameter],
+            others[parameter],
             gradient,
             rtol=1e-10,
             atol=1e-12,
-            msg=lambda told, of=parameter: f"{of}: {told}",
+            msg=lambda text, of=parameter: f"{of}: {text}",
         )
-    assert sum(g is not None and bool(g.any()) for g in wanted.values()) > len(wanted) / 2
+    assert sum(g is not None and bool(g.any()) for g in gradients.values()) > len(gradients) / 2
 
 
 @pytest.mark.parametrize("kind", [BPR, SampledSoftmax])
@@ -191,8 +181,8 @@ def test_negatives_drawn_for_a_filled_batch_are_those_of_the_batch(kind: type) -
 @pytest.mark.parametrize("mask_history", [False, True])
 @pytest.mark.parametrize("name", ["next_item", "cloze", "twins"])
 def test_a_filled_batch_has_the_ranks_of_the_batch(name: str, mask_history: bool) -> None:
-    data, flat = world()
-    plain = flat.batch(torch.from_numpy(leave_one_out(data).test), mask_history)
+    data = random_sequences(40, K, 4, 20, seed=0)
+    plain = flat(data, L).batch(torch.from_numpy(leave_one_out(data).test), mask_history)
     batch = CASES[name][0].evaluation(plain, K)
     task = SequenceTask(model(name), torch.optim.Adam, CrossEntropy(COUNTS)).eval()
     with torch.no_grad():
@@ -211,15 +201,15 @@ def test_batches_are_filled_for_cuda_alone(device: str, monkeypatch: pytest.Monk
     data.setup()
     pinned: list[Batch] = []
     monkeypatch.setattr(base, "pinned", lambda batch: pinned.append(batch) or batch)
-    made = {}
+    firsts = {}
     for trainer in (None, device):
         if trainer is not None:
             strategy = SimpleNamespace(root_device=torch.device(trainer))
             data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
         loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-        made[trainer] = [next(iter(loader)) for loader in loaders]
+        firsts[trainer] = [next(iter(loader)) for loader in loaders]
     assert len(pinned) == (3 if device == "cuda" else 0)
-    for plain, laid_out in zip(made[None], made[device], strict=True):
+    for plain, laid_out in zip(firsts[None], firsts[device], strict=True):
         want = filled(plain) if device == "cuda" else plain
         assert len(want.items) == len(laid_out.items)
         assert torch.equal(want.items, laid_out.items)

@@ -1,6 +1,7 @@
 """Objectives: what is predicted from what, that nothing held out is seen, who may be trained."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,34 +22,24 @@ from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split, global_time, leave_one_out
 from sigma.errors import UserError
 from sigma.models.base import Model
+from tests.datamodules.worlds import flat, random_sequences, sequences
 
 L, K = 6, 9
 
 
-def sequences(seed: int = 0, users: int = 40) -> Sequences:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(2, 25, users)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    n = int(offsets[-1])
-    times = np.concatenate([np.sort(rng.integers(0, 1000, k)) for k in lengths])
-    items = rng.integers(1, K + 1, n).astype(np.int32)
-    return Sequences(items, offsets, times, np.arange(users), np.arange(K))
-
-
 @pytest.fixture(params=[leave_one_out, global_time], ids=lambda f: f.__name__)
 def world(request: pytest.FixtureRequest) -> tuple[Sequences, Split, FlatSequences]:
-    data = sequences()
-    flat = FlatSequences(torch.from_numpy(data.items), torch.from_numpy(data.offsets), L)
-    return data, request.param(data), flat
+    data = random_sequences(40, K, 2, 25, seed=0)
+    return data, request.param(data), flat(data, L)
 
 
-def whole(
+def epoch(
     objective: Objective, world: tuple[Sequences, Split, FlatSequences], seed: int = 0
 ) -> tuple[torch.Tensor, Batch]:
     """All rows of an epoch as one batch."""
-    data, split, flat = world
+    data, split, histories = world
     rows = objective.setup(data, split, L)
-    return rows, objective.batch(flat, rows, torch.Generator().manual_seed(seed))
+    return rows, objective.batch(histories, rows, torch.Generator().manual_seed(seed))
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -67,12 +58,12 @@ def test_windows_by_hand() -> None:
 
 def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) -> None:
     data, split, _ = world
-    rows, batch = whole(AllPositions(), world)
+    rows, batch = epoch(AllPositions(), world)
     users = batch.users[batch.rows.row_of(torch.arange(len(batch.items)))].tolist()
     predicted = Counter(zip(users, batch.targets.tolist(), strict=True))
     owner = np.searchsorted(data.offsets, split.train, side="right") - 1
-    wanted = Counter(zip(owner.tolist(), data.items[split.train].tolist(), strict=True))
-    assert predicted == wanted
+    expected = Counter(zip(owner.tolist(), data.items[split.train].tolist(), strict=True))
+    assert predicted == expected
     assert batch.rows.offsets.diff().tolist() == [stop - first for first, stop in rows.tolist()]
     assert batch.rows.offsets[0] == 0
     assert batch.rows.longest == L
@@ -87,26 +78,25 @@ def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) 
 def test_the_last_window_alone(world: tuple) -> None:
     """As SASRec's code: what lies before the last L items of a history is not trained on."""
     data, split, _ = world
-    rows, batch = whole(AllPositions(last_window=True), world)
+    rows, batch = epoch(AllPositions(last_window=True), world)
     stops = split.train_end - 1
     some = stops > data.offsets[:-1]
     assert rows[:, 1].tolist() == stops[some].tolist()
     assert rows[:, 0].tolist() == np.maximum(stops - L, data.offsets[:-1])[some].tolist()
     assert len(batch.targets) == int((rows[:, 1] - rows[:, 0]).sum())
-    every, _ = whole(AllPositions(), world)
+    every, _ = epoch(AllPositions(), world)
     assert len(rows) < len(every)
 
 
 def test_processes_share_the_coin_but_not_the_masks() -> None:
-    """Whether the last item alone is masked is drawn for the step, whoever holds its rows."""
-    data = sequences(users=160)
-    flat = FlatSequences(torch.from_numpy(data.items), torch.from_numpy(data.offsets), L)
+    """Whether the last item alone is masked is one draw for the step, whoever holds its rows."""
+    data = random_sequences(160, K, 2, 25, seed=0)
     objective = Cloze(mask_ratio=0.5, fine_tune_ratio=0.5)
     rows = objective.setup(data, leave_one_out(data), L)
 
     def kinds(rank: int, world_size: int) -> list[bool]:
         def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-            return objective.batch(flat, chosen, generator)
+            return objective.batch(flat(data, L), chosen, generator)
 
         loader = BatchLoader(make, rows, 16, True, 5, rank, world_size)
         return [
@@ -121,29 +111,27 @@ def test_processes_share_the_coin_but_not_the_masks() -> None:
 
 @pytest.mark.parametrize("objective", [NextItem(), AllPositions(), Cloze(), Twins(), Counted()])
 def test_nothing_held_out_is_seen(objective: Objective, world: tuple) -> None:
-    data, split, flat = world
+    data, split, _ = world
     # Whatever stands in the held-out places must not reach any training batch.
     held = np.ones(len(data.items), dtype=bool)
     for user, end in enumerate(split.train_end):
         held[data.offsets[user] : end] = False
     other = data.items.copy()
     other[held] = other[held] % K + 1
-    changed = Sequences(other, data.offsets, data.timestamps, data.user_ids, data.item_ids)
-    flat_changed = FlatSequences(torch.from_numpy(other), torch.from_numpy(data.offsets), L)
-    _, before = whole(objective, (data, split, flat))
-    _, after = whole(objective, (changed, split, flat_changed))
+    changed = replace(data, items=other)
+    _, before = epoch(objective, world)
+    _, after = epoch(objective, (changed, split, flat(changed, L)))
     for a, b in zip(before, after, strict=True):
         assert equal(a, b)
     assert held.any()
-    assert not torch.equal(flat.items, flat_changed.items)
     assert len(before.targets)
 
 
 def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
-    data, split, flat = world
+    data, split, histories = world
     objective = Cloze(mask_ratio=0.3, fine_tune_ratio=0.0, copies=50)
-    rows, batch = whole(objective, world)
-    plain = flat.window(rows, L + 1)
+    rows, batch = epoch(objective, world)
+    plain = histories.window(rows, L + 1)
     assert equal(batch.rows, plain.rows)
     assert batch.rows.longest == L + 1
     masked = batch.items != plain.items
@@ -162,22 +150,22 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     at = at[full[batch.rows.row_of(torch.arange(len(batch.items)))[batch.places]]]
     shares = torch.bincount(at, minlength=L + 1) / full.sum()
     assert (shares - (0.3 + 0.7**7 / 7)).abs().max() < 0.06
-    # One a row where none was drawn, at random among its items.
+    # One a row without any, at random among its items.
     one = lengths == 1
     assert (per_row[one] == 1).all()
     # Every training item of every history, its first and last among them, is visited and masked.
     spans = sum(int(b) - int(a) for a, b in rows[: len(rows) // 50].tolist())
     assert spans == int((split.train_end - data.offsets[:-1]).sum())
-    again = objective.batch(flat, rows, torch.Generator().manual_seed(0))
+    again = objective.batch(histories, rows, torch.Generator().manual_seed(0))
     assert torch.equal(again.items, batch.items)
-    other = objective.batch(flat, rows, torch.Generator().manual_seed(1))
+    other = objective.batch(histories, rows, torch.Generator().manual_seed(1))
     assert not torch.equal(other.items, batch.items)
 
 
 def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> None:
-    _, _, flat = world
-    objective = Cloze(mask_ratio=0.0, fine_tune_ratio=0.0, copies=200)
-    rows, batch = whole(objective, world)
+    _, _, histories = world
+    objective = Cloze(mask_ratio=1e-12, fine_tune_ratio=0.0, copies=200)
+    rows, batch = epoch(objective, world)
     lengths = rows[:, 1] - rows[:, 0]
     assert torch.equal(
         batch.rows.row_of(torch.arange(len(batch.items)))[batch.places], torch.arange(len(rows))
@@ -187,11 +175,11 @@ def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> No
         counts = torch.bincount(at[lengths == length], minlength=length).double()
         assert len(counts) == length
         assert (counts / counts.sum() - 1 / length).abs().max() < 0.05
-    assert torch.equal(batch.targets, flat.window(rows, L + 1).items[batch.places])
+    assert torch.equal(batch.targets, histories.window(rows, L + 1).items[batch.places])
 
 
 def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
-    rows, batch = whole(Cloze(fine_tune_ratio=1.0), world)
+    rows, batch = epoch(Cloze(fine_tune_ratio=1.0), world)
     assert len(batch.places) == len(rows)
     assert torch.equal(batch.places, batch.rows.offsets[1:] - 1)
     assert torch.equal(batch.targets, world[2].items[rows[:, 1] - 1].long())
@@ -207,55 +195,52 @@ def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
 def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
     world: tuple, mask_history: bool
 ) -> None:
-    _, split, flat = world
-    plain = flat.batch(torch.from_numpy(split.test), mask_history)
-    asked = Cloze().evaluation(plain, K)
+    _, split, histories = world
+    plain = histories.batch(torch.from_numpy(split.test), mask_history)
+    answer = Cloze().evaluation(plain, K)
     lengths = plain.rows.offsets.diff()
-    wanted = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
-    assert asked.items.tolist() == [item for row in wanted for item in row]
-    assert torch.equal(asked.rows.offsets.diff(), lengths + 1)
-    assert asked.rows.offsets[0] == 0
-    assert asked.rows.longest == plain.rows.longest + 1 == L + 1
-    assert torch.equal(asked.places, asked.rows.offsets[1:] - 1)
-    kept = {"items", "rows", "places"}
-    for name in set(Batch._fields) - kept:
-        assert equal(getattr(asked, name), getattr(plain, name)), name
-    # The place it is asked at is one that training has predicted, too, for the longest row as well.
+    expected = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
+    assert answer.items.tolist() == [item for row in expected for item in row]
+    assert torch.equal(answer.rows.offsets.diff(), lengths + 1)
+    assert answer.rows.offsets[0] == 0
+    assert answer.rows.longest == plain.rows.longest + 1 == L + 1
+    assert torch.equal(answer.places, answer.rows.offsets[1:] - 1)
+    changed = {"items", "rows", "places"}
+    for name in set(Batch._fields) - changed:
+        assert equal(getattr(answer, name), getattr(plain, name)), name
+    # It reads at a place that training has predicted, too, in the longest row as well.
     assert lengths.max() == L
-    batch = whole(Cloze(fine_tune_ratio=1.0), world)[1]
-    assert batch.rows.longest == asked.rows.longest
+    batch = epoch(Cloze(fine_tune_ratio=1.0), world)[1]
+    assert batch.rows.longest == answer.rows.longest
     trained = set((batch.rows.offsets.diff() - 1).tolist())
     assert set(lengths.tolist()) <= trained
 
 
 def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
-    data, split, flat = world
+    data, split, histories = world
     objective = Twins()
     rows = objective.setup(data, split, L)
     targets = data.items[split.train]
-    drawn = torch.stack(
+    draws = torch.stack(
         [objective.twins(rows, torch.Generator().manual_seed(s)) for s in range(300)]
     )
     for row in rows.tolist():
         same = {i for i in range(len(targets)) if targets[i] == targets[row] and i != row}
-        got = Counter(drawn[:, row].tolist())
+        got = Counter(draws[:, row].tolist())
         assert set(got) <= (same or {row})
         if len(same) == 2:
             assert min(got.values()) > 100
-    batch = objective.batch(flat, rows[5:15], torch.Generator().manual_seed(3))
-    plain = flat.batch(torch.from_numpy(split.train[5:15]))
+    batch = objective.batch(histories, rows[5:15], torch.Generator().manual_seed(3))
+    plain = histories.batch(torch.from_numpy(split.train[5:15]))
     assert equal(batch._replace(twins=None), plain)
     other = objective.twins(rows[5:15], torch.Generator().manual_seed(3))
-    twins = flat.batch(torch.from_numpy(split.train)[other])
+    twins = histories.batch(torch.from_numpy(split.train)[other])
     assert torch.equal(twins.targets, plain.targets)
     assert equal(batch.twins, (twins.items, twins.rows))
 
 
 def test_a_lone_target_is_its_own_twin() -> None:
-    data = Sequences(
-        np.array([1, 2, 3, 4, 5, 1, 2, 6, 7, 8], dtype=np.int32), np.array([0, 5, 10]), None,
-        np.arange(2), np.arange(8),
-    )  # fmt: skip
+    data = sequences([[1, 2, 3, 4, 5], [1, 2, 6, 7, 8]])
     objective = Twins()
     rows = objective.setup(data, leave_one_out(data), L)  # targets 2, 3 and 2, 6
     assert objective.twins(rows, torch.Generator()).tolist() == [2, 1, 0, 3]

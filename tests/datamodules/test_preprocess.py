@@ -166,5 +166,5 @@ def test_item_without_a_title_is_called_by_its_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bounds", [(5, 5), (6, 5)])
 def test_bounds_that_keep_nothing(bounds: Bounds) -> None:
-    with pytest.raises(UserError, match=r"user bounds \[\d, 5\) keep nothing"):
+    with pytest.raises(ValueError, match=r"user_bounds=\[\d, 5\) keeps nothing"):
         preprocess(interactions([(1, 1, 1)]), bounds)

@@ -18,8 +18,8 @@ from tests.datamodules import raw_files as raw
 ROWS = raw.interactions()
 
 
-def plain(path: Path, rows: list[raw.Row]) -> Path:
-    return raw.ml_100k(path, rows) / "u.data"
+def read(path: Path, columns: dict[str, Any] | None = None) -> Interactions:
+    return locate(path, path.parent / "unpacked", columns=columns).read(columns)
 
 
 SOURCES: dict[str, Callable[[Path], Path]] = {
@@ -43,88 +43,97 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
 }
 
 
+FILMS = {
+    "ml_1m folder": "Café 3 (1995)",
+    "ml_1m zip": "Café 3 (1995)",
+    "ml_100k folder": "Café 3 (1995)",
+    "ml csv folder": "Café, the 3 (1995)",
+    "recbole folder": 'The "Café" 3',
+}
+HEAD = "user_id,item_id,timestamp\n"
+NAMES = {"user": "who", "item": "what", "timestamp": "when"}
+TYPED = "\t".join(f"{n}:token" for n in ("user_id", "item_id", "artist_id"))
+# Name and text of a file -> users, items and times in order.
+TEXTS: dict[str, tuple[str, str, Any, Any, Any]] = {
+    "a user a line": ("a.txt", "7 1 2 1\n\n9 2\n", "7 7 7 9", "1 2 1 2", None),
+    "a pair a line": ("ml-1m.txt", "1 5\n1 3\n2 5\n1 9\n", "1 1 2 1", "5 3 5 9", None),
+    "pairs with tabs": ("ml-1m.txt", "1\t5\n1\t3\n2\t5\n1\t9\n", "1 1 2 1", "5 3 5 9", None),
+    "tabs, no numbers": ("a.txt", "u1\ti7\nu1\ti8\nu2\ti7\n", "u1 u1 u2", "i7 i8 i7", None),
+    "a header": ("b.txt", "user_id\titem_id\nu1\ti8\nu2\ti7\n", "u1 u2", "i8 i7", None),
+    "no times": ("a.csv", "user_id,item_id\nx,1\nx,0\n", "x x", "1 0", None),
+    "mark, quotes, Windows": (
+        *("a.csv", '\ufeff"user_id","item_id","timestamp"\r\n"a","b,c",1\r\n"a","d",2\r\n'),
+        *("a a", ["b,c", "d"], [1, 2]),
+    ),
+    "as KuaiRand: the most exact time": (
+        "a.csv",
+        "user_id,video_id,date,hourmin,time_ms\n1,5,20220408,100,3000\n1,6,20220408,2300,1000\n",
+        *("1 1", "5 6", [3000, 1000]),
+    ),
+    "blank lines above": ("a.csv", f"\n\n{HEAD}1,2,3\n1,3,1\n", "1 1", "2 3", [3, 1]),
+    "old line ends": ("b.csv", (HEAD + "1,2,3\n1,3,1\n").replace("\n", "\r"), "1 1", "2 3", [3, 1]),
+    "commas in a header": (
+        *("a.tsv", "user_id\titem_id\ttimestamp\ta,b,c,d\n1\t2\t3\t4\n", "1", "2", [3]),
+    ),
+    "blanks before dates": (
+        *("a.csv", "user_id, item_id, timestamp\n1, 2, 1970-01-02\n1, 3, 1970-01-03\n"),
+        *("1 1", [" 2", " 3"], [86400, 172800]),
+    ),
+    "MovieLens' columns": (
+        "m.tsv",
+        "userId\tmovieId\trating\ttimestamp\n1\t2\t3\t4\n",
+        "1",
+        "2",
+        [4],
+    ),
+}
+TIMES = [
+    (["881250949.0", "881250948"], [881250949, 881250948]),
+    (["1.5", "1.25"], [1_500_000, 1_250_000]),  # a fraction: all in microseconds
+    (["2018-10-31", "2018-10-30"], [1540944000, 1540857600]),
+    (["2018-10-31 12:00:00", "2018-10-31"], [1540987200, 1540944000]),
+    (["2018-10-31T12:00:00Z", "2018-10-31T12:00:01Z"], [1540987200, 1540987201]),
+    (["2018-10-31T12:00:00+02:00", "2018-10-31"], [1540980000, 1540944000]),
+    (["2018-10-31 12:00:00.5", "2018-10-31"], [1540987200500000, 1540944000000000]),
+    ([" 12 ", "13"], [12, 13]),
+    (["1540987200000", "1540987200001"], [1540987200000, 1540987200001]),  # milliseconds
+]
+for values, numbers in TIMES:
+    table = "user,item,time\n" + "".join(f"a,b,{value}\n" for value in values)
+    TEXTS[f"times {values}"] = ("a.csv", table, "a a", "b b", numbers)
+
+
 def number(raw_id: object) -> int:
     """The number in a raw id such as B000000007, u7 or 7."""
     return int("".join(c for c in str(raw_id) if c.isdigit()))
 
 
 def rows_of(data: Interactions) -> list[raw.Row]:
-    assert data.timestamps is not None
     return [
         raw.Row(number(data.user_ids[u]), number(data.item_ids[i]), int(t))
         for u, i, t in zip(data.users, data.items, data.timestamps, strict=True)
     ]
 
 
+@pytest.mark.parametrize(("name", "text", "users", "items", "times"), TEXTS.values(), ids=TEXTS)
+def test_text(name: str, text: str, users: Any, items: Any, times: Any, tmp_path: Path) -> None:
+    data = read(raw.write(tmp_path / name, text))
+    for ids, codes, expected in (
+        (data.user_ids, data.users, users),
+        (data.item_ids, data.items, items),
+    ):
+        expected = expected.split() if isinstance(expected, str) else expected
+        assert ids[codes].tolist() == expected
+        assert ids.tolist() == list(dict.fromkeys(expected))  # codes by the first appearance
+    assert (data.timestamps if times is None else data.timestamps.tolist()) == times
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_reader_returns_the_rows_in_file_order(source: str, tmp_path: Path) -> None:
-    data = locate(SOURCES[source](tmp_path), tmp_path / "unpacked").read()
+    data = read(SOURCES[source](tmp_path))
     assert rows_of(data) == ROWS
     assert data.users.dtype == data.items.dtype == np.int32
-    assert data.timestamps is not None
     assert data.timestamps.dtype == np.int64
-
-
-def test_codes_follow_the_first_appearance(tmp_path: Path) -> None:
-    data = locate(raw.csv_table(tmp_path / "a.csv", ROWS), tmp_path).read()
-    first = list(dict.fromkeys(str(row.user) for row in ROWS))
-    assert data.user_ids.tolist() == first
-    assert data.item_ids.tolist() == list(dict.fromkeys(str(row.item) for row in ROWS))
-
-
-@pytest.mark.parametrize(
-    ("source", "title", "genres"),
-    [
-        ("ml_1m folder", "Café 3 (1995)", "Comedy|Drama"),
-        ("ml_1m zip", "Café 3 (1995)", "Comedy|Drama"),
-        ("ml_100k folder", "Café 3 (1995)", "Comedy|Drama"),
-        ("ml csv folder", "Café, the 3 (1995)", "Comedy|Drama"),
-        ("recbole folder", 'The "Café" 3', "Comedy|Drama"),
-    ],
-)
-def test_titles_and_genres_of_films(source: str, title: str, genres: str, tmp_path: Path) -> None:
-    data = locate(SOURCES[source](tmp_path), tmp_path / "unpacked").read()
-    assert data.item_info is not None
-    assert data.item_info.loc["3", ["title", "genres"]].tolist() == [title, genres]
-
-
-def test_titles_of_products_and_businesses(tmp_path: Path) -> None:
-    raw.amazon_meta(tmp_path / "meta_Beauty.json.gz")
-    data = locate(raw.amazon_2014(tmp_path / "ratings_Beauty.csv", ROWS), tmp_path).read()
-    assert data.item_info is not None
-    assert data.item_info.loc[raw.asin(3), "title"] == "Thing 3"
-    data = locate(raw.yelp(tmp_path / "yelp", ROWS), tmp_path).read()
-    assert data.item_info is not None
-    assert data.item_info.loc["b3"].tolist() == ["Café 3", "Food|Bars"]
-
-
-def test_sequence_text(tmp_path: Path) -> None:
-    data = locate(raw.write(tmp_path / "a.txt", "7 1 2 1\n\n9 2\n"), tmp_path).read()
-    assert data.user_ids.tolist() == ["7", "9"]
-    assert data.users.tolist() == [0, 0, 0, 1]
-    assert data.items.tolist() == [0, 1, 0, 1]
-    assert data.timestamps is None
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (["881250949.0", "881250948"], [881250949, 881250948]),
-        (["1.5", "1.25"], [1_500_000, 1_250_000]),  # a fraction: all in microseconds
-        (["2018-10-31", "2018-10-30"], [1540944000, 1540857600]),
-        (["2018-10-31 12:00:00", "2018-10-31"], [1540987200, 1540944000]),
-        (["2018-10-31T12:00:00Z", "2018-10-31T12:00:01Z"], [1540987200, 1540987201]),
-        (["2018-10-31T12:00:00+02:00", "2018-10-31"], [1540980000, 1540944000]),
-        (["2018-10-31 12:00:00.5", "2018-10-31"], [1540987200500000, 1540944000000000]),
-        ([" 12 ", "13"], [12, 13]),
-        (["1540987200000", "1540987200001"], [1540987200000, 1540987200001]),  # milliseconds
-    ],
-)
-def test_times_of_all_kinds(values: list[str], expected: list[int], tmp_path: Path) -> None:
-    text = "user,item,time\n" + "".join(f"a,b,{value}\n" for value in values)
-    data = locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()
-    assert data.timestamps is not None
-    assert data.timestamps.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -141,8 +150,7 @@ def test_times_of_all_kinds(values: list[str], expected: list[int], tmp_path: Pa
 )
 def test_times_of_parquet(times: pa.Array, tmp_path: Path) -> None:
     path = raw.parquet(tmp_path / "a.parquet", [raw.Row(1, 1, 0)] * 2, timestamp=times)
-    data = locate(path, tmp_path).read()
-    assert data.timestamps is not None
+    data = read(path)
     assert data.timestamps.tolist() == [5, 6]
 
 
@@ -160,60 +168,9 @@ def test_times_of_parquet(times: pa.Array, tmp_path: Path) -> None:
 )
 def test_ids_of_parquet(ids: pa.Array, expected: list[object], tmp_path: Path) -> None:
     path = raw.parquet(tmp_path / "a.parquet", [raw.Row(1, 1, 0)] * 3, user_id=ids)
-    data = locate(path, tmp_path).read()
+    data = read(path)
     assert data.user_ids.tolist() == expected
     assert data.users.tolist() == [0, 1, 0]
-
-
-def test_columns_by_name_and_leading_zeros(tmp_path: Path) -> None:
-    path = raw.write(tmp_path / "a.tsv", "when\twhat\twho\n5\t007\tx\n4\t7\tx\n")
-    names = {"user": "who", "item": "what", "timestamp": "when"}
-    data = locate(path, tmp_path, columns=names).read(names)
-    assert data.item_ids.tolist() == ["007", "7"]
-    assert data.timestamps is not None
-    assert data.timestamps.tolist() == [5, 4]
-
-
-def test_table_without_times_is_in_the_order_of_the_file(tmp_path: Path) -> None:
-    data = locate(raw.write(tmp_path / "a.csv", "user_id,item_id\nx,1\nx,0\n"), tmp_path).read()
-    assert data.timestamps is None
-
-
-def test_byte_order_mark_quotes_and_windows_lines(tmp_path: Path) -> None:
-    text = '\ufeff"user_id","item_id","timestamp"\r\n"a","b,c",1\r\n"a","d",2\r\n'
-    data = locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()
-    assert data.item_ids.tolist() == ["b,c", "d"]
-
-
-def test_the_most_exact_time_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    text = "user_id,video_id,date,hourmin,time_ms\n1,5,20220408,100,3000\n1,6,20220408,2300,1000\n"
-    data = locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()  # as KuaiRand has it
-    assert data.timestamps is not None
-    assert data.timestamps.tolist() == [3000, 1000]
-    assert not caplog.text
-    locate(raw.write(tmp_path / "b.csv", "user,item,moment\n1,5,3\n"), tmp_path).read()
-    assert "none of its columns (user, item, moment) looks like a time" in caplog.text
-
-
-def test_blank_lines_above_and_old_line_ends(tmp_path: Path) -> None:
-    for name, text in (
-        ("a.csv", "\n\nuser_id,item_id,timestamp\n1,2,3\n1,3,1\n"),
-        ("b.csv", "user_id,item_id,timestamp\r1,2,3\r1,3,1\r"),
-    ):
-        data = locate(raw.write(tmp_path / name, text), tmp_path).read()
-        assert data.timestamps is not None
-        assert data.timestamps.tolist() == [3, 1]
-
-
-def test_recbole_fields_may_be_named(tmp_path: Path) -> None:
-    names = ("user_id:token", "item_id:token", "artist_id:token", "timestamp:float", "first:float")
-    text = "\t".join(names) + "\n1\t2\t3\t4\t5\n"
-    file = locate(raw.write(tmp_path / "a.inter", text), tmp_path)
-    data = file.read({"item": "artist_id", "timestamp": "first:float"})
-    assert data.timestamps is not None
-    assert (data.item_ids.tolist(), data.timestamps.tolist()) == (["3"], [5])
-    with pytest.raises(UserError, match=r"no column 'artist' for dataset\.columns\.item"):
-        file.read({"item": "artist"})
 
 
 @pytest.mark.parametrize(
@@ -226,24 +183,11 @@ def test_recbole_fields_may_be_named(tmp_path: Path) -> None:
 )
 def test_a_table_without_header_says_so(name: str, text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no header"):
-        locate(raw.write(tmp_path / name, text), tmp_path).read()
-    named = {"user": text[0], "item": "11"}  # must not make a header of the first row
+        read(raw.write(tmp_path / name, text))
+    columns = {"user": text[0], "item": "11"}  # must not make a header of the first row
     if name != "c.txt":
         with pytest.raises(UserError, match="no header"):
-            locate(tmp_path / name, tmp_path, columns=named).read(named)
-
-
-@pytest.mark.parametrize("gap", [" ", "\t"])
-def test_a_pair_a_line(gap: str, tmp_path: Path) -> None:
-    text = "".join(f"{user}{gap}{item}\n" for user, item in ((1, 5), (1, 3), (2, 5), (1, 9)))
-    data = locate(raw.write(tmp_path / "ml-1m.txt", text), tmp_path).read()
-    assert data.timestamps is None
-    assert data.user_ids[data.users].tolist() == ["1", "1", "2", "1"]
-    assert data.item_ids[data.items].tolist() == ["5", "3", "5", "9"]
-    # A user on a second line of longer ones is still a fault of that line.
-    raw.write(tmp_path / "ml-1m.txt", "1 5 3\n2 5 4 8\n1 9 3\n")
-    with pytest.raises(UserError, match="stands on an earlier line"):
-        locate(tmp_path / "ml-1m.txt", tmp_path).read()
+            read(tmp_path / name, columns)
 
 
 @pytest.mark.parametrize("form", ["{} {} ", " {}  {}", "{}\t{}\t", "{} \t {}"])
@@ -263,52 +207,19 @@ def test_pairs_in_the_order_of_time_are_no_histories_of_one(tmp_path: Path) -> N
     """The first thousand lines are then of as many users."""
     pairs = [(str(u), str(u % 7)) for _ in range(2) for u in range(1500)]
     text = "".join(f"{user} {item}\n" for user, item in pairs)
-    data = locate(raw.write(tmp_path / "a.txt", text), tmp_path).read()
+    data = read(raw.write(tmp_path / "a.txt", text))
     assert data.item_ids[data.items].tolist() == [item for _, item in pairs]
-
-
-def test_text_with_tabs_and_ids_that_are_no_numbers_has_no_header(tmp_path: Path) -> None:
-    text = "u1\ti7\nu1\ti8\nu2\ti7\n"
-    data = locate(raw.write(tmp_path / "a.txt", text), tmp_path).read()
-    assert data.user_ids[data.users].tolist() == ["u1", "u1", "u2"]
-    raw.write(tmp_path / "b.txt", text.replace("u1\ti7", "user_id\titem_id", 1))
-    assert len(locate(tmp_path / "b.txt", tmp_path).read().items) == 2
 
 
 def test_columns_named_by_numbers(tmp_path: Path) -> None:
     columns: dict[str, Any] = {"user": 0, "item": 1}
     frame = pa.table({"0": ["a", "b"], "1": ["x", "y"]})
     pq.write_table(frame, tmp_path / "a.parquet")
-    data = locate(tmp_path / "a.parquet", tmp_path, columns=columns).read(columns)
+    data = read(tmp_path / "a.parquet", columns)
     assert data.item_ids[data.items].tolist() == ["x", "y"]
     raw.write(tmp_path / "a.csv", "user_id,item_id\na,x\n")  # no column is called so
     with pytest.raises(UserError, match=r"has no column '0' for dataset\.columns\.user"):
-        locate(tmp_path / "a.csv", tmp_path, columns=columns).read(columns)
-
-
-def test_commas_in_the_header_of_a_tsv(tmp_path: Path) -> None:
-    text = "user_id\titem_id\ttimestamp\ta,b,c,d\n1\t2\t3\t4\n"
-    data = locate(raw.write(tmp_path / "a.tsv", text), tmp_path).read()
-    assert data.item_ids.tolist() == ["2"]
-
-
-def test_dates_behind_blanks(tmp_path: Path) -> None:
-    text = "user_id, item_id, timestamp\n1, 2, 1970-01-02\n1, 3, 1970-01-03\n"
-    data = locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()
-    assert data.timestamps is not None
-    assert data.timestamps.tolist() == [86400, 172800]
-
-
-def test_times_of_no_kind_are_told_so(tmp_path: Path) -> None:
-    text = "user_id,item_id,timestamp\n1,2,07/14/2017\n1,3,07/15/2017\n"
-    with pytest.raises(UserError, match=r"line 2: the time '07/14/2017' .* is neither a number"):
-        locate(raw.write(tmp_path / "a.csv", text), tmp_path).read()
-
-
-def test_ids_too_large_for_numbers(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"user_id": [1e19, 2.0], "item_id": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="'user_id' holds ids too large for numbers"):
-        locate(tmp_path / "a.parquet", tmp_path).read()
+        read(tmp_path / "a.csv", columns)
 
 
 def test_amazon_reviews_of_2023(tmp_path: Path) -> None:
@@ -318,20 +229,65 @@ def test_amazon_reviews_of_2023(tmp_path: Path) -> None:
     )
     raw.write(tmp_path / "Games.jsonl", text)
     raw.write(tmp_path / "meta_Games.jsonl", '{"title": "Chess", "parent_asin": "B2"}\n')
-    data = locate(tmp_path, tmp_path).read()
-    assert data.timestamps is not None
+    data = read(tmp_path)
     assert data.timestamps.tolist() == [1588687728923, 1588687728922]
     assert data.item_ids.tolist() == ["B2", "B3"]
-    assert data.item_info is not None
     assert data.item_info.loc["B2", "title"] == "Chess"
-
-
-def test_movielens_columns_with_another_sign_between(tmp_path: Path) -> None:
-    text = "userId\tmovieId\trating\ttimestamp\n1\t2\t3\t4\n"
-    data = locate(raw.write(tmp_path / "ml.tsv", text), tmp_path).read()
-    assert data.item_ids.tolist() == ["2"]
 
 
 def test_a_download_under_way_is_no_raw_file(tmp_path: Path) -> None:
     raw.write(tmp_path / "ratings_Beauty.csv.part", "A1,B")
     assert search(tmp_path, ("ratings_Beauty.csv*",)) is None
+
+
+@pytest.mark.parametrize("source", FILMS)
+def test_titles_and_genres_of_films(source: str, tmp_path: Path) -> None:
+    info = read(SOURCES[source](tmp_path)).item_info
+    assert info.loc["3", ["title", "genres"]].tolist() == [FILMS[source], "Comedy|Drama"]
+
+
+def test_titles_of_products_and_businesses(tmp_path: Path) -> None:
+    raw.amazon_meta(tmp_path / "meta_Beauty.json.gz")
+    data = read(raw.amazon_2014(tmp_path / "ratings_Beauty.csv", ROWS))
+    assert data.item_info.loc[raw.asin(3), "title"] == "Thing 3"
+    data = read(raw.yelp(tmp_path / "yelp", ROWS))
+    assert data.item_info.loc["b3"].tolist() == ["Café 3", "Food|Bars"]
+
+
+def test_columns_by_name_and_leading_zeros(tmp_path: Path) -> None:
+    data = read(raw.write(tmp_path / "a.tsv", "when\twhat\twho\n5\t007\tx\n4\t7\tx\n"), NAMES)
+    assert (data.item_ids.tolist(), data.timestamps.tolist()) == (["007", "7"], [5, 4])
+    fields = f"{TYPED}\ttimestamp:float\tfirst:float\n1\t2\t3\t4\t5\n"
+    path = raw.write(tmp_path / "a.inter", fields)
+    data = read(path, {"item": "artist_id", "timestamp": "first:float"})
+    assert (data.item_ids.tolist(), data.timestamps.tolist()) == (["3"], [5])
+    with pytest.raises(UserError, match=r"no column 'artist' for dataset\.columns\.item"):
+        read(path, {"item": "artist"})
+
+
+def test_times_of_no_kind(tmp_path: Path) -> None:
+    path = raw.write(tmp_path / "a.csv", HEAD + "1,2,07/14/2017\n1,3,07/15/2017\n")
+    with pytest.raises(UserError, match=r"line 2: the time '07/14/2017' .* is neither a number"):
+        read(path)
+
+
+def test_a_user_on_a_second_line_of_longer_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stands on an earlier line"):
+        read(raw.write(tmp_path / "ml-1m.txt", "1 5 3\n2 5 4 8\n1 9 3\n"))
+
+
+def test_a_time_that_is_not_recognised_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read(raw.write(tmp_path / "a.csv", HEAD + "1,2,3\n"))
+    assert not caplog.text
+    read(raw.write(tmp_path / "b.csv", "user,item,moment\n1,5,3\n"))
+    assert "none of its columns (user, item, moment) looks like a time" in caplog.text
+
+
+def test_ids_too_large_for_numbers(tmp_path: Path) -> None:
+    path = raw.parquet(
+        tmp_path / "a.parquet", [raw.Row(1, 1, 0)] * 2, user_id=pa.array([1e19, 2.0])
+    )
+    with pytest.raises(UserError, match="'user_id' holds ids too large for numbers"):
+        read(path)

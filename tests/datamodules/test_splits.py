@@ -6,18 +6,12 @@ import pytest
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import global_time, leave_one_out
 from sigma.errors import UserError
+from tests.datamodules import worlds
 
 
 def sequences(times: list[list[int]]) -> Sequences:
-    """One history per list, its times given; items do not matter here."""
-    lengths = [len(h) for h in times]
-    return Sequences(
-        items=np.ones(sum(lengths), np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        timestamps=np.array([t for h in times for t in h], dtype=np.int64),
-        user_ids=np.arange(len(times)),
-        item_ids=np.arange(1),
-    )
+    """One history a list of times; items do not matter here."""
+    return worlds.sequences([[1] * len(history) for history in times], times)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +58,6 @@ def test_global_time_by_hand() -> None:
 def test_global_time_never_trains_on_the_later(seed: int) -> None:
     rng = np.random.default_rng(seed)
     data = sequences([sorted(rng.integers(0, 50, n).tolist()) for n in rng.integers(1, 12, 60)])
-    assert data.timestamps is not None
     split = global_time(data, 0.15, 0.2)
     times = data.timestamps
     assert times[split.train].max() < times[split.val].min()
@@ -79,14 +72,12 @@ def test_global_time_never_trains_on_the_later(seed: int) -> None:
 
 @pytest.mark.parametrize("fractions", [(0, 0.1), (0.1, 0), (0.5, 0.5), (-0.1, 0.2), (0.1, 1.5)])
 def test_global_time_refuses_fractions_out_of_range(fractions: tuple[float, float]) -> None:
-    with pytest.raises(UserError, match="must be positive and sum to less than 1"):
+    with pytest.raises(ValueError, match="must be positive and sum to less than 1"):
         global_time(sequences([[0, 1, 2]]), *fractions)
 
 
 def test_global_time_needs_times_and_samples() -> None:
-    data = sequences([[0, 1, 2]])
-    without = Sequences(data.items, data.offsets, None, data.user_ids, data.item_ids)
     with pytest.raises(UserError, match="needs timestamps"):
-        global_time(without)
+        global_time(worlds.sequences([[1, 2, 3]]))
     with pytest.raises(UserError, match="no train samples"):
         global_time(sequences([[5, 5, 5, 5]]))

@@ -110,25 +110,22 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_titles(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("path", "name", "file", "item", "expected"),
-    [
-        pytest.param(*real("ml-100k").values, "ml_100k", "ml-100k.item", "1",
-                     Title("Toy Story", ("Animation", "Children's", "Comedy")),
-                     marks=real("ml-100k").marks),
-        pytest.param(*real("ml-latest-small").values, "ml_latest_small", "movies.csv", "2",
-                     Title("Jumanji (1995)", ("Adventure", "Children", "Fantasy")),
-                     marks=real("ml-latest-small").marks),
-    ],
-)  # fmt: skip
-def test_real_films(
-    path: Path, name: str, file: str, item: str, expected: Title, tmp_path: Path
-) -> None:
+FILMS = {
+    "ml_100k": ("ml-100k.item", "1", Title("Toy Story", ("Animation", "Children's", "Comedy"))),
+    "ml_latest_small": (
+        *("movies.csv", "2"),
+        Title("Jumanji (1995)", ("Adventure", "Children", "Fantasy")),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", [real("ml-100k"), real("ml-latest-small")])
+def test_real_films(path: Path, tmp_path: Path) -> None:
+    name = path.name.replace("-", "_")
+    file, item, expected = FILMS[name]
     module = dataset(name, tmp_path, path=str(path), malformed="skip")
-    module.setup()
-    assert module.sequences is not None
-    own, titles = titles_of(module.sequences), read_titles(path / file)
-    assert titles[item] == own[item] == expected
-    assert len(own) == module.num_items  # every film has a title
-    assert all(titles[i] == title for i, title in own.items())
-    assert sum(bool(t.genres) for t in own.values()) > 0.99 * len(own)
+    mine, titles = titles_of(module.sequences), read_titles(path / file)
+    assert titles[item] == mine[item] == expected
+    assert len(mine) == module.num_items  # every film has a title
+    assert all(titles[i] == title for i, title in mine.items())
+    assert sum(bool(t.genres) for t in mine.values()) > 0.99 * len(mine)

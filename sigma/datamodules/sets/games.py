@@ -4,6 +4,9 @@ from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.download import Source
 from sigma.datamodules.statistics import Expected
 
+SMALL = "data/amazon_v2/categoryFilesSmall/Video_Games.csv"
+RECBOLE = "https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets/Amazon_ratings"
+
 
 class Games(SequenceDataModule):
     files = (
@@ -16,18 +19,11 @@ class Games(SequenceDataModule):
     sources = (
         Source(
             "Video_Games.csv",
-            (
-                "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/Video_Games.csv",
-                "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2/categoryFilesSmall/Video_Games.csv",
-                "https://jmcauley.ucsd.edu/data/amazon_v2/categoryFilesSmall/Video_Games.csv",
-            ),
-            "sha256:c3fec1cce4ee67f0d51f8b53a7e294d8bbe6f75ca1d8732256e900b3c46606d8",
+            f"https://mcauleylab.ucsd.edu/public_datasets/{SMALL}",
+            f"https://datarepo.eng.ucsd.edu/mcauley_group/{SMALL}",
+            f"https://jmcauley.ucsd.edu/{SMALL}",
+            sha256="c3fec1cce4ee67f0d51f8b53a7e294d8bbe6f75ca1d8732256e900b3c46606d8",
         ),
-        Source(  # no checksum of it was found
-            "Amazon_Video_Games.zip",
-            (
-                "https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets"
-                "/Amazon_ratings/Amazon2018/Amazon_Video_Games.zip",
-            ),
-        ),
+        # No checksum of it is known.
+        Source("Amazon_Video_Games.zip", f"{RECBOLE}/Amazon2018/Amazon_Video_Games.zip"),
     )

@@ -4,11 +4,13 @@ from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.download import Source
 from sigma.datamodules.statistics import Expected
 
+SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+
 
 class Games2014(SequenceDataModule):
     files = ("ratings_Video_Games.csv*", "reviews_Video_Games_5.json*", "games_2014.txt")
     expected = Expected("Amazon 2014, users and items in [5, inf)", 24_303, 10_672, 231_780)
-    sources = tuple(  # no checksum of either was found
-        Source(name, (f"https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/{name}",))
-        for name in ("ratings_Video_Games.csv", "reviews_Video_Games_5.json.gz")
+    sources = (  # no checksum of either is known
+        Source("ratings_Video_Games.csv", f"{SNAP}/ratings_Video_Games.csv"),
+        Source("reviews_Video_Games_5.json.gz", f"{SNAP}/reviews_Video_Games_5.json.gz"),
     )

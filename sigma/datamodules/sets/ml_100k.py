@@ -4,6 +4,8 @@ from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.download import Source
 from sigma.datamodules.statistics import Expected
 
+RECBOLE = "https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets/MovieLens"
+
 
 class ML100K(SequenceDataModule):
     files = ("u.data", "ml-100k.inter", "ml-100k.zip")
@@ -11,16 +13,9 @@ class ML100K(SequenceDataModule):
     sources = (
         Source(
             "ml-100k.zip",
-            (
-                "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
-                "http://files.grouplens.org/datasets/movielens/ml-100k.zip",
-            ),
-            "md5:0e33842e24a9c977be4e0107933c0723",
+            "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+            "http://files.grouplens.org/datasets/movielens/ml-100k.zip",
+            md5="0e33842e24a9c977be4e0107933c0723",
         ),
-        Source(  # RecBole's copy; no checksum of it was found
-            "ml-100k-recbole.zip",
-            (
-                "https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets/MovieLens/ml-100k.zip",
-            ),
-        ),
+        Source("ml-100k-recbole.zip", f"{RECBOLE}/ml-100k.zip"),  # no checksum of it is known
     )

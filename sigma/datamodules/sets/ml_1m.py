@@ -4,6 +4,8 @@ from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.download import Source
 from sigma.datamodules.statistics import Expected
 
+RECBOLE = "https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets/MovieLens"
+
 
 class ML1M(SequenceDataModule):
     files = ("ratings.dat", "ml-1m.inter", "ml-1m.txt", "ml-1m.zip")
@@ -11,14 +13,9 @@ class ML1M(SequenceDataModule):
     sources = (
         Source(
             "ml-1m.zip",
-            (
-                "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
-                "http://files.grouplens.org/datasets/movielens/ml-1m.zip",
-            ),
-            "md5:c4d9eecfca2ab87c1945afe126590906",
+            "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+            "http://files.grouplens.org/datasets/movielens/ml-1m.zip",
+            md5="c4d9eecfca2ab87c1945afe126590906",
         ),
-        Source(  # RecBole's copy; no checksum of it was found
-            "ml-1m-recbole.zip",
-            ("https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets/MovieLens/ml-1m.zip",),
-        ),
+        Source("ml-1m-recbole.zip", f"{RECBOLE}/ml-1m.zip"),  # no checksum of it is known
     )

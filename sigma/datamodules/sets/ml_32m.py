@@ -12,10 +12,8 @@ class ML32M(SequenceDataModule):
     sources = (
         Source(
             "ml-32m.zip",
-            (
-                "https://files.grouplens.org/datasets/movielens/ml-32m.zip",
-                "http://files.grouplens.org/datasets/movielens/ml-32m.zip",
-            ),
-            "md5:d472be332d4daa821edc399621853b57",
+            "https://files.grouplens.org/datasets/movielens/ml-32m.zip",
+            "http://files.grouplens.org/datasets/movielens/ml-32m.zip",
+            md5="d472be332d4daa821edc399621853b57",
         ),
     )

@@ -13,9 +13,7 @@ class MLLatestSmall(SequenceDataModule):
     sources = (
         Source(  # changes from time to time, so there is no checksum to hold it to
             "ml-latest-small.zip",
-            (
-                "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
-                "http://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
-            ),
+            "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
+            "http://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
         ),
     )

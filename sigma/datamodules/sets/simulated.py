@@ -5,24 +5,23 @@ from typing import Any
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences, preprocess
 from sigma.datamodules.simulator import Shop
-from sigma.errors import UserError
 
 
 class Simulated(SequenceDataModule):
-    """Sequences of a ``Shop``; made anew at each start, in less time than a cache would save.
+    """Sequences of a ``Shop``; built anew at each start, in less time than a cache would save.
 
     Args:
         shop: what to simulate; None is the default shop.
         options: arguments of ``SequenceDataModule``, which rejects those it does not know.
+
+    Raises:
+        ValueError: a path is among them.
     """
 
     def __init__(self, shop: Shop | None = None, **options: Any) -> None:
         super().__init__(**options)
         if self.path is not None:
-            raise UserError(
-                "dataset=simulated makes its own data and reads no file; "
-                "use dataset=custom with dataset.path=, or leave dataset.path out."
-            )
+            raise ValueError("a simulated shop reads no file: leave path out, or use Custom")
         self.shop = shop or Shop()
 
     def build(self) -> Sequences:
@@ -32,15 +31,13 @@ class Simulated(SequenceDataModule):
         return sequences
 
     def achievable_hit_rate(self, k: int = 10, split: str = "test") -> float | None:
-        """Best HR@k that any model can expect on ``val`` or ``test``, after ``setup()``.
+        """Best HR@k that any model can expect on ``val`` or ``test``.
 
-        It is told the whole history, so a model that sees only ``max_length`` items of it has a
+        It goes by the full history, so a model that sees only ``max_length`` items of it has a
         little less to reach. None where settings change the process that the shop knows:
         duplicates dropped, history masked, or over 2 % of the data filtered away.
         """
-        assert self.sequences is not None
-        assert self.split is not None
+        positions = {"val": self.split.val, "test": self.split.test}[split]
         if self.drop_duplicates or self.mask_history or self.survivors < 0.98:
             return None
-        positions = {"val": self.split.val, "test": self.split.test}[split]
         return self.shop.achievable(self.sequences, positions, k).expected

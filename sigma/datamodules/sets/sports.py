@@ -8,6 +8,9 @@ from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.download import Source
 from sigma.datamodules.statistics import Expected
 
+SMALL = "data/amazon_v2/categoryFilesSmall/Sports_and_Outdoors.csv"
+RECBOLE = "https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets/Amazon_ratings"
+
 
 class Sports(SequenceDataModule):
     files = (
@@ -19,18 +22,13 @@ class Sports(SequenceDataModule):
     sources = (
         Source(
             "Sports_and_Outdoors.csv",
-            (
-                "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/Sports_and_Outdoors.csv",
-                "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2/categoryFilesSmall/Sports_and_Outdoors.csv",
-                "https://jmcauley.ucsd.edu/data/amazon_v2/categoryFilesSmall/Sports_and_Outdoors.csv",
-            ),
-            "sha256:da8d746f1602d5ff01d4056c8f55b228996a30d40069b658d71388b0bf3df5d6",
+            f"https://mcauleylab.ucsd.edu/public_datasets/{SMALL}",
+            f"https://datarepo.eng.ucsd.edu/mcauley_group/{SMALL}",
+            f"https://jmcauley.ucsd.edu/{SMALL}",
+            sha256="da8d746f1602d5ff01d4056c8f55b228996a30d40069b658d71388b0bf3df5d6",
         ),
-        Source(  # no checksum of it was found
-            "Amazon_Sports_and_Outdoors.zip",
-            (
-                "https://recbole.s3-accelerate.amazonaws.com/ProcessedDatasets"
-                "/Amazon_ratings/Amazon2018/Amazon_Sports_and_Outdoors.zip",
-            ),
+        # No checksum of it is known.
+        Source(
+            "Amazon_Sports_and_Outdoors.zip", f"{RECBOLE}/Amazon2018/Amazon_Sports_and_Outdoors.zip"
         ),
     )
