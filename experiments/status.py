@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.grid import Job, expand
-from sigma.runs.folder import FAILED, LOCK, ROW
+from sigma.runs.files import FAILURE as FAILED
+from sigma.runs.files import LOCK, ROW
 from sigma.runs.identity import run_folder
 from sigma.runs.messages import explained
 

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.errors import UserError
-from sigma.negatives import Negatives
+from sigma.arguments import Count, Distribution, Share, checked
+from sigma.negatives import Negatives, Power
 from sigma.ops.cross_entropy import linear_cross_entropy
 from sigma.ops.scores import Logits, TiedScores
 
@@ -71,15 +71,15 @@ class SampledLoss(nn.Module):
         power: exponent of the counts under ``popularity``.
 
     Raises:
-        UserError: see ``Negatives``.
+        ValueError: see ``Negatives``.
     """
 
     def __init__(
         self,
         item_counts: Tensor,
-        negatives: int = 1,
-        distribution: str = "uniform",
-        power: float = 1.0,
+        negatives: Count = 1,
+        distribution: Distribution = "uniform",
+        power: Power = 1.0,
     ) -> None:
         super().__init__()
         self.negatives = Negatives(item_counts, negatives, distribution, power)
@@ -141,23 +141,22 @@ class GBCE(SampledLoss):
 
     Args:
         item_counts: as in ``SampledLoss``, like the others.
-        t: calibration, from 0 to 1.
+        t: calibration, from 0 (plain BCE) to 1 (calibrated).
 
     Raises:
-        UserError: t is out of range; see also ``Negatives``.
+        ValueError: t is out of range; see also ``Negatives``.
     """
 
+    @checked
     def __init__(
         self,
         item_counts: Tensor,
-        negatives: int = 256,
-        distribution: str = "uniform",
-        power: float = 1.0,
-        t: float = 0.75,
+        negatives: Count = 256,
+        distribution: Distribution = "uniform",
+        power: Power = 1.0,
+        t: Share = 0.75,
     ) -> None:
         super().__init__(item_counts, negatives, distribution, power)
-        if not 0 <= t <= 1:
-            raise UserError(f"loss.t={t} must be from 0 (plain BCE) to 1 (calibrated).")
         alpha = negatives / (len(item_counts) - 1)
         self.beta = 1 - t * (1 - alpha)
 
@@ -183,9 +182,9 @@ class SampledSoftmax(SampledLoss):
     def __init__(
         self,
         item_counts: Tensor,
-        negatives: int = 256,
-        distribution: str = "uniform",
-        power: float = 1.0,
+        negatives: Count = 256,
+        distribution: Distribution = "uniform",
+        power: Power = 1.0,
         correction: bool = True,
     ) -> None:
         super().__init__(item_counts, negatives, distribution, power)

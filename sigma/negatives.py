@@ -14,13 +14,15 @@ rounding, and casting the module to half precision does not touch them.
 """
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from sigma.errors import UserError
+from sigma.arguments import Count, Distribution, checked
 
-DISTRIBUTIONS = ("uniform", "popularity")
+Power = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Of all stretches together: double precision holds every point on it, and 1e-6 of it (a rare item)
 # is still a billion points, so that rounding to whole numbers does not show.
 LINE = 2**50
@@ -36,43 +38,31 @@ class Negatives(nn.Module):
         power: exponent of the counts under ``popularity``; 0.75 is word2vec's.
 
     Raises:
-        UserError: no such distribution, nothing to draw, or nothing to draw from.
+        ValueError: an argument is out of its range, or there is nothing to draw from.
     """
 
     ends: Tensor
     weights: Tensor
 
+    @checked
     def __init__(
         self,
         item_counts: Tensor,
-        number: int,
-        distribution: str = "uniform",
-        power: float = 1.0,
+        number: Count,
+        distribution: Distribution = "uniform",
+        power: Power = 1.0,
     ) -> None:
         super().__init__()
-        if number < 1:
-            raise UserError(f"loss.negatives={number} must be at least 1.")
-        if distribution not in DISTRIBUTIONS:
-            raise UserError(
-                f"loss.distribution={distribution} is unknown; choose from "
-                f"{', '.join(DISTRIBUTIONS)}."
-            )
-        if not 0 <= power < math.inf:
-            raise UserError(f"loss.power={power} must be at least 0.")
         if len(item_counts) < 2:
-            raise UserError(
-                f"The data set has {len(item_counts)} item, so a target has no negatives; use "
-                "loss=cross_entropy or other data."
-            )
+            raise ValueError(f"of {len(item_counts)} item a target has no negatives")
         self.num_items = len(item_counts)
         self.number = number
         self.distribution = distribution
         if distribution == "popularity":
             seen = item_counts > 0
             if seen.sum() < 2:
-                raise UserError(
-                    "loss.distribution=popularity needs two items that occur in training; use "
-                    "loss.distribution=uniform."
+                raise ValueError(
+                    "distribution=popularity needs two items that occur in training; use uniform"
                 )
             # Divided by the largest first, so that no power overflows.
             shares = (item_counts.double() / item_counts.max()) ** power * seen
