@@ -71,9 +71,11 @@ class SequenceTask(L.LightningModule):
             {stage: RankingMetrics(ks, groups, prefix) for stage in ("val", "test")}
         )
         self.monitor = monitor or f"val/{prefix}ndcg@{10 if 10 in ks else max(ks)}"
-        names = [f"val/{name}" for name in self.ranking("val").names]
-        if self.monitor not in names:
-            raise ValueError(f"monitor={self.monitor} is no metric; there are: {', '.join(names)}")
+        if self.monitor not in [f"val/{name}" for name in self.ranking("val").names]:
+            raise ValueError(
+                f"monitor={self.monitor} is no metric of the validation, such as "
+                f"val/{prefix}ndcg@{max(ks)}, or of a group such as val/short/{prefix}hr@{max(ks)}"
+            )
 
     @property
     def trained(self) -> bool:

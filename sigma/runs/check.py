@@ -36,7 +36,7 @@ TRAINER: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "check_val_every_n_epoch": (lambda v: v == 1, "1", ONCE),
     # The whole number 1 would be after each batch.
     "val_check_interval": (lambda v: v is None or (v == 1 and type(v) is float), "1.0", ONCE),
-    "max_epochs": (lambda v: v is not None and (v >= 1 or v == -1), "at least 1, or -1", ALL_THREE),
+    "max_epochs": (lambda v: v is not None and (v >= 1 or v == -1), "at least 1, or -1", "it trains"),
     "accumulate_grad_batches": (lambda v: v >= 1, "at least 1", "a step has batches"),
     "max_steps": (lambda v: v == -1, "-1", ENDS),
     "max_time": (lambda v: v is None, "null", ENDS),
