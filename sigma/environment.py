@@ -23,8 +23,8 @@ def load_lightning() -> None:
         lambda self: not str(self.requirement).startswith(UNUSED) and met(self)
     )
     try:
-        import torchmetrics  # noqa: F401
         import lightning  # noqa: F401
+        import torchmetrics  # noqa: F401
     finally:
         imports.package_available = available
         imports.RequirementCache.__bool__ = met  # type: ignore[method-assign]

@@ -68,7 +68,10 @@ class SequenceTask(L.LightningModule):
         self.train_loss = MeanLoss()
         prefix = "" if sampled is None else "sampled_"
         self.metrics = nn.ModuleDict(
-            {stage: RankingMetrics(ks, groups, prefix) for stage in ("val", "test")}
+            {
+                stage: RankingMetrics(ks=ks, groups=groups, prefix=prefix)
+                for stage in ("val", "test")
+            }
         )
         self.monitor = monitor or f"val/{prefix}ndcg@{10 if 10 in ks else max(ks)}"
         if self.monitor not in [f"val/{name}" for name in self.ranking("val").names]:

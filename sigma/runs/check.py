@@ -36,7 +36,11 @@ TRAINER: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "check_val_every_n_epoch": (lambda v: v == 1, "1", ONCE),
     # The whole number 1 would be after each batch.
     "val_check_interval": (lambda v: v is None or (v == 1 and type(v) is float), "1.0", ONCE),
-    "max_epochs": (lambda v: v is not None and (v >= 1 or v == -1), "at least 1, or -1", "it trains"),
+    "max_epochs": (
+        lambda v: v is not None and (v >= 1 or v == -1),
+        "at least 1, or -1",
+        "it trains",
+    ),
     "accumulate_grad_batches": (lambda v: v >= 1, "at least 1", "a step has batches"),
     "max_steps": (lambda v: v == -1, "-1", ENDS),
     "max_time": (lambda v: v is None, "null", ENDS),
@@ -129,8 +133,9 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     shown = value if isinstance(value, str) else json.dumps(value)
     if not readable:
         raise UserError(f"{key}={shown} needs a mapping with a _target_; leave the default there.")
-    texts = [e["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-             for e in readable]
+    texts = [
+        e["msg"].removeprefix("Input should be ").removeprefix("Value error, ") for e in readable
+    ]
     raise UserError(f"{key}={shown} must be {' or '.join(dict.fromkeys(texts))}.")
 
 
@@ -145,7 +150,9 @@ def check_node(key: str, node: dict[str, Any]) -> None:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{key}._target_={node['_target_']} cannot be imported: {reason}") from None
-    for name, value in node.items() if known is not None else ():
+    if known is None:
+        return
+    for name, value in node.items():
         if name.startswith("_"):
             continue
         if name not in known:
@@ -165,9 +172,7 @@ def check_trainer(trainer: dict[str, Any]) -> None:
     """
     for name, (good, wanted, why) in TRAINER.items():
         if name in trainer and not good(trainer[name]):
-            raise UserError(
-                f"trainer.{name}={json.dumps(trainer[name])} must be {wanted}: {why}."
-            )
+            raise UserError(f"trainer.{name}={json.dumps(trainer[name])} must be {wanted}: {why}.")
 
 
 def check_callbacks(callbacks: dict[str, Any]) -> None:

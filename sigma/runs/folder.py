@@ -150,8 +150,10 @@ class RunFolder:
             UserError: the folder holds a run, and this start is not to go on with it or has other
                 settings; or the file is damaged.
         """
-        if not self.resume and self._writes() and (
-            self.row_path.is_file() or self.last_path.is_file()
+        if (
+            not self.resume
+            and self._writes()
+            and (self.row_path.is_file() or self.last_path.is_file())
         ):
             raise UserError(
                 f"{self.path} holds a run already; go on with it by python train.py "

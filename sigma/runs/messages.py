@@ -103,9 +103,9 @@ def config_message(error: BaseException) -> str | None:
         return None if says_more else one_line(error)
     if is_of(error, MISCONFIGURATION):
         return one_line(error)
-    if isinstance(error, ValueError) and modules(error.__traceback__)[-1:]:
-        if modules(error.__traceback__)[-1][0].startswith("hydra."):  # such as of logger=null
-            return f"{one_line(error)}; a group takes one of its options, such as logger=none."
+    last = modules(error.__traceback__)[-1:]
+    if isinstance(error, ValueError) and last and last[0][0].startswith("hydra."):
+        return f"{one_line(error)}; a group takes one of its options, such as logger=none."
     return None
 
 

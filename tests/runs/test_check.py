@@ -157,8 +157,11 @@ class Shelf:
     """Takes what a constructor of ours may take, and passes the rest on."""
 
     def __init__(
-        self, size: Annotated[int, Field(ge=1)], names: Sequence[str] = (), depth: float = None
-    ) -> None: ...  # type: ignore[assignment]
+        self,
+        size: Annotated[int, Field(ge=1)],
+        names: Sequence[str] = (),
+        depth: float = None,  # type: ignore[assignment]  # noqa: RUF013
+    ) -> None: ...
 
 
 class Bookcase(Shelf):
