@@ -82,7 +82,9 @@ class SampledLoss(nn.Module):
         power: Power = 1.0,
     ) -> None:
         super().__init__()
-        self.negatives = Negatives(item_counts, negatives, distribution, power)
+        self.negatives = Negatives(
+            item_counts, number=negatives, distribution=distribution, power=power
+        )
 
     def forward(self, states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
         """The loss; arguments as in ``CrossEntropy``."""

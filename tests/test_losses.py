@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from sigma.errors import UserError
 from sigma.losses import BCE, BPR, GBCE, CrossEntropy, SampledLoss, SampledSoftmax
 
 COUNTS = [4, 1, 0, 9, 2, 6, 3]  # K = 7
@@ -417,17 +416,15 @@ def test_there_is_a_yaml_for_every_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "message"),
+    ("kind", "options"),
     [
-        (GBCE, {"t": 1.5}, r"loss\.t=1\.5 must be from 0 .* to 1"),
-        (GBCE, {"t": -0.1}, r"loss\.t=-0\.1"),
-        (GBCE, {"t": math.nan}, r"loss\.t=nan"),
-        (BPR, {"negatives": 0}, r"loss\.negatives=0"),
-        (BCE, {"distribution": "zipf"}, r"loss\.distribution=zipf"),
-        (SampledSoftmax, {"power": -1.0}, r"loss\.power=-1\.0"),
+        *[(GBCE, {"t": t}) for t in (1.5, -0.1, math.nan)],
+        (BPR, {"negatives": 0}),
+        (BCE, {"distribution": "zipf"}),
+        (SampledSoftmax, {"power": -1.0}),
     ],
     ids=str,
 )
-def test_impossible_settings(kind: type, options: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_impossible_settings(kind: type, options: dict) -> None:
+    with pytest.raises(ValueError, match="validation error"):
         kind(torch.tensor(COUNTS), **options)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sigma.errors import UserError
 from sigma.negatives import Negatives
 
 COUNTS = [3, 0, 10, 1, 6, 0]
@@ -162,15 +161,13 @@ def test_on_a_gpu(distribution: str) -> None:
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ([1, 2], {"number": 0}, r"loss\.negatives=0 must be at least 1"),
-        ([1, 2], {"distribution": "zipf"}, r"loss\.distribution=zipf .* uniform, popularity"),
-        ([1, 2], {"distribution": "popularity", "power": -1.0}, r"loss\.power=-1\.0"),
-        ([1, 2], {"distribution": "popularity", "power": math.nan}, r"loss\.power=nan"),
-        ([1, 2], {"distribution": "popularity", "power": math.inf}, r"loss\.power=inf"),
-        ([1], {}, "has 1 item"),
+        ([1, 2], {"number": 0}, "validation error"),
+        ([1, 2], {"distribution": "zipf"}, "validation error"),
+        *[([1, 2], {"power": power}, "validation error") for power in (-1.0, math.nan, math.inf)],
+        ([1], {}, "1 item"),
         ([0, 5, 0], {"distribution": "popularity"}, "needs two items that occur in training"),
     ],
 )
 def test_impossible_settings(counts: list[int], options: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         build(counts, **({"number": 1} | options))

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sigma.build import accelerator, set_precision
 from sigma.capture import CapturedStep, Inputs
 from sigma.errors import UserError
 from sigma.models.base import Sequences
@@ -150,14 +149,6 @@ def test_ranking_under_mixed_precision_is_in_float32() -> None:
     assert (mixed.greater - exact).abs().double().mean() < 1
 
 
-def test_metal_is_left_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert accelerator("auto") == "auto"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert accelerator("auto") == "cpu"
-    with pytest.raises(UserError, match="Metal does not have"):
-        accelerator("mps")
-
-
 def test_the_training_loss_is_a_mean_in_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cast with the model, its sum stops growing after a few hundred steps."""
     task = small_task()
@@ -167,16 +158,6 @@ def test_the_training_loss_is_a_mean_in_bfloat16_too(monkeypatch: pytest.MonkeyP
     for step in range(2000):
         task.train_loss.update(torch.tensor(9.0 if step < 200 else 3.0), 2048)
     assert float(task.train_loss.compute()) == pytest.approx(3.6)
-
-
-def test_highest_precision_is_meant_for_recurrence_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    before = torch.get_float32_matmul_precision()
-    for name, tf32 in (("high", True), ("highest", False)):
-        set_precision(name)
-        assert torch.get_float32_matmul_precision() == name
-        assert torch.backends.cudnn.allow_tf32 is tf32
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize(

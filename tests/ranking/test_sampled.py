@@ -129,10 +129,9 @@ def test_ranks_count_the_drawn_items_above_the_target() -> None:
 
 
 def test_impossible_settings() -> None:
-    with pytest.raises(UserError, match="choose uniform or popularity"):
-        SampledNegatives(COUNTS, 5, "zipf")
-    with pytest.raises(UserError, match="number=0 must be at least 1"):
-        SampledNegatives(COUNTS, 0)
+    for options in ({"distribution": "zipf"}, {"number": 0}, {"seed": -1}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            SampledNegatives(COUNTS, **options)
     everything = Counter(flat().items.tolist())
     assert len(everything) == K
     data = FlatSequences(torch.tensor([1, 2, 1]), torch.tensor([0, 3]), 5)
