@@ -29,10 +29,10 @@ from sigma.datamodules.titles import titles_of
 from sigma.errors import UserError
 from sigma.ranking.metrics import target_ranks
 from sigma.ranking.scores import all_scores
-from sigma.runs.files import BEST, CONFIG, ROW
+from sigma.runs.files import BEST, CONFIG
+from sigma.runs.folder import check_data
 from sigma.runs.identity import current
 from sigma.runs.messages import explained
-from sigma.runs.row import Row
 from sigma.task import SequenceTask
 
 
@@ -61,45 +61,25 @@ def load(run: Path, path: str | None = None) -> TrainedRun:
         UserError: no run, no checkpoint, or data that is not what the run was trained on.
     """
     run = Path(run).expanduser()
-    if not run.is_dir():
-        raise UserError(f"There is no run folder {run}; name the folder a run was written to.")
-    if not (run / CONFIG).is_file():
-        raise UserError(f"{run} is not the folder of a run: it holds no {CONFIG}.")
-    if not (run / BEST).is_file():
-        raise UserError(
-            f"{run} holds no {BEST}: its first epoch did not end; go on with "
-            f"python train.py resume={run}."
-        )
+    for name, reason in (
+        (CONFIG, "it is not the folder of a run"),
+        (BEST, f"its first epoch did not end; go on with python train.py resume={run}"),
+    ):
+        if not (run / name).is_file():
+            raise UserError(f"{run} holds no {name}: {reason}.")
     config: Any = OmegaConf.create(current(json.loads((run / CONFIG).read_text())))
     if path is not None:
         config.dataset.path = str(path)
     config.task.compile = False  # costs more than it saves here
     with isolate_rng():  # building seeds
         data, task = build(config)
-    _check_counts(run, data)
+    check_data(run, data)
     try:
         weights = torch.load(run / BEST, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(weights)
     except Exception as error:  # a damaged file fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{run / BEST} does not fit its run's config and data ({reason})."
-        ) from error
+        raise UserError(f"{run / BEST} does not fit its run's config and data.") from error
     return TrainedRun(run, config, data, task.eval())
-
-
-def _check_counts(run: Path, data: SequenceDataModule) -> None:
-    """The data's counts must be those in the run's row, if it has one."""
-    if not (run / ROW).is_file():
-        return
-    before = Row.read(run / ROW).data
-    for name in ("users", "items", "interactions"):
-        count, now = getattr(before, name), getattr(data.statistics, name)
-        if count != now:
-            raise UserError(
-                f"{run} was trained on {count:,} {name}, but its data now holds {now:,}; name the "
-                "file it was trained on with path=."
-            )
 
 
 def recommend(
@@ -132,30 +112,21 @@ def recommend(
     indices = user_indices(trained.data, users)
     parts = list(_score(trained, indices, k, mask_history))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    place = np.empty(trained.sequences.num_users, dtype=np.int64)
-    place[indices] = np.arange(len(indices))
-    order = np.lexsort((columns["history_length"], place[columns["user"]]))
-    columns = {name: column[order] for name, column in columns.items()}
-    top, scores = columns.pop("top"), columns.pop("scores")
-    line, rank = np.nonzero(~np.isneginf(scores))
-    user_ids, item_ids = (
-        np.array([str(raw) for raw in ids], dtype=object)
-        for ids in (trained.sequences.user_ids, trained.sequences.item_ids)
-    )
-    target = {name: column[line] for name, column in columns.items()}
-    return pd.DataFrame(
-        {
-            "user": user_ids[target["user"]],
-            "place": rank + 1,
-            "item": item_ids[top[line, rank]],
-            "score": scores[line, rank],
-            "target": item_ids[target["target"] - 1],
-            "rank": target["greater"] + 1 + target["ties"] / 2,
-            "history_length": target["history_length"],
-            "greater": target["greater"],
-            "ties": target["ties"],
-        }
-    )
+    turn = np.empty(trained.sequences.num_users, dtype=np.int64)
+    turn[indices] = np.arange(len(indices))
+    order = np.lexsort((columns["history_length"], turn[columns["user"]]))
+    top, scores = columns.pop("top")[order], columns.pop("score")[order]
+    target, place = np.nonzero(~np.isneginf(scores))
+    table = pd.DataFrame(columns).iloc[order[target]].reset_index(drop=True)
+    table["place"], table["item"] = place + 1, top[target, place] + 1
+    table["score"], table["rank"] = scores[target, place], table["greater"] + 1 + table["ties"] / 2
+    user_ids, item_ids = trained.sequences.user_ids, trained.sequences.item_ids
+    table["user"] = [str(user_ids[user]) for user in table["user"]]
+    for name in ("item", "target"):
+        table[name] = [str(item_ids[item - 1]) for item in table[name]]
+    return table[
+        ["user", "place", "item", "score", "target", "rank", "history_length", "greater", "ties"]
+    ]
 
 
 def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.ndarray:
@@ -166,25 +137,16 @@ def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.nd
     """
     assert data.sequences is not None
     assert data.split is not None
-    offsets = data.sequences.offsets
-    tested = np.unique(np.searchsorted(offsets, data.split.test, side="right") - 1)
-    if users is None:
-        return tested
-    index = {str(raw): i for i, raw in enumerate(data.sequences.user_ids)}
-    indices = []
-    for user in dict.fromkeys(map(str, users)):
-        if user not in index:
+    ends = np.searchsorted(data.sequences.offsets, data.split.test, side="right")
+    tested = {str(data.sequences.user_ids[user]): user for user in np.unique(ends - 1)}
+    for user in users or ():
+        if str(user) not in tested:
             raise UserError(
-                f"There is no user {user} among the {len(index):,} of {data.name} after its "
-                f"filter; there are such as {', '.join(list(index)[:3])}."
+                f"There is no user {user} among the {len(tested):,} that the test of {data.name} "
+                f"asks for; there are such as {', '.join(list(tested)[:3])}."
             )
-        indices.append(index[user])
-    absent = np.setdiff1d(indices, tested)
-    if len(absent):
-        raise UserError(
-            f"User {data.sequences.user_ids[absent[0]]} has no item in the test of {data.name}."
-        )
-    return np.array(indices, dtype=np.int64)
+    names = tested if users is None else dict.fromkeys(map(str, users))
+    return np.array([tested[name] for name in names], dtype=np.int64)
 
 
 def _score(
@@ -223,7 +185,7 @@ def _score(
                         "greater": greater,
                         "ties": ties,
                         "top": top[:, :k],
-                        "scores": values[:, :k],
+                        "score": values[:, :k],
                     }
                     yield {name: column.cpu().numpy() for name, column in part.items()}
     finally:
@@ -236,18 +198,17 @@ def show(table: pd.DataFrame, data: Sequences) -> None:
     titles = {item: title.title for item, title in titles_of(data).items()}
     for (user, length), part in table.groupby(["user", "history_length"], sort=False):
         target, rank = part["target"].iloc[0], part["rank"].iloc[0]
-        title = f" ({titles[target]})" if target in titles else ""
-        print(f"User {user}, {length} items: the next one is {target}{title}, rank {rank:g}")
-        lines = part[["place", "item", "score"]].assign(
-            title=part["item"].map(titles).fillna(""),
-            target=np.where(part["item"] == target, "*", ""),
-        )
+        print(f"User {user}, {length} items: the next one is {target}, rank {rank:g}")
+        names = [titles.get(item, "") + "*" * (item == target) for item in part["item"]]
+        lines = part[["place", "item", "score"]].assign(title=names)
         print(lines.to_string(index=False), end="\n\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's options; ``run=a`` is as good as ``--run=a``."""
-    options = argparse.ArgumentParser("python -m sigma.recommend", description=__doc__)
+    options = argparse.ArgumentParser(
+        "python -m sigma.recommend", description=__doc__, allow_abbrev=False
+    )
     options.add_argument("--run", type=Path, required=True, help="the run's folder")
     options.add_argument("--users", help="raw ids, parted by commas; else all of the test, to out")
     options.add_argument("--k", type=int, default=10, help="places")

@@ -158,14 +158,14 @@ def test_the_data_may_have_moved(run: Path, data: Path, tmp_path: Path) -> None:
     shutil.copy(data, moved)
     pd.testing.assert_frame_equal(recommend(load(copy, str(moved))), recommend(run))
     other = write_sequences(tmp_path / "other.txt", users=90)
-    with pytest.raises(UserError, match="was trained on 120 users, but its data now holds 90"):
+    with pytest.raises(UserError, match=r"other data .120 users.* now 90 users"):
         load(copy, str(other))
 
 
 def test_what_is_missing_is_one_sentence(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is no user 5050 among the 120 of custom"):
+    with pytest.raises(UserError, match="There is no user 5050 among the 120 "):
         recommend(run, ["3", "5050"])
-    with pytest.raises(UserError, match="There is no run folder"):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
         recommend(tmp_path / "none")
     with pytest.raises(UserError, match=r"holds no config\.json"):
         recommend(tmp_path)
@@ -198,10 +198,10 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         (["users=3"], "--run"),
         (["run=here"], "users=5050,12"),
-        (["run=here", "user_ids=3"], "user_ids"),
+        (["run=here", "user=3"], "user=3"),
         (["run=here", "users=3", "k=ten"], "ten"),
         (["run=here", "users=3", "mask_history=si"], "mask_history"),
-        (["run=here", "users=3"], "There is no run folder here"),
+        (["run=here", "users=3"], "here holds no config.json"),
     ],
 )
 def test_slips_on_the_command_line(

@@ -47,6 +47,27 @@ def data_identity(data: SequenceDataModule) -> dict[str, str]:
     return {"counts": counts, "digest": data.sequences.fingerprint()}
 
 
+def check_data(folder: Path, data: SequenceDataModule) -> None:
+    """See that data is what the folder's run was started with.
+
+    Raises:
+        UserError: it is another's; what is computed from it would be of two.
+    """
+    command = folder / COMMAND
+    before = json.loads(command.read_text()).get("data") if command.is_file() else None
+    now = data_identity(data)
+    if before is None or before == now:  # a run of an earlier version cannot tell
+        return
+    counts = f"{before['counts']}, now {now['counts']}"
+    if before["counts"] == now["counts"]:
+        counts = f"{now['counts']}, but not the same or in another order"
+    raise UserError(
+        f"The run in {folder} was made on other data ({counts}). Go on with that data, or "
+        "start anew in another folder (hydra.run.dir=…); in a sweep, give each data set a "
+        "name of its own with dataset.name=…."
+    )
+
+
 class RunFolder:
     """The folder Hydra made for this run.
 
@@ -185,25 +206,9 @@ class RunFolder:
         return config
 
     def check_data(self, data: SequenceDataModule) -> None:
-        """See that a run that goes on does so on the data it was started with.
-
-        Raises:
-            UserError: the data is another's; a row must not be of two.
-        """
-        command = self.path / COMMAND
-        if not self.resume or not command.is_file():
-            return
-        before, now = json.loads(command.read_text()).get("data"), data_identity(data)
-        if before is None or before == now:  # a run of an earlier version cannot tell
-            return
-        counts = f"{before['counts']}, now {now['counts']}"
-        if before["counts"] == now["counts"]:
-            counts = f"{now['counts']}, but not the same or in another order"
-        raise UserError(
-            f"The run in {self.path} was made on other data ({counts}). Go on with that data, or "
-            "start anew in another folder (hydra.run.dir=…); in a sweep, give each data set a "
-            "name of its own with dataset.name=…."
-        )
+        """See that a run that goes on does so on the data it was started with."""
+        if self.resume:
+            check_data(self.path, data)
 
     def start(self, data: SequenceDataModule) -> None:
         """Write config and command line beside what the run will write; a failure is history."""
