@@ -51,12 +51,8 @@ TRAINER: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "limit_test_batches": (lambda v: v != 0, "above 0", ALL_THREE),
     "enable_checkpointing": (lambda v: v is not False, "true", "the best epoch's one is tested"),
 }
-# Key of a callback -> its class, and what is wrong without it; a subclass does as well.
-BEST = {"best": ("sigma.callbacks.BestCheckpoint", "it chooses the epoch that is tested")}
-OF_ROW = {
-    "history": ("sigma.callbacks.History", "callbacks.row takes the best validation from it"),
-    "efficiency": ("sigma.callbacks.Efficiency", "callbacks.row takes times and memory from it"),
-}
+# Callbacks that a run's result depends on, by key: what is tested, and what stands in the row.
+CALLBACKS = {"best": "BestCheckpoint", "history": "History", "efficiency": "Efficiency"}
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -176,21 +172,18 @@ def check_trainer(trainer: dict[str, Any]) -> None:
 
 
 def check_callbacks(callbacks: dict[str, Any]) -> None:
-    """Callbacks that a run's result depends on, under whatever key.
+    """See that CALLBACKS are there, under whatever key; a subclass does as well.
 
     Raises:
         UserError: one is missing.
     """
     classes = [get_object(node["_target_"]) for _, node in targets(callbacks)]
-
-    def has(name: str) -> bool:
-        return any(inspect.isclass(c) and issubclass(c, get_object(name)) for c in classes)
-
-    needed = BEST | (OF_ROW if has("sigma.callbacks.ResultRow") else {})
-    for key, (name, why) in needed.items():
-        if not has(name):
+    for key, name in CALLBACKS.items():
+        base = get_object(f"sigma.callbacks.{name}")
+        if not any(inspect.isclass(c) and issubclass(c, base) for c in classes):
             raise UserError(
-                f"callbacks.{key} is missing: {why}; leave it there, or give a subclass of {name}."
+                f"callbacks.{key} is missing, on which the run's row depends; leave it there, or "
+                f"give a subclass of sigma.callbacks.{name}."
             )
 
 

@@ -135,14 +135,14 @@ class RunFolder:
 
         try:
             row = Row.read(self.row_path)
-            if self._goes_on(row):
-                return None
             score = row.score(self.config["evaluation"]["monitor"])
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"{self.row_path} is damaged ({type(error).__name__}: {error}); delete it, and the "
                 "same command goes on from the last checkpoint and writes it anew."
             ) from error
+        if self._goes_on(row):
+            return None
         if before["dataset"].get("path") != self.config["dataset"].get("path"):
             self.check_data(data())
         log.info("This run is finished already: %s", self.row_path)
@@ -155,10 +155,8 @@ class RunFolder:
         """
         before, now = row.config["trainer"]["max_epochs"], self.config["trainer"]["max_epochs"]
         patience = (row.config["callbacks"].get("early_stopping") or {}).get("patience")
-        stopped = (
-            patience is not None
-            and row.best_epoch is not None
-            and row.epochs - 1 - row.best_epoch > patience
+        stopped = None not in (patience, row.best_epoch) and (
+            row.epochs - 1 - row.best_epoch > patience  # type: ignore[operator]
         )
         more = row.epochs == before and (now == -1 or now > row.epochs)
         # A job of a multirun that wants more is another run.
@@ -171,11 +169,8 @@ class RunFolder:
             UserError: the folder holds a run, and this start is not to go on with it or has other
                 settings; or the file is damaged.
         """
-        if (
-            not self.resume
-            and self._writes()
-            and (self.row_path.is_file() or self.last_path.is_file())
-        ):
+        used = self.row_path.is_file() or self.last_path.is_file()
+        if used and not self.resume and self._writes():
             raise UserError(
                 f"{self.path} holds a run already; go on with it by python train.py "
                 f"resume={shlex.quote(str(self.path))}, or start anew in another hydra.run.dir."

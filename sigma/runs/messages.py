@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
@@ -62,12 +61,6 @@ def is_of(error: BaseException, name: str) -> bool:
     return isinstance(error, getattr(sys.modules.get(module), of_class, ()))
 
 
-def modules(trace: TracebackType | None) -> list[tuple[str, str]]:
-    """Name and file of the module of every frame, the innermost last."""
-    frames = [frame for frame, _ in traceback.walk_tb(trace)]
-    return [(f.f_globals.get("__name__", ""), f.f_code.co_filename) for f in frames]
-
-
 def one_line(error: BaseException) -> str:
     """A message without line breaks, indents and Hydra's full_key tail."""
     return " ".join(str(error).split("full_key:")[0].split())
@@ -103,8 +96,10 @@ def config_message(error: BaseException) -> str | None:
         return None if says_more else one_line(error)
     if is_of(error, MISCONFIGURATION):
         return one_line(error)
-    last = modules(error.__traceback__)[-1:]
-    if isinstance(error, ValueError) and last and last[0][0].startswith("hydra."):
+    innermost = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    if isinstance(error, ValueError) and any(
+        frame.f_globals.get("__name__", "").startswith("hydra.") for frame in innermost
+    ):
         return f"{one_line(error)}; a group takes one of its options, such as logger=none."
     return None
 
@@ -115,17 +110,13 @@ def refusal(error: InstantiationException) -> str | None:
     None where it may be a bug: code of ours or of the user's raised something else than ValueError.
     """
     cause = error.__cause__
-    if cause is None:
+    files = [
+        f.f_code.co_filename for f, _ in traceback.walk_tb(getattr(cause, "__traceback__", None))
+    ]
+    by_library = all(file.startswith((*LIBRARIES, "<frozen ")) for file in files)
+    if cause is None or not (isinstance(cause, ValueError) or by_library):
         return None
-    below = [m for m in modules(cause.__traceback__) if not m[0].startswith("hydra.")]
-    by_library = all(
-        file.startswith((*LIBRARIES, "<frozen ")) and not name.startswith("sigma.")
-        for name, file in below
-    )
-    if not isinstance(cause, ValueError) and not by_library:
-        return None
-    key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else "The config"
-    return f"{key}: {one_line(cause)}"
+    return f"{str(error).rpartition('full_key: ')[2]}: {one_line(cause)}"
 
 
 def unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:

@@ -144,7 +144,7 @@ def test_left_alone(key: str, values: list[Any], config: dict[str, Any]) -> None
 def test_a_callback_that_the_row_depends_on(key: str, mine: type, config: dict[str, Any]) -> None:
     callbacks = config["callbacks"]
     removed = callbacks.pop(key)
-    with pytest.raises(UserError, match=f"callbacks.{key} is missing: .* subclass of sigma"):
+    with pytest.raises(UserError, match=f"callbacks.{key} is missing"):
         check_config(config)
     callbacks["mine"] = removed | {"_target_": f"{mine.__module__}.{mine.__name__}"}
     check_config(config)
