@@ -91,11 +91,11 @@ def test_scores_are_those_of_the_model(run: Path, data: Path) -> None:
 def test_users_come_as_asked_for_and_once(run: Path) -> None:
     table = recommend(run, ["7", "3", "7"], k=2)
     assert table["user"].tolist() == ["7", "7", "3", "3"]
-    whole = recommend(run, k=2)
+    everybody = recommend(run, k=2)
     for user in ("7", "3"):
         pd.testing.assert_frame_equal(
             table[table["user"] == user].reset_index(drop=True),
-            whole[whole["user"] == user].reset_index(drop=True),
+            everybody[everybody["user"] == user].reset_index(drop=True),
         )
 
 

@@ -67,8 +67,8 @@ def outcome(loss: Tensor, task: SequenceTask) -> list[Tensor | None]:
     return [loss.detach(), *(p.grad for p in task.parameters())]
 
 
-def expect_same_bits(loss: Tensor, task: SequenceTask, given: Inputs) -> None:
-    for a, b in zip(outcome(loss, task), outcome(task.batch_loss(given), task), strict=True):
+def expect_same_bits(loss: Tensor, task: SequenceTask, batch: Inputs) -> None:
+    for a, b in zip(outcome(loss, task), outcome(task.batch_loss(batch), task), strict=True):
         assert a is b is None or torch.equal(a, b)
 
 

@@ -85,11 +85,11 @@ class SampledNegatives(nn.Module):
             bits = mix(key[at] + mix(counter[column] + (attempt << 32)))
             # 62 bits, so that the remainder favours no item by more than 1e-9.
             point = (bits & ((1 << 62) - 1)) % cumulative[-1]
-            drawn = torch.searchsorted(cumulative, point, right=True) + 1
-            items[at, column] = drawn
-            pair = at * (num_items + 1) + drawn
-            found = torch.searchsorted(excluded, pair).clamp(max=len(excluded) - 1)
-            redraw[at, column] = excluded[found] == pair
+            candidates = torch.searchsorted(cumulative, point, right=True) + 1
+            items[at, column] = candidates
+            pair = at * (num_items + 1) + candidates
+            nearest = torch.searchsorted(excluded, pair).clamp(max=len(excluded) - 1)
+            redraw[at, column] = excluded[nearest] == pair
         raise UserError(
             "Sampled evaluation found too few items to draw that a user has not seen (by "
             "popularity, next to none may be left); use evaluation.sampled.distribution=uniform, "

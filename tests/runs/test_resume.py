@@ -51,23 +51,23 @@ def expect_same(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("runs")
     data = write_sequences(folder / "data.txt")
     with pytest.MonkeyPatch.context() as patch:
-        assert call(patch, *arguments(folder / "whole", data, *SETTINGS)) == 0
-    return folder / "whole"
+        assert call(patch, *arguments(folder / "undisturbed", data, *SETTINGS)) == 0
+    return folder / "undisturbed"
 
 
 @pytest.fixture(scope="module")
-def data(whole: Path) -> Path:
-    return whole.parent / "data.txt"
+def data(undisturbed: Path) -> Path:
+    return undisturbed.parent / "data.txt"
 
 
 @pytest.mark.slow
 def test_killed_twice_and_resumed_ends_as_if_never_killed(
-    whole: Path, data: Path, tmp_path: Path
+    undisturbed: Path, data: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
     typed = command(folder, data, *SETTINGS, "resume=true")
@@ -88,67 +88,67 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(
         reached.append(torch.load(last, weights_only=True)["global_step"])
     assert reached[1] > reached[0] >= 7
     run(*typed)
-    expect_same(whole, folder)
+    expect_same(undisturbed, folder)
     assert row(folder)["efficiency"]["sessions"] == 3
 
 
 @pytest.mark.slow
-def test_stopped_between_two_epochs(whole: Path, data: Path, monkeypatch: Patch) -> None:
+def test_stopped_between_two_epochs(undisturbed: Path, data: Path, monkeypatch: Patch) -> None:
     """The last checkpoint is then of an epoch's end; it must not count into the next one's loss.
 
     The first part ended because it was to have one epoch, so with more of them it goes on.
     """
-    folder = whole.parent / "between"
+    folder = undisturbed.parent / "between"
     assert call(monkeypatch, *arguments(folder, data, *SETTINGS), "trainer.max_epochs=1") == 0
     assert row(folder)["epochs"] == 1
     assert call(monkeypatch, f"resume={folder}", "trainer.max_epochs=6") == 0
     assert row(folder)["config"]["trainer"]["max_epochs"] == 6
-    expect_same(whole, folder)
+    expect_same(undisturbed, folder)
 
 
 @pytest.mark.slow
 def test_same_seed_same_row_and_another_seed_another(
-    whole: Path, data: Path, tmp_path: Path, monkeypatch: Patch
+    undisturbed: Path, data: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Whatever ran before in the process."""
     for name, seed in (("other", 1), ("again", 2020)):
         typed = arguments(tmp_path / name, data, *SETTINGS, f"seed={seed}")
         assert call(monkeypatch, *typed) == 0
-    expect_same(whole, tmp_path / "again")
-    assert row(tmp_path / "other")["metrics"] != row(whole)["metrics"]
+    expect_same(undisturbed, tmp_path / "again")
+    assert row(tmp_path / "other")["metrics"] != row(undisturbed)["metrics"]
 
 
 def test_a_finished_run_is_left_alone(
-    whole: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+    undisturbed: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    before = (whole / ROW).read_bytes()
-    assert call(monkeypatch, f"resume={whole}") == 0
+    before = (undisturbed / ROW).read_bytes()
+    assert call(monkeypatch, f"resume={undisturbed}") == 0
     # Where early stopping ended it, be it at the last epoch allowed, more of them change nothing.
     early = tmp_path / "early"
-    shutil.copytree(whole, early)
+    shutil.copytree(undisturbed, early)
     change(early / ROW, best_epoch=3)
     assert call(monkeypatch, f"resume={early}", "trainer.max_epochs=9") == 0
     assert capsys.readouterr().out.count("finished already") == 2
-    assert (whole / ROW).read_bytes() == before
+    assert (undisturbed / ROW).read_bytes() == before
 
 
 def test_a_folder_that_holds_a_run_gets_no_other(
-    whole: Path, data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+    undisturbed: Path, data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """What is left of a stopped one would else be gone on from under other settings."""
     stopped = tmp_path / "stopped"
     (stopped / LAST).parent.mkdir(parents=True)
-    shutil.copy(whole / LAST, stopped / LAST)
-    for folder in (whole, stopped):
+    shutil.copy(undisturbed / LAST, stopped / LAST)
+    for folder in (undisturbed, stopped):
         before = {p: p.read_bytes() for p in folder.glob("*.json")}
         assert call(monkeypatch, *arguments(folder, data, *SETTINGS, "seed=7")) == 1
         assert f"{folder} holds a run already; go on with it by" in capsys.readouterr().err
         assert {p: p.read_bytes() for p in folder.glob("*.json")} == before
 
 
-def test_a_folder_has_one_process(whole: Path, monkeypatch: Patch, capsys: Capture) -> None:
-    with FileLock(whole / LOCK):
-        assert call(monkeypatch, f"resume={whole}") == 75
+def test_a_folder_has_one_process(undisturbed: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    with FileLock(undisturbed / LOCK):
+        assert call(monkeypatch, f"resume={undisturbed}") == 75
     assert "Another process is at the run" in capsys.readouterr().err
 
 
@@ -211,7 +211,7 @@ def test_a_moved_run_goes_on_as_it_would_have_in_its_place(
 
 @pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on(
-    whole: Path, data: Path, tmp_path: Path, monkeypatch: Patch
+    undisturbed: Path, data: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Keys that are gone decided nothing but speed, be they defaults or typed; classes moved."""
     folder = tmp_path / "run"
@@ -226,7 +226,7 @@ def test_a_run_of_an_earlier_version_goes_on(
     change(folder / COMMAND, overrides=[*overrides, "dataset.trim=true", "task.by_length=true"])
     assert call(monkeypatch, f"resume={folder}") == 0  # finished
     assert call(monkeypatch, f"resume={folder}", "trainer.max_epochs=6") == 0
-    expect_same(whole, folder)
+    expect_same(undisturbed, folder)
 
 
 @pytest.mark.slow
