@@ -24,8 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.arguments import Count, Distribution, Share, checked
-from sigma.negatives import Negatives, Power
+from sigma.negatives import Negatives
 from sigma.ops.cross_entropy import linear_cross_entropy
 from sigma.ops.scores import Logits, TiedScores
 
@@ -77,14 +76,12 @@ class SampledLoss(nn.Module):
     def __init__(
         self,
         item_counts: Tensor,
-        negatives: Count = 1,
-        distribution: Distribution = "uniform",
-        power: Power = 1.0,
+        negatives: int = 1,
+        distribution: str = "uniform",
+        power: float = 1.0,
     ) -> None:
         super().__init__()
-        self.negatives = Negatives(
-            item_counts, number=negatives, distribution=distribution, power=power
-        )
+        self.negatives = Negatives(item_counts, negatives, distribution, power)
 
     def forward(self, states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
         """The loss; arguments as in ``CrossEntropy``."""
@@ -143,22 +140,23 @@ class GBCE(SampledLoss):
 
     Args:
         item_counts: as in ``SampledLoss``, like the others.
-        t: calibration, from 0 (plain BCE) to 1 (calibrated).
+        t: calibration, from 0 to 1.
 
     Raises:
         ValueError: t is out of range; see also ``Negatives``.
     """
 
-    @checked
     def __init__(
         self,
         item_counts: Tensor,
-        negatives: Count = 256,
-        distribution: Distribution = "uniform",
-        power: Power = 1.0,
-        t: Share = 0.75,
+        negatives: int = 256,
+        distribution: str = "uniform",
+        power: float = 1.0,
+        t: float = 0.75,
     ) -> None:
         super().__init__(item_counts, negatives, distribution, power)
+        if not 0 <= t <= 1:
+            raise ValueError(f"t={t} must be from 0 (plain BCE) to 1 (calibrated).")
         alpha = negatives / (len(item_counts) - 1)
         self.beta = 1 - t * (1 - alpha)
 
@@ -184,9 +182,9 @@ class SampledSoftmax(SampledLoss):
     def __init__(
         self,
         item_counts: Tensor,
-        negatives: Count = 256,
-        distribution: Distribution = "uniform",
-        power: Power = 1.0,
+        negatives: int = 256,
+        distribution: str = "uniform",
+        power: float = 1.0,
         correction: bool = True,
     ) -> None:
         super().__init__(item_counts, negatives, distribution, power)

@@ -14,15 +14,11 @@ rounding, and casting the module to half precision does not touch them.
 """
 
 import math
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sigma.arguments import Count, Distribution, checked
-
-Power = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+DISTRIBUTIONS = ("uniform", "popularity")
 # Of all stretches together: double precision holds every point on it, and 1e-6 of it (a rare item)
 # is still a billion points, so that rounding to whole numbers does not show.
 LINE = 2**50
@@ -33,36 +29,38 @@ class Negatives(nn.Module):
 
     Args:
         item_counts: (K,) int64, how often items 1 … K occur in training.
-        number: n.
+        negatives: n.
         distribution: ``uniform``, or ``popularity``, which never draws an item of count 0.
         power: exponent of the counts under ``popularity``; 0.75 is word2vec's.
 
     Raises:
-        ValueError: an argument is out of its range, or there is nothing to draw from.
+        ValueError: no such distribution, nothing to draw, or nothing to draw from.
     """
 
     ends: Tensor
     weights: Tensor
 
-    @checked
     def __init__(
-        self,
-        item_counts: Tensor,
-        number: Count,
-        distribution: Distribution = "uniform",
-        power: Power = 1.0,
+        self, item_counts: Tensor, negatives: int, distribution: str = "uniform", power: float = 1.0
     ) -> None:
         super().__init__()
+        if negatives < 1:
+            raise ValueError(f"negatives={negatives} must be at least 1.")
+        if distribution not in DISTRIBUTIONS:
+            choices = ", ".join(DISTRIBUTIONS)
+            raise ValueError(f"distribution={distribution} is unknown; choose from {choices}.")
+        if not 0 <= power < math.inf:
+            raise ValueError(f"power={power} must be at least 0.")
         if len(item_counts) < 2:
-            raise ValueError(f"of {len(item_counts)} item a target has no negatives")
+            raise ValueError(f"item_counts has {len(item_counts)} item: a target has no negatives.")
         self.num_items = len(item_counts)
-        self.number = number
+        self.number = negatives
         self.distribution = distribution
         if distribution == "popularity":
             seen = item_counts > 0
             if seen.sum() < 2:
                 raise ValueError(
-                    "distribution=popularity needs two items that occur in training; use uniform"
+                    "distribution=popularity needs two items that occur in training; use uniform."
                 )
             # Divided by the largest first, so that no power overflows.
             shares = (item_counts.double() / item_counts.max()) ** power * seen

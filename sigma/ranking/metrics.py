@@ -19,7 +19,7 @@ from sigma.arguments import Count, checked
 METRICS = ("hr", "ndcg", "mrr")
 
 
-def not_empty(bounds: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
+def not_empty(bounds: Sequence[int | None]) -> Sequence[int | None]:
     """Bounds [lower, upper) between which there is somebody.
 
     Raises:
@@ -32,8 +32,9 @@ def not_empty(bounds: tuple[int | None, int | None]) -> tuple[int | None, int | 
 
 
 CutOffs = Annotated[Sequence[Count], Field(min_length=1)]
+Pair = Annotated[Sequence[int | None], Field(min_length=2, max_length=2)]
 # Name -> [lower, upper) of the history length, None for no bound.
-Groups = Mapping[str, Annotated[tuple[int | None, int | None], AfterValidator(not_empty)]]
+Groups = Mapping[str, Annotated[Pair, AfterValidator(not_empty)]]
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

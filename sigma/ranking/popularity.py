@@ -1,12 +1,12 @@
 """The ranking every model must beat: all items by how often they were bought in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from sigma.datamodules.base import SequenceDataModule
-from sigma.ranking.metrics import Groups, RankingMetrics
+from sigma.ranking.metrics import RankingMetrics
 
 ROWS = 4096  # test samples whose histories are held at once
 
@@ -15,7 +15,7 @@ def popularity_metrics(
     data: SequenceDataModule,
     split: str = "test",
     ks: Sequence[int] = (10,),
-    groups: Groups | None = None,
+    groups: Mapping[str, Sequence[int | None]] | None = None,
 ) -> dict[str, float]:
     """Metrics of the popularity ranking, with the tie rule and names of ``RankingMetrics``.
 

@@ -57,6 +57,7 @@ CALLBACKS = {"best": "BestCheckpoint", "history": "History", "efficiency": "Effi
 
 def suggest(name: str, known: list[str]) -> str:
     """``did you mean 'x'? There are: …`` for a message about an unknown name."""
+    known = [option for option in known if not option.startswith("_")]  # a base of others
     if not known:
         return "another option of its group may have it (see python train.py --help)."
     names = f"here are: {', '.join(sorted(known))}."

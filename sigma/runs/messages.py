@@ -163,6 +163,8 @@ def quiet() -> None:
     # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
     warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
     warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
+    # A resumed run finds its own checkpoints there.
+    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     # torchmetrics has gathered the ranks' counts before; what is logged is one number already.
     warnings.filterwarnings("ignore", r".*It is recommended to use `self.log\(.*sync_dist=True")
 
