@@ -198,15 +198,8 @@ class Watched:
     """A task at step 100, in epoch 3, whose losses the test chooses."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.task = small_task()
-        checkpoints: list[Any] = []
-        attach(
-            self.task,
-            monkeypatch,
-            global_step=100,
-            current_epoch=3,
-            checkpoint_callbacks=checkpoints,
-        )
+        self.task, steps = small_task(), {"global_step": 100, "current_epoch": 3}
+        attach(self.task, monkeypatch, checkpoint_callbacks=[], **steps)
 
     def step(self, loss: float, kind: type = OnGpu) -> None:
         value = torch.tensor(loss, requires_grad=True).as_subclass(kind)
@@ -244,10 +237,8 @@ def test_no_checkpoint_or_score_is_made_of_broken_weights(
     watched = Watched(monkeypatch)
 
     def happens() -> None:
-        if occasion == "checkpoint":
-            watched.task.on_save_checkpoint({})
-        else:
-            watched.task.on_validation_start()
+        task = watched.task
+        task.on_save_checkpoint({}) if occasion == "checkpoint" else task.on_validation_start()
 
     happens()  # before any step
     for loss in (1.0, 2.0):
