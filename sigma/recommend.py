@@ -4,20 +4,12 @@ Data and model are built again from the run's ``config.json`` and the weights ar
 checkpoint. Each user is asked for at the test target, from all history before it, and scored in the
 very batches of the test, so that ranks equal those of the run's ``ranks.parquet`` to the last one
 (on the machine and device of the run; elsewhere rounding may swap neighbours).
-
-    run           the run's folder
-    users         raw ids, parted by commas; without it all users of the test, which needs out
-    k             places, 10 unless told
-    mask_history  true or false; without it as in the run's test
-    path          the raw data, where it does not lie any more where the run found it
-    out           CSV to write, instead of the tables that are printed
 """
 
-import sigma.environment  # noqa: F401  isort: skip
-
+import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,22 +20,20 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from sigma.build import accelerator, build, set_precision
-from sigma.callbacks.tables import show
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.titles import titles_of
 from sigma.errors import UserError
 from sigma.ranking.metrics import target_ranks
+from sigma.ranking.scores import all_scores
+from sigma.runs.files import BEST, CONFIG
+from sigma.runs.folder import check_data
 from sigma.runs.identity import current
 from sigma.runs.messages import explained
 from sigma.task import SequenceTask
-
-OPTIONS = ("run", "users", "k", "mask_history", "path", "out")
 
 
 class TrainedRun(NamedTuple):
@@ -71,43 +61,25 @@ def load(run: Path, path: str | None = None) -> TrainedRun:
         UserError: no run, no checkpoint, or data that is not what the run was trained on.
     """
     run = Path(run).expanduser()
-    saved, best = run / "config.json", run / "checkpoints" / "best.ckpt"
-    if not run.is_dir():
-        raise UserError(f"There is no run folder {run}; name the folder a run was written to.")
-    if not saved.is_file():
-        raise UserError(f"{run} is not the folder of a run: it holds no config.json.")
-    if not best.is_file():
-        raise UserError(
-            f"{run} holds no checkpoints/best.ckpt: its first epoch did not end; go on with "
-            f"python train.py resume={run}."
-        )
-    config: Any = OmegaConf.create(current(json.loads(saved.read_text())))
+    for name, reason in (
+        (CONFIG, "it is not the folder of a run"),
+        (BEST, f"its first epoch did not end; go on with python train.py resume={run}"),
+    ):
+        if not (run / name).is_file():
+            raise UserError(f"{run} holds no {name}: {reason}.")
+    config: Any = OmegaConf.create(current(json.loads((run / CONFIG).read_text())))
     if path is not None:
         config.dataset.path = str(path)
     config.task.compile = False  # costs more than it saves here
     with isolate_rng():  # building seeds
         data, task = build(config)
-    _check_counts(run, data)
+    check_data(run, data)
     try:
-        weights = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        weights = torch.load(run / BEST, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(weights)
     except Exception as error:  # a damaged file fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{best} does not fit its run's config and data ({reason}).") from error
+        raise UserError(f"{run / BEST} does not fit its run's config and data.") from error
     return TrainedRun(run, config, data, task.eval())
-
-
-def _check_counts(run: Path, data: SequenceDataModule) -> None:
-    """The data's counts must be those in the run's row, if it has one."""
-    if not (run / "row.json").is_file():
-        return
-    told = json.loads((run / "row.json").read_text())["data"]
-    for what in ("users", "items", "interactions"):
-        if told[what] != getattr(data.statistics, what):
-            raise UserError(
-                f"{run} was trained on {told[what]:,} {what}, but its data now holds "
-                f"{getattr(data.statistics, what):,}; name the file it was trained on with path=."
-            )
 
 
 def recommend(
@@ -136,32 +108,25 @@ def recommend(
     """
     if k < 1:
         raise UserError(f"k={k} must be at least 1.")
-    loaded = run if isinstance(run, TrainedRun) else load(run)
-    wanted = user_indices(loaded.data, users)
-    found = _score(loaded, wanted, k, mask_history)
-    order = pd.DataFrame({"user": found["users"], "length": found["history_lengths"]})
-    asked = np.empty(loaded.sequences.num_users, dtype=np.int64)
-    asked[wanted] = np.arange(len(wanted))
-    order["asked"] = asked[order["user"].to_numpy()]
-    rows = order.sort_values(["asked", "length"], kind="stable").index.to_numpy()
-    top, scores = found["top"][rows], found["scores"][rows]
-    row, column = np.nonzero(~np.isneginf(scores))
-    user_ids = np.array([str(u) for u in loaded.sequences.user_ids], dtype=object)
-    item_ids = np.array([str(i) for i in loaded.sequences.item_ids], dtype=object)
-    greater, ties = found["greater"][rows], found["ties"][rows]
-    return pd.DataFrame(
-        {
-            "user": user_ids[found["users"][rows]][row],
-            "place": column + 1,
-            "item": item_ids[top[row, column]],
-            "score": scores[row, column],
-            "target": item_ids[found["targets"][rows] - 1][row],
-            "rank": (greater + 1 + ties / 2)[row],
-            "history_length": found["history_lengths"][rows][row],
-            "greater": greater[row],
-            "ties": ties[row],
-        }
-    )
+    trained = run if isinstance(run, TrainedRun) else load(run)
+    indices = user_indices(trained.data, users)
+    parts = list(_score(trained, indices, k, mask_history))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    turn = np.empty(trained.sequences.num_users, dtype=np.int64)
+    turn[indices] = np.arange(len(indices))
+    order = np.lexsort((columns["history_length"], turn[columns["user"]]))
+    top, scores = columns.pop("top")[order], columns.pop("score")[order]
+    target, place = np.nonzero(~np.isneginf(scores))
+    table = pd.DataFrame(columns).iloc[order[target]].reset_index(drop=True)
+    table["place"], table["item"] = place + 1, top[target, place] + 1
+    table["score"], table["rank"] = scores[target, place], table["greater"] + 1 + table["ties"] / 2
+    user_ids, item_ids = trained.sequences.user_ids, trained.sequences.item_ids
+    table["user"] = [str(user_ids[user]) for user in table["user"]]
+    for name in ("item", "target"):
+        table[name] = [str(item_ids[item - 1]) for item in table[name]]
+    return table[
+        ["user", "place", "item", "score", "target", "rank", "history_length", "greater", "ties"]
+    ]
 
 
 def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.ndarray:
@@ -172,39 +137,29 @@ def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.nd
     """
     assert data.sequences is not None
     assert data.split is not None
-    offsets = data.sequences.offsets
-    tested = np.unique(np.searchsorted(offsets, data.split.test, side="right") - 1)
-    if users is None:
-        return tested
-    index = {str(raw): i for i, raw in enumerate(data.sequences.user_ids)}
-    chosen = []
-    for user in dict.fromkeys(map(str, users)):
-        if user not in index:
+    ends = np.searchsorted(data.sequences.offsets, data.split.test, side="right")
+    tested = {str(data.sequences.user_ids[user]): user for user in np.unique(ends - 1)}
+    for user in users or ():
+        if str(user) not in tested:
             raise UserError(
-                f"There is no user {user} among the {len(index):,} of {data.name} after its "
-                f"filter; there are such as {', '.join(list(index)[:3])}."
+                f"There is no user {user} among the {len(tested):,} that the test of {data.name} "
+                f"asks for; there are such as {', '.join(list(tested)[:3])}."
             )
-        chosen.append(index[user])
-    absent = np.setdiff1d(chosen, tested)
-    if len(absent):
-        raise UserError(
-            f"User {data.sequences.user_ids[absent[0]]} has no item in the test of {data.name}."
-        )
-    return np.array(chosen, dtype=np.int64)
+    names = tested if users is None else dict.fromkeys(map(str, users))
+    return np.array([tested[name] for name in names], dtype=np.int64)
 
 
 def _score(
-    run: TrainedRun, wanted: np.ndarray, k: int, mask_history: bool | None
-) -> dict[str, np.ndarray]:
-    """Of each test target of some users: who and what, its rank, the first k and their scores."""
+    run: TrainedRun, users: np.ndarray, k: int, mask_history: bool | None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Of test targets of some users: who and what, its rank, the first k and their scores."""
     config, data, task = run.config, run.data, run.task
     masked, precision = data.mask_history, torch.get_float32_matmul_precision()
     name = config.trainer.accelerator
     if name in ("gpu", "cuda") and not torch.cuda.is_available():
         name = "auto"
     fabric = L.Fabric(accelerator=accelerator(name), devices=1, precision=config.trainer.precision)
-    chosen = torch.from_numpy(wanted).to(fabric.device)
-    parts: dict[str, list[Tensor]] = {}
+    indices = torch.from_numpy(users).to(fabric.device)
     try:
         data.mask_history = masked if mask_history is None else mask_history
         set_precision(config.matmul_precision)
@@ -212,103 +167,75 @@ def _score(
         with torch.inference_mode(), fabric.autocast():
             for batch in data.test_dataloader():
                 batch = move_data_to_device(batch, fabric.device)
-                ours = torch.isin(batch.users, chosen)
-                if not ours.any():
+                mask = torch.isin(batch.users, indices)
+                if not mask.any():
                     continue
-                for chunk, scores in task.all_scores(batch, task.states(batch)):
-                    mine = ours[chunk].nonzero().squeeze(1)
-                    if not len(mine):
-                        continue
-                    scores, targets = scores[mine], batch.targets[chunk][mine]
+                states = task.model(batch.items, batch.rows, batch.places)
+                for chunk, scores in all_scores(task.model, batch, states):
+                    lines = mask[chunk].nonzero().squeeze(1)
+                    scores, targets = scores[lines], batch.targets[chunk][lines]
                     greater, ties = target_ranks(scores, targets)
                     # Not topk: it orders ties as it likes. A score that is none comes last.
-                    told = scores.nan_to_num(float("-inf"), float("inf"), float("-inf"))
-                    values, top = told.sort(dim=1, descending=True, stable=True)
-                    for name, part in {
-                        "users": batch.users[chunk][mine],
-                        "targets": targets,
-                        "history_lengths": batch.history_lengths[chunk][mine],
+                    scores = scores.nan_to_num(float("-inf"), float("inf"), float("-inf"))
+                    values, top = scores.sort(dim=1, descending=True, stable=True)
+                    part: dict[str, Tensor] = {
+                        "user": batch.users[chunk][lines],
+                        "target": targets,
+                        "history_length": batch.history_lengths[chunk][lines],
                         "greater": greater,
                         "ties": ties,
                         "top": top[:, :k],
-                        "scores": values[:, :k],
-                    }.items():
-                        parts.setdefault(name, []).append(part.cpu())
+                        "score": values[:, :k],
+                    }
+                    yield {name: column.cpu().numpy() for name, column in part.items()}
     finally:
         data.mask_history = masked
         set_precision(precision)
-    return {name: torch.cat(part).numpy() for name, part in parts.items()}
 
 
-def tables(found: pd.DataFrame, data: Sequences) -> list[Table]:
-    """One a user and target, with titles where they are known."""
-    titles = titles_of(data)
-
-    def title(item: str) -> str:
-        return titles[item].title if item in titles else ""
-
-    made = []
-    for (user, length), part in found.groupby(["user", "history_length"], sort=False):
+def show(table: pd.DataFrame, data: Sequences) -> None:
+    """Print a part for each user and target, with titles where they are known."""
+    titles = {item: title.title for item, title in titles_of(data).items()}
+    for (user, length), part in table.groupby(["user", "history_length"], sort=False):
         target, rank = part["target"].iloc[0], part["rank"].iloc[0]
-        told = f" ({title(target)})" if title(target) else ""
-        table = Table(
-            title=f"User {user}, {length} items: the next one is {target}{told}, rank {rank:g}",
-            box=box.ROUNDED,
-        )
-        for name in ("place", "item", "score"):
-            table.add_column(name, justify="right")
-        table.add_column("title")
-        for place, item, score in zip(part["place"], part["item"], part["score"], strict=True):
-            mark = "*" if item == target else ""
-            table.add_row(f"{place}{mark}", item, f"{score:.4f}", title(item))
-        made.append(table)
-    return made
+        print(f"User {user}, {length} items: the next one is {target}, rank {rank:g}")
+        names = [titles.get(item, "") + "*" * (item == target) for item in part["item"]]
+        lines = part[["place", "item", "score"]].assign(title=names)
+        print(lines.to_string(index=False), end="\n\n")
 
 
-def options(arguments: Sequence[str]) -> dict[str, str]:
-    """``key=value`` settings of the command line.
-
-    Raises:
-        UserError: a key that is none, or one that is missing.
-    """
-    given = {}
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if not sign or key not in OPTIONS:
-            raise UserError(
-                f"Cannot read '{argument}'; settings are {', '.join(f'{o}=…' for o in OPTIONS)}."
-            )
-        given[key] = value
-    if "run" not in given:
-        raise UserError("Name the run's folder with run=….")
-    if "users" not in given and "out" not in given:
-        raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
-    if not given.get("k", "1").isdigit():
-        raise UserError(f"k={given['k']} must be a whole number from 1.")
-    if given.get("mask_history", "true").lower() not in ("true", "false"):
-        raise UserError(f"mask_history={given['mask_history']} must be true or false.")
-    return given
+def parser() -> argparse.ArgumentParser:
+    """The command line's options; ``run=a`` is as good as ``--run=a``."""
+    options = argparse.ArgumentParser(
+        "python -m sigma.recommend", description=__doc__, allow_abbrev=False
+    )
+    options.add_argument("--run", type=Path, required=True, help="the run's folder")
+    options.add_argument("--users", help="raw ids, parted by commas; else all of the test, to out")
+    options.add_argument("--k", type=int, default=10, help="places")
+    options.add_argument(
+        "--mask_history", type=str.lower, choices=("true", "false"), help="else as in the test"
+    )
+    options.add_argument("--path", help="the raw data, where it does not lie any more where it was")
+    options.add_argument("--out", type=Path, help="CSV to write, instead of printing")
+    return options
 
 
 def main(arguments: Sequence[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
+    options = parser().parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
     with explained():
-        given = options(arguments)
-        run = load(Path(given["run"]), given.get("path"))
-        users = given["users"].split(",") if "users" in given else None
-        masked = given["mask_history"].lower() == "true" if "mask_history" in given else None
-        found = recommend(run, users, int(given.get("k", 10)), masked)
-        if "out" in given:
-            out = Path(given["out"])
-            out.parent.mkdir(parents=True, exist_ok=True)
-            found.to_csv(out, index=False)
-            print(f"{found[['user', 'history_length']].drop_duplicates().shape[0]:,} test targets, "
-                  f"{len(found):,} recommendations: {out}")  # fmt: skip
+        if options.users is None and options.out is None:
+            raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
+        run = load(options.run, options.path)
+        users = None if options.users is None else options.users.split(",")
+        masked = None if options.mask_history is None else options.mask_history == "true"
+        table = recommend(run, users, options.k, masked)
+        if options.out is None:
+            show(table, run.sequences)
             return
-        for table in tables(found, run.sequences):
-            show(table)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(options.out, index=False)
+        targets = len(table[["user", "history_length"]].drop_duplicates())
+        print(f"{targets:,} test targets, {len(table):,} recommendations: {options.out}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,34 @@ never helps.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torchmetrics import Metric
 
+from sigma.arguments import Count, checked
+
 METRICS = ("hr", "ndcg", "mrr")
+
+
+def not_empty(bounds: Sequence[int | None]) -> Sequence[int | None]:
+    """Bounds [lower, upper) between which there is somebody.
+
+    Raises:
+        ValueError: there is nobody.
+    """
+    lower, upper = bounds
+    if (lower or 0) < 0 or (upper is not None and upper <= (lower or 0)):
+        raise ValueError("a pair [lower, upper) with the lower one below the upper one")
+    return bounds
+
+
+CutOffs = Annotated[Sequence[Count], Field(min_length=1)]
+Pair = Annotated[Sequence[int | None], Field(min_length=2, max_length=2)]
+# Name -> [lower, upper) of the history length, None for no bound.
+Groups = Mapping[str, Annotated[Pair, AfterValidator(not_empty)]]
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,31 +118,30 @@ class RankingMetrics(Metric):
 
     Args:
         ks: cut-offs, each at least 1.
-        groups: name -> (lower, upper), half open bounds on the history length, None for no bound.
+        groups: of users by the length of their histories.
         prefix: of every name, such as ``sampled_``.
         alone: this process alone computes them, so it does not wait for others.
 
     Raises:
-        ValueError: no cut-off, or one below 1.
+        ValueError: no cut-off, one below 1, or a group of nobody.
     """
 
     full_state_update = False
     total: Tensor
     count: Tensor
 
+    @checked
     def __init__(
         self,
-        ks: Sequence[int] = (5, 10, 20),
-        groups: Mapping[str, Sequence[int | None]] | None = None,
+        ks: CutOffs = (5, 10, 20),
+        groups: Groups | None = None,
         prefix: str = "",
         alone: bool = False,
     ) -> None:
         super().__init__(sync_on_compute=not alone)
-        if not ks or min(ks) < 1:
-            raise ValueError(f"the cut-offs must be at least 1, got {list(ks)}")
         self.prefix = prefix
         self.labels = [f"{prefix}{name}@{k}" for k in ks for name in METRICS]
-        self.groups = {name: tuple(bounds) for name, bounds in (groups or {}).items()}
+        self.groups = dict(groups or {})
         self.k_max = max(ks)
         # Beyond its own k a metric gains nothing more, so all share one width.
         tables = [gain_table(name, k) for k in ks for name in METRICS]
@@ -130,6 +151,12 @@ class RankingMetrics(Metric):
         shape = (1 + len(self.groups), len(self.labels))
         self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(shape[0], dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all metrics, groups' among them; a group without samples reports none."""
+        prefixes = ["", *(f"{group}/" for group in self.groups)]
+        return [prefix + label for prefix in prefixes for label in self.labels]
 
     def update(self, greater: Tensor, ties: Tensor, history_lengths: Tensor) -> None:
         """Add samples; all (B,) int64, the first two as from ``target_ranks``."""

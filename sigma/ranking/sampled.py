@@ -5,12 +5,15 @@ than those of full ranking and may even order models differently (Krichene & Ren
 its metrics are named ``sampled_hr@10`` … wherever they appear.
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from sigma.arguments import Count, Distribution, checked
 from sigma.datamodules.batches import Batch
 from sigma.errors import UserError
-from sigma.negatives import DISTRIBUTIONS
 
 MAX_ROUNDS = 1000
 
@@ -40,27 +43,23 @@ class SampledNegatives(nn.Module):
         seed: of the draws, from 0 to 2^31 - 1.
 
     Raises:
-        UserError: unknown distribution, or no negatives to draw.
+        ValueError: an argument is out of its range, or there is nothing to draw from.
     """
 
+    @checked
     def __init__(
-        self, item_counts: Tensor, number: int = 1000, distribution: str = "uniform", seed: int = 0
+        self,
+        item_counts: Tensor,
+        number: Count = 1000,
+        distribution: Distribution = "uniform",
+        seed: Annotated[int, Field(ge=0, lt=2**31)] = 0,
     ) -> None:
         super().__init__()
-        if distribution not in DISTRIBUTIONS:
-            raise UserError(
-                f"Unknown evaluation.sampled.distribution '{distribution}'; choose "
-                f"{' or '.join(DISTRIBUTIONS)}."
-            )
-        if number < 1:
-            raise UserError(f"evaluation.sampled.number={number} must be at least 1.")
-        if not 0 <= seed < 2**31:
-            raise UserError(f"evaluation.sampled.seed={seed} must be from 0 to 2147483647.")
         self.number = number
         self.seed = seed
         weights = item_counts if distribution == "popularity" else torch.ones_like(item_counts)
         if not weights.any():
-            raise UserError("There are no training interactions to draw negatives by popularity.")
+            raise ValueError("there are no training interactions to draw negatives by popularity")
         # Whole numbers: casting the module to half precision does not touch them.
         self.register_buffer("cumulative", weights.long().cumsum(0), persistent=False)
 
@@ -86,11 +85,11 @@ class SampledNegatives(nn.Module):
             bits = mix(key[at] + mix(counter[column] + (attempt << 32)))
             # 62 bits, so that the remainder favours no item by more than 1e-9.
             point = (bits & ((1 << 62) - 1)) % cumulative[-1]
-            drawn = torch.searchsorted(cumulative, point, right=True) + 1
-            items[at, column] = drawn
-            pair = at * (num_items + 1) + drawn
-            found = torch.searchsorted(excluded, pair).clamp(max=len(excluded) - 1)
-            redraw[at, column] = excluded[found] == pair
+            candidates = torch.searchsorted(cumulative, point, right=True) + 1
+            items[at, column] = candidates
+            pair = at * (num_items + 1) + candidates
+            nearest = torch.searchsorted(excluded, pair).clamp(max=len(excluded) - 1)
+            redraw[at, column] = excluded[nearest] == pair
         raise UserError(
             "Sampled evaluation found too few items to draw that a user has not seen (by "
             "popularity, next to none may be left); use evaluation.sampled.distribution=uniform, "

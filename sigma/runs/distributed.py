@@ -2,7 +2,7 @@
 
 Lightning starts the other ranks by repeating the command line, which in a multirun is the whole
 sweep, leaves ranks and process group behind for the next job, and kills the program when a rank
-fails. So such a job is started as the single run it is, and its score read from its row.
+fails. So such a job is launched as the single run it is, and its score read from its row.
 """
 
 import signal
@@ -17,13 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.errors import Pruned, UserError
-from sigma.runs.folder import TAKEN, RunFolder, RunTakenError, hydra_flags, quoted
+from sigma.errors import Pruned, RunTakenError, UserError
+from sigma.runs.command import flags, quoted
+from sigma.runs.files import PRUNED, ROW, SCRIPT
 
-SCRIPT = Path(__file__).parents[2] / "train.py"
 
-
-def needed(cfg: DictConfig) -> bool:
+def needs_launch(cfg: DictConfig) -> bool:
     """Whether this is a job of a multirun that may start further processes."""
     several = cfg.trainer.devices != 1 or cfg.trainer.get("num_nodes", 1) != 1
     return several and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -32,14 +31,13 @@ def needed(cfg: DictConfig) -> bool:
 def command(cfg: DictConfig) -> list[str]:
     """This job as a command line of its own, in the same folder, and the same run to W&B."""
     hydra = HydraConfig.get()
-    kept = [o for o in hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.run.dir="))]
-
+    place = ("hydra.mode=", "hydra.run.dir=")
     # The run's own name in a multirun, which a single run does not have.
     wandb_id = OmegaConf.select(cfg, "logger.wandb.id")
-    named = [] if wandb_id is None else [f"logger.wandb.id={quoted(wandb_id)}"]
     return [
-        *(sys.executable, str(SCRIPT), *hydra_flags()),
-        *(*hydra.overrides.task, *kept, *named),
+        *(sys.executable, str(SCRIPT), *flags(), *hydra.overrides.task),
+        *(o for o in hydra.overrides.hydra if not o.startswith(place)),
+        *([] if wandb_id is None else [f"logger.wandb.id={quoted(wandb_id)}"]),
         "resume=true",  # as every job of a multirun goes on
         f"hydra.run.dir={quoted(hydra.runtime.output_dir)}",
         f"hydra.sweep.dir={quoted(str(Path(hydra.sweep.dir).absolute()))}",
@@ -49,7 +47,7 @@ def command(cfg: DictConfig) -> list[str]:
 
 @contextmanager
 def passing_sigterm_on(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Who is told to stop stops the job too, instead of leaving it behind without a parent."""
+    """A SIGTERM stops the job too, instead of leaving it behind without a parent."""
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield
         return
@@ -60,7 +58,7 @@ def passing_sigterm_on(process: subprocess.Popen[str]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run(cfg: DictConfig) -> float:
+def launch(cfg: DictConfig) -> float:
     """The job's best validation score (NaN in a development run).
 
     Raises:
@@ -86,11 +84,13 @@ def run(cfg: DictConfig) -> float:
         from lightning.pytorch.utilities.exceptions import SIGTERMException
 
         raise SIGTERMException
-    if (folder / "pruned.json").is_file():
+    if (folder / PRUNED).is_file():
         raise Pruned(reason)
-    if reason.startswith(TAKEN):
-        raise RunTakenError(reason)
     if process.returncode != 0:
-        raise UserError(reason)
-    score = RunFolder(cfg).finished_score()
-    return float("nan") if score is None else score
+        taken = process.returncode == RunTakenError.exit_code
+        raise (RunTakenError if taken else UserError)(reason)
+    if not (folder / ROW).is_file():
+        return float("nan")
+    from sigma.runs.row import Row
+
+    return Row.read(folder / ROW).score(cfg.evaluation.monitor)

@@ -1,4 +1,4 @@
-"""The files of a run's folder by name, and how one is written whole or not at all."""
+"""The files of a run's folder and of the checkout by name, and how one is written safely."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,13 @@ BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 WANDB = "wandb.json"  # which W&B run this is
 FAILURE = "failed.json"  # why a job of a sweep failed; the next start removes it
+PRUNED = "pruned.json"  # a search ended the run early: where, and by which score
 LOCK = ".lock"
+
+# The package runs from a checkout, which has beside it:
+CHECKOUT = Path(__file__).parents[2]
+CONF = CHECKOUT / "conf"
+SCRIPT = CHECKOUT / "train.py"
 
 
 @contextmanager

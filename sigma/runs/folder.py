@@ -1,4 +1,4 @@
-"""One run's folder: where it stands, whether it may go on, and whether it is done."""
+"""One run's folder: where it stands, whether it may go on, and whether it is finished."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,58 +17,55 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.errors import UserError
-from sigma.runs.files import atomic_path
-from sigma.runs.identity import determining
+from sigma.errors import RunTakenError, UserError
+from sigma.runs.command import typed
+from sigma.runs.files import COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, atomic_path
+from sigma.runs.identity import settings
 
 if TYPE_CHECKING:
-    import lightning as L
-
     from sigma.datamodules.base import SequenceDataModule
+    from sigma.runs.row import Row
 
 log = logging.getLogger(__name__)
-
-ROW, LOCK, FAILED = "row.json", ".lock", "failed.json"
-# What was typed, and on which data. Hydra's own copy, .hydra/overrides.yaml, is of the last start,
-# a refused one too.
-COMMAND = "command.json"
-TAKEN = "Another process is at the run"
-
-
-class RunTakenError(UserError):
-    """Another process is at this run."""
 
 
 def note_failure(folder: Path, sentence: str) -> None:
     """Write down why a job of a sweep failed; the next start of it removes the note."""
     note = {"error": sentence, "when": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / FAILED) as partial:
+        with atomic_path(folder / FAILURE) as partial:
             partial.write_text(json.dumps(note, indent=1))
     except OSError:  # such as a full disk, which is the failure itself
-        log.warning("The failure could not be written to %s.", folder / FAILED)
+        log.warning("The failure could not be written to %s.", folder / FAILURE)
 
 
-def quoted(text: str) -> str:
-    """Text as a value on Hydra's command line."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def hydra_flags() -> list[str]:
-    """The flags that say where this job's config comes from, for another command line."""
-    hydra = HydraConfig.get()
-    sources = hydra.runtime.config_sources
-    added = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
-    return [f"--config-name={hydra.job.config_name}", *added]
-
-
-def told_data(data: SequenceDataModule) -> dict[str, str]:
-    """What tells processed data from other data: counts to read, and a digest."""
+def data_identity(data: SequenceDataModule) -> dict[str, str]:
+    """Processed data by counts, to read, and a digest."""
     assert data.sequences is not None
     s = data.statistics
     counts = f"{s.users:,} users, {s.items:,} items, {s.interactions:,} interactions"
     return {"counts": counts, "digest": data.sequences.fingerprint()}
+
+
+def check_data(folder: Path, data: SequenceDataModule) -> None:
+    """See that data is what the folder's run was started with.
+
+    Raises:
+        UserError: it is another's; what is computed from it would be of two.
+    """
+    command = folder / COMMAND
+    before = json.loads(command.read_text()).get("data") if command.is_file() else None
+    now = data_identity(data)
+    if before is None or before == now:  # a run of an earlier version cannot tell
+        return
+    counts = f"{before['counts']}, now {now['counts']}"
+    if before["counts"] == now["counts"]:
+        counts = f"{now['counts']}, but not the same or in another order"
+    raise UserError(
+        f"The run in {folder} was made on other data ({counts}). Go on with that data, or "
+        "start anew in another folder (hydra.run.dir=…); in a sweep, give each data set a "
+        "name of its own with dataset.name=…."
+    )
 
 
 class RunFolder:
@@ -82,13 +79,13 @@ class RunFolder:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.path = Path(HydraConfig.get().runtime.output_dir)
-        self.row_path = self.path / ROW
-        self.last_path = self.path / "checkpoints" / "last.ckpt"
-        self.resume = cfg.resume is True or HydraConfig.get().mode == RunMode.MULTIRUN
+        self.row_path, self.last_path = self.path / ROW, self.path / LAST
+        self.multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        self.resume = cfg.resume is True or self.multirun
         self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the folder for this process.
 
         The lock is the operating system's and ends with the process, however that ends. Other
@@ -105,7 +102,9 @@ class RunFolder:
         try:
             lock.acquire(timeout=0.5)  # experiments.status holds it for a moment
         except Timeout:
-            raise RunTakenError(f"{TAKEN} in {self.path}; wait for it or stop it.") from None
+            raise RunTakenError(
+                f"Another process is at the run in {self.path}; wait for it or stop it."
+            ) from None
         try:
             yield
         finally:
@@ -118,29 +117,67 @@ class RunFolder:
         first = getattr(rank_zero_only, "rank", 0) in (None, 0)
         return first and not self.config["trainer"].get("fast_dev_run")
 
-    def check_unused(self) -> None:
-        """See that nothing of another run would be taken for this one's.
+    def finished_score(self, data: Callable[[], SequenceDataModule]) -> float | None:
+        """Best validation score of a run that is to be resumed but has ended already.
+
+        None for one that has not, or is to go on for more epochs.
+
+        Args:
+            data: builds the run's data, where a file of another name may hold other data.
 
         Raises:
-            UserError: the folder holds a run, and this start is not to go on with it.
+            UserError: the run was made with other settings or data, or its row is damaged.
         """
-        if self.resume or not self._writes():
-            return
-        if self.row_path.is_file() or self.last_path.is_file():
+        if not self.resume or not self.row_path.is_file():
+            return None
+        before = self._unchanged()
+        from sigma.runs.row import Row
+
+        try:
+            row = Row.read(self.row_path)
+            score = row.score(self.config["evaluation"]["monitor"])
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.row_path} is damaged ({type(error).__name__}: {error}); delete it, and the "
+                "same command goes on from the last checkpoint and writes it anew."
+            ) from error
+        if self._goes_on(row):
+            return None
+        if before["dataset"].get("path") != self.config["dataset"].get("path"):
+            self.check_data(data())
+        log.info("This run is finished already: %s", self.row_path)
+        return score
+
+    def _goes_on(self, row: Row) -> bool:
+        """Whether only ``max_epochs`` ended the run, and more of them are asked for now.
+
+        The row stays until the new end: a stop on the way changes nothing of this answer.
+        """
+        before, now = row.config["trainer"]["max_epochs"], self.config["trainer"]["max_epochs"]
+        patience = (row.config["callbacks"].get("early_stopping") or {}).get("patience")
+        stopped = None not in (patience, row.best_epoch) and (
+            row.epochs - 1 - row.best_epoch > patience  # type: ignore[operator]
+        )
+        more = row.epochs == before and (now == -1 or now > row.epochs)
+        # A job of a multirun that wants more is another run.
+        return more and not stopped and not self.multirun and self.last_path.is_file()
+
+    def checkpoint(self) -> str | None:
+        """The last checkpoint, when resuming and there is one.
+
+        Raises:
+            UserError: the folder holds a run, and this start is not to go on with it or has other
+                settings; or the file is damaged.
+        """
+        used = self.row_path.is_file() or self.last_path.is_file()
+        if used and not self.resume and self._writes():
             raise UserError(
                 f"{self.path} holds a run already; go on with it by python train.py "
                 f"resume={shlex.quote(str(self.path))}, or start anew in another hydra.run.dir."
             )
-
-    def checkpoint_to_resume(self) -> str | None:
-        """The last checkpoint, when resuming and there is one.
-
-        Raises:
-            UserError: the folder's run was made with other settings, or the file is damaged.
-        """
         if not self.resume or not self.last_path.is_file():
             return None
-        self._check_unchanged()
+        self._unchanged()
         # A zip file's table of contents is at its end, so this sees one that was cut short.
         if not zipfile.is_zipfile(self.last_path):
             raise UserError(
@@ -150,9 +187,10 @@ class RunFolder:
             )
         return str(self.last_path)
 
-    def _check_unchanged(self) -> None:
-        before = determining(json.loads((self.path / "config.json").read_text()))
-        now = determining(self.config)
+    def _unchanged(self) -> dict[str, Any]:
+        """The config the run was started with, which decides the same result as this one."""
+        config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
+        before, now = settings(config), settings(self.config)
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
             raise UserError(
@@ -160,81 +198,17 @@ class RunFolder:
                 + ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
                 + "; resume it unchanged or choose a new hydra.run.dir."
             )
-
-    def data_lies_elsewhere(self) -> bool:
-        """Whether the run was made on a file of another name, which may hold the same data."""
-        before = json.loads((self.path / "config.json").read_text())
-        return bool(before["dataset"].get("path") != self.config["dataset"].get("path"))
+        return config
 
     def check_data(self, data: SequenceDataModule) -> None:
-        """See that a run that is to go on does so on the data it was started with.
-
-        Raises:
-            UserError: the data is another's; a row must not be of two.
-        """
-        saved = self.path / COMMAND
-        if not self.resume or not saved.is_file():
-            return
-        before = json.loads(saved.read_text()).get("data")
-        now = told_data(data)
-        if before is None or before == now:  # a run from before this was kept cannot tell
-            return
-        if before["counts"] == now["counts"]:
-            told = f"{now['counts']}, but not the same or in another order"
-        else:
-            told = f"{before['counts']}, now {now['counts']}"
-        raise UserError(
-            f"The run in {self.path} was made on other data ({told}). Go on with that data, or "
-            "start anew in another folder (hydra.run.dir=…); in a sweep, give each data set a "
-            "name of its own with dataset.name=…."
-        )
+        """See that a run that goes on does so on the data it was started with."""
+        if self.resume:
+            check_data(self.path, data)
 
     def start(self, data: SequenceDataModule) -> None:
-        """Keep config and command line beside what the run will write; a failure is history."""
-        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-        command = {"flags": hydra_flags(), "overrides": overrides, "data": told_data(data)}
-        for name, content in (("config.json", self.config), (COMMAND, command)):
+        """Write config and command line beside what the run will write; a failure is history."""
+        command = typed() | {"data": data_identity(data)}
+        for name, content in ((CONFIG, self.config), (COMMAND, command)):
             with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(content, indent=1))
-        (self.path / FAILED).unlink(missing_ok=True)
-
-    def finished_score(self) -> float | None:
-        """Best validation score of a run that is to be resumed but has ended already.
-
-        None for a run that is to go on for more epochs.
-
-        Raises:
-            UserError: it was made with other settings.
-        """
-        if not self.resume or not self.row_path.is_file():
-            return None
-        self._check_unchanged()
-        metric = self.config["evaluation"]["monitor"].removeprefix("val/")
-        try:
-            row = json.loads(self.row_path.read_text())
-            return None if self._goes_on(row) else float(row["metrics"]["val"][metric])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.row_path} is damaged ({type(error).__name__}: {error}); delete it, and the "
-                "same command goes on from the last checkpoint and writes it anew."
-            ) from error
-
-    def _goes_on(self, row: dict[str, Any]) -> bool:
-        """Whether only ``max_epochs`` ended the run, and more of them are asked for now.
-
-        The row stays until the new end: a stop on the way changes nothing of this answer.
-        """
-        epochs, had = row["epochs"], row["config"]["trainer"]["max_epochs"]
-        wanted = self.config["trainer"]["max_epochs"]
-        patience = (row["config"]["callbacks"].get("early_stopping") or {}).get("patience")
-        best = row["best_epoch"]
-        stopped = None not in (patience, best) and epochs - 1 - best > patience
-        more = wanted == -1 or wanted > epochs
-        # A job of a multirun that wants more is another run.
-        single = HydraConfig.get().mode != RunMode.MULTIRUN
-        return single and more and epochs == had and not stopped and self.last_path.is_file()
-
-    def best_score(self, trainer: L.Trainer) -> float:
-        """Best validation score, the number a sweep optimises (NaN in a development run)."""
-        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        return float("nan") if best is None else float(best)
+        (self.path / FAILURE).unlink(missing_ok=True)

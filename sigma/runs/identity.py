@@ -14,36 +14,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
-# Of the result row. 1 knew neither objective nor evaluation; runs of 1 and 2 were named by where
-# their classes lived, too.
+# Of the result row. 1 knew neither objective nor evaluation; 1 and 2 named runs by modules, too.
 SCHEMA = 3
 # What may differ between two starts of the same run: none of it changes what an epoch computes,
 # but for rounding (how fast, where, and what is written beside).
+TRAINER = (
+    *("max_epochs", "accelerator", "devices", "num_nodes", "strategy", "default_root_dir"),
+    *("log_every_n_steps", "enable_model_summary", "enable_progress_bar", "fast_dev_run"),
+)
 FREE = (
-    "resume",
-    "callbacks",
-    "logger",
-    "group",
-    "tags",
-    "paper",
-    "hydra",
-    "dataset.path",
-    "dataset.root",
-    "dataset.eval_batch_size",
-    "dataset.malformed",
-    "model.mamba.backend",
-    "task.capture",
-    "task.compile",
-    "trainer.max_epochs",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.default_root_dir",
-    "trainer.log_every_n_steps",
-    "trainer.enable_model_summary",
-    "trainer.enable_progress_bar",
-    "trainer.fast_dev_run",
+    *("resume", "callbacks", "logger", "group", "tags", "paper", "hydra", "model.mamba.backend"),
+    *("dataset.path", "dataset.root", "dataset.eval_batch_size", "dataset.malformed"),
+    *("task.capture", "task.compile", *(f"trainer.{key}" for key in TRAINER)),
 )
 # Keys of earlier versions' configs; they decided nothing but speed.
 GONE = ("dataset.trim", "task.by_length")
@@ -75,8 +57,13 @@ def is_free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in FREE + GONE)
 
 
+def names_run(key: str) -> bool:
+    """Whether a dotted key decides a run's result, and with it the run's name."""
+    return key in ENDING or not is_free(key)
+
+
 def with_targets(config: Any, rename: Callable[[str], str]) -> Any:
-    """The config with every ``_target_`` renamed; what was given stays as it was."""
+    """A copy of the config with every ``_target_`` renamed."""
     if isinstance(config, dict):
         return {
             key: rename(value) if key == "_target_" else with_targets(value, rename)
@@ -89,6 +76,11 @@ def moved(target: str, places: dict[str, str]) -> str:
     """A class's path after its module moved."""
     module, _, name = target.rpartition(".")
     return f"{places.get(module, module)}.{name}"
+
+
+def class_name(target: str) -> str:
+    """Our classes' names decide, wherever they live; what is not ours is its whole path."""
+    return target.rpartition(".")[2] if target.startswith("sigma.") else target
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
@@ -112,21 +104,11 @@ def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
     return config
 
 
-def class_name(target: str) -> str:
-    """Our classes' names decide, wherever they live; what is not ours is its whole path."""
-    return target.rpartition(".")[2] if target.startswith("sigma.") else target
-
-
-def determining(config: dict[str, Any]) -> dict[str, Any]:
+def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The flattened part of a resolved config that decides what an epoch computes."""
     flat = dict(flattened(with_targets(config, class_name)))
     doubled = {key for key, other in SAME.items() if key in flat and flat[key] == flat.get(other)}
     return {k: v for k, v in flat.items() if not is_free(k) and k not in doubled}
-
-
-def names_run(key: str) -> bool:
-    """Whether a dotted key decides a run's result, and with it the run's name."""
-    return key in ENDING or not is_free(key)
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -139,62 +121,64 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         config: resolved, as in a row or in ``config.json``.
     """
     flat = dict(flattened(config))
-    names = {key: flat[key] for key in ENDING if key in flat}
-    if flat.get("dataset.name") == "custom":
-        names["dataset.path"] = flat.get("dataset.path")
-    names |= determining(config)
-    return {key: value for key, value in names.items() if value is not None}
+    names = (*ENDING, *(["dataset.path"] if flat.get("dataset.name") == "custom" else []))
+    result = {key: flat.get(key) for key in names} | settings(config)
+    return {key: value for key, value in result.items() if value is not None}
 
 
-def former_identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The same as schema 2 had it: by the modules of then, and with what is said twice."""
+def former_identities(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same as schema 2 had it: by the modules of then, and with what was said twice.
+
+    Whether the model's class took ``max_length`` a config does not tell, so there are two.
+    """
     places = {new: old for old, new in MOVED.items()}
     flat = dict(flattened(with_targets(config, lambda target: moved(target, places))))
-    flat.setdefault("dataset.seed", config["seed"])
+    flat.setdefault("dataset.seed", flat.get("seed"))
     custom = flat.get("dataset.name") == "custom"
-    return {
+    former = {
         key: value
         for key, value in flat.items()
         if value is not None and (names_run(key) or (custom and key == "dataset.path"))
     }
+    return [former, {"model.max_length": flat.get("dataset.max_length")} | former]
 
 
-def digest(settings: dict[str, Any]) -> str:
+def digest(flat: dict[str, Any]) -> str:
     """Eight hexadecimal digits of flattened settings, whatever their order."""
-    text = json.dumps(settings, sort_keys=True, default=str)
+    text = json.dumps(flat, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def run_id(config: dict[str, Any], settings: dict[str, Any] | None = None) -> str:
+def run_id(config: dict[str, Any], flat: dict[str, Any] | None = None) -> str:
     """For example ``sigma-beauty-s2020-1f3c9a07``.
 
     Args:
-        settings: what the last part is made of; ``identity`` where there is none.
+        flat: settings that the last part is made of; ``identity`` where there are none.
     """
     names = [str(config[part].get("name") or part) for part in ("model", "dataset")]
-    return f"{'-'.join(names)}-s{config['seed']}-{digest(settings or identity(config))}"
+    return f"{'-'.join(names)}-s{config['seed']}-{digest(flat or identity(config))}"
 
 
 def run_folder(runs: Path, config: dict[str, Any]) -> Path:
-    """Where a sweep in ``runs`` has this run: a folder of its name, or of its former name."""
-    folder, former = runs / run_id(config), runs / run_id(config, former_identity(config))
-    return former if former.is_dir() and not folder.exists() else folder
+    """Where a sweep in ``runs`` has this run: a folder of its name, or of a former name."""
+    folder = runs / run_id(config)
+    former = (runs / run_id(config, flat) for flat in former_identities(config))
+    return folder if folder.exists() else next((f for f in former if f.is_dir()), folder)
 
 
 def resolved(root: DictConfig) -> dict[str, Any]:
-    """The parts of a job's config that make its identity; others need a folder not chosen yet."""
+    """The parts of a job's config that make its identity; others need a folder not there yet."""
     plain: dict[str, Any] = {}
     for key, _ in flattened(OmegaConf.to_container(root, resolve=False)):
         if not names_run(key) and key != "dataset.path":
             continue
         value = OmegaConf.select(root, key)
-        node = plain
         *path, last = key.split(".")
+        node = plain
         for part in path:
             node = node.setdefault(part, {})
-        node[last] = (
-            OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
-        )
+        list_or_dict = isinstance(value, Container)
+        node[last] = OmegaConf.to_container(value, resolve=True) if list_or_dict else value
     return plain
 
 

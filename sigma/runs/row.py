@@ -94,6 +94,11 @@ class Row:
     def run_id(self) -> str:
         return run_id(self.config)
 
+    def score(self, monitor: str) -> float:
+        """The best epoch's value of a metric such as ``val/ndcg@10``; NaN where it has none."""
+        value = self.metrics.val[monitor.removeprefix("val/")]
+        return float("nan") if value is None else value
+
     @classmethod
     def parse(cls, content: Any) -> Self:
         """A row of any schema.

@@ -36,18 +36,18 @@ def batch(mask: bool = True, rows: slice = slice(None)) -> Batch:
 
 @pytest.mark.parametrize("distribution", ["uniform", "popularity"])
 def test_neither_target_nor_history_is_drawn(distribution: str) -> None:
-    data, whole = flat(), batch()
-    drawn = SampledNegatives(COUNTS, 50, distribution)(whole)
-    assert drawn.shape == (200, 50)
-    assert drawn.min() >= 1
-    assert drawn.max() <= K
-    for user, negatives in enumerate(drawn.tolist()):
+    data, masked = flat(), batch()
+    negatives = SampledNegatives(COUNTS, 50, distribution)(masked)
+    assert negatives.shape == (200, 50)
+    assert negatives.min() >= 1
+    assert negatives.max() <= K
+    for user, row in enumerate(negatives.tolist()):
         history = data.items[data.offsets[user] : data.offsets[user + 1]].tolist()
-        assert not set(negatives) & set(history)  # the target is the last of it
+        assert not set(row) & set(history)  # the target is the last of it
     # Without the history only the target is left out.
     free = SampledNegatives(COUNTS, 50, distribution)(batch(mask=False))
-    assert not (free == whole.targets[:, None]).any()
-    seen = set(zip(whole.seen_rows.tolist(), whole.seen_items.tolist(), strict=True))
+    assert not (free == masked.targets[:, None]).any()
+    seen = set(zip(masked.seen_rows.tolist(), masked.seen_items.tolist(), strict=True))
     assert seen & {(r, i) for r, row in enumerate(free.tolist()) for i in row}
 
 
@@ -62,17 +62,22 @@ def test_a_user_is_given_the_same_negatives_whatever_the_batch() -> None:
     assert len({tuple(row) for row in together.tolist()}) == 200
 
 
+def test_the_draws_are_those_of_recorded_rows() -> None:
+    for distribution, first in (("uniform", [29, 14, 29, 13]), ("popularity", [22, 18, 11, 28])):
+        assert SampledNegatives(COUNTS, 4, distribution, 3)(batch())[0].tolist() == first
+
+
 def test_distribution_is_the_one_asked_for() -> None:
     # One row, its target item 30; the other 29 are drawn in proportion to the weights.
     data = FlatSequences(torch.tensor([30, 30]), torch.tensor([0, 2]), 5)
     one = data.batch(torch.tensor([1]))
     for distribution, weights in (("uniform", torch.ones(29)), ("popularity", COUNTS[:29])):
-        drawn = SampledNegatives(COUNTS, 60_000, distribution)(one)[0]
-        found = torch.bincount(drawn, minlength=K + 1)[1:K].double()
-        wanted = weights.double() / weights.sum() * 60_000
-        chi = ((found - wanted)[wanted > 0] ** 2 / wanted[wanted > 0]).sum()
+        negatives = SampledNegatives(COUNTS, 60_000, distribution)(one)[0]
+        counts = torch.bincount(negatives, minlength=K + 1)[1:K].double()
+        expected = weights.double() / weights.sum() * 60_000
+        chi = ((counts - expected)[expected > 0] ** 2 / expected[expected > 0]).sum()
         assert chi < 60  # 28 degrees of freedom: 0.04 % of chances lie above
-        assert not found[wanted == 0].any()
+        assert not counts[expected == 0].any()
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "popularity"])
@@ -118,8 +123,10 @@ def test_ranks_count_the_drawn_items_above_the_target() -> None:
     )
     data = batch()
     ranks = task.evaluation_step("test", data)
-    drawn = sampler(data).tolist()
-    above = [sum(i > t for i in row) for row, t in zip(drawn, data.targets.tolist(), strict=True)]
+    negatives = sampler(data).tolist()
+    above = [
+        sum(i > t for i in row) for row, t in zip(negatives, data.targets.tolist(), strict=True)
+    ]
     assert ranks.greater.tolist() == above
     assert not ranks.ties.any()
     metrics = task.ranking("test").compute()
@@ -129,10 +136,9 @@ def test_ranks_count_the_drawn_items_above_the_target() -> None:
 
 
 def test_impossible_settings() -> None:
-    with pytest.raises(UserError, match="choose uniform or popularity"):
-        SampledNegatives(COUNTS, 5, "zipf")
-    with pytest.raises(UserError, match="number=0 must be at least 1"):
-        SampledNegatives(COUNTS, 0)
+    for options in ({"distribution": "zipf"}, {"number": 0}, {"seed": -1}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            SampledNegatives(COUNTS, **options)
     everything = Counter(flat().items.tolist())
     assert len(everything) == K
     data = FlatSequences(torch.tensor([1, 2, 1]), torch.tensor([0, 3]), 5)

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from sigma.errors import UserError
-from sigma.runs.check import check_config
+from sigma.runs.files import CONF
 from sigma.runs.identity import (
     class_name,
     current,
-    determining,
-    former_identity,
+    former_identities,
     identity,
     run_folder,
     run_id,
+    settings,
 )
 
 CONFIG: dict[str, Any] = {
@@ -42,30 +41,31 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    "setting",
     [
-        ("resume", True), ("group", "table2"), ("tags", ["a"]), ("dataset.path", "b.txt"),
-        ("model.mamba.backend", "reference"), ("task.compile", True), ("task.capture", True),
-        ("dataset.trim", True), ("task.by_length", True),
-        ("trainer.accelerator", "cpu"), ("callbacks.curves.folder", "b"), ("logger", {"csv": 1}),
-        ("model.added_later", None),
+        *[("resume", True), ("group", "table2"), ("tags", ["a"]), ("dataset.path", "b.txt")],
+        *[("model.mamba.backend", "reference"), ("task.compile", True), ("task.capture", True)],
+        *[("dataset.trim", True), ("task.by_length", True), ("trainer.accelerator", "cpu")],
+        *[("callbacks.curves.folder", "b"), ("logger", {"csv": 1}), ("model.added_later", None)],
+        # What is said twice has no say of its own.
+        *[("dataset.seed", 1), ("model.max_length", 50)],
     ],
-)  # fmt: skip
-def test_what_does_not_decide_the_result_does_not_rename_a_run(key: str, value: Any) -> None:
-    assert run_id(changed(key, value)) == run_id(CONFIG)
+)
+def test_what_does_not_decide_the_result_does_not_rename_a_run(setting: tuple[str, Any]) -> None:
+    assert run_id(changed(*setting)) == run_id(CONFIG)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    "setting",
     [
-        ("seed", 2), ("model.r", 6), ("model.mamba.state_size", 8), ("dataset.max_length", 20),
-        ("dataset.batch_size", 32), ("task.optimizer.lr", 0.01), ("trainer.max_epochs", 100),
-        ("trainer.precision", "bf16-mixed"), ("callbacks.early_stopping.patience", 5),
-        ("model.added_later", 0),
+        *[("seed", 2), ("model.r", 6), ("model.mamba.state_size", 8), ("dataset.max_length", 20)],
+        *[("dataset.batch_size", 32), ("task.optimizer.lr", 0.01), ("trainer.max_epochs", 100)],
+        *[("trainer.precision", "bf16-mixed"), ("callbacks.early_stopping.patience", 5)],
+        *[("model.added_later", 0), ("dataset.seed", 2), ("model.max_length", 20)],
     ],
-)  # fmt: skip
-def test_what_decides_the_result_renames_it(key: str, value: Any) -> None:
-    assert run_id(changed(key, value)) != run_id(CONFIG)
+)
+def test_what_decides_the_result_renames_it(setting: tuple[str, Any]) -> None:
+    assert run_id(changed(*setting)) != run_id(CONFIG)
 
 
 def test_order_of_keys_does_not_matter() -> None:
@@ -74,7 +74,7 @@ def test_order_of_keys_does_not_matter() -> None:
     assert run_id(CONFIG).startswith("sigma-beauty-s1-")
 
 
-def test_a_custom_data_set_is_told_by_its_path() -> None:
+def test_a_custom_data_set_goes_by_its_path() -> None:
     a, b = changed("dataset.name", "custom"), changed("dataset.name", "custom")
     a["dataset"]["path"], b["dataset"]["path"] = "a.csv", "b.csv"
     assert run_id(a) != run_id(b)
@@ -82,69 +82,52 @@ def test_a_custom_data_set_is_told_by_its_path() -> None:
 
 def test_a_run_may_go_on_for_longer_but_is_then_another() -> None:
     longer = changed("trainer.max_epochs", 300)
-    assert determining(longer) == determining(CONFIG)
+    assert settings(longer) == settings(CONFIG)
     assert identity(longer) != identity(CONFIG)
 
 
 def test_a_config_of_an_earlier_version_is_built_without_what_is_gone() -> None:
     older = changed("dataset.trim", True)
     older["task"]["by_length"] = True
-    kept = copy.deepcopy(older)
+    before = copy.deepcopy(older)
     assert current(older) == CONFIG
-    assert older == kept  # as it was
+    assert older == before
     assert current(CONFIG) == CONFIG
-    assert determining(older) == determining(CONFIG)
-
-
-def test_one_metric_decides_the_run() -> None:
-    """Which it is, is not in the run's name, so another one must not go by the same name."""
-    best = {"_target_": "sigma.callbacks.BestCheckpoint", "dirpath": "a", "monitor": "val/ndcg@10"}
-    config = {
-        "seed": 1, "matmul_precision": "high", "evaluation": {"monitor": "val/ndcg@10"},
-        "callbacks": {"best": best},
-    }  # fmt: skip
-    check_config(config)
-    best["monitor"] = "val/hr@5"
-    with pytest.raises(UserError, match=r"best.monitor=val/hr@5 must be evaluation.monitor"):
-        check_config(config)
+    assert settings(older) == settings(CONFIG)
 
 
 def test_a_run_keeps_its_name_when_a_class_moves() -> None:
-    names = {
-        target: run_id(changed("dataset._target_", target))
-        for target in (
-            *("sigma.datamodules.beauty.Beauty", "sigma.datamodules.sets.beauty.Beauty"),
-            *("sigma.datamodules.sets.games.Games", "mine.beauty.Beauty", "yours.beauty.Beauty"),
-        )
-    }
-    old, new, *others = names.values()
+    targets = (
+        *("sigma.datamodules.beauty.Beauty", "sigma.datamodules.sets.beauty.Beauty"),
+        *("sigma.datamodules.sets.games.Games", "mine.beauty.Beauty", "yours.beauty.Beauty"),
+    )
+    old, new, *others = (run_id(changed("dataset._target_", target)) for target in targets)
     assert old == new
     assert len({old, *others}) == 4  # another class, and other people's of the same name
 
 
 def test_our_class_names_are_unique() -> None:
-    conf = Path(__file__).parents[2] / "conf"
     targets = {
         target
-        for path in conf.rglob("*.yaml")
+        for path in CONF.rglob("*.yaml")
         for target in re.findall(r"_target_: (sigma\.[\w.]+)", path.read_text())
     }
     assert len(targets) > 30
     assert len({class_name(target) for target in targets}) == len(targets)
 
 
-def test_what_is_said_twice_has_no_say_of_its_own() -> None:
-    assert run_id(changed("dataset.seed", 1)) == run_id(CONFIG)
-    assert run_id(changed("dataset.seed", 2)) != run_id(CONFIG)
-
-
-def test_a_run_of_an_earlier_version_goes_on_where_it_stands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [{}, {"max_length": 50}])
+def test_a_run_of_an_earlier_version_goes_on_where_it_stands(
+    length: dict[str, int], tmp_path: Path
+) -> None:
+    """Its name was made of modules, and of what was said twice."""
     config = changed("dataset._target_", "sigma.datamodules.sets.beauty.Beauty")
     older = changed("dataset._target_", "sigma.datamodules.beauty.Beauty")
-    assert current(older) == config
-    assert determining(older) == determining(config)
-    former = run_id(config, former_identity(config))
-    assert former == run_id(older, former_identity(older)) != run_id(config)
+    older["dataset"]["seed"] = 1
+    older["model"] |= length
+    assert settings(current(older)) == settings(config)
+    former = run_id(older, former_identities(older)[0])
+    assert former != run_id(config)
     assert run_folder(tmp_path, config).name == run_id(config)
     (tmp_path / former).mkdir()
     assert run_folder(tmp_path, config).name == former

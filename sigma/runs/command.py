@@ -1,0 +1,64 @@
+"""A run's command line: how it is written down, and how ``resume=<folder>`` finds it again."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from sigma.runs.files import COMMAND
+from sigma.runs.identity import GONE
+
+
+def quoted(text: str) -> str:
+    """Text as a value on Hydra's command line."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def flags() -> list[str]:
+    """The flags that say where this job's config comes from."""
+    hydra = HydraConfig.get()
+    sources = hydra.runtime.config_sources
+    added = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
+    return [f"--config-name={hydra.job.config_name}", *added]
+
+
+def typed() -> dict[str, Any]:
+    """This job's flags and overrides, as ``expand_resume`` reads them."""
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    return {"flags": flags(), "overrides": overrides}
+
+
+def expand_resume(arguments: list[str]) -> list[str]:
+    """``resume=<run folder>`` -> that run's own command line, its folder, and ``resume=true``.
+
+    Other arguments stay and, coming last, win (``trainer.max_epochs=300`` to go on for longer).
+    Flags come before all overrides, which Hydra's parser wants side by side.
+    """
+    folders = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=")]
+    if not folders or folders[-1].lower() in {"true", "false"}:
+        return arguments
+    folder = Path(folders[-1])
+    command, older = folder / COMMAND, folder / ".hydra" / "overrides.yaml"
+    before: dict[str, Any] = {"flags": []}
+    if command.is_file():
+        before = json.loads(command.read_text())
+    elif older.is_file():  # of a run before there was the other, or one that never began to train
+        before["overrides"] = [str(o) for o in OmegaConf.load(older)]
+    else:
+        print(
+            f"error: resume={folder} is not the folder of a run ({command} is missing); give the "
+            "folder that holds its checkpoints, or resume=true with hydra.run.dir=…",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
+    # Keys of an earlier version that typed them; they decided nothing.
+    obsolete = ("resume", *GONE)
+    overrides = [o for o in before["overrides"] if o.lstrip("+~").split("=", 1)[0] not in obsolete]
+    rest = [a for a in arguments if not a.startswith("resume=")]
+    # A word that is neither is a flag's value (--config-dir conf2).
+    added = [a for a in rest if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    options = [*before["flags"], *(a for a in rest if a not in added)]
+    return [*options, *overrides, *added, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
