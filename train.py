@@ -44,8 +44,6 @@ def run(cfg: DictConfig, folder: RunFolder) -> float:
         if folder.data_lies_elsewhere():
             folder.check_data(build(cfg)[0])
         log.info("This run is finished already: %s", folder.row_path)
-        if cfg.logger.get("wandb") is not None:
-            instantiate(cfg.logger.wandb).complete()
         return score
     checkpoint = folder.checkpoint_to_resume()
     L.seed_everything(cfg.seed, workers=True, verbose=False)

@@ -61,6 +61,7 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
     counts = data.item_counts()
     loss = instantiate(cfg.loss, item_counts=counts)
     sampled = instantiate(cfg.evaluation.sampled, item_counts=counts)
-    task = instantiate(cfg.task, model=model, loss=loss, sampled=sampled, _convert_="all")
+    parts = {"model": model, "loss": loss, "sampled": sampled, "monitor": cfg.evaluation.monitor}
+    task = instantiate(cfg.task, **parts, _convert_="all")
     task.count_seconds = seconds
     return data, task

@@ -3,7 +3,3 @@
 
 class UserError(ValueError):
     """Something the user can mend: the message is one sentence, what is wrong and what to do."""
-
-
-class Pruned(Exception):  # noqa: N818  nothing went wrong
-    """A search ended this run early because it does worse than others; nothing has failed."""

@@ -54,9 +54,11 @@ class SequenceTask(L.LightningModule):
         capture: on CUDA, run a training step as one replay; see ``sigma.capture``.
         compile: the model by ``torch.compile``; on the CPU slower than without.
         sampled: draws negatives to rank the target among; None ranks all items.
+        monitor: validation metric, the larger the better, by which callbacks choose and stop.
 
     Raises:
         UserError: impossible cut-off or group.
+        ValueError: a monitor that no validation reports.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class SequenceTask(L.LightningModule):
         capture: bool = True,
         compile: bool = False,
         sampled: SampledNegatives | None = None,
+        monitor: str = "val/ndcg@10",
     ) -> None:
         super().__init__()
         if 10 not in ks or min(ks) < 1:
@@ -104,6 +107,16 @@ class SequenceTask(L.LightningModule):
                 for stage in ("val", "test")
             }
         )
+        self.monitor = monitor
+        ranking = self.ranking("val")
+        group, _, label = monitor.removeprefix("val/").rpartition("/")
+        known = label in ranking.labels and (not group or group in ranking.groups)
+        if not monitor.startswith("val/") or not known:
+            raise ValueError(
+                f"monitor={monitor} is not available; there are "
+                f"{', '.join(f'val/{name}' for name in ranking.labels)}"
+                f"{', and those of groups, such as val/short/…' if ranking.groups else ''}"
+            )
 
     @property
     def trained(self) -> bool:

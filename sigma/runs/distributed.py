@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.errors import Pruned, UserError
+from sigma.errors import UserError
 from sigma.runs.folder import TAKEN, RunFolder, RunTakenError, hydra_flags, quoted
 
 SCRIPT = Path(__file__).parents[2] / "train.py"
@@ -64,12 +64,10 @@ def run(cfg: DictConfig) -> float:
     """The job's best validation score (NaN in a development run).
 
     Raises:
-        Pruned: a search ended it.
         RunTakenError: another process is at it.
         SIGTERMException: it was told to stop, and the sweep ends with it.
         UserError: it failed; its own sentence.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
     reason = "its processes ended without a message"
     with (
         subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process,
@@ -86,8 +84,6 @@ def run(cfg: DictConfig) -> float:
         from lightning.pytorch.utilities.exceptions import SIGTERMException
 
         raise SIGTERMException
-    if (folder / "pruned.json").is_file():
-        raise Pruned(reason)
     if reason.startswith(TAKEN):
         raise RunTakenError(reason)
     if process.returncode != 0:

@@ -32,7 +32,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from sigma.errors import Pruned, UserError
+from sigma.errors import UserError
 from sigma.runs.check import accepted, suggest
 from sigma.runs.folder import COMMAND, RunTakenError, note_failure, quoted
 from sigma.runs.identity import GONE
@@ -110,7 +110,7 @@ def user_message(error: BaseException) -> str | None:
     """One sentence for what the user can mend, or None for a bug, which keeps its traceback."""
     chain = list(causes(error))
     for seen in chain:
-        if isinstance(seen, UserError | Pruned):
+        if isinstance(seen, UserError):
             return str(seen)
     for seen in chain:
         message = hydra_message(seen) or system_message(seen)
@@ -141,8 +141,6 @@ def hydra_message(error: BaseException) -> str | None:
         wanted = re.search(r"Could not load 'hydra/launcher/(\w+)'", str(error))
         if wanted is not None and wanted[1] in LAUNCHERS:
             return absent_launcher(wanted[1])
-        if "Could not override 'search'" in str(error):
-            return "search=… needs hydra/sweeper=optuna beside it."
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
         return no_option(sys.argv[1:])
     if isinstance(error, InstantiationException) and (
@@ -285,6 +283,8 @@ def quiet() -> None:
     # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
     warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
     warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
+    # A resumed run finds its own checkpoints there.
+    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     # torchmetrics has gathered the ranks' counts before; what is logged is one number already.
     warnings.filterwarnings("ignore", r".*It is recommended to use `self.log\(.*sync_dist=True")
 
@@ -331,9 +331,6 @@ def explained_job() -> Iterator[None]:
         yield
     except RunTakenError as error:
         log.info("Skipped: %s", error)
-    except Pruned as pruned:
-        log.info("%s", pruned)
-        raise
     except Exception as error:
         sentence = user_message(error) or repr(error)
         log.error("This job failed: %s", sentence)
