@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Callback
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History, find
-from sigma.errors import UserError
 from sigma.ops import backend_of
 from sigma.runs.files import CONFIG, RANKS, ROW, atomic_path
 from sigma.runs.identity import SCHEMA
@@ -59,25 +58,6 @@ class ResultRow(Callback):
     def __init__(self, trials: int | None = None) -> None:
         self.trials = trials
         self.ranks: list[Ranks] = []
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what Lightning refuses only when the training is done.
-
-        Raises:
-            UserError: the share of the test set in ``trainer.limit_test_batches`` is no batch.
-        """
-        limit = trainer.limit_test_batches
-        if not isinstance(limit, float) or limit == 1:  # a number of batches, or the full set
-            return
-        batches = len(trainer.datamodule.test_dataloader())  # type: ignore[attr-defined]
-        if int(limit * batches) < 1:
-            raise UserError(
-                f"trainer.limit_test_batches={limit} is less than one batch (the test set has "
-                f"{batches}); give a number of them, such as trainer.limit_test_batches=1."
-            )
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.ranks = []
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.ranking.metrics import METRICS, expected_gains, gain_table
 from sigma.runs.files import CONFIG, RANKS, ROW, WANDB, atomic_path
+from sigma.runs.messages import one_line
 from sigma.runs.row import Row
 
 log = logging.getLogger(__name__)
@@ -83,12 +84,8 @@ def start(folder: Path, run_id: str, init_timeout: float, described: dict[str, A
     return run
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def kept_id(folder: Path, run_id: str | None) -> str:
-    """The id of this folder's W&B run, written down there: the one given, the one before, or new."""
+    """The id of this folder's W&B run, written down there: the one asked for, as before, or new."""
     path = folder / WANDB
     before = json.loads(path.read_text())["id"] if path.is_file() else None
     # Not from a seeded generator: two runs of one seed are two runs.
@@ -122,7 +119,8 @@ class WandbLogger(LightningLogger):
         self.folder, self.id = Path(save_dir), id
         self.init_timeout, self.described = init_timeout, described
         self.run: Any = None
-        self.closed = self.tested = False
+        self.closed = False
+        self.tested: dict[str, float] = {}
 
     @property
     @rank_zero_experiment
@@ -142,11 +140,15 @@ class WandbLogger(LightningLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if any(name.startswith("test/") for name in metrics):
-            self.tested = True  # the row tells them to the summary
+        self.tested |= {n[5:]: v for n, v in metrics.items() if n.startswith("test/")}
+        run = self.experiment
+        if run is None:
             return
         try:
-            self.experiment.log(dict(metrics) if step is None else {**metrics, "step": step})
+            if self.tested and step is not None:  # one number per run, not a curve
+                run.summary.update(metrics)
+            else:
+                run.log(dict(metrics) if step is None else {**metrics, "step": step})
         except Exception as error:
             self.fail(error)
 
@@ -157,7 +159,9 @@ class WandbLogger(LightningLogger):
             return
         try:
             if status == "success" and (self.folder / ROW).is_file():
-                self.log_results(Row.read(self.folder / ROW))
+                row = Row.read(self.folder / ROW)
+                if row.metrics.test == self.tested:  # else it is of an earlier end of the run
+                    self.log_results(row)
         except Exception as error:
             self.fail(error)
         self.close(0 if status == "success" else 1)
@@ -170,11 +174,10 @@ class WandbLogger(LightningLogger):
     def log_results(self, row: Row) -> None:
         """Add the row's numbers and two tables of ranks to the run."""
         self.run.summary.update(summary(row))
-        if (self.folder / RANKS).is_file():
-            lines = user_lines(pd.read_parquet(self.folder / RANKS))
-            ends = np.linspace(0, len(lines) - 1, min(len(lines), SAMPLE_LINES)).round()
-            self.log_table("ranks/users_sample", dataframe=lines.iloc[ends.astype(int)])
-            self.log_table("ranks/by_history", dataframe=by_history(lines))
+        lines = user_lines(pd.read_parquet(self.folder / RANKS))
+        evenly = np.linspace(0, len(lines) - 1, min(len(lines), SAMPLE_LINES)).round().astype(int)
+        self.log_table("ranks/users_sample", dataframe=lines.iloc[evenly])
+        self.log_table("ranks/by_history", dataframe=by_history(lines))
 
     def close(self, exit_code: int) -> None:
         """End the run, and say where it is; nothing is logged from here on."""
