@@ -111,7 +111,7 @@ def _choices(parser: OverridesParser, overrides: Sequence[str]) -> dict[str, lis
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise UserError(
                 f"{override.input_line} is drawn as a search goes on, so its runs cannot be listed "
-                "before; python -m experiments.search <its folder> shows them."
+                "before; the search itself shows them (python -m experiments.search)."
             )
         if override.is_discrete_sweep():
             choices[key] = list(map(str, override.sweep_string_iterator()))

@@ -5,12 +5,14 @@
     python -m experiments.search model=sasrec model.dropout='interval(0,0.7)' model.num_layers=1
 
 Words of its own: ``n_trials=20`` (of a search in all, those of an earlier start counted),
-``folder=search/<model>-<dataset>-s<seed>``, ``search=<name>`` (a space of ``conf/search.yaml``; the
-model's by default), ``prune=false``, ``storage=sqlite:///…`` (``<folder>/search.db`` by default).
-All others are ``train.py``'s. Several models, data sets or seeds are a search each, with as many
-trials, the same sampler, pruner and stopping rule. The same command again goes on where it was
-stopped, draws what it would have drawn, and shows what there is when all is done. A trial that
-does worse than the median of others after as many epochs is pruned and leaves no row.
+``folder=search`` (each search lies in its ``<model>-<dataset>-s<seed>``), ``search=<name>`` (a
+space of ``conf/search.yaml``; the model's by default), ``prune=false``, ``storage=sqlite:///…``
+(``search.db`` in that folder by default). All others are ``train.py``'s. Several models, data sets
+or seeds are a search each, with as many trials, the same sampler, pruner and stopping rule.
+
+The same command again goes on where it was stopped, draws what it would have drawn, and shows what
+there is when all is done. A trial that does worse than the median of others after as many epochs
+is pruned and leaves no row.
 """
 
 import shlex
@@ -40,12 +42,13 @@ from sigma.runs.row import Row
 try:
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.trial import Trial, TrialState
 except ImportError:
     raise SystemExit("error: A search needs Optuna: pip install -e '.[optuna]'.") from None
 
 CONF = SCRIPT.parent / "conf"
 STARTS = ("model", "dataset", "seed")  # of several values, each is a search of its own
-WORDS = {"n_trials": 20, "folder": None, "search": None, "prune": True, "storage": None}
+WORDS = {"n_trials": 20, "folder": "search", "search": None, "prune": True, "storage": None}
 
 
 class Pruning(Callback):
@@ -69,7 +72,7 @@ class Pruning(Callback):
         trials = optuna.storages.get_storage(storage)
         place = trials.get_study_id_from_name(study)
         key = trials.get_trial_id_from_study_id_trial_number(place, trial)
-        self.trial = optuna.trial.Trial(loaded, key)
+        self.trial = Trial(loaded, key)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -137,7 +140,7 @@ class Search:
         some = {k: d.choices[0] if hasattr(d, "choices") else d.low for k, d in self.space.items()}
         composed([*self.fixed, *(f"{key}={value}" for key, value in some.items())])
         self.name = f"{model}-{dataset}-s{config.seed}"
-        self.folder = Path(words.folder or f"search/{self.name}").absolute()
+        self.folder = Path(words.folder, self.name).absolute()
         self.storage = words.storage or f"sqlite:///{self.folder / 'search.db'}"
 
     def run(self) -> None:
@@ -146,85 +149,86 @@ class Search:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / LOCK, timeout=0):
-                self.study = optuna.create_study(
-                    study_name=self.name,
-                    storage=self.storage,
-                    direction="maximize",
-                    load_if_exists=True,
-                )
                 self.run_trials()
         except Timeout:
             raise UserError(f"Another process is at the search in {self.folder}.") from None
-        self.show()
 
     def run_trials(self) -> None:
+        study = optuna.create_study(
+            study_name=self.name, storage=self.storage, direction="maximize", load_if_exists=True
+        )
         settings = {"overrides": sorted(self.fixed), "space": str(self.space)}
-        if self.study.user_attrs.get("settings", settings) != settings:
+        if study.user_attrs.get("settings", settings) != settings:
             raise UserError(
                 f"{self.folder} holds a search with other settings or another space; go on with "
                 "it unchanged, or start anew in another folder=…."
             )
-        self.study.set_user_attr("settings", settings)
-        for trial in self.study.trials:
+        study.set_user_attr("settings", settings)
+        for trial in study.trials:
             if trial.state.name == "RUNNING":  # nobody else is at this search: it was killed
-                self.run_trial(trial.number, trial.params)
-        for _ in range(self.words.n_trials - len(self.ended())):
-            number = len(self.study.trials)
-            self.study.sampler = optuna.samplers.TPESampler(seed=number)  # the same after a stop
-            self.run_trial(number, self.study.ask(self.space).params)
+                self.run_trial(study, trial.number, trial.params)
+        for _ in range(self.words.n_trials - len(ended(study))):
+            number = len(study.trials)
+            study.sampler = optuna.samplers.TPESampler(seed=number)  # the same after a stop
+            self.run_trial(study, number, study.ask(self.space).params)
+        self.show(study)
 
-    def ended(self) -> list[Any]:
-        """Trials that count; of failed ones there are as many more at the next start."""
-        return [t for t in self.study.trials if t.state.name in ("COMPLETE", "PRUNED")]
-
-    def run_trial(self, number: int, params: dict[str, Any]) -> None:
+    def run_trial(self, study: Any, number: int, params: dict[str, Any]) -> None:
         """Run a trial to its end, and tell the study how it ended."""
-        folder = self.folder / f"trial-{number:03d}"
-        words = (
-            [] if any(word.startswith("group=") for word in self.fixed) else ["group=fair_search"]
-        )
-        words += [*self.fixed, *(f"{key}={value}" for key, value in params.items()), "resume=true"]
-        words += [
-            f"hydra.run.dir={quoted(str(folder))}",
-            f"callbacks.row.trials={self.words.n_trials}",
-        ]
-        pruning = {"_target_": "experiments.search.Pruning", "storage": quoted(self.storage)}
-        pruning |= {"study": quoted(self.name), "trial": str(number)}
+        folder, total = self.folder / f"trial-{number:03d}", self.words.n_trials
+        outcome = self.train(folder, number, params)
+        if not outcome:
+            score = Row.read(folder / ROW).metrics.val[self.metric]
+            study.tell(number, score)
+            outcome = f"{score:.4f}"
+        else:
+            pruned = "pruned" in study.trials[number].user_attrs
+            study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        times = [trial.duration for trial in ended(study)]
+        left = sum(times, timedelta()) / max(len(times), 1) * (total - len(times))
+        rest = f"{len(times)} of {total}, about {str(left).partition('.')[0]} left"
+        print(f"{self.name} trial {number}: {outcome}  ({rest})", flush=True)
+
+    def train(self, folder: Path, number: int, params: dict[str, Any]) -> str:
+        """Run ``train.py`` in a process of its own; the sentence it failed with, if it failed."""
+        words = {
+            **({} if any(o.startswith("group=") for o in self.fixed) else {"group": "fair_search"}),
+            **params,
+            **{"resume": "true", "hydra.run.dir": quoted(str(folder))},
+            **{"callbacks.row.trials": self.words.n_trials},
+        }
         if self.words.prune:
-            words += [f"+callbacks.pruning.{key}={value}" for key, value in pruning.items()]
-        command = [sys.executable, str(SCRIPT), *words]
+            words["+callbacks.pruning._target_"] = "experiments.search.Pruning"
+            words["+callbacks.pruning.storage"] = quoted(self.storage)
+            words["+callbacks.pruning.study"] = quoted(self.name)
+            words["+callbacks.pruning.trial"] = number
+        typed = [*self.fixed, *(f"{key}={value}" for key, value in words.items())]
+        command = [sys.executable, str(SCRIPT), *typed]
         with (
             Popen(command, stdout=DEVNULL, stderr=PIPE, text=True) as process,
             passing_sigterm_on(process),
         ):
-            errors = (process.stderr or sys.stdin).read().splitlines()
+            lines = (process.communicate()[1] or "").splitlines()
         if process.returncode in (143, -15):  # by SIGTERM; the next start goes on with it
             raise SystemExit(143)
-        told = ["failed", *(line[7:] for line in errors if line.startswith("error: "))][-1]
-        if (folder / ROW).is_file():
-            score = Row.read(folder / ROW).metrics.val[self.metric]
-            self.study.tell(number, score)
-            told = f"{score:.4f}"
-        else:
-            pruned = "pruned" in self.study.trials[number].user_attrs
-            state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
-            self.study.tell(number, state=state)
-        times, total = [trial.duration for trial in self.ended()], self.words.n_trials
-        left = sum(times, timedelta()) / max(len(times), 1) * (total - len(times))
-        rest = f"{len(times)} of {total}, about {str(left).partition('.')[0]} left"
-        print(f"{self.name} trial {number}: {told}  ({rest})", flush=True)
+        sentences = [line[7:] for line in lines if line.startswith("error: ")]
+        return sentences[-1] if sentences else "it failed" * bool(process.returncode)
 
-    def show(self) -> None:
+    def show(self, study: Any) -> None:
         """All trials, and the best one's command line."""
-        frame = self.study.trials_dataframe(("number", "state", "value", "duration", "params"))
+        frame = study.trials_dataframe(("number", "state", "value", "duration", "params"))
         frame.to_csv(self.folder / "trials.csv", index=False)
         print(frame.to_string(index=False, na_rep="", float_format="{:.4g}".format))
         if "COMPLETE" not in set(frame["state"]):
             raise UserError(f"None of the {len(frame)} trials succeeded.")
-        best = self.study.best_trial
-        words = [*self.fixed, *(f"{key}={value}" for key, value in best.params.items())]
-        print(f"Best: trial {best.number}, {self.metric} {best.value:.4f}")
+        words = [*self.fixed, *(f"{key}={value}" for key, value in study.best_params.items())]
+        print(f"Best: trial {study.best_trial.number}, {self.metric} {study.best_value:.4f}")
         print(shlex.join(["python", "train.py", *words]), flush=True)
+
+
+def ended(study: Any) -> list[Any]:
+    """Trials that count; of failed ones there are as many more at the next start."""
+    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def main() -> None:

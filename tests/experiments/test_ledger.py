@@ -256,6 +256,6 @@ def test_status_of_damaged_files_and_of_a_search(
     status([*typed, "--runs", str(tmp_path / "nowhere")])
     assert f"There is no folder {tmp_path / 'nowhere'} yet" in capsys.readouterr().out
     with pytest.raises(UserError, match="drawn as a search goes on"):
-        expand(["experiment=fair_search", "model=sasrec", "dataset=beauty"])
+        expand(["model.dropout=interval(0,1)", "model=sasrec", "dataset=beauty"])
     with pytest.raises(UserError, match="seed=abc"):
         expand([*BEAUTY, "seed=abc"])

@@ -98,14 +98,14 @@ def test_a_config_of_an_earlier_version_is_built_without_what_is_gone() -> None:
 
 def test_one_metric_decides_the_run() -> None:
     """Which it is, is not in the run's name, so another one must not go by the same name."""
-    best = {"_target_": "sigma.callbacks.BestCheckpoint", "dirpath": "a", "monitor": "val/ndcg@10"}
+    own = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/ndcg@10"}
     config = {
         "seed": 1, "matmul_precision": "high", "evaluation": {"monitor": "val/ndcg@10"},
-        "callbacks": {"best": best},
+        "callbacks": {"best": {"_target_": "sigma.callbacks.BestCheckpoint"}, "own": own},
     }  # fmt: skip
     check_config(config)
-    best["monitor"] = "val/hr@5"
-    with pytest.raises(UserError, match=r"best.monitor=val/hr@5 must be evaluation.monitor"):
+    own["monitor"] = "val/hr@5"
+    with pytest.raises(UserError, match=r"own.monitor=val/hr@5 must be evaluation.monitor"):
         check_config(config)
 
 

@@ -171,5 +171,4 @@ def test_a_job_of_two_processes_is_the_same_run_to_wandb(
         assert call(monkeypatch, *shown) == 0
         lines = capsys.readouterr().out.splitlines()
         assert f"id: {expected}" in lines
-        assert "resume: true" in lines
     assert not any(word.startswith("logger.wandb") for word in started[2])
