@@ -3,7 +3,6 @@
 import sys
 
 import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.environment import load_lightning
@@ -26,8 +25,6 @@ def train(cfg: DictConfig) -> float:
     with folder.lock():
         score = folder.finished_score(lambda: build(cfg)[0])
         if score is not None:
-            if cfg.logger.get("wandb") is not None:
-                instantiate(cfg.logger.wandb).complete()
             return score
         checkpoint = folder.checkpoint()
         L.seed_everything(cfg.seed, workers=True, verbose=False)

@@ -120,7 +120,7 @@ def _values(overrides: Sequence[str]) -> dict[str, list[str]]:
         elif override.is_sweep_override():
             raise UserError(
                 f"{override.input_line} is drawn as a search goes on, so its runs cannot be listed "
-                "before; python -m experiments.search <its folder> shows them."
+                "before; the search itself shows them (python -m experiments.search)."
             )
         else:
             values[key] = [str(override.get_value_element_as_str())]

@@ -1,78 +1,250 @@
-"""A search's trials as a table, CSV, and the command line of the best.
+"""A hyper-parameter search by Optuna, one trial after another, each a run of ``train.py``.
 
-    python -m experiments.search search/sasrec-beauty-s2020
+    python -m experiments.search model=sigma dataset=beauty
+    python -m experiments.search model=sigma,sasrec dataset=beauty n_trials=50
+    python -m experiments.search model=sasrec model.dropout='interval(0,0.7)' model.num_layers=1
 
-Reads ``search.db`` of the sweep folder and writes ``trials.csv`` beside it: number, state
-(COMPLETE, PRUNED, FAIL or RUNNING), value (best validation score; of a pruned trial its last),
-epochs seen by the pruner, the trial's folder, one column a setting, and the reason of a failure.
-While the search runs it shows how far it is.
+Words of its own: ``n_trials=20`` (of a search in all, those of an earlier start counted),
+``folder=search`` (each search lies in its ``<model>-<dataset>-s<seed>``), ``search=<name>`` (a
+space of ``conf/search.yaml``; the model's by default), ``prune=false``, ``storage=sqlite:///…``
+(``search.db`` in that folder by default). All others are ``train.py``'s. Several models, data sets
+or seeds are a search each, with as many trials, the same sampler, pruner and stopping rule.
+
+The same command again goes on where it was stopped, draws what it would have drawn, and shows what
+there is when all is done. A trial that does worse than the median of others after as many epochs
+is pruned and leaves no row.
 """
 
-import argparse
 import shlex
+import sys
+from datetime import timedelta
+from itertools import product
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
 
-import pandas as pd
+import lightning as L
+from filelock import FileLock, Timeout
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
+from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
 
+from sigma.errors import UserError
+from sigma.runs.distributed import SCRIPT, passing_sigterm_on
+from sigma.runs.files import LOCK, ROW
+from sigma.runs.folder import quoted
+from sigma.runs.identity import register
 from sigma.runs.messages import explained
-from sigma.search import load
+from sigma.runs.row import Row
+
+try:
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.trial import Trial, TrialState
+except ImportError:
+    raise SystemExit("error: A search needs Optuna: pip install -e '.[optuna]'.") from None
+
+CONF = SCRIPT.parent / "conf"
+STARTS = ("model", "dataset", "seed")  # of several values, each is a search of its own
+WORDS = {"n_trials": 20, "folder": "search", "search": None, "prune": True, "storage": None}
 
 
-def trials(study: Any) -> pd.DataFrame:
-    """One line a trial, in the order they were drawn."""
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        rows.append(
-            {
-                "number": trial.number,
-                "state": trial.state.name,
-                "value": trial.value,
-                "epochs": len(trial.intermediate_values),
-                "folder": trial.user_attrs.get("folder"),
-                **trial.params,
-                "error": trial.user_attrs.get("error"),
-            }
+class Pruning(Callback):
+    """Reports a trial's epochs; ends its run before the next one where others did better.
+
+    Not at an epoch's end: then its checkpoint and curves are still to be written. Optuna's own
+    callback takes the living trial, which a command line cannot hold.
+
+    Args:
+        storage: of the study.
+        study: its name.
+        trial: its number.
+
+    Raises:
+        UserError: the trial is pruned.
+    """
+
+    def __init__(self, storage: str, study: str, trial: int) -> None:
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5)
+        loaded = optuna.load_study(study_name=study, storage=storage, pruner=pruner)
+        trials = optuna.storages.get_storage(storage)
+        place = trials.get_study_id_from_name(study)
+        key = trials.get_trial_id_from_study_id_trial_number(place, trial)
+        self.trial = Trial(loaded, key)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            score = trainer.callback_metrics[str(pl_module.monitor)]
+            self.trial.report(float(score), trainer.current_epoch)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.strategy.broadcast(trainer.is_global_zero and self.trial.should_prune()):
+            if trainer.is_global_zero:
+                self.trial.set_user_attr("pruned", trainer.current_epoch)
+            raise UserError(f"pruned before epoch {trainer.current_epoch}")
+
+
+def distribution(override: Override) -> Any:
+    """What ``interval``, ``choice`` or ``a,b`` of Hydra's grammar lets a trial draw.
+
+    ``tag(log, interval(a, b))`` is uniform in the logarithm, ``int(interval(a, b))`` of whole
+    numbers with both ends. Choices are texts, as the command line takes them.
+    """
+    value = override.value()
+    if not isinstance(value, IntervalSweep):
+        texts = override.sweep_iterator(transformer=Transformer.encode)
+        return CategoricalDistribution([str(text) for text in texts])
+    kind: Any = IntDistribution if isinstance(value.start, int) else FloatDistribution
+    try:
+        return kind(value.start, value.end, log="log" in value.tags)
+    except ValueError as error:
+        raise UserError(f"Cannot draw from {override.input_line}: {error}") from None
+
+
+def composed(overrides: list[str]) -> Any:
+    """A run's config; in it a misspelt key is found before anything is drawn."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides, return_hydra_config=True)
+
+
+class Search:
+    """One search: what all trials have, what each draws, and its study.
+
+    Args:
+        overrides: ``train.py``'s, those with ``interval`` or ``choice`` drawn.
+        words: see ``WORDS``.
+
+    Raises:
+        UserError: nothing is to be drawn, or the folder holds another search or is in use.
+    """
+
+    def __init__(self, overrides: list[str], words: Any) -> None:
+        parser, self.words = OverridesParser.create(), words
+        typed = parser.parse_overrides(overrides)
+        self.fixed = [str(o.input_line) for o in typed if not o.is_sweep_override()]
+        config = composed(self.fixed)
+        model, dataset = (config.hydra.runtime.choices[group] for group in ("model", "dataset"))
+        self.metric = config.evaluation.monitor.removeprefix("val/")
+        space: Any = OmegaConf.load(CONF / "search.yaml").get(words.search or model, {})
+        written = parser.parse_overrides([f"{key}={value}" for key, value in space.items()])
+        last = {o.get_key_element(): o for o in [*written, *typed]}  # of a key given twice
+        self.space = {k: distribution(o) for k, o in last.items() if o.is_sweep_override()}
+        if not self.space:
+            raise UserError(
+                f"There is nothing to search: conf/search.yaml has no '{words.search or model}' "
+                "and the command line no interval(…) or choice(…)."
+            )
+        some = {k: d.choices[0] if hasattr(d, "choices") else d.low for k, d in self.space.items()}
+        composed([*self.fixed, *(f"{key}={value}" for key, value in some.items())])
+        self.name = f"{model}-{dataset}-s{config.seed}"
+        self.folder = Path(words.folder, self.name).absolute()
+        self.storage = words.storage or f"sqlite:///{self.folder / 'search.db'}"
+
+    def run(self) -> None:
+        """Go through the trials that are left, and show all of them."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / LOCK, timeout=0):
+                self.run_trials()
+        except Timeout:
+            raise UserError(f"Another process is at the search in {self.folder}.") from None
+
+    def run_trials(self) -> None:
+        study = optuna.create_study(
+            study_name=self.name, storage=self.storage, direction="maximize", load_if_exists=True
         )
-    frame = pd.DataFrame(rows)
-    return frame[[c for c in frame if c != "error"] + ["error"]] if rows else frame
+        settings = {"overrides": sorted(self.fixed), "space": str(self.space)}
+        if study.user_attrs.get("settings", settings) != settings:
+            raise UserError(
+                f"{self.folder} holds a search with other settings or another space; go on with "
+                "it unchanged, or start anew in another folder=…."
+            )
+        study.set_user_attr("settings", settings)
+        for trial in study.trials:
+            if trial.state.name == "RUNNING":  # nobody else is at this search: it was killed
+                self.run_trial(study, trial.number, trial.params)
+        for _ in range(self.words.n_trials - len(ended(study))):
+            number = len(study.trials)
+            study.sampler = optuna.samplers.TPESampler(seed=number)  # the same after a stop
+            self.run_trial(study, number, study.ask(self.space).params)
+        self.show(study)
+
+    def run_trial(self, study: Any, number: int, params: dict[str, Any]) -> None:
+        """Run a trial to its end, and tell the study how it ended."""
+        folder, total = self.folder / f"trial-{number:03d}", self.words.n_trials
+        outcome = self.train(folder, number, params)
+        if not outcome:
+            score = Row.read(folder / ROW).metrics.val[self.metric]
+            study.tell(number, score)
+            outcome = f"{score:.4f}"
+        else:
+            pruned = "pruned" in study.trials[number].user_attrs
+            study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        times = [trial.duration for trial in ended(study)]
+        left = sum(times, timedelta()) / max(len(times), 1) * (total - len(times))
+        rest = f"{len(times)} of {total}, about {str(left).partition('.')[0]} left"
+        print(f"{self.name} trial {number}: {outcome}  ({rest})", flush=True)
+
+    def train(self, folder: Path, number: int, params: dict[str, Any]) -> str:
+        """Run ``train.py`` in a process of its own; the sentence it failed with, if it failed."""
+        words = {
+            **({} if any(o.startswith("group=") for o in self.fixed) else {"group": "fair_search"}),
+            **params,
+            **{"resume": "true", "hydra.run.dir": quoted(str(folder))},
+            **{"callbacks.row.trials": self.words.n_trials},
+        }
+        if self.words.prune:
+            words["+callbacks.pruning._target_"] = "experiments.search.Pruning"
+            words["+callbacks.pruning.storage"] = quoted(self.storage)
+            words["+callbacks.pruning.study"] = quoted(self.name)
+            words["+callbacks.pruning.trial"] = number
+        typed = [*self.fixed, *(f"{key}={value}" for key, value in words.items())]
+        command = [sys.executable, str(SCRIPT), *typed]
+        with (
+            Popen(command, stdout=DEVNULL, stderr=PIPE, text=True) as process,
+            passing_sigterm_on(process),
+        ):
+            lines = (process.communicate()[1] or "").splitlines()
+        if process.returncode in (143, -15):  # by SIGTERM; the next start goes on with it
+            raise SystemExit(143)
+        sentences = [line[7:] for line in lines if line.startswith("error: ")]
+        return sentences[-1] if sentences else "it failed" * bool(process.returncode)
+
+    def show(self, study: Any) -> None:
+        """All trials, and the best one's command line."""
+        frame = study.trials_dataframe(("number", "state", "value", "duration", "params"))
+        frame.to_csv(self.folder / "trials.csv", index=False)
+        print(frame.to_string(index=False, na_rep="", float_format="{:.4g}".format))
+        if "COMPLETE" not in set(frame["state"]):
+            raise UserError(f"None of the {len(frame)} trials succeeded.")
+        words = [*self.fixed, *(f"{key}={value}" for key, value in study.best_params.items())]
+        print(f"Best: trial {study.best_trial.number}, {self.metric} {study.best_value:.4f}")
+        print(shlex.join(["python", "train.py", *words]), flush=True)
 
 
-def best_command(study: Any) -> str | None:
-    """The best trial as a single run, or None before any has ended."""
-    if not any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
-        return None
-    return shlex.join(["python", "train.py", *study.best_trial.user_attrs["overrides"]])
+def ended(study: Any) -> list[Any]:
+    """Trials that count; of failed ones there are as many more at the next start."""
+    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("folder", type=Path, help="the search's sweep folder")
-    folder = made.parse_args().folder
+    typed = sys.argv[1:]
+    if not typed or {"-h", "--help"} & set(typed):
+        print(__doc__)
+        return
     with explained():
-        show(folder)
-
-
-def show(folder: Path) -> None:
-    """Print a search's trials and write them down.
-
-    Raises:
-        UserError: the folder holds no search.
-    """
-    study = load(folder)
-    frame = trials(study)
-    frame.to_csv(folder / "trials.csv", index=False)
-    shown = frame.drop(columns="folder", errors="ignore")
-    print(shown.to_string(index=False, na_rep="", float_format="{:.4g}".format))
-    best = best_command(study)
-    if best is None:
-        print("No trial has ended well.")
-    else:
-        print(f"Best: trial {study.best_trial.number}, {study.best_value:.4f}")
-        print(best)
-    print(f"Table: {folder / 'trials.csv'}")
+        own = [word for word in typed if word.partition("=")[0] in WORDS]
+        words = OmegaConf.merge(OmegaConf.create(WORDS), OmegaConf.from_dotlist(own))
+        parsed = OverridesParser.create().parse_overrides([w for w in typed if w not in own])
+        several = [o for o in parsed if o.key_or_group in STARTS and o.is_sweep_override()]
+        shared = [str(o.input_line) for o in parsed if o not in several]
+        values = [[f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] for o in several]
+        for starts in product(*values):
+            Search([*starts, *shared], words).run()
 
 
 if __name__ == "__main__":

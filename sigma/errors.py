@@ -11,7 +11,3 @@ class RunTakenError(UserError):
     """Another process is at this run; later it may be free (EX_TEMPFAIL)."""
 
     exit_code = 75
-
-
-class Pruned(Exception):  # noqa: N818  nothing went wrong
-    """A search ended this run early because it does worse than others; nothing has failed."""

@@ -10,12 +10,14 @@ from lightning.pytorch.callbacks import Callback
 from sigma.datamodules.batches import Batch
 from sigma.runs.provenance import peak_bytes
 
+STATE = ("train_seconds", "train_samples", "eval_seconds", "peak_bytes", "sessions")
+
 
 class Efficiency(Callback):
     """Measures training (validation apart), evaluation and memory.
 
-    ``report()`` gives seconds, samples per second of training, and bytes. Of a counted model the
-    counting is its training.
+    Of a counted model the counting is its training. Lightning's ``Timer`` would count saving and
+    drawing as training, and neither waits for the device nor counts samples.
     """
 
     def __init__(self) -> None:
@@ -24,72 +26,63 @@ class Efficiency(Callback):
         self.eval_seconds = 0.0
         self.peak_bytes = 0
         self.sessions = 0
-        self._batch_start = self._eval_start = 0.0
-        self._fitted = False
+        self.since = 0.0  # when what is measured now began
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        before, self.since = self.since, time.perf_counter()
+        return self.since - before
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device
-        if stage == "fit" and self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._fitted = True
+        self.device = trainer.strategy.root_device
+        if stage == "fit" and self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.sessions += 1
         self.train_seconds += getattr(pl_module, "count_seconds", 0.0)
 
-    def _now(self) -> float:
-        return time.perf_counter()
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A run resumed within an epoch starts no epoch.
-        self._batch_start = self._now()
+        self.lap()  # a run resumed within an epoch starts no epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._batch_start = self._now()
+        self.lap()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, idx: int
     ) -> None:
-        now = self._now()
-        self.train_seconds += now - self._batch_start
+        self.train_seconds += self.lap()
         self.train_samples += batch.num_targets if outputs else 0  # none of a counted model
-        self._batch_start = now
-        if self._device.type != "cuda":  # which keeps its peak by itself, and tells it slowly
-            self._watch_memory()
+        if self.device.type != "cuda":  # which keeps its peak by itself, and tells it slowly
+            self.peak_bytes = max(self.peak_bytes, peak_bytes(self.device))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._device.type == "cuda":  # steps that were launched and have not run yet
-            torch.cuda.synchronize(self._device)
-            self.train_seconds += self._now() - self._batch_start
-        self._eval_start = self._now()
+        if self.device.type == "cuda":  # steps that were launched and have not run yet
+            torch.cuda.synchronize(self.device)
+            self.train_seconds += self.lap()
+        self.lap()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.eval_seconds += self._now() - self._eval_start
-        self._watch_memory()
+        self.eval_seconds += self.lap()
+        self.peak_bytes = max(self.peak_bytes, peak_bytes(self.device))
 
-    def _watch_memory(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, peak_bytes(self._device))
-
-    def report(self) -> dict[str, float]:
-        found = {
+    def numbers(self) -> dict[str, float]:
+        """Seconds, bytes, and samples per second of training, as a result row has them."""
+        values = {
             "train_seconds": round(self.train_seconds, 3),
             "eval_seconds": round(self.eval_seconds, 3),
             "peak_memory_bytes": self.peak_bytes,
             "sessions": self.sessions,
         }
         if self.train_samples:
-            found["train_samples"] = self.train_samples
+            values["train_samples"] = self.train_samples
             rate = self.train_samples / max(self.train_seconds, 1e-9)
-            found["train_samples_per_second"] = round(rate, 1)
-        return found
+            values["train_samples_per_second"] = round(rate, 1)
+        return values
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("train_seconds", "train_samples", "eval_seconds", "peak_bytes", "sessions")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._fitted:  # testing the best checkpoint must not turn the clock back
-            for name, value in state_dict.items():
-                setattr(self, name, value)
+        for name in STATE:
+            setattr(self, name, state_dict[name])

@@ -1,43 +1,114 @@
-"""Every epoch's numbers, kept through stops: for the result row, curves and tables."""
+"""Every epoch's numbers, the best of them, and both as files: ``metrics.csv``, ``curves.png``."""
 
-from typing import Any
+import logging
+import re
+from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning as L
+import pandas as pd
 from lightning.pytorch.callbacks import Callback
+
+from sigma.runs.files import CURVES, EPOCHS, atomic_path
+
+log = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=Callback)
+# Okabe and Ito's palette: told apart by colour-blind readers too; markers tell them apart in grey.
+STYLES = (("#009E73", "s"), ("#D55E00", "o"), ("#CC79A7", "^"))
+LOSS_COLOUR, GREY = "#0072B2", "#555555"
+
+
+def find(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
+    """The trainer's callback of this class, if it has one."""
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 
 class History(Callback):
     """``epochs[i]`` holds epoch i's ``epoch``, ``train/loss`` and every ``val/…`` metric.
 
-    Args:
-        monitor: metric that chooses the best epoch, the larger the better.
+    Kept through stops, and written as ``metrics.csv`` after each epoch, one line each.
     """
 
-    def __init__(self, monitor: str = "val/ndcg@10") -> None:
-        self.monitor = monitor
+    def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
-        self._fitted = False
+        self.monitor = ""
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._fitted = True
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.monitor = str(pl_module.monitor)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        values = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(("train/", "val/"))
-        }
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.epochs.append({"epoch": trainer.current_epoch, **values})
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            frame = pd.DataFrame(self.epochs)
+            with atomic_path(Path(trainer.default_root_dir) / EPOCHS) as partial:
+                names = [str(name) for name in frame if name != "epoch"]
+                frame[["epoch", *sorted(names)]].to_csv(partial, index=False)
 
-    def best(self) -> dict[str, float] | None:
-        """The best epoch (the later of equals), or None before any."""
-        valid = [e for e in self.epochs if self.monitor in e]
-        return max(valid, key=lambda e: (e[self.monitor], e["epoch"]), default=None)
+    def best(self) -> dict[str, float]:
+        """The best epoch, of equals the later; empty before any."""
+        scored = [e for e in self.epochs if self.monitor in e]
+        return max(scored, key=lambda e: (e[self.monitor], e["epoch"]), default={})
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": [dict(e) for e in self.epochs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Testing the best checkpoint must not take the numbers back to that epoch.
-        if not self._fitted:
-            self.epochs = [dict(e) for e in state_dict["epochs"]]
+        self.epochs = [dict(e) for e in state_dict["epochs"]]
+
+
+def draw(history: History, path: Path) -> None:
+    """Loss on the left, HR, NDCG and MRR@10 of the validation on the right, the best epoch marked.
+
+    Args:
+        history: with an epoch at least.
+        path: PNG to write.
+    """
+    # No pyplot: it would keep state between the jobs of a multirun and look for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    names = [n for n in history.epochs[-1] if re.fullmatch(r"val/\w*(hr|ndcg|mrr)@10", n)]
+    curves = [(left, "train/loss", LOSS_COLOUR, "o")]
+    curves += [(right, name, *style) for name, style in zip(names, STYLES, strict=False)]
+    style: dict[str, Any] = {"markevery": max(1, len(history.epochs) // 15), "markersize": 4}
+    for axes, name, colour, marker in curves:
+        points = [(e["epoch"], e[name]) for e in history.epochs if name in e]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name, **style)
+    left.set(title="Training loss", xlabel="epoch")
+    right.set(title="Validation", xlabel="epoch")
+    right.set_ylim(bottom=0)
+    best = history.best()
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if best:
+            score = f"{history.monitor} = {best[history.monitor]:.4f}"
+            text = f"best epoch {best['epoch']:.0f}: {score}"
+            axes.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1, label=text)
+    if right.get_legend_handles_labels()[0]:
+        right.legend(loc="best", fontsize=8, framealpha=0.9)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png")
+
+
+class Curves(Callback):
+    """Draws what ``History`` holds when training ends; a picture never fails a run."""
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        history, path = find(trainer, History), Path(trainer.default_root_dir) / CURVES
+        off = trainer.fast_dev_run or not trainer.is_global_zero  # type: ignore[attr-defined]
+        if off or history is None or not history.epochs:
+            return
+        try:
+            draw(history, path)
+            log.info("Learning curves: %s", path)
+        except Exception as error:
+            log.warning("The learning curves could not be drawn: %s", error)

@@ -9,18 +9,16 @@ from typing import Any
 
 import lightning as L
 import rich
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.early_stopping import EarlyStopping
-from lightning.pytorch.callbacks.progress.rich_progress import CustomBarColumn, RichProgressBarTheme
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.progress import TextColumn, TimeRemainingColumn
 
-from sigma.datamodules.batches import Batch
+from sigma.callbacks.efficiency import Efficiency
+from sigma.callbacks.history import History, find
 from sigma.errors import UserError
+from sigma.runs.files import LAST
 
 log = logging.getLogger(__name__)
-
-REFRESH_SECONDS = 0.5  # reading the loss waits for the device, so not at every step
 
 
 def duration(seconds: float) -> str:
@@ -31,136 +29,88 @@ def duration(seconds: float) -> str:
 
 
 class Progress(RichProgressBar):
-    """Lightning's rich bar with loss and ``monitor``, and a line that stays for each epoch.
+    """Lightning's rich bar, and a line that stays for each epoch.
 
     Without a terminal the bar is left out and the lines remain.
-
-    Args:
-        monitor: metric shown, the larger the better.
     """
 
-    def __init__(self, monitor: str = "val/ndcg@10") -> None:
-        theme = RichProgressBarTheme(metrics_text_delimiter="  ", metrics="")
-        super().__init__(refresh_rate=4, theme=theme)
-        self.monitor = monitor
-        # The best score and its epoch: kept through stops.
-        self.best: tuple[float, int] | None = None
-        self._loss: Any = None
-        self._read_at = self._epoch_start = self._train_end = 0.0
-        self._samples = 0
-        self._seconds: list[float] = []  # of whole epochs
-        self._whole = False
-        if not rich.get_console().is_terminal:
-            self.disable()
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=4, theme=RichProgressBarTheme(metrics_format=".4f"))
+        self.epoch_start = 0.0
+        self.before = (0, 0.0)  # samples and seconds of training before this epoch
+        self.seconds: list[float] = []  # of epochs that began in this process
+        self.entire = False
+        self.enable()
 
     def enable(self) -> None:
         if rich.get_console().is_terminal:
             super().enable()
-
-    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        return [
-            TextColumn("{task.description}"),
-            CustomBarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(compact=True),
-        ]
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"epoch {current_epoch:>3}"
+        else:
+            self.disable()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        shown = {} if self._loss is None else {"loss": f"{float(self._loss):.4f}"}
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is not None:
-            shown[self.monitor] = f"{float(value):.4f}"
-        left = self._time_left(trainer, trainer.current_epoch)
-        return shown if left is None else {**shown, "run": f"≤ {duration(left)}"}
+        return trainer.progress_bar_metrics  # without the loggers' version
 
-    def _update_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        now = time.monotonic()
-        if now - self._read_at >= REFRESH_SECONDS:
-            self._read_at = now
-            super()._update_metrics(trainer, pl_module)
-
-    def _time_left(self, trainer: L.Trainer, epochs_done: int) -> float | None:
-        """Seconds until the last epoch allowed; early stopping may end it sooner."""
-        if not self._seconds or trainer.max_epochs is None or trainer.max_epochs < 0:
-            return None
-        recent = self._seconds[-10:]
-        return sum(recent) / len(recent) * (trainer.max_epochs - epochs_done)
+    def begin(self, trainer: L.Trainer) -> None:
+        """Set the clock for an epoch's line."""
+        self.epoch_start = time.monotonic()
+        if (efficiency := find(trainer, Efficiency)) is not None:
+            self.before = efficiency.train_samples, efficiency.train_seconds
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        # A run resumed within an epoch starts no epoch.
-        self._epoch_start = self._train_end = time.monotonic()
+        self.begin(trainer)  # a run resumed within an epoch starts no epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
-        self._epoch_start = self._train_end = time.monotonic()
-        self._samples = 0
-        self._whole = True
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, idx: int
-    ) -> None:
-        self._loss = outputs["loss"] if outputs else None  # a counted model has none
-        self._samples += batch.num_targets
-        self._train_end = time.monotonic()
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, idx)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_validation_start(trainer, pl_module)
-        self._train_end = time.monotonic()  # ``Efficiency`` has waited for the device
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._read_at = 0.0  # a new score is shown at once
-        super().on_validation_end(trainer, pl_module)
+        self.begin(trainer)
+        self.entire = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        seconds = time.monotonic() - self._epoch_start
-        if self._whole:
-            self._seconds.append(seconds)
-        line = self._line(trainer, seconds)  # everywhere: it keeps the best score, too
+        seconds = time.monotonic() - self.epoch_start
+        if self.entire:
+            self.seconds.append(seconds)
         if trainer.is_global_zero:
-            log.info(line)
+            log.info(self.line(trainer, seconds))
 
-    def _line(self, trainer: L.Trainer, seconds: float) -> str:
+    def line(self, trainer: L.Trainer, seconds: float) -> str:
+        """``epoch   3  loss 5.1  val/ndcg@10 0.03*  best …  4.1 s  900 samples/s  at most … left``,
+        the star where the epoch is the best so far.
+        """
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch
+        history, efficiency = find(trainer, History), find(trainer, Efficiency)
         parts = [f"epoch {epoch:>3}"]
-        if (loss := metrics.get("train/loss")) is not None:
-            parts.append(f"loss {float(loss):.4f}")
-        if (value := metrics.get(self.monitor)) is not None:
-            if self.best is None or float(value) >= self.best[0]:
-                self.best = float(value), epoch
-            star = "*" if self.best[1] == epoch else " "
-            parts.append(f"{self.monitor} {float(value):.4f}{star}")
-            parts.append(f"best {self.best[0]:.4f} (epoch {self.best[1]})")
+        if "train/loss" in metrics:
+            parts.append(f"loss {float(metrics['train/loss']):.4f}")
+        if history is not None and (best := history.best()):
+            name = history.monitor
+            star = "*" if best["epoch"] == epoch else " "
+            parts.append(f"{name} {float(metrics[name]):.4f}{star}")
+            parts.append(f"best {best[name]:.4f} (epoch {best['epoch']:.0f})")
         parts.append(duration(seconds))
-        training = self._train_end - self._epoch_start
-        if training > 0:
-            parts.append(f"{self._samples / training:,.0f} samples/s")
-        left = self._time_left(trainer, epoch + 1)
-        if left:
-            parts.append(f"at most {duration(left)} left")
+        if efficiency is not None and efficiency.train_samples > self.before[0]:
+            samples = efficiency.train_samples - self.before[0]
+            spent = efficiency.train_seconds - self.before[1]
+            parts.append(f"{samples / max(spent, 1e-9):,.0f} samples/s")
+        left = (trainer.max_epochs or 0) - epoch - 1
+        if left > 0 and self.seconds:
+            recent = self.seconds[-10:]
+            parts.append(f"at most {duration(sum(recent) / len(recent) * left)} left")
         return "  ".join(parts)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if not trainer.is_global_zero:
-            return
         for callback in trainer.early_stopping_callbacks:
             if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-                log.info(
-                    "Stopped early: %s has not improved for %d epochs.",
-                    callback.monitor,
-                    callback.wait_count,
-                )
+                failed = callback.monitor, callback.wait_count
+                if trainer.is_global_zero:
+                    log.info("Stopped early: %s has not improved for %d epochs.", *failed)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_test_end(trainer, pl_module)
         # The results follow; a live bar would be drawn again below each of their lines.
-        self._stop_progress()
+        self.teardown(trainer, pl_module, "test")
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -177,18 +127,10 @@ class Progress(RichProgressBar):
                 "with a lower task.optimizer.lr."
             )
         # A folder that held another run's was refused.
-        elif (folder / "checkpoints" / "last.ckpt").is_file():
+        elif (folder / LAST).is_file():
             exception.add_note(
                 "The last checkpoint is kept; go on with: python train.py "
                 f"resume={shlex.quote(str(folder))}"
             )
         elif isinstance(exception, KeyboardInterrupt | SIGTERMException):
             exception.add_note("There is no checkpoint to go on from yet.")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": None if self.best is None else list(self.best)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._epoch_start and state_dict["best"] is not None:
-            score, epoch = state_dict["best"]
-            self.best = float(score), int(epoch)

@@ -16,36 +16,35 @@ class RandomState(Callback):
     """
 
     def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
+        self.restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         kind, keys, position, has_gauss, gauss = cast(tuple, np.random.get_state(legacy=True))
+        # As plain numbers and tensors: checkpoints load with weights_only=True.
+        words = torch.from_numpy(keys.astype(np.int64))
+        version, numbers, following = random.getstate()
         state: dict[str, Any] = {
             "torch": torch.get_rng_state(),
-            # As plain numbers and tensors: checkpoints load with weights_only=True.
-            "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position),
-                      int(has_gauss), float(gauss)],
-            "python": list(map(list_of, random.getstate())),
-        }  # fmt: skip
+            "numpy": [str(kind), words, int(position), int(has_gauss), float(gauss)],
+            "python": [version, list(numbers), following],
+        }
         if torch.cuda.is_available():
             # Of this process's device alone: the next machine may have fewer.
             state["cuda"] = [torch.cuda.get_rng_state()]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict
+        self.restored = state_dict
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._restored is None:
+        if self.restored is None:
             return
-        state, self._restored = self._restored, None
+        state, self.restored = self.restored, None
         torch.set_rng_state(state["torch"].cpu())
-        kind, keys, position, has_gauss, gauss = state["numpy"]
-        np.random.set_state(
-            (kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss)
-        )
+        kind, words, *others = state["numpy"]
+        np.random.set_state((kind, words.cpu().numpy().astype(np.uint32), *others))
         version, numbers, following = state["python"]
         random.setstate((version, tuple(numbers), following))
         if "cuda" in state and torch.cuda.is_available():
@@ -55,8 +54,3 @@ class RandomState(Callback):
         if trainer.global_rank:
             # A checkpoint holds the first process's; the others must not draw the same.
             torch.manual_seed(int(torch.randint(2**31, ())) + trainer.global_rank)
-
-
-def list_of(value: Any) -> Any:
-    """Tuples as lists; everything else as it is."""
-    return list(value) if isinstance(value, tuple) else value

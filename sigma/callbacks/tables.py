@@ -1,11 +1,11 @@
 """The data at the start and the results at the end, as tables."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import rich
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -13,11 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sigma.callbacks.history import History
+from sigma.callbacks.history import History, find
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.statistics import DatasetStatistics
 from sigma.ops import backend_of
-from sigma.ranking.popularity import popularity_metrics
+from sigma.ranking.metrics import expected_gains, gain_table
+from sigma.runs.files import ROW
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def show(table: Table) -> None:
 def data_table(data: DatasetStatistics) -> Table:
     """Counts of the data set in one line."""
     table = Table(title=f"Data: {data.name}", box=box.ROUNDED)
-    columns = {
+    cells = {
         "users": f"{data.users:,}",
         "items": f"{data.items:,}",
         "interactions": f"{data.interactions:,}",
@@ -51,65 +52,54 @@ def data_table(data: DatasetStatistics) -> Table:
         "test": f"{data.test_samples:,}",
     }
     if data.matches is not None:
-        columns["expected counts"] = "match" if data.matches else "differ"
-    for name in columns:
+        cells["expected counts"] = "match" if data.matches else "differ"
+    for name in cells:
         table.add_column(name, justify="right")
-    table.add_row(*columns.values())
+    table.add_row(*cells.values())
     return table
 
 
-def result_table(
-    title: str,
-    samples: dict[str, int],
-    val: dict[str, float],
-    test: dict[str, float],
-    popularity: dict[str, float],
-    metric_prefix: str = "",
-) -> Table:
-    """Overall and by group: metrics of the best validation, of the test, and of popularity.
+def result_table(title: str, scores: Mapping[str, float], prefix: str = "") -> Table:
+    """Overall and by group of users: metrics of the best validation and of the test.
 
     Args:
         title: above the table.
-        samples: row name -> test samples; ``overall`` and the groups.
-        val: ``hr@10``, ``short/hr@10`` … of the best epoch.
-        test: the same of the test.
-        popularity: the same of the popularity ranking's test, among all items.
-        metric_prefix: of the names in ``val`` and ``test``, such as ``sampled_``.
+        scores: ``val/hr@10`` of the best epoch, ``test/hr@10``, ``test/short/hr@10`` ….
+        prefix: of the metrics' names, such as ``sampled_``.
     """
-    table = Table(title=title, box=box.ROUNDED)
-    table.add_column("users")
-    table.add_column("n test", justify="right")
-    for stage in ("val", "test"):
-        for name in SHOWN:
-            kind = f"{stage} {metric_prefix.rstrip('_')}".rstrip()
-            table.add_column(f"{kind}\n{name.upper()}", justify="right")
-    table.add_column("popularity\ntest HR@10", justify="right")
-    for row, count in samples.items():
-        prefix = "" if row == "overall" else f"{row}/"
-        values = [
-            found.get(prefix + metric_prefix + name) for found in (val, test) for name in SHOWN
-        ]
-        values.append(popularity.get(prefix + "hr@10"))
-        cells = ["–" if v is None else f"{v:.4f}" for v in values]
-        table.add_row(row, f"{count:,}", *cells, style="bold" if row == "overall" else "")
+    table = Table("users", title=title, box=box.ROUNDED)
+    columns = [(stage, f"{prefix}{name}") for stage in ("val", "test") for name in SHOWN]
+    for stage, name in columns:
+        table.add_column(f"{stage}\n{name.replace('_', ' ').upper()}", justify="right")
+    for group in dict.fromkeys(name.partition("/")[2].rpartition("/")[0] for name in scores):
+        names = [f"{stage}/{group}/{name}".replace("//", "/") for stage, name in columns]
+        values = [f"{scores[name]:.4f}" if name in scores else "–" for name in names]
+        table.add_row(group or "overall", *values, style="" if group else "bold")
     return table
 
 
-class Tables(Callback):
-    """Shows the data and the model when training starts, and the results when the test ends.
+def popularity_hit_rate(data: SequenceDataModule) -> float:
+    """Test HR@10 of ranking all items by how often they occur in training, ties at random.
 
-    Args:
-        folder: the run's folder.
+    Items of the user's history are ranked, too, so it says nothing where those are left out.
     """
+    assert data.split is not None
+    assert data.sequences is not None
+    counts = data.item_counts()
+    order = counts.sort().values
+    own = counts[torch.from_numpy(data.sequences.items[data.split.test]).long() - 1]
+    greater = len(counts) - torch.searchsorted(order, own, right=True)
+    ties = len(counts) - greater - torch.searchsorted(order, own) - 1
+    return float(expected_gains(gain_table("hr", 10), greater, ties).mean())
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+
+class Tables(Callback):
+    """Shows the data and the model when training starts, and the results when the test ends."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        data: SequenceDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        show(data_table(data.statistics))
+        show(data_table(trainer.datamodule.statistics))  # type: ignore[attr-defined]
         device = trainer.strategy.root_device
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         parameters = sum(p.numel() for p in pl_module.parameters())
@@ -123,65 +113,39 @@ class Tables(Callback):
         if not trainer.is_global_zero:
             return
         data: SequenceDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        metric: Any = pl_module.metrics["test"]  # type: ignore[index]
-        history = next(
-            (c for c in trainer.callbacks if isinstance(c, History)),  # type: ignore[attr-defined]
-            None,
-        )
-        best = (history.best() if history else None) or {}
-        val = {k[4:]: v for k, v in best.items() if k.startswith("val/")}
-        test = {
-            k[5:]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")
-        }
-        # Among drawn negatives neither the popularity ranking nor the best possible is known.
-        full = not metric.prefix
-        popularity = popularity_metrics(data, "test", groups=metric.groups) if full else {}
-        epoch = f", best epoch {best['epoch']:.0f}" if "epoch" in best else ""
-        counts = self._counts(data, metric.groups)
-        title = f"Results: {data.name}{epoch}"
-        if not full:
-            task: Any = pl_module
+        task: Any = pl_module
+        ranking = task.ranking("test")
+        history = find(trainer, History)
+        best = history.best() if history is not None else {}
+        scores = {n: v for n, v in best.items() if n.startswith("val/")}
+        scores |= {n: float(v) for n, v in trainer.callback_metrics.items() if n[:5] == "test/"}
+        title = f"Results: {data.name}"
+        title += f", best epoch {best['epoch']:.0f}" if best else ""
+        if ranking.prefix:
             title += f", sampled evaluation: {task.sampled.number} negatives a target"
-        show(result_table(title, counts, val, test, popularity, metric.prefix))
-        if full:
-            self._summary(data, test, popularity)
+        show(result_table(title, scores, ranking.prefix))
+        # Of neither ranking among drawn negatives is the popularity's or the best one known.
+        if not ranking.prefix:
+            self.compare(data, scores["test/hr@10"])
+        path = Path(trainer.default_root_dir) / ROW
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             log.info(
                 "Development run: %s batch(es) of training, validation and test; no checkpoint, "
                 "row or log was written.",
                 trainer.num_training_batches,
             )
-        elif (self.folder / "row.json").is_file():
-            log.info("Result row: %s", self.folder / "row.json")
+        elif path.is_file():
+            log.info("Result row: %s", path)
 
     @staticmethod
-    def _counts(data: SequenceDataModule, groups: dict[str, Any]) -> dict[str, int]:
-        """Test samples overall and by group."""
-        assert data.split is not None
-        assert data.sequences is not None
-        offsets, positions = data.sequences.offsets, data.split.test
-        lengths = positions - offsets[np.searchsorted(offsets, positions, side="right") - 1]
-        counts = {"overall": len(lengths)}
-        for name, (lower, upper) in groups.items():
-            inside = lengths >= (lower or 0)
-            counts[name] = int((inside if upper is None else inside & (lengths < upper)).sum())
-        return {name: count for name, count in counts.items() if count}
-
-    @staticmethod
-    def _summary(
-        data: SequenceDataModule, test: dict[str, float], popularity: dict[str, float]
-    ) -> None:
-        hit_rate = test.get("hr@10")
-        if hit_rate is None:
-            return
-        ranking = popularity["hr@10"]
-        times = f", {hit_rate / ranking:.1f} times as much" if ranking > 0 else ""
-        log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, ranking, times)
+    def compare(data: SequenceDataModule, hit_rate: float) -> None:
+        """The test's HR@10 beside what needs no model, and beside the best a simulation allows."""
+        if not data.mask_history:
+            popularity = popularity_hit_rate(data)
+            times = f", {hit_rate / popularity:.1f} times as much" if popularity > 0 else ""
+            log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, popularity, times)
         achievable = getattr(data, "achievable_hit_rate", None)
-        best = achievable(k=10, split="test") if achievable is not None else None
-        if best:
-            log.info(
-                "Achievable test HR@10 of this simulation %.4f; share reached %.1f %%",
-                best,
-                100 * hit_rate / best,
-            )
+        if achievable is not None and (limit := achievable(k=10, split="test")):
+            share = 100 * hit_rate / limit
+            text = "Achievable test HR@10 of this simulation %.4f; share reached %.1f %%"
+            log.info(text, limit, share)

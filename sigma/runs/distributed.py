@@ -17,9 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.errors import Pruned, RunTakenError, UserError
+from sigma.errors import RunTakenError, UserError
 from sigma.runs.command import flags, quoted
-from sigma.runs.files import PRUNED, ROW, SCRIPT
+from sigma.runs.files import ROW, SCRIPT
 
 
 def needs_launch(cfg: DictConfig) -> bool:
@@ -62,7 +62,6 @@ def launch(cfg: DictConfig) -> float:
     """The job's best validation score (NaN in a development run).
 
     Raises:
-        Pruned: a search ended it.
         RunTakenError: another process is at it.
         SIGTERMException: it was told to stop, and the sweep ends with it.
         UserError: it failed; its own sentence.
@@ -84,8 +83,6 @@ def launch(cfg: DictConfig) -> float:
         from lightning.pytorch.utilities.exceptions import SIGTERMException
 
         raise SIGTERMException
-    if (folder / PRUNED).is_file():
-        raise Pruned(reason)
     if process.returncode != 0:
         taken = process.returncode == RunTakenError.exit_code
         raise (RunTakenError if taken else UserError)(reason)

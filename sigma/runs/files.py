@@ -15,7 +15,6 @@ BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 WANDB = "wandb.json"  # which W&B run this is
 FAILURE = "failed.json"  # why a job of a sweep failed; the next start removes it
-PRUNED = "pruned.json"  # a search ended the run early: where, and by which score
 LOCK = ".lock"
 
 # The package runs from a checkout, which has beside it:

@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from sigma.errors import Pruned, RunTakenError, UserError
+from sigma.errors import RunTakenError, UserError
 from sigma.runs.check import accepted, suggest
 from sigma.runs.folder import note_failure
 
@@ -69,7 +69,7 @@ def one_line(error: BaseException) -> str:
 def user_message(error: BaseException) -> str | None:
     """One sentence for what the user can mend, or None for a bug, which keeps its traceback."""
     for cause in causes(error):
-        if isinstance(cause, UserError | Pruned):
+        if isinstance(cause, UserError):
             return str(cause)
     messages = (config_message(cause) or system_message(cause) for cause in causes(error))
     return next((message for message in messages if message is not None), None)
@@ -212,9 +212,6 @@ def explained_job() -> Iterator[None]:
         yield
     except RunTakenError as error:
         log.info("Skipped: %s", error)
-    except Pruned as pruned:
-        log.info("%s", pruned)
-        raise
     except Exception as error:
         sentence = user_message(error) or repr(error)
         log.error("This job failed: %s", sentence)

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sigma.callbacks.checkpoints import LastCheckpoint
+from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, PaperEarlyStopping
+
+LAST = "checkpoints/last.ckpt"
 
 
 class Line(L.LightningModule):
-    """A line through ten points; its weights break with the last step of an epoch, if told to."""
+    """A line through ten points, with scores of its own; its weights may break in an epoch."""
 
-    def __init__(self, breaks_in: int | None = None) -> None:
+    monitor = "val/score"
+
+    def __init__(self, breaks_in: int | None = None, scores: tuple[float, ...] = ()) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
-        self.breaks_in = breaks_in
+        self.breaks_in, self.scores = breaks_in, scores
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         return (self.layer(batch[0]) - 1).square().mean()
@@ -29,6 +33,10 @@ class Line(L.LightningModule):
         if self.current_epoch == self.breaks_in and batch_idx == 9:
             self.layer.weight.data.fill_(float("nan"))
 
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        if self.scores:
+            self.log("val/score", self.scores[self.current_epoch])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
@@ -36,21 +44,31 @@ class Line(L.LightningModule):
 class Noted(LastCheckpoint):
     """Notes after how many batches of the epoch it saves."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, every_seconds: float) -> None:
+        super().__init__(every_seconds)
         self.saves: list[int] = []
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer) -> None:
         self.saves.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-        super()._save(trainer)
+        super().save(trainer)
 
 
-def fit(callback: LastCheckpoint, module: Line, **settings: Any) -> None:
+def fit(folder: Path, callbacks: list[L.Callback], module: Line, **settings: Any) -> L.Trainer:
     trainer = L.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=[callback], **settings,
-    )  # fmt: skip
-    trainer.fit(module, DataLoader(TensorDataset(torch.linspace(-1, 1, 10)[:, None])))
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(module.scores),
+        callbacks=callbacks,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+    points = DataLoader(TensorDataset(torch.linspace(-1, 1, 10)[:, None]))
+    trainer.fit(module, points, points if module.scores else None)
+    return trainer
 
 
 @pytest.mark.parametrize(
@@ -59,19 +77,19 @@ def fit(callback: LastCheckpoint, module: Line, **settings: Any) -> None:
 def test_saved_only_while_no_gradients_wait(
     accumulated: int, expected: list[int], tmp_path: Path
 ) -> None:
-    callback = Noted(str(tmp_path), 0.0)
-    fit(callback, Line(), max_epochs=1, accumulate_grad_batches=accumulated)
+    callback = Noted(0.0)
+    fit(tmp_path, [callback], Line(), max_epochs=1, accumulate_grad_batches=accumulated)
     assert callback.saves == expected
 
 
 def test_good_weights_are_not_replaced_by_broken_ones(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(LastCheckpoint(str(tmp_path)), Line(breaks_in=1), max_epochs=2)
-    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert kept["epoch"] == 0
-    assert all(weight.isfinite().all() for weight in kept["state_dict"].values())
-    assert f"{tmp_path / 'last.ckpt'} is not replaced" in caplog.text
+    fit(tmp_path, [LastCheckpoint()], Line(breaks_in=1), max_epochs=2)
+    saved = torch.load(tmp_path / LAST, weights_only=True)
+    assert saved["epoch"] == 0
+    assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
+    assert str(tmp_path / LAST) in caplog.text
 
 
 def test_a_full_disk_is_not_kept_full(tmp_path: Path) -> None:
@@ -79,12 +97,36 @@ def test_a_full_disk_is_not_kept_full(tmp_path: Path) -> None:
         path.write_bytes(b"a part of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    (tmp_path / "last.ckpt").write_bytes(b"older")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / LAST).write_bytes(b"older")
     trainer: Any = SimpleNamespace(
-        fast_dev_run=False, is_global_zero=True, save_checkpoint=save_checkpoint,
-        lightning_module=Line(), strategy=SimpleNamespace(reduce_boolean_decision=bool),
-    )  # fmt: skip
+        fast_dev_run=False,
+        is_global_zero=True,
+        save_checkpoint=save_checkpoint,
+        lightning_module=Line(),
+        strategy=SimpleNamespace(reduce_boolean_decision=bool),
+        default_root_dir=tmp_path,
+    )
     with pytest.raises(OSError, match="No space left"):
-        LastCheckpoint(str(tmp_path)).on_train_epoch_end(trainer, trainer.lightning_module)
-    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
-    assert (tmp_path / "last.ckpt").read_bytes() == b"older"
+        LastCheckpoint().on_train_epoch_end(trainer, trainer.lightning_module)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert (tmp_path / LAST).read_bytes() == b"older"
+
+
+@pytest.mark.parametrize(
+    ("patience", "epochs"),
+    [(1, 5), (0, 4), (9, 6)],  # the second 0.3 equals the first, so it counts as better
+)
+def test_of_equal_scores_the_later_is_the_best(patience: int, epochs: int, tmp_path: Path) -> None:
+    module = Line(scores=(0.1, 0.3, 0.3, 0.2, 0.1, 0.0, 0.0))
+    callbacks = [PaperEarlyStopping(patience), BestCheckpoint()]
+    trainer = fit(tmp_path, callbacks, module, max_epochs=6)
+    assert trainer.current_epoch == epochs
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == 2
+    assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.3)  # type: ignore[union-attr]
+    # By the names that checkpoints of earlier versions know them by.
+    assert {key.partition("{")[0] for key in best["callbacks"]} == {
+        "PaperEarlyStopping",
+        "BestCheckpoint",
+    }

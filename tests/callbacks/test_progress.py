@@ -1,9 +1,11 @@
-"""The lines and tables a run prints, and the bar on a terminal."""
+"""What a run prints and draws: lines, tables, the bar on a terminal, the picture of its epochs."""
 
 import io
 import logging
 import os
 import pty
+import re
+import struct
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,19 +15,35 @@ import pytest
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
+from sigma.callbacks import history
 from sigma.callbacks.checkpoints import PaperEarlyStopping
+from sigma.callbacks.efficiency import Efficiency
+from sigma.callbacks.history import Curves, History
 from sigma.callbacks.progress import Progress, duration
-from sigma.callbacks.tables import data_table, result_table
+from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table
+from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.statistics import DatasetStatistics, Expected
 from sigma.errors import UserError
 from sigma.task import SequenceTask
 from tests.runs.front_door import ROOT, command, environment, write_sequences
+
+TASK = SequenceTask.__new__(SequenceTask)
 
 
 def printed(table: object) -> str:
     console = Console(file=io.StringIO(), width=110)
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def history_of(*scores: float) -> History:
+    filled = History()
+    filled.monitor = "val/ndcg@10"
+    filled.epochs = [
+        {"epoch": e, "train/loss": 5.0 / (e + 1), "val/ndcg@10": score, "val/short/hr@10": 0.2}
+        for e, score in enumerate(scores)
+    ]
+    return filled
 
 
 @pytest.mark.parametrize(
@@ -35,52 +53,58 @@ def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_the_best_score_outlives_a_stop() -> None:
-    before, after = Progress(), Progress()
-    before.best = (0.25, 7)
-    after.load_state_dict(before.state_dict())
-    assert after.best == (0.25, 7)
-    after.load_state_dict({"best": None})
-    assert after.best == (0.25, 7)
+def test_of_equal_epochs_the_later_is_the_best() -> None:
+    assert history_of(0.1, 0.3, 0.3, 0.2).best()["epoch"] == 2
+    assert history_of().best() == {}
+    again = History()
+    again.load_state_dict(history_of(0.1, 0.2).state_dict())
+    assert again.epochs == history_of(0.1, 0.2).epochs
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_one_process_of_several_prints(first: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    progress, stopped = Progress(), PaperEarlyStopping()
+    progress, stopped, efficiency = Progress(), PaperEarlyStopping(), Efficiency()
     stopped.stopped_epoch = 3
     trainer: Any = SimpleNamespace(
-        is_global_zero=first, current_epoch=3, max_epochs=5, early_stopping_callbacks=[stopped],
-        callback_metrics={"val/ndcg@10": 0.5},
-    )  # fmt: skip
-    task = SequenceTask.__new__(SequenceTask)
-    progress.on_train_epoch_end(trainer, task)
-    progress.on_train_end(trainer, task)
+        is_global_zero=first,
+        current_epoch=2,
+        max_epochs=5,
+        early_stopping_callbacks=[stopped],
+        callback_metrics={"val/ndcg@10": 0.5, "train/loss": 1.5},
+        callbacks=[history_of(0.1, 0.6, 0.5), efficiency],
+    )
+    progress.on_train_epoch_start(trainer, TASK)
+    efficiency.train_samples, efficiency.train_seconds = 100, 0.5
+    progress.on_train_epoch_end(trainer, TASK)
+    progress.on_train_end(trainer, TASK)
     assert len(caplog.messages) == (2 if first else 0)
-    assert progress.best == (0.5, 3)
+    if first:
+        parts = re.split("  +", caplog.messages[0])
+        assert parts[1:4] == ["2", "loss 1.5000", "val/ndcg@10 0.5000"]
+        assert parts[4:7] == ["best 0.6000 (epoch 1)", "0.0 s", "200 samples/s"]
+        # As experiments.benchmarks.gpu reads it.
+        assert re.search(r"  ([0-9.]+) s(?:  |$)", caplog.messages[0])
 
 
 @pytest.mark.parametrize(
-    ("phase", "error", "checkpoint", "note"),
+    ("error", "checkpoint", "note"),
     [
-        ("fit", RuntimeError("disk"), True, "go on with: python train.py resume="),
-        ("test", RuntimeError("disk"), True, "go on with: python train.py resume="),
-        ("fit", SIGTERMException(), True, "go on with: python train.py resume="),
-        ("fit", SIGTERMException(), False, "There is no checkpoint to go on from yet."),
-        ("fit", RuntimeError("disk"), False, None),
-        ("fit", UserError("The training loss became nan"), True, "start again in a new folder"),
+        (RuntimeError("disk"), True, "go on with: python train.py resume="),
+        (SIGTERMException(), True, "go on with: python train.py resume="),
+        (SIGTERMException(), False, "There is no checkpoint to go on from yet."),
+        (RuntimeError("disk"), False, None),
+        (UserError("The training loss became nan"), True, "start again in a new folder"),
     ],
 )
 def test_an_error_says_how_to_go_on(
-    phase: str, error: BaseException, checkpoint: bool, note: str | None, tmp_path: Path
+    error: BaseException, checkpoint: bool, note: str | None, tmp_path: Path
 ) -> None:
     if checkpoint:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / "last.ckpt").touch()
-    trainer: Any = SimpleNamespace(
-        default_root_dir=tmp_path, fast_dev_run=False, state=SimpleNamespace(fn=phase)
-    )
-    Progress().on_exception(trainer, SequenceTask.__new__(SequenceTask), error)
+    trainer: Any = SimpleNamespace(default_root_dir=tmp_path, fast_dev_run=False)
+    Progress().on_exception(trainer, TASK, error)
     notes = getattr(error, "__notes__", [])
     assert len(notes) == (note is not None)
     assert note is None or note in notes[0]
@@ -94,15 +118,61 @@ def test_the_data_table_says_whether_counts_are_as_expected() -> None:
     assert "match" in printed(data_table(DatasetStatistics(*counts, expected, True)))
 
 
-def test_the_result_table_has_a_line_for_each_group() -> None:
-    val = {"hr@10": 0.1, "ndcg@10": 0.05, "mrr@10": 0.03, "short/hr@10": 0.2}
-    text = printed(result_table("Results", {"overall": 30, "short": 10}, val, {}, {"hr@10": 0.01}))
+@pytest.mark.parametrize("prefix", ["", "sampled_"])
+def test_the_result_table_has_a_line_for_each_group(prefix: str) -> None:
+    scores = {f"val/{prefix}hr@10": 0.1, f"test/{prefix}mrr@10": 0.03}
+    scores |= {f"val/short/{prefix}hr@10": 0.2}
+    text = printed(result_table("Results", scores, prefix))
     overall, short = (line for line in text.splitlines() if "overall" in line or "short" in line)
-    assert all(number in overall for number in ("30", "0.1000", "0.0500", "0.0300", "0.0100"))
-    assert "0.2000" in short
-    assert "–" in short
+    assert re.findall(r"[\d.]+|–", overall) == ["0.1000", "–", "–", "–", "–", "0.0300"]
+    assert re.findall(r"[\d.]+|–", short) == ["0.2000", *"–––––"]
 
 
+def test_the_popularity_ranking_by_hand(tmp_path: Path) -> None:
+    data = Simulated(root=str(tmp_path), seed=1)
+    data.prepare_data()
+    data.setup()
+    assert data.split is not None
+    assert data.sequences is not None
+    counts = data.item_counts().tolist()
+    hits = []
+    for target in data.sequences.items[data.split.test]:
+        own = counts[target - 1]
+        above, beside = sum(c > own for c in counts), counts.count(own)
+        hits.append(max(0, min(10 - above, beside)) / beside)
+    assert popularity_hit_rate(data) == pytest.approx(sum(hits) / len(hits))
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 60])
+def test_a_readable_picture(epochs: int, tmp_path: Path) -> None:
+    filled = history_of(*[0.1] * epochs)
+    trainer: Any = SimpleNamespace(
+        callbacks=[filled], fast_dev_run=False, is_global_zero=True, default_root_dir=tmp_path
+    )
+    Curves().on_fit_end(trainer, TASK)
+    assert (tmp_path / "curves.png").exists() == (epochs > 0)
+    if epochs:
+        content = (tmp_path / "curves.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        width, height = struct.unpack(">II", content[16:24])
+        assert (width, height) >= (1000, 400)
+
+
+def test_a_failing_picture_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("no fonts")
+
+    monkeypatch.setattr(history, "draw", broken)
+    trainer: Any = SimpleNamespace(
+        callbacks=[history_of(0.1)], fast_dev_run=False, is_global_zero=True, default_root_dir="."
+    )
+    Curves().on_fit_end(trainer, TASK)
+    assert "no fonts" in caplog.text
+
+
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_the_lines(tmp_path: Path) -> None:
     data = write_sequences(tmp_path / "tiny.txt", users=60, items=30)
     typed = command(tmp_path / "run", data, "trainer.max_epochs=2")
@@ -119,8 +189,6 @@ def test_a_terminal_gets_a_bar_and_the_lines(tmp_path: Path) -> None:
         assert running.wait() == 0
     os.close(ours)
     text = shown.decode(errors="replace")
-    bars = [line for line in text.replace("\r", "\n").splitlines() if "━" in line]
-    assert any("loss: " in bar for bar in bars)
-    assert any("val/ndcg@10: 0." in bar for bar in bars)
+    assert "━" in text
     assert "epoch   1  loss " in text
     assert "╭" in text  # tables with drawn borders

@@ -1,20 +1,33 @@
-"""The result row tells what was done, not only what was asked for."""
+"""The result row and metrics.csv: what was done, not only what was asked for."""
 
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from sigma.runs.row import Row
 from tests.in_process import arguments, call
 from tests.runs.front_door import write_sequences
 
 
 @pytest.mark.filterwarnings("ignore:.*fp16 is not supported on CPU")
-def test_the_precision_that_was_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU Lightning takes bf16-mixed where 16-mixed is asked for."""
     data = write_sequences(tmp_path / "tiny.txt", users=60, items=30)
-    typed = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=16-mixed"]
-    assert call(monkeypatch, *arguments(tmp_path / "run", data, *typed)) == 0
-    row = json.loads((tmp_path / "run" / "row.json").read_text())
-    assert row["precision"] == "bf16-mixed"
-    assert row["config"]["trainer"]["precision"] == "16-mixed"
+    typed = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=16-mixed"]
+    typed += ["callbacks.row.trials=7"]
+    folder = tmp_path / "run"
+    assert call(monkeypatch, *arguments(folder, data, *typed)) == 0
+    row = Row.read(folder / "row.json")
+    assert row.precision == "bf16-mixed"
+    assert row.config["trainer"]["precision"] == "16-mixed"
+    assert row.config["trainer"]["default_root_dir"] == "."
+    assert row.search == {"trials": 7}
+    assert row.content() == json.loads((folder / "row.json").read_text())
+    epochs = pd.read_csv(folder / "metrics.csv")
+    assert epochs["epoch"].tolist() == [0, 1]
+    assert row.best_epoch in (0, 1)
+    best = epochs.iloc[row.best_epoch]
+    assert {f"val/{name}" for name in row.metrics.val} == {n for n in epochs if n[:4] == "val/"}
+    assert row.metrics.val == {n[4:]: pytest.approx(best[n]) for n in epochs if n[:4] == "val/"}

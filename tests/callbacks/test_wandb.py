@@ -1,25 +1,27 @@
-"""W&B: what an offline run holds, and that nothing of W&B can end a run."""
+"""W&B: what a run is given, how it goes on, and that nothing of W&B can end a run."""
 
 import json
 import logging
-import re
-import sys
-import time
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-pytest.importorskip("wandb")
+from sigma.callbacks.wandb import WandbLogger, by_history, choose_mode, has_login, user_lines
+from sigma.errors import UserError
+from sigma.task import SequenceTask
+from tests.callbacks.fake_wandb import Service, service, wandb
+from tests.in_process import call
 
-import wandb
-
-from sigma.callbacks.wandb import WandbLogger, variant
-from sigma.callbacks.wandb_mode import choose_mode, has_login
-from tests.callbacks.wandb_file import contents, parse
+__all__ = ["service"]
 
 KEY = "0123456789" * 4
+SMALL = [
+    *("dataset=simulated", "dataset.shop.num_users=120", "dataset.shop.num_items=60"),
+    *("model.hidden_size=8", "model.mamba.state_size=4", "logger=default"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -29,286 +31,170 @@ def _no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
-def logger(folder: Path, **options: Any) -> WandbLogger:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model": {"r": 5}, "seed": 1}))
-    described = {"name": "sigma-tiny-s1", "group": "g", "job_type": "sigma", "tags": ["a", "b"]}
-    return WandbLogger(str(folder), **{**described, **options})
+def arguments(tmp_path: Path, *overrides: str) -> list[str]:
+    return [*SMALL, f"dataset.root={tmp_path / 'data'}", *overrides]
 
 
-def epoch(number: int, score: float) -> dict[str, float]:
-    return {"epoch": number, "val/ndcg@10": score, "val/short/ndcg@10": score / 2}
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Of this project."""
+    records = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    return [r.getMessage() for r in records if r.name.startswith("sigma")]
 
 
-def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Warnings of this project; W&B's own logger goes to the run's log file."""
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.levelno >= logging.WARNING and record.name.startswith("sigma")
-    ]
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("wandb/*run-*/*.wandb"))
-
-
-def test_an_offline_run_holds_everything(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
     folder = tmp_path / "run"
-    run = logger(folder)
-    for number, score in enumerate([0.1, 0.3, 0.3, 0.2]):
-        run.log_metrics(epoch(number, score), step=number)
-        run.log_metrics({"epoch": number, "train/loss": 5.0 - number}, step=number)
-    run.finalize("success")  # as Lightning does between fit and test
-    run.log_metrics({"test/ndcg@10": 0.25, "test/short/ndcg@10": 0.2, "epoch": 3}, step=3)
-    run.finalize("success")
-    (path,) = files(folder)
-    found = contents(path)
-    assert found["config"]["model"] == {"r": 5}
-    assert found["config"]["seed"] == 1
-    record = found["run"]
-    assert (record.display_name, record.run_group, record.job_type) == (
-        "sigma-tiny-s1", "g", "sigma"
-    )  # fmt: skip
-    assert list(record.tags) == ["a", "b"]
-    curve = [row["val/ndcg@10"] for row in found["history"] if "val/ndcg@10" in row]
-    assert curve == [0.1, 0.3, 0.3, 0.2]
-    assert [row["train/loss"] for row in found["history"] if "train/loss" in row] == [5, 4, 3, 2]
-    assert "val/short/ndcg@10" in found["history"][0]
-    summary = found["summary"]
-    assert summary["best/val/ndcg@10"] == 0.3
-    assert summary["best/epoch"] == 2  # of equals the later
-    assert summary["best/val/short/ndcg@10"] == 0.15
-    assert summary["test/ndcg@10"] == 0.25
-    assert summary["test/short/ndcg@10"] == 0.2
-    assert found["exit"] == 0
-    assert f"wandb sync {path.parent}" in caplog.text
+    typed = ["trainer.max_epochs=3", "group=table4", "tags=[mine]", "model.r=2"]
+    assert call(monkeypatch, *arguments(tmp_path, *typed, f"hydra.run.dir={folder}")) == 0
+    (run,) = service.runs
+    assert run.exit_code == 0
+    described = [run.options[name] for name in ("name", "group", "job_type", "tags", "mode")]
+    assert described == ["sigma-simulated-s2020", "table4", "sigma", ["mine"], "offline"]
+    assert run.options["config"] == json.loads((folder / "config.json").read_text())
+
+    curves = pd.DataFrame([line for line in run.history if "epoch" in line])
+    curves = curves.groupby("epoch").first().drop(columns="step")
+    epochs = pd.read_csv(folder / "metrics.csv", index_col="epoch")
+    assert {"train/loss", "val/ndcg@10", "val/short/hr@10"} <= set(epochs)
+    pd.testing.assert_frame_equal(curves[list(epochs)], epochs, check_index_type=False)
+
+    row = json.loads((folder / "row.json").read_text())
+    scores = {f"test/{name}": value for name, value in row["metrics"]["test"].items()}
+    scores |= {f"best/val/{name}": value for name, value in row["metrics"]["val"].items()}
+    scores |= {f"efficiency/{name}": value for name, value in row["efficiency"].items()}
+    scores |= {"best/epoch": row["best_epoch"], "efficiency/parameters": row["parameters"]}
+    assert scores.items() <= run.summary.items()
+
+    ranks = pd.read_parquet(folder / "ranks.parquet")
+    lines, bins = run.table("ranks/users_sample"), run.table("ranks/by_history")
+    assert lines["rank"].tolist() == (ranks["greater"] + 1 + ranks["ties"] / 2).tolist()
+    for name in ("hr@10", "ndcg@10", "mrr@10"):
+        assert lines[name].mean() == pytest.approx(run.summary[f"test/{name}"], abs=1e-6)
+        mean = (bins[name] * bins["samples"]).sum() / len(ranks)
+        assert mean == pytest.approx(run.summary[f"test/{name}"], abs=1e-6)
 
 
-def test_a_resumed_run_goes_on_under_its_id(tmp_path: Path) -> None:
+def test_a_real_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
-    first = logger(folder)
-    first.log_metrics(epoch(0, 0.4), step=1)
-    first.finalize("failed")
-    second = logger(folder, resume=True)
-    second.log_metrics(epoch(1, 0.2), step=2)
-    second.finalize("failed")
-    fresh = logger(folder)
-    fresh.log_metrics(epoch(0, 0.1), step=1)
-    fresh.finalize("failed")
-    assert first.version == second.version != fresh.version
-    found = {path: contents(path) for path in files(folder)}
-    ids = [f["run"].run_id for f in found.values()]
-    assert sorted(map(ids.count, ids)) == [1, 2, 2]
-    resumed = [f for f in found.values() if f["run"].run_id == second.version]
-    assert {f["summary"]["best/val/ndcg@10"] for f in resumed} == {0.4}
-    assert {f["exit"] for f in resumed} == {1}
+    typed = arguments(tmp_path, "trainer.max_epochs=1", f"hydra.run.dir={folder}")
+    assert call(monkeypatch, *typed) == 0
+    state = json.loads((folder / "wandb.json").read_text())
+    (place,) = folder.glob("wandb/offline-run-*")
+    assert place.name.endswith(state["id"])
+    assert (place / f"run-{state['id']}.wandb").stat().st_size > 10_000
+    assert len(list(place.glob("files/media/table/ranks/*.table.json"))) == 2
+    assert list((folder / "wandb" / "artifacts").rglob("*"))  # staged with the run, not in the home
+    assert f"wandb sync {place}" in capsys.readouterr().out
 
 
-def test_a_given_id_is_the_runs_wherever_it_goes_on(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    first = logger(here, id="abc")
-    first.log_metrics(epoch(0, 0.4), step=1)
-    first.finalize("failed")
-    # Another machine, to which the checkpoints came without W&B's state, and one to which it came.
-    for folder, best in ((there, 0.2), (here, 0.4)):
-        run = logger(folder, id="abc", resume=True)
-        run.log_metrics(epoch(1, 0.2), step=2)
-        run.finalize("failed")
-        found = contents(files(folder)[-1])
-        assert found["run"].run_id == run.version == "abc"
-        assert found["summary"]["best/val/ndcg@10"] == best
+def test_jobs_of_a_multirun_end_and_a_stopped_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service
+) -> None:
+    errors = [UserError("the second epoch cannot start")]  # of the first job alone
+
+    def broken(task: SequenceTask) -> None:
+        if task.trainer.current_epoch == 1 and errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(SequenceTask, "on_train_epoch_start", broken)
+    typed = arguments(tmp_path, f"hydra.sweep.dir={tmp_path / 'sweep'}", "trainer.max_epochs=2")
+    for code in (1, 0):
+        assert call(monkeypatch, "-m", *typed, "seed=1,2") == code
+    failed, whole, again = service.runs
+    assert (failed.exit_code, whole.exit_code, again.exit_code) == (1, 0, 0)
+    assert failed.id == again.id != whole.id
+    assert {failed.id, whole.id} == {p.parent.name for p in tmp_path.glob("sweep/*/row.json")}
+    assert not failed.summary
+    assert "test/ndcg@10" in whole.summary
+    assert again.summary["efficiency/sessions"] == 2
+    epochs = [line["epoch"] for run in (failed, again) for line in run.history if "epoch" in line]
+    assert set(epochs) == {0, 1}
 
 
-def test_with_a_given_id_the_best_of_before_is_kept(tmp_path: Path) -> None:
-    """As in a multirun, whose jobs go on without being told to resume."""
-    folder = tmp_path / "run"
-    first = logger(folder, id="abc")
-    first.log_metrics(epoch(0, 0.5), step=1)
-    first.finalize("failed")
-    for id, best in (("abc", 0.5), ("ab", 0.1)):  # the second is another run's
-        run = logger(folder, id=id)
-        run.log_metrics(epoch(1, 0.1), step=2)
-        assert run.version == id
-        assert run.experiment.summary["best/val/ndcg@10"] == best
-        run.finalize("failed")
+def test_a_resumed_run_keeps_its_id(tmp_path: Path, service: Service) -> None:
+    for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
+        logger = WandbLogger(str(folder), project="p")
+        logger.log_metrics({"epoch": 0, "val/ndcg@10": 0.1}, step=0)
+        logger.finalize("success")  # as Lightning does between fit and test
+        assert service.runs[-1].exit_code is None
+        logger.finalize("failed")
+        logger.log_metrics({"epoch": 1}, step=1)  # to nobody
+        assert service.runs[-1].exit_code == 1
+        assert logger.version == service.runs[-1].id
+    first, resumed, other = (run.id for run in service.runs)
+    assert first == resumed != other
+    moved = WandbLogger(str(tmp_path / "b"), project="p", id=first)
+    moved.log_metrics({"epoch": 0}, step=0)
+    assert service.runs[-1].id == first
 
 
-@pytest.mark.parametrize("id", ["abc", None])
-def test_a_run_that_was_deleted_goes_on_under_a_fresh_id(
-    id: str | None,
+def test_a_row_of_an_earlier_end_is_not_logged(tmp_path: Path, service: Service) -> None:
+    logger = WandbLogger(str(tmp_path), project="p")
+    (tmp_path / "row.json").write_text("{}")
+    logger.log_metrics({"test/ndcg@10": 0.25}, step=1)
+    logger.finalize("success")
+    assert service.runs[0].summary == {"test/ndcg@10": 0.25}
+
+
+def test_what_cannot_be_reached_is_logged_offline(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    service: Service,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What W&B 0.31 raises after a server's HTTP 409, here for the first id it is given."""
-    caplog.set_level(logging.INFO)
-    monkeypatch.setenv("WANDB_MODE", "online")
-    init, asked = wandb.init, []
-
-    def refusing(*, mode: str, **options: Any) -> Any:
-        asked.append((mode, options["id"]))
-        if options["id"] == asked[0][1]:
-            raise wandb.errors.CommError(
-                f"Timed out while retrying: HTTP 409: run me/p/{options['id']} was previously "
-                "created and deleted; try a new run id"
-            )
-        return init(mode="offline", **options)
-
-    monkeypatch.setattr(wandb, "init", refusing)
-    folder = tmp_path / "run"
-    run = logger(folder, id=id)
-    run.log_metrics(epoch(0, 0.5), step=1)
-    run.finalize("failed")
-    assert [mode for mode, _ in asked] == ["online", "online"]
-    old, fresh = (id for _, id in asked)
-    assert re.fullmatch(f"{id or '[0-9a-f]{8}'}-[0-9a-f]{{4}}", fresh)
-    assert fresh == run.version
-    assert not ours(caplog)
-    assert f"W&B's run {old} was deleted" in caplog.text
-
-    later = logger(folder, id=id, resume=id is None)
-    later.log_metrics(epoch(1, 0.1), step=2)
-    assert asked[2:] == [("online", fresh)]
-    assert later.experiment.summary["best/val/ndcg@10"] == 0.5
-    later.finalize("failed")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    service.broken = wandb.errors.CommError("no route\nto host")
+    logger = WandbLogger(str(tmp_path), project="p")
+    logger.log_metrics({"epoch": 0}, step=0)
+    (run,) = service.runs
+    assert run.options["mode"] == "offline"
+    assert run.history == [{"epoch": 0, "step": 0}]
+    (warning,) = warnings(caplog)
+    assert "no route to host" in warning
 
 
-def test_a_server_that_refuses_every_id_does_not_cost_the_run(
+@pytest.mark.slow
+def test_no_server_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "online")
-    init, modes = wandb.init, []
-
-    def refusing(*, mode: str, **options: Any) -> Any:
-        modes.append(mode)
-        if mode == "online":
-            raise wandb.errors.CommError("it was previously created and deleted")
-        return init(mode=mode, **options)
-
-    monkeypatch.setattr(wandb, "init", refusing)
-    run = logger(tmp_path / "run", id="abc")
-    run.log_metrics(epoch(0, 0.5), step=1)
-    run.finalize("failed")
-    assert modes == ["online", "online", "offline"]
-    assert len(ours(caplog)) == 1
-
-
-def test_what_a_killed_run_logged_is_on_disk_soon(tmp_path: Path) -> None:
-    run = logger(tmp_path / "run")
-    run.log_metrics(epoch(0, 0.4), step=1)
-    run.log_metrics(epoch(1, 0.5), step=2)  # a line leaves this process with the next one
-    (file,) = files(tmp_path / "run")
-    deadline = time.monotonic() + 10  # W&B's own interval is 15 s
-    while not (found := parse(file)["history"]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert found[0]["val/ndcg@10"] == 0.4
-    run.finalize("failed")
-
-
-def test_a_row_of_an_earlier_run_is_not_taken_for_this_ones(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    run = logger(folder)
-    metrics = {"val": {"ndcg@10": 0.9}, "test": {"ndcg@10": 0.8}}
-    efficiency = {"train_seconds": 2.5}
-    row = {"metrics": metrics, "best_epoch": 4, "epochs": 5, "parameters": 7}
-    (folder / "row.json").write_text(json.dumps(row | {"efficiency": efficiency}))
-    ranks = {"history_length": [3], "greater": [0], "ties": [0]}
-    pd.DataFrame(ranks).to_parquet(folder / "ranks.parquet")
-    for test, expected in ((0.25, 0), (0.8, 2)):
-        run = logger(folder)
-        run.log_metrics(epoch(0, 0.1), step=1)
-        run.log_metrics({"test/ndcg@10": test}, step=1)
-        run.finalize("success")
-        (file,) = folder.glob(f"wandb/*-{run.version}/*.wandb")
-        summary = contents(file)["summary"]
-        named = [n for n in summary if n in ("efficiency/train_seconds", "ranks/by_history.nrows")]
-        assert len(named) == expected
-
-
-def test_the_variant_is_what_sets_a_run_apart() -> None:
-    same = [
-        "model=sigma",
-        "dataset=beauty",
-        "seed=3",
-        "group=table4",
-        "dataset.path=/a",
-        "resume=true",
-    ]
-    same += ["trainer.max_epochs=3", "logger=csv", "callbacks.best.monitor=val/hr@10"]
-    same += ["experiment=table4_ablation", "variant=whole"]  # Table 2's run, too
-    assert variant(same) == variant([]) == "default"
-    apart = ["model.r=2", "+model.gate=false", "dataset.max_length=9", "groups=1"]
-    assert variant([*same, *apart]) == "+model.gate=false dataset.max_length=9 groups=1 model.r=2"
-
-
-def test_two_runs_in_one_process_stay_apart(tmp_path: Path) -> None:
-    one, two = logger(tmp_path / "one"), logger(tmp_path / "two")
-    one.log_metrics(epoch(0, 0.1), step=1)
-    two.log_metrics(epoch(0, 0.2), step=1)
-    for run in (one, two):
-        run.finalize("failed")
-    assert one.version != two.version
-    scores = [contents(files(tmp_path / n)[0])["history"][0]["val/ndcg@10"] for n in ("one", "two")]
-    assert scores == [0.1, 0.2]
-
-
-@pytest.mark.parametrize("key", [KEY, "short"])
-def test_no_network_or_a_bad_key_falls_back_to_offline(
-    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", key)
+    """With W&B itself."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    folder = tmp_path / "run"
-    run = logger(folder, init_timeout=1)
-    run.log_metrics(epoch(0, 0.1), step=1)
-    run.finalize("failed")
-    warnings = ours(caplog)
-    assert len(warnings) == 1
-    assert "so this run is logged offline" in warnings[0]
-    offline = [p for p in files(folder) if p.parent.name.startswith("offline")]
-    assert contents(offline[0])["history"][0]["val/ndcg@10"] == 0.1
+    logger = WandbLogger(str(tmp_path), project="p", init_timeout=1)
+    logger.log_metrics({"epoch": 0}, step=0)
+    logger.finalize("failed")
+    assert len(warnings(caplog)) == 1
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
-def test_an_error_while_logging_ends_wandb_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("breaks", ["init", "log", "summary"])
+def test_an_error_of_wandb_ends_wandb_alone(
+    breaks: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    service: Service,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    run = logger(tmp_path / "run")
-
-    def broken(*_: Any, **__: Any) -> None:
+    def gone(*_: Any, **__: Any) -> None:
         raise ConnectionError("the service has gone")
 
-    monkeypatch.setattr(run.experiment, "log", broken)
-    for number in range(3):
-        run.log_metrics(epoch(number, 0.1), step=number)
-    run.finalize("success")
-    warnings = ours(caplog)
-    assert warnings == ["W&B is off for the rest of this run: the service has gone"]
-    assert contents(files(tmp_path / "run")[0])["exit"] == 1  # closed all the same
+    logger = WandbLogger(str(tmp_path), project="p")
+    if breaks == "init":
+        monkeypatch.setattr(wandb, "init", gone)
+    else:
+        run = logger.experiment
+        monkeypatch.setattr(run, "log", gone) if breaks == "log" else None
+        run.summary = None if breaks == "summary" else run.summary
+    for epoch in range(3):
+        logger.log_metrics({"epoch": epoch}, step=epoch)
+    logger.log_metrics({"test/ndcg@10": 0.25}, step=3)
+    logger.finalize("success")
+    assert len(warnings(caplog)) == 1
+    assert all(run.exit_code == 1 for run in service.runs)
 
 
-def test_without_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    run = logger(tmp_path / "run")
-    run.log_metrics(epoch(0, 0.1), step=1)
-    run.log_metrics(epoch(1, 0.1), step=1)
-    run.finalize("success")
-    (warning,) = ours(caplog)
-    assert "the package wandb is not installed" in warning
-
-
-def test_disabled_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    run = logger(tmp_path / "run")
-    run.log_metrics(epoch(0, 0.1), step=1)
-    run.finalize("success")
-    assert files(tmp_path / "run") == []
-
-
-def test_the_mode_is_told_from_the_environment(
+def test_the_mode_is_told_from_wandbs_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choose_mode() == "offline"
@@ -318,25 +204,37 @@ def test_the_mode_is_told_from_the_environment(
     assert not has_login()
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert choose_mode() == "online"
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert choose_mode() == "offline"
+    # As ``wandb offline`` leaves it in the working directory.
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nmode = offline\n")
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    try:
+        assert choose_mode() == "offline"
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+        assert choose_mode() == "disabled"
+    finally:
+        wandb.teardown()
 
 
-def test_a_run_killed_behind_its_row_still_gives_its_results(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    first = logger(folder, id="abc")
-    first.log_metrics(epoch(0, 0.5), step=0)
-    (folder / "row.json").write_text(json.dumps({"metrics": {"test": {"ndcg@10": 0.25}}}))
-    first.experiment.finish()  # the process is gone; nobody called finalize
-    before = set(files(folder))
-    logger(folder, id="abc").complete()
-    (path,) = set(files(folder)) - before
-    found = contents(path)
-    assert found["run"].run_id == "abc"
-    assert found["summary"]["test/ndcg@10"] == 0.25
-    assert found["summary"]["best/val/ndcg@10"] == 0.5
-    logger(folder, id="abc").complete()  # it owes nothing now
-    assert len(files(folder)) == 2
-    nothing = tmp_path / "other"
-    logger(nothing).complete()
-    assert not files(nothing)
+@pytest.mark.parametrize("prefix", ["", "sampled_"])
+def test_tables_of_ranks_against_every_order_of_ties(prefix: str) -> None:
+    greater, ties = [0, 8, 9, 2000, 3], [0, 3, 1, 0, 1]
+    lengths = [2, 3, 4, 5, 120]
+    columns = {"history_length": lengths, f"{prefix}greater": greater, f"{prefix}ties": ties}
+    lines = user_lines(pd.DataFrame({"user": list("abcde"), "target": list("vwxyz"), **columns}))
+    assert not {"user", "target"} & set(lines)  # no raw id leaves the machine
+    assert lines["line"].tolist() == list(range(5))
+    for above, beside, line in zip(greater, ties, lines.to_dict("records"), strict=True):
+        possible = range(above + 1, above + beside + 2)
+        top = [rank for rank in possible if rank <= 10]
+        assert line[f"{prefix}rank"] == pytest.approx(sum(possible) / len(possible))
+        assert line[f"{prefix}hr@10"] == pytest.approx(len(top) / len(possible))
+        ndcg = sum(1 / math.log2(rank + 1) for rank in top) / len(possible)
+        assert line[f"{prefix}ndcg@10"] == pytest.approx(ndcg)
+        mrr = sum(1 / rank for rank in top) / len(possible)
+        assert line[f"{prefix}mrr@10"] == pytest.approx(mrr)
+    bins = by_history(lines).set_index("history_length")
+    assert bins["samples"].to_dict() == {"0-2": 1, "3-4": 2, "5-9": 1, "100-": 1}
+    assert bins[f"{prefix}rank"].tolist() == [1, 10.5, 2001, 4.5]
+    assert bins[f"{prefix}hr@10"].tolist() == [1, 0.5, 0, 1]
