@@ -1,9 +1,9 @@
-"""The Mamba block (Mamba-1), with the public parameter names.
+"""The Mamba block (Mamba-1), with the public parameter names, and what stacks of it share.
 
 Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023.
 
-Symbols: T places of packed rows, M places that are read, D hidden size, d = expand * D inner size,
-N state size, k convolution width, R = rank of the step size's projection.
+Symbols: d = expand * D inner size, N state size, k convolution width, R = rank of the step size's
+projection.
 
     x, z = split(X W_in)                                                      (T, d) each       (1)
     x    = SiLU(causal depthwise convolution of x, width k)                   (T, d)            (2)
@@ -17,20 +17,22 @@ arguments.
 """
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import at
-from sigma.ops import Places, Rows, causal_conv, selective_scan
+from sigma.models.layers import Dropout, TiedItems, at, encode, init_normal, item_table
+from sigma.ops import Places, Rows, causal_conv, places_of, selective_scan
+
+MambaFactory = Callable[[int], nn.Module]  # hidden size -> Mamba block
 
 
 class Mamba(nn.Module):
-    """One Mamba block, (T, D) -> (T, D); causal.
+    """One Mamba block, (T, D) -> (T, D), or (M, D) at places; causal.
 
     Args:
-        hidden_size: D.
         state_size: N.
         conv_width: k.
         expand: d / D.
@@ -74,24 +76,64 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
-        """(T, D) -> (T, D), or (M, D) at places."""
         assert self.conv1d.bias is not None
         if places is None:
-            x, z = self.in_proj(states).chunk(2, dim=-1)  # (1)
-        else:
+            x, z = self.in_proj(states).chunk(2, dim=-1)  # eq. 1: (T, d), (T, d)
+        else:  # z is multiplied behind the scan, so only where it is read
             to_x, to_z = self.in_proj.weight.chunk(2)
-            x, z = F.linear(states, to_x), F.linear(at(states, places), to_z)
-        x = causal_conv(  # (2)
-            x, self.conv1d.weight[:, 0], self.conv1d.bias, rows, silu=True, backend=self.backend
-        )
+            x, z = F.linear(states, to_x), F.linear(at(states, places), to_z)  # eq. 1: (M, d)
+        taps = self.conv1d.weight[:, 0]
+        x = causal_conv(x, taps, self.conv1d.bias, rows, silu=True, backend=self.backend)  # eq. 2
         sizes = [self.rank, self.state_size, self.state_size]
-        dt, B, C = self.x_proj(x).split(sizes, dim=-1)  # (3)
-        dt = F.linear(dt, self.dt_proj.weight)  # its bias is added within the scan
+        dt, B, C = self.x_proj(x).split(sizes, dim=-1)  # eq. 3: (T, R), (T, N), (T, N)
+        dt = F.linear(dt, self.dt_proj.weight)  # (T, d); its bias is added within the scan
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
         gate = z if places is None else None
-        y = selective_scan(  # (4)
+        y = selective_scan(  # eq. 4: (T, d)
             x, dt, A, B, C, self.D, gate, self.dt_proj.bias, rows, self.backend
         )
         if places is not None:
-            y = at(y, places) * F.silu(z)
-        return self.out_proj(y)  # (5)
+            y = at(y, places) * F.silu(z)  # eq. 4: (M, d)
+        return self.out_proj(y)  # eq. 5
+
+
+def init_around_mamba(module: nn.Module, *, reinit_mamba: bool) -> None:
+    """``init_normal`` on the module and all below it, Mamba blocks only with ``reinit_mamba``.
+
+    With it, every linear map within a block starts at N(0, 0.02) with a zero bias, as the code of
+    Mamba4Rec's and SIGMA's authors really does it: mamba_ssm marks dt_proj's bias ``_no_reinit``,
+    but their ``apply`` does not read the mark. So the first step sizes are softplus(about 0) = 0.69
+    instead of 0.001 … 0.1. Convolution, A and D keep mamba_ssm's draw.
+    """
+    if isinstance(module, Mamba) and not reinit_mamba:
+        return
+    for child in module.children():
+        init_around_mamba(child, reinit_mamba=reinit_mamba)
+    init_normal(module)
+
+
+class MambaStack(TiedItems):
+    """LayerNorm(dropout(E[items])), then layers; what Mamba4Rec, both SIGMAs and both ECHOs share.
+
+    Args:
+        layers: (T, D), rows, places -> (T, D), or at these places (M, D); drawn from only once the
+            item table has been drawn.
+    """
+
+    def __init__(
+        self, num_items: int, size: int, layers: Iterator[nn.Module], *, dropout: float, name: str
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(layers)
+
+    def embedding(self, items: Tensor) -> Tensor:
+        """Ids -> (…, D)."""
+        return self.norm(self.dropout(self.items(items)))
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        read = places_of(places, items.shape[0])
+        return encode(self.layers, self.embedding(items), rows, read)

@@ -32,14 +32,7 @@ import torch
 from torch import Tensor
 
 from sigma.errors import UserError
-from sigma.models.counted import (
-    Counted,
-    distinct,
-    gathered,
-    last_places,
-    offsets_of,
-    rank_in_group,
-)
+from sigma.models.counted import Counted, distinct, gathered, last_places, offsets_of, rank_in_group
 
 ONE = 1 << 32  # counts shared items in the upper half of a number, the sum of p_i in the lower
 REACH = 10  # steps from the end of the history at which the match weight reaches 0

@@ -94,7 +94,7 @@ def test_equals_the_equations_with_gradients(rows: object, options: dict) -> Non
 
 
 def test_a_layer_that_sees_whole_rows_is_torchs_encoder_layer() -> None:
-    ours = TransformerLayer(6, 3, 10, 0.0, 0.0, causal=False)
+    ours = TransformerLayer(6, 3, 10, dropout=0.0, attention_dropout=0.0, causal=False)
     shake(ours)
     theirs = torch_layer(ours.double(), 3, "gelu")
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def test_a_layer_that_sees_whole_rows_is_torchs_encoder_layer() -> None:
 
 
 def test_attention_over_whole_rows_is_torchs() -> None:
-    ours = SelfAttention(6, 2, 0.0, causal=False)
+    ours = SelfAttention(6, 2, dropout=0.0, causal=False)
     shake(ours)
     theirs = torch_attention(ours.double(), heads=2)
     torch.manual_seed(0)
@@ -190,5 +190,5 @@ def test_starts_normal() -> None:
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(UserError, match=r"hidden_size=6 must be a multiple of model\.num_heads=4"):
+    with pytest.raises(ValueError, match="num_heads=4 must divide hidden_size=6"):
         build(num_heads=4)

@@ -174,7 +174,7 @@ def test_dropout_where_the_authors_have_it() -> None:
 def test_another_width_is_refused_in_one_sentence() -> None:
     model = build(max_length=7)
     for width in (6, 8, 5):
-        with pytest.raises(UserError, match=rf"holds {width} positions.* 7; set model.max_length"):
+        with pytest.raises(UserError, match=rf"holds {width} positions.* 7; its max_length"):
             last_states(model, torch.ones(2, width, dtype=torch.long), torch.tensor([1, 2]))
 
 

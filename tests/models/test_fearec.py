@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.errors import UserError
-from sigma.models.fearec import FEARec, HybridAttention, frequency_window, info_nce
+from sigma.models.contrast import info_nce
+from sigma.models.fearec import FEARec, HybridAttention, frequency_window
 from sigma.ops import Rows
 from tests.models.checks import (
     K,
@@ -240,7 +241,7 @@ def test_half_precision_keeps_its_transforms_single() -> None:
 @pytest.mark.parametrize("width", [7, 9])
 def test_wants_whole_rows(width: int) -> None:
     items = torch.ones(2, width, dtype=torch.long)
-    with pytest.raises(UserError, match=rf"model.max_length=8 positions and got {width}"):
+    with pytest.raises(UserError, match=rf"max_length=8 positions and got {width}"):
         last_states(build(), items, torch.tensor([1, 2]))
 
 
@@ -353,7 +354,7 @@ def test_terms_of_weight_zero_cost_nothing(options: dict, monkeypatch: pytest.Mo
 def test_twins_must_be_there(contrast: str) -> None:
     batch, model = samples(), build(contrast=contrast)
     states = model(*batch)
-    with pytest.raises(UserError, match="set objective=next_item_twins"):
+    with pytest.raises(UserError, match="next_item_twins"):
         model.extra_loss(*batch, states, None)
 
 
@@ -367,22 +368,22 @@ def test_two_views_need_no_twins() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 4}, "hidden_size=6 must be a multiple of model.num_heads=4"),
-        ({"global_ratio": 0.0}, "model.global_ratio=0.0 must be above 0"),
-        ({"global_ratio": 1.1}, "model.global_ratio=1.1 must be above 0 and at most 1"),
+        ({"num_heads": 4}, "num_heads=4 must divide hidden_size=6"),
+        ({"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
+        ({"global_ratio": 1.1}, "global_ratio=1.1 must be above 0 and at most 1"),
         ({"num_layers": 7, "global_ratio": 0.1}, "leaves layer 4 none of the 5 frequencies"),
-        ({"spatial_ratio": 1.5}, "model.spatial_ratio=1.5 must be between 0 and 1"),
-        ({"length": 2}, r"model.max_length=2\) must be between 1 delay"),
-        ({"topk_factor": 9.0}, "model.topk_factor=9.0"),
-        ({"contrast": "both"}, "Unknown model.contrast 'both'"),
-        ({"similarity": "l2"}, "Unknown model.similarity 'l2'"),
-        ({"temperature": 0.0}, "model.temperature=0.0 must be above 0"),
-        ({"frequency_weight": 0.1}, "needs model.contrast, whose pairs"),
+        ({"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),
+        ({"length": 2}, r"max_length=2\) must be between 1 delay"),
+        ({"topk_factor": 9.0}, "topk_factor=9.0"),
+        ({"contrast": "both"}, "contrast='both' must be"),
+        ({"similarity": "l2"}, "similarity='l2' must be"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ({"frequency_weight": 0.1}, "needs contrast, whose pairs"),
     ],
     ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
 def test_impossible_settings_are_named(options: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         build(**options)
 
 

@@ -82,7 +82,7 @@ def test_attention_equals_torchs(some: list[int], causal: bool) -> None:
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_convolution_looks_back_within_its_row(depthwise: bool) -> None:
     torch.manual_seed(0)
-    layer = CausalConv1d(4, 3, depthwise).double()
+    layer = CausalConv1d(4, 3, depthwise=depthwise).double()
     x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
     got = layer(real(x, LENGTHS), rows_of(LENGTHS))
     padded = F.pad(x.mT, (2, 0))

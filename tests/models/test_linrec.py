@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.errors import UserError
 from sigma.models.linrec import LinRec
 from tests.models.checks import (
     K,
@@ -122,7 +121,7 @@ def test_starts_as_recbole() -> None:
 
 
 def test_heads_must_divide() -> None:
-    with pytest.raises(UserError, match=r"hidden_size=6 must be a multiple of model.num_heads=4"):
+    with pytest.raises(ValueError, match="num_heads=4 must divide hidden_size=6"):
         build(num_heads=4)
 
 

@@ -183,7 +183,7 @@ def test_every_dropout_is_in_force_in_training_only() -> None:
 
 
 def test_heads_must_divide_the_size() -> None:
-    with pytest.raises(UserError, match=r"model\.num_heads=4"):
+    with pytest.raises(ValueError, match="num_heads=4 must divide"):
         build(num_heads=4)
 
 
