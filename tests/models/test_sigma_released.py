@@ -3,20 +3,18 @@
 import functools
 import inspect
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from sigma.losses import CrossEntropy
 from sigma.models.mamba import Mamba
 from sigma.models.sigma_released import ReleasedGate, ReleasedLayer, SigmaReleased
 from sigma.ops import rows_of
-from tests.models.checks import K, assert_same, every_state, last_states, real, rows, shake
+from tests.models.checks import K, assert_same, composed, every_state, last_states, real, rows, shake
 from tests.models.slow import conv, embedded, feed_forward, gelu, gru, linear, mamba, norm
 
 LOSS = CrossEntropy(torch.ones(K))
@@ -348,14 +346,12 @@ def test_look_ahead_reads_the_first_padding_column_and_no_other(padding_item: bo
 
 
 def test_configuration_is_the_released_one() -> None:
-    path = Path(__file__).parents[2] / "conf" / "model" / "sigma_released.yaml"
-    cfg = OmegaConf.load(path)
-    signature = inspect.signature(SigmaReleased).parameters
-    for key, parameter in signature.items():
+    config = composed("sigma_released").model
+    for key, parameter in inspect.signature(SigmaReleased).parameters.items():
         if key not in ("num_items", "mamba"):
-            value = OmegaConf.to_container(cfg)[key]
-            assert (tuple(value) if isinstance(value, list) else value) == parameter.default, key
-    model = instantiate(cfg, num_items=12101, _convert_="all")
+            value = tuple(config[key]) if key == "mix" else config[key]
+            assert value == parameter.default, key
+    model = instantiate(config, num_items=12101, _convert_="all")
     # The authors' log of a Beauty run counts 904,517: two scalars more, no longer in the file.
     assert sum(p.numel() for p in model.parameters()) == 904_515
 
