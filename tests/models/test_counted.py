@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 
 import sigma.models.counted
 from sigma.errors import UserError
-from sigma.models.counted import Counted, distinct, last_places, tally
+from sigma.models.counted import Counted, distinct, last_places
 from sigma.models.item_knn import ItemKNN
 from sigma.models.markov import Markov
 from sigma.models.popularity import Popularity
@@ -41,13 +41,6 @@ def test_last_places_and_distinct_items_by_hand() -> None:
     assert table.tolist() == [[0, 4, 0, 5, 0], [0, 4, 1, 0, 5]]
     found = [x.tolist() for x in distinct(states, table)]
     assert found == [[0, 0, 1, 1, 1], [1, 3, 2, 1, 4], [4, 5, 1, 4, 5]]
-
-
-@pytest.mark.parametrize("size", [8, 10**12])
-def test_tally_by_hand(size: int) -> None:
-    keys, counts = tally(torch.tensor([7, 2, 7, 0, 7, 2]), size)
-    assert keys.tolist() == [0, 2, 7]
-    assert counts.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -109,13 +109,13 @@ def test_equal_sums_of_different_items_tie_exactly() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"neighbours": 0}, "model.neighbours=0 must be at least 1"),
-        ({"shrinkage": -0.5}, "model.shrinkage=-0.5 must be at least 0"),
-        ({"decay": 0.0}, "model.decay=0.0 must be above 0 and at most 1"),
-        ({"decay": 1.5}, "model.decay=1.5 must be above 0 and at most 1"),
+        ({"neighbours": 0}, "neighbours=0 must be at least 1"),
+        ({"shrinkage": -0.5}, "shrinkage=-0.5 must be at least 0"),
+        ({"decay": 0.0}, "decay=0.0 must be above 0 and at most 1"),
+        ({"decay": 1.5}, "decay=1.5 must be above 0 and at most 1"),
     ],
 )
 def test_settings_out_of_range(options: dict, sentence: str) -> None:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(ValueError) as error:
         ItemKNN(K, L, **options)
     assert sentence in str(error.value)

@@ -81,5 +81,5 @@ def test_a_chain_without_chance_is_learned_whole() -> None:
 
 
 def test_negative_smoothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.smoothing=-1 must be at least 0"):
+    with pytest.raises(ValueError, match="smoothing=-1 must be at least 0"):
         Markov(5, smoothing=-1)

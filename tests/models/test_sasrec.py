@@ -91,9 +91,7 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_a_causal_layer_is_torchs_encoder_layer(activation: str) -> None:
-    ours = TransformerLayer(
-        6, 3, 10, dropout=0.0, attention_dropout=0.0, activation=activation
-    )
+    ours = TransformerLayer(6, 3, 10, dropout=0.0, attention_dropout=0.0, activation=activation)
     shake(ours)
     theirs = torch_layer(ours.double(), 3, activation)
     torch.manual_seed(0)

@@ -88,12 +88,7 @@ def test_partial_flip_by_hand() -> None:
         11,
         *[12, 13],
     ]
-    assert flip_index(rows, 12, keep=1).tolist() == [
-        *[4, 3, 2, 1, 0, 5],
-        *[7, 6, 8],
-        *[9, 10],
-        11,
-    ]
+    assert flip_index(rows, 12, keep=1).tolist() == [*[4, 3, 2, 1, 0, 5], *[7, 6, 8], *[9, 10], 11]
     assert flip_index(rows_of(torch.tensor([4])), 5, 0).tolist() == [3, 2, 1, 0, 4]
     assert flip_index(rows_of(torch.tensor([4])), 5, 4).tolist() == [0, 1, 2, 3, 4]
 

@@ -14,7 +14,16 @@ from sigma.losses import CrossEntropy
 from sigma.models.mamba import Mamba
 from sigma.models.sigma_released import ReleasedGate, ReleasedLayer, SigmaReleased
 from sigma.ops import rows_of
-from tests.models.checks import K, assert_same, composed, every_state, last_states, real, rows, shake
+from tests.models.checks import (
+    K,
+    assert_same,
+    composed,
+    every_state,
+    last_states,
+    real,
+    rows,
+    shake,
+)
 from tests.models.slow import conv, embedded, feed_forward, gelu, gru, linear, mamba, norm
 
 LOSS = CrossEntropy(torch.ones(K))

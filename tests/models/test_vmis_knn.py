@@ -136,12 +136,12 @@ def test_the_more_recent_of_equal_sessions_is_the_neighbour() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"max_length": 1}, "model.max_length=1 must be at least 2"),
-        ({"max_length": 5, "sessions": 0}, "model.sessions=0 must be at least 1"),
-        ({"max_length": 5, "neighbours": 0}, "model.neighbours=0 must be at least 1"),
+        ({"max_length": 1}, "max_length=1 must be at least 2"),
+        ({"max_length": 5, "sessions": 0}, "sessions=0, neighbours=100 must"),
+        ({"max_length": 5, "neighbours": 0}, "neighbours=0 must"),
     ],
 )
 def test_settings_out_of_range(options: dict, sentence: str) -> None:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(ValueError) as error:
         VMISKNN(K, **options)
     assert sentence in str(error.value)
