@@ -1,6 +1,7 @@
 """What the tests of several models share beside ``slow``: a batch, its states, and checks."""
 
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,6 +49,14 @@ def real(padded: Tensor, lengths: Tensor) -> Tensor:
 def packed_rows(items: Tensor, lengths: Tensor) -> tuple[Tensor, Rows]:
     """(B, L) -> the rows' items (T,) end to end, and where they lie among L columns."""
     return real(items, lengths), rows_of(lengths, items.shape[1])
+
+
+def by_rows(
+    items: Tensor, lengths: Tensor, states: Callable[[Tensor, int], list[Tensor]]
+) -> Tensor:
+    """(T, D) of all real items; ``states`` has a row's, of its items (L,) and length."""
+    pairs = zip(items, lengths.tolist(), strict=True)
+    return torch.stack([x for row, n in pairs for x in states(row, n)[:n]])
 
 
 def every_state(model: nn.Module, items: Tensor, lengths: Tensor) -> Tensor:
@@ -101,14 +110,6 @@ def assert_starts_as_recboles(model: nn.Module) -> None:
         else:
             assert not p.any(), name
     assert not model.items.weight[0].any()
-
-
-def assert_close_in_half_precision(model: nn.Module) -> None:
-    items, lengths = rows()
-    want = last_states(model, items, lengths)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = last_states(model, items, lengths)
-    torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1)
 
 
 def torch_attention(ours: SelfAttention, heads: int) -> nn.MultiheadAttention:

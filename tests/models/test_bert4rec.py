@@ -5,14 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.errors import UserError
 from sigma.models.bert4rec import BERT4Rec
 from sigma.models.transformer import SelfAttention, TransformerLayer
 from sigma.ops import places_of, rows_of
 from tests.models.checks import (
     K,
     assert_same,
-    assert_starts_as_recboles,
     every_state,
     last_states,
     real,
@@ -128,17 +126,6 @@ def test_attention_over_whole_rows_is_torchs() -> None:
 # --- both directions, the mask token ---
 
 
-def test_every_position_sees_every_other() -> None:
-    model = build()
-    assert not model.causal
-    items, lengths = torch.tensor([[3, 1, 4, 1, 5, 9, MASK]]), torch.tensor([7])
-    for changed in range(7):
-        other = items.clone()
-        other[0, changed] = 12
-        moved = every_state(model, items, lengths) - every_state(model, other, lengths)
-        assert (moved.abs().amax(-1) > 1e-5).all()
-
-
 def test_only_positions_tell_the_order() -> None:
     model = build()
     lengths = torch.tensor([5])
@@ -171,24 +158,3 @@ def test_scores_of_some_items_have_their_bias() -> None:
     states = last_states(model, items, lengths)
     some = torch.tensor([[1, 12], [3, 3], [7, 2], [12, 1], [5, 6]])
     torch.testing.assert_close(model.logits(states, some), model.logits(states).gather(1, some - 1))
-
-
-def test_there_is_one_position_more_than_items_and_no_second() -> None:
-    model = build()
-    full, longer = (torch.ones(1, n, dtype=torch.long) for n in (L + 1, L + 2))
-    assert every_state(model, full, torch.tensor([L + 1])).isfinite().all()
-    with pytest.raises(UserError, match=r"holds 9 positions, the model 8"):
-        every_state(model, longer, torch.tensor([L + 2]))
-
-
-def test_starts_normal() -> None:
-    torch.manual_seed(0)
-    model = BERT4Rec(num_items=500, max_length=50)
-    assert model.items.weight.shape == (502, 64)
-    assert model.items.weight[501].std().item() == pytest.approx(0.02, rel=0.3)
-    assert_starts_as_recboles(model)
-
-
-def test_heads_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_heads=4 must divide hidden_size=6"):
-        build(num_heads=4)

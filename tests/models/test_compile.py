@@ -15,6 +15,7 @@ from sigma.losses import BPR, CrossEntropy
 from sigma.ops import Rows
 from tests.models.every import (
     EVERY,
+    EVERY_TRAINED,
     LENGTHS,
     TARGETS,
     K,
@@ -31,7 +32,7 @@ from tests.models.every import (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+@pytest.mark.parametrize(("name", "settings"), EVERY_TRAINED, ids=str)
 def test_compiles_once_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
     """``task.compile=true``: states and gradients are those without.
 
@@ -48,6 +49,7 @@ def test_compiles_once_for_all_sizes(name: str, settings: dict[str, Any]) -> Non
         assert_close(outcome(model, states), outcome(model, last_states(model, items, rows)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
 def test_exports_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
     model = build(name, **settings)
@@ -90,8 +92,11 @@ class Calls(TorchDispatchMode):
 WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "equal")
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy, BPR])
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+@pytest.mark.parametrize(
+    ("name", "settings", "loss"),
+    [*((*pair, CrossEntropy) for pair in EVERY_TRAINED), ("sigma", {}, BPR), ("bert4rec", {}, BPR)],
+    ids=str,
+)
 def test_a_step_calls_the_same_operations_whatever_the_lengths(
     name: str, settings: dict[str, Any], loss: type[nn.Module]
 ) -> None:
@@ -100,11 +105,7 @@ def test_a_step_calls_the_same_operations_whatever_the_lengths(
     Operations of ``sigma.ops`` count as one each.
     """
     model = built(name, **settings)
-    if model.counted:
-        pytest.skip(f"{name} is counted, not trained")
-    if loss is BPR and getattr(model, "padding_item", False):
-        pytest.skip("a loss with negatives knows no padding item")
-    losses, found = loss(torch.ones(K, dtype=torch.int64)), []
+    losses, results = loss(torch.ones(K, dtype=torch.int64)), []
     for lengths in (LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
         items, rows = batch(lengths)
         items = F.pad(items, (0, 1))
@@ -113,7 +114,7 @@ def test_a_step_calls_the_same_operations_whatever_the_lengths(
             torch.autograd.grad(
                 step_loss(model, inputs, losses), list(model.parameters()), allow_unused=True
             )
-        found.append(calls.seen)
-    assert found[0] == found[1] == found[2]
-    called = {name.split(".")[1] for name, *_ in found[0]}
+        results.append(calls.seen)
+    assert results[0] == results[1] == results[2]
+    called = {name.split(".")[1] for name, *_ in results[0]}
     assert not called.intersection(WAITS)

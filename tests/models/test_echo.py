@@ -5,23 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
-from sigma.errors import UserError
 from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
 from sigma.models.mamba import Mamba
-from tests.models.checks import (
-    MAMBA,
-    K,
-    assert_close_in_half_precision,
-    assert_same_scores,
-    composed,
-    every_state,
-    last_states,
-    rows,
-    shake,
-)
+from tests.models.checks import MAMBA, K, assert_same_scores, every_state, last_states, rows, shake
 from tests.models.slow import embedded, linear, mamba, norm
 
 
@@ -145,45 +133,3 @@ def test_start_as_in_the_authors_code() -> None:
     own = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba, reinit_mamba=False).layers[0]
     assert own.forward_mamba.dt_proj.bias.max() < -2
     assert abs(own.widen.weight.std().item() - 0.02) < 0.002
-
-
-def test_every_norm_has_the_authors_epsilon() -> None:
-    norms = {n for n, m in build().named_modules() if getattr(m, "eps", None) == 1e-12}
-    assert norms == {"norm", "layers.0.norm", "layers.0.filter.norm"}
-    norms = {n for n, m in build().named_modules() if getattr(m, "eps", None) == 1e-5}
-    assert norms == {"layers.0.forward_norm", "layers.0.backward_norm"}
-
-
-def test_dropout_where_the_authors_have_it() -> None:
-    """Embeddings, filter, both directions, and last the sum of branch and residual."""
-    model = build(dropout=0.4)
-    seen = []
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            assert module.p == 0.4
-            module.register_forward_hook(lambda m, a, out: seen.append((a[0], out)))
-    items, lengths = rows()
-    tail = []
-    model.layers[0].norm.register_forward_hook(lambda m, a, out: tail.append(a[0]))
-    last_states(model, items, lengths)
-    assert len(seen) == 5
-    assert tail[0] is seen[-1][1]
-    assert (tail[0] == 0).double().mean().item() > 0.2
-
-
-def test_another_width_is_refused_in_one_sentence() -> None:
-    model = build(max_length=7)
-    for width in (6, 8, 5):
-        with pytest.raises(UserError, match=rf"holds {width} positions.* 7; its max_length"):
-            last_states(model, torch.ones(2, width, dtype=torch.long), torch.tensor([1, 2]))
-
-
-def test_half_precision_autocast_stays_close() -> None:
-    assert_close_in_half_precision(build(num_layers=2).float())
-
-
-def test_the_yaml_builds_it_for_the_data_sets_length() -> None:
-    config = composed("echo", "dataset=ml_1m")
-    model = instantiate(config.model, num_items=20)
-    assert model.layers[0].filter.max_length == config.dataset.max_length == 200
-    assert len(model.layers) == 1

@@ -1,26 +1,35 @@
 """What every model in ``conf/model`` promises: shapes, rows apart, causality, any places."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor, nn
 
 from sigma.capture import Inputs
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy
 from sigma.models.base import Model
+from sigma.models.layers import Dropout
 from sigma.ops import rows_of
+from tests.models import checks
 from tests.models.every import (
-    EVERY,
+    COUNTED,
+    EVERY_TRAINED,
     LENGTHS,
     MODELS,
     TARGETS,
+    TRAINED,
     K,
     L,
     assert_close,
     batch,
     build,
+    built,
     composed,
     ends,
     every_state,
@@ -42,12 +51,11 @@ def test_scores_have_the_shape_of_the_catalogue(name: str) -> None:
     assert scores.shape == (4, K)
     assert torch.isfinite(scores).all()
     some = torch.tensor([[3, K, 1], [1, 1, 2], [K, 5, 4], [9, 8, 7]])
-    torch.testing.assert_close(model.logits(states, some), scores.gather(1, some - 1))
-    few = some[:, :1]  # ``tied_scores`` has another way for them
-    torch.testing.assert_close(model.logits(states, few), scores.gather(1, few - 1))
+    for part in (some, some[:, :1]):  # ``tied_scores`` has another way for few
+        torch.testing.assert_close(model.logits(states, part), scores.gather(1, part - 1))
     for trait in ("causal", "leaks_on_purpose", "reads_batch", "counted"):
         assert isinstance(getattr(model, trait), bool)
-    assert model.counted == (not list(model.parameters()))
+    assert model.counted == (not list(model.parameters())) == (name in COUNTED)
     assert model.mask_token in (None, K + 1)
     assert model.name == name
 
@@ -100,6 +108,21 @@ def test_columns_move_states_of_models_that_read_padding_and_of_no_other(
         torch.testing.assert_close(narrow, wide, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_row_longer_than_the_positions_is_refused(name: str) -> None:
+    """There are L, and one more where a mask token stands behind the items."""
+    model = build(name)
+    if not hasattr(model, "positions"):
+        return
+    longest = L + (model.mask_token is not None)
+    if name not in WANTS_WHOLE_ROWS:
+        items = torch.ones(longest, dtype=torch.long)
+        assert every_state(model, items, rows_of(torch.tensor([longest]))).isfinite().all()
+    items = torch.ones(longest + 1, dtype=torch.long)
+    with pytest.raises(UserError, match="max_length"):
+        every_state(model, items, rows_of(torch.tensor([longest + 1])))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_future_moves_states_as_a_model_says(name: str) -> None:
     """Never those of a causal model, and its own item always does."""
@@ -112,10 +135,8 @@ def test_the_future_moves_states_as_a_model_says(name: str) -> None:
         changed[position:L] = changed[position:L] % K + 1  # of the first row
         after = every_state(model, changed, rows)
         if model.causal:
-            torch.testing.assert_close(
-                model.logits(after[:position]), model.logits(before[:position]),
-                rtol=1e-4, atol=1e-5,
-            )  # fmt: skip
+            ours, theirs = (model.logits(x[:position]) for x in (after, before))
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
         moved |= not torch.allclose(after[:position].float(), before[:position].float(), atol=1e-5)
         assert not torch.equal(after[position], before[position])
     assert moved != model.causal
@@ -138,55 +159,51 @@ def test_what_lies_behind_the_last_row_changes_nothing(name: str) -> None:
     model = build(name).double()
     items, rows = batch((*LENGTHS, 9, 8, 9, 7))
     targets = torch.arange(1, 9)
-    filled = F.pad(items, (0, 5))
-    want, got = last_states(model, items, rows), last_states(model, filled, rows)
+    longer = F.pad(items, (0, 5))
+    want, got = last_states(model, items, rows), last_states(model, longer, rows)
     assert_close(outcome(model, got), outcome(model, want))
     if model.counted:
         return
-    places = F.pad(ends(rows), (0, 3), value=len(filled) - 1)
-    found = []
+    places = F.pad(ends(rows), (0, 3), value=len(longer) - 1)
+    results = []
     for inputs in (
         Inputs(items, rows, ends(rows), targets),
-        Inputs(filled, rows, ends(rows), targets),
-        Inputs(filled, rows, places, F.pad(targets, (0, 3))),
+        Inputs(longer, rows, ends(rows), targets),
+        Inputs(longer, rows, places, F.pad(targets, (0, 3))),
     ):
         states = model(*inputs[:3])
         assert states.isfinite().all()
         loss = CrossEntropy(torch.ones(K))(states, inputs.targets, model.logits)
         parameters = list(model.parameters())
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        found.append([states[:8], loss, *gradients])
-    assert_close(found[1], found[0])
-    assert_close(found[2], found[0])
+        results.append([states[:8], loss, *gradients])
+    assert_close(results[1], results[0])
+    assert_close(results[2], results[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> None:
     """``trainer.precision=bf16-mixed``: what autocast must not touch stays in float32."""
     model = build(name)
-    if model.counted:
-        pytest.skip(f"{name} is counted, not trained")
     parameters = list(model.parameters())
     items, rows = batch()
     inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
-    found = []
+    results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             value = step_loss(model, inputs, CrossEntropy(torch.ones(K)))
         assert value.dtype == torch.float32
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
-        found.append((value, torch.cat([g.flatten() for g in gradients])))
-    (exact, wanted), (rounded, got) = found
+        results.append((value, torch.cat([g.flatten() for g in gradients])))
+    (exact, want), (rounded, got) = results
     assert abs(rounded - exact) < 0.02 * exact
-    assert (got - wanted).norm() < 0.1 * wanted.norm()
+    assert (got - want).norm() < 0.1 * want.norm()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_learns(name: str) -> None:
     """A parameter without gradient is a part that is not wired in."""
     model = build(name).train()
-    if model.counted:
-        pytest.skip(f"{name} is counted, not trained")
     parameters = dict(model.named_parameters())
     items, rows = batch()
     states = last_states(model, items, rows)
@@ -196,14 +213,141 @@ def test_every_parameter_learns(name: str) -> None:
         loss = loss + extra
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in parameters.values())
-    if hasattr(model, "items") and not getattr(model, "padding_item", False):
+    if not getattr(model, "padding_item", False):
         assert not model.items.weight[0].any()
         assert not model.items.weight.grad[0].any()
-    silent = {key for key, p in parameters.items() if p.grad is None or not p.grad.any()}
-    assert not silent
+    assert not {key for key, p in parameters.items() if p.grad is None or not p.grad.any()}
 
 
-@pytest.mark.parametrize("name", MODELS)
+# D, I, g: dropout of states, of a feed-forward layer's inner ones, of gates; n: a norm of just what
+# was dropped out, +: of anything else, such as its sum with a residual.
+ORDERS = {
+    "bert4rec": "+D D+D+ D+D+ +",
+    "echo": "Dn D+ D+D+ Dn",
+    "echo_sigma": "Dn + + Dn ID+",
+    "fearec": "+D D+D+ D+D+",
+    "gru4rec": "D",
+    "linrec": "+D D+D+ D+D+",
+    "mamba4rec": "Dn D+ID+ D+ID+",
+    "mamba4rec_one_layer": "Dn DnID+",
+    "moe_matrrec": "D D+ D+",
+    "recmamba": "D",
+    "sasrec": "+D D+D+ D+D+",
+    "sasrec_authors": "D ++ID ++ID +",
+    "sigma": "Dn D+ID+",
+    "sigma_released": "Dn gg Dn ID+",
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> None:
+    model = built(name, **{"gate_dropout": 0.1} if name == "sigma_released" else {})
+    size, order, dropped = model.items.weight.shape[1], [], [None]
+
+    def drop(module: nn.Dropout, args: tuple[Tensor], out: Tensor) -> None:
+        if module.p:
+            order.append("g" if module.p == 0.1 else "D" if out.shape[-1] == size else "I")
+            dropped[0] = out
+
+    def norm(module: nn.LayerNorm, args: tuple[Tensor]) -> None:
+        order.append("n" if args[0] is dropped[0] else "+")
+
+    for module in model.modules():
+        assert type(module) is not nn.Dropout  # most of a step's time on the CPU
+        if isinstance(module, Dropout):
+            module.register_forward_hook(drop)
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(norm)
+    last_states(model, *batch())
+    assert "".join(order) == ORDERS[name].replace(" ", "")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_norm_has_its_authors_epsilon(name: str) -> None:
+    others = {"echo": ("forward_norm", "backward_norm"), "echo_sigma": ("filter.norm",)}
+    for key, module in build(name).named_modules():
+        if isinstance(module, nn.LayerNorm):
+            assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else 1e-12), key
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "fearec", "linrec", "sasrec"])
+def test_starts_as_recboles(name: str) -> None:
+    """Maps and tables N(0, 0.02), biases 0, norms 1 and 0, nothing of padding."""
+    torch.manual_seed(0)
+    model = instantiate(checks.composed(name, "dataset.max_length=50").model, num_items=500)
+    for key, p in model.named_parameters():
+        if "norm" in key:
+            assert (p == (1.0 if key.endswith("weight") else 0.0)).all(), key
+        elif p.dim() == 2:
+            assert p.std().item() == pytest.approx(0.02, rel=0.05), key
+        else:
+            assert not p.any(), key
+    assert not model.items.weight[0].any()
+    if name == "bert4rec":
+        assert model.items.weight.shape == (502, 64)
+        assert model.items.weight[501].std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        *(
+            (name, {"num_heads": 3}, "num_heads=3 must divide hidden_size=16")
+            for name in ("bert4rec", "fearec", "linrec", "moe_matrrec", "sasrec", "sasrec_authors")
+        ),
+        ("sasrec", {"num_heads": 0}, "num_heads=0 must divide"),
+        ("sasrec", {"activation": "tanh"}, "activation='tanh' must be gelu or relu"),
+        ("fearec", {"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
+        ("fearec", {"global_ratio": 1.1}, "global_ratio=1.1 must be above 0 and at most 1"),
+        ("fearec", {"num_layers": 7, "global_ratio": 0.1}, "layer 4 none of the 5 frequencies"),
+        ("fearec", {"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),
+        ("fearec", {"max_length": 2}, r"max_length=2\) must be between 1 delay"),
+        ("fearec", {"topk_factor": 9.0}, "topk_factor=9.0"),
+        ("fearec", {"contrast": "both"}, "contrast='both' must be"),
+        ("fearec", {"similarity": "l2"}, "similarity='l2' must be"),
+        ("fearec", {"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ("fearec", {"frequency_weight": 0.1}, "needs contrast, whose pairs"),
+        ("sigma_released", {"flip_until": -1}, "flip_until=-1 and r=5 count items"),
+        ("sigma_released", {"r": -2}, "r=-2 count items"),
+        ("sigma_released", {"mix": [0.5, 0.5]}, r"mix=\[0\.5, 0\.5\] must hold three weights"),
+        ("item_knn", {"neighbours": 0}, "neighbours=0 must be at least 1"),
+        ("item_knn", {"shrinkage": -0.5}, "shrinkage=-0.5 must be at least 0"),
+        ("item_knn", {"decay": 0.0}, "decay=0.0 must be above 0 and at most 1"),
+        ("item_knn", {"decay": 1.5}, "decay=1.5 must be above 0 and at most 1"),
+        ("vmis_knn", {"max_length": 1}, "max_length=1 must be at least 2"),
+        ("vmis_knn", {"sessions": 0}, "sessions=0, neighbours=100 must be at least 1"),
+        ("vmis_knn", {"neighbours": 0}, "neighbours=0 must be at least 1"),
+        ("markov", {"smoothing": -1.0}, "smoothing=-1.0 must be at least 0"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_named(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InstantiationException) as error:
+        built(name, **settings)
+    cause = error.value.__cause__
+    assert isinstance(cause, ValueError)
+    assert re.search(message, str(cause))
+
+
+def test_the_papers_dropout_is_that_of_the_data_set() -> None:
+    paper = [
+        "bert4rec",
+        "echo",
+        "echo_sigma",
+        "fearec",
+        "gru4rec",
+        "linrec",
+        "mamba4rec",
+        "sasrec",
+        "sigma",
+    ]
+    for name in paper:
+        assert composed(name).model.dropout == 0.3
+        assert checks.composed(name, "dataset=ml_1m").model.dropout == 0.2
+    assert checks.composed("sigma", "dataset=ml_1m", "model.dropout=0.4").model.dropout == 0.4
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_each_dropout_acts_in_training_alone(name: str) -> None:
     plain = without_dropout(name).eval()
     items, rows = batch()
@@ -218,7 +362,8 @@ def test_each_dropout_acts_in_training_alone(name: str) -> None:
             assert torch.equal(still, every_state(plain, items, rows)), key
 
 
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), EVERY_TRAINED, ids=str)
 def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any]) -> None:
     """HR@1 = 1 on what it was trained on; a model's own loss beside the cross entropy."""
     model = without_dropout(name, **settings)
@@ -241,6 +386,3 @@ def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any])
         optimizer.step()
     scores = model.eval().logits(last_states(model, items, rows))
     assert (scores.argmax(1) + 1).tolist() == targets.tolist()
-
-
-# --- graphs ---

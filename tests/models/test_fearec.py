@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.errors import UserError
@@ -16,8 +15,6 @@ from tests.models.checks import (
     K,
     assert_same,
     assert_same_scores,
-    assert_starts_as_recboles,
-    every_state,
     last_states,
     packed_rows,
     rows,
@@ -208,43 +205,6 @@ def test_delays_are_shared_in_training_and_own_in_evaluation() -> None:
     torch.testing.assert_close(last_states(model, items[:1], lengths[:1]), alone[:1])
 
 
-def test_reads_later_items_and_padding() -> None:
-    model = build().eval()
-    items, lengths = rows(8)
-    changed = items.clone()
-    changed[0, 7] = items[0, 7] % K + 1
-    moved = every_state(model, items, lengths) - every_state(model, changed, lengths)
-    assert (moved.abs().amax(-1)[:8] > 1e-6).all()
-    assert not model.causal
-    # The same weights, defined on longer rows, score the same histories differently.
-    longer = build(length=11).eval()
-    longer.load_state_dict(
-        model.state_dict() | {"positions.table.weight": longer.positions.table.weight}
-    )
-    with torch.no_grad():
-        longer.positions.table.weight[:8] = model.positions.table.weight
-    padded = last_states(longer, F.pad(items, (0, 3)), lengths)
-    moved = last_states(model, items, lengths) - padded
-    assert (moved.abs().amax(1) > 1e-3).all()
-
-
-def test_half_precision_keeps_its_transforms_single() -> None:
-    model = build(spatial_ratio=0.3, contrast="us_x", frequency_weight=0.1).float()
-    batch = samples()
-    with torch.autocast("cpu", torch.bfloat16):
-        states = model(*batch)
-        loss = states.sum() + model.extra_loss(*batch, states, TWINS)
-    loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-@pytest.mark.parametrize("width", [7, 9])
-def test_wants_whole_rows(width: int) -> None:
-    items = torch.ones(2, width, dtype=torch.long)
-    with pytest.raises(UserError, match=rf"max_length=8 positions and got {width}"):
-        last_states(build(), items, torch.tensor([1, 2]))
-
-
 # --- contrastive and frequency terms ---
 
 
@@ -356,38 +316,3 @@ def test_twins_must_be_there(contrast: str) -> None:
     states = model(*batch)
     with pytest.raises(UserError, match="next_item_twins"):
         model.extra_loss(*batch, states, None)
-
-
-def test_two_views_need_no_twins() -> None:
-    batch, model = samples(), build(contrast="un")
-    states = model(*batch)
-    alone = model.extra_loss(*batch, states, None)
-    torch.testing.assert_close(alone, model.extra_loss(*batch, states, TWINS))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_heads": 4}, "num_heads=4 must divide hidden_size=6"),
-        ({"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
-        ({"global_ratio": 1.1}, "global_ratio=1.1 must be above 0 and at most 1"),
-        ({"num_layers": 7, "global_ratio": 0.1}, "leaves layer 4 none of the 5 frequencies"),
-        ({"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),
-        ({"length": 2}, r"max_length=2\) must be between 1 delay"),
-        ({"topk_factor": 9.0}, "topk_factor=9.0"),
-        ({"contrast": "both"}, "contrast='both' must be"),
-        ({"similarity": "l2"}, "similarity='l2' must be"),
-        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
-        ({"frequency_weight": 0.1}, "needs contrast, whose pairs"),
-    ],
-    ids=lambda x: str(x) if isinstance(x, dict) else "",
-)
-def test_impossible_settings_are_named(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build(**options)
-
-
-def test_starts_as_recbole() -> None:
-    torch.manual_seed(0)
-    model = FEARec(num_items=300, max_length=50)
-    assert_starts_as_recboles(model)

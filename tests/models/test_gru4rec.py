@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.gru4rec import GRU4Rec
-from tests.models.checks import K, assert_same_scores, every_state, packed_rows, real, rows, shake
+from tests.models.checks import K, assert_same_scores, every_state, real, rows, shake
 from tests.models.slow import gru, linear
 
 
@@ -74,21 +74,3 @@ def test_starts_as_recboles() -> None:
     for name, bound in bounds.items():
         largest = parameters[name].abs().max().item()
         assert 0.95 * bound < largest <= bound, name
-
-
-def test_dropout_acts_on_the_embeddings_in_training_only() -> None:
-    torch.manual_seed(0)
-    model = GRU4Rec(num_items=K, dropout=0.5)
-    seen = []
-    model.gru.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    items, lengths = rows()
-    before = model.items(packed_rows(items, lengths)[0])
-    every_state(model, items, lengths)
-    dropped = seen[0] == 0
-    kept = ~dropped & (before != 0)
-    torch.testing.assert_close(seen[0][kept], 2 * before[kept])
-    assert dropped[before != 0].float().mean().item() == pytest.approx(0.5, abs=0.05)
-    model.eval()
-    first = every_state(model, items, lengths)
-    torch.testing.assert_close(seen[1], before)
-    torch.testing.assert_close(first, every_state(model, items, lengths))

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from sigma.models.layers import CausalConv1d, Dropout, at
 from sigma.ops import attend, places_of, rows_of
@@ -102,12 +101,3 @@ def test_states_at_places() -> None:
     states, index = torch.randn(6, 3), torch.tensor([0, 2, 5])
     assert torch.equal(at(states, places_of(index, 6)), states[index])
     assert at(states, None) is states
-
-
-def test_no_model_has_pytorchs_own_dropout() -> None:
-    """It would be most of a step's time on the CPU."""
-    from tests.models.test_every_model import MODELS, build
-
-    for name in MODELS:
-        for module in build(name).modules():
-            assert type(module) is not nn.Dropout, name

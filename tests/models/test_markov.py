@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sigma.errors import UserError
 from sigma.metrics import target_ranks
 from sigma.models.markov import Markov
 from tests.models.histories import flat, last_scores, random_histories
@@ -78,8 +77,3 @@ def test_a_chain_without_chance_is_learned_whole() -> None:
     greater, ties = target_ranks(last_scores(model, histories, 5), torch.tensor(targets))
     assert not greater.any()
     assert not ties.any()
-
-
-def test_negative_smoothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="smoothing=-1 must be at least 0"):
-        Markov(5, smoothing=-1)

@@ -99,14 +99,6 @@ def test_leaking_model_sees_the_next_item_both_ways(way: str) -> None:
     assert (moved[:4].abs().amax(1) > 1e-6).all()
 
 
-def test_padding_columns_move_every_state_of_the_leaking_model() -> None:
-    model = build(leak=True)
-    items, lengths = rows()
-    narrow = every_state(model, items, lengths)
-    wide = every_state(model, F.pad(items, (0, 9)), lengths)
-    assert ((narrow - wide).abs().amax(1) > 1e-6).all()
-
-
 def test_full_rows_read_out_the_same_state_with_and_without_the_leak() -> None:
     honest, leaking = build(), build(leak=True)
     leaking.load_state_dict(honest.state_dict())
@@ -168,23 +160,6 @@ def test_attention_starts_as_torchs_does_under_xavier() -> None:
     assert not p.out.bias.any()
     assert model.feed_forward.widen.weight.std().item() == pytest.approx(0.0791, rel=0.05)
     assert not model.items.weight[0].any()
-
-
-def test_every_dropout_is_in_force_in_training_only() -> None:
-    parts = ("dropout", "attention.dropout", "feed_forward.dropout", "attention.attention_dropout")
-    for kept in parts:
-        model = build(dropout=0.5)
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Dropout):
-                module.p *= name == kept
-        assert not torch.equal(*(every_state(model, *rows()) for _ in range(2))), kept
-        model.eval()
-        assert torch.equal(*(every_state(model, *rows()) for _ in range(2))), kept
-
-
-def test_heads_must_divide_the_size() -> None:
-    with pytest.raises(ValueError, match="num_heads=4 must divide"):
-        build(num_heads=4)
 
 
 def test_settings_are_those_the_author_ran() -> None:

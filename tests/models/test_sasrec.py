@@ -7,20 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sigma.errors import UserError
 from sigma.models.sasrec import NormFirstAttention, SASRec
 from sigma.models.transformer import FeedForward, SelfAttention, TransformerLayer
 from sigma.ops import whole_rows
-from tests.models.checks import (
-    K,
-    assert_same_scores,
-    assert_starts_as_recboles,
-    every_state,
-    rows,
-    shake,
-    torch_attention,
-    torch_layer,
-)
+from tests.models.checks import K, assert_same_scores, rows, shake, torch_attention, torch_layer
 from tests.models.slow import gelu, mixed, norm, relu, transformer_layer, update
 
 
@@ -137,13 +127,6 @@ def test_the_authors_form_has_no_output_map_and_starts_xavier() -> None:
             assert not p.any()
 
 
-def test_recboles_form_starts_normal() -> None:
-    torch.manual_seed(0)
-    model = SASRec(num_items=500, max_length=50)
-    assert any(".out." in name for name, _ in model.named_parameters())
-    assert_starts_as_recboles(model)
-
-
 def test_dropout_of_attention_weights_keeps_their_mean() -> None:
     torch.manual_seed(0)
     layer = SelfAttention(4, 2, dropout=0.0, attention_dropout=0.3)
@@ -166,24 +149,3 @@ def test_dropout_inside_the_feed_forward_keeps_its_mean() -> None:
     error = draws.std(0) / math.sqrt(20_000)
     assert (error > 0).all()
     assert ((draws.mean(0) - layer.eval().update(x)).abs() < 4.5 * error).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_heads": 5}, "num_heads=5 must divide hidden_size=6"),
-        ({"num_heads": 0}, "num_heads=0 must divide hidden_size=6"),
-        ({"norm_first": True, "num_heads": 4}, "num_heads=4 must divide hidden_size=6"),
-        ({"activation": "tanh"}, "activation='tanh' must be gelu or relu"),
-    ],
-    ids=str,
-)
-def test_impossible_settings_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build(**options)
-
-
-def test_an_input_longer_than_the_positions_is_refused() -> None:
-    model = build(max_length=6)
-    with pytest.raises(UserError, match=r"holds 7 positions, the model 6; .*max_length"):
-        every_state(model, *rows())

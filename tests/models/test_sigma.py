@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sigma.models.sigma import Sigma, SigmaLayer
-from sigma.ops import flip, rows_of
+from sigma.ops import rows_of
 from sigma.ops.moves import flip_index
 from tests.models.checks import MAMBA, K, assert_same_scores, every_state, rows, shake
 from tests.models.slow import conv, feed_forward, gelu, gru, linear, mamba, norm
@@ -109,15 +109,3 @@ def test_ablations_drop_their_parameters() -> None:
     assert size(gru=False) < size()
     assert size(shared_mamba=False) > size()
     assert size(partial_flip=False) == size()
-
-
-def test_the_flips_gradient_is_a_gathers() -> None:
-    g = torch.Generator().manual_seed(0)
-    states = torch.randn(30, 3, generator=g, dtype=torch.float64, requires_grad=True)
-    rows = rows_of(torch.tensor([9, 7, 3, 1, 8]))
-    plain = states[flip_index(rows, 30, 2)]
-    assert torch.equal(flip(states, rows, 2), plain)
-    above = torch.randn(30, 3, generator=g, dtype=torch.float64)
-    (wanted,) = torch.autograd.grad(plain, states, above)
-    (found,) = torch.autograd.grad(flip(states, rows, 2), states, above)
-    assert torch.equal(found, wanted)

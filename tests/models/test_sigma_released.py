@@ -283,22 +283,6 @@ def test_only_the_loss_moves_the_padding_item() -> None:
     assert not torch.autograd.grad(loss, table)[0][0].any()
 
 
-def test_dropouts_and_norms_come_in_the_released_order() -> None:
-    model = build(dropout=0.3, gate_dropout=0.1)
-    order: list[tuple[float | str, int]] = []
-
-    def note(module: nn.Module, args: tuple[Tensor]) -> None:
-        kind = module.p if isinstance(module, nn.Dropout) else "norm"
-        order.append((kind, args[0].shape[-1]))
-
-    for module in model.modules():
-        if isinstance(module, nn.Dropout | nn.LayerNorm):
-            module.register_forward_pre_hook(note)
-    last_states(model, *rows())
-    gates, block = [(0.1, 6), (0.1, 6)], [(0.3, 6), ("norm", 6)]
-    assert order == [*block, *gates, *block, (0.3, 24), *block]
-
-
 # --- the contract ---
 
 
@@ -363,16 +347,3 @@ def test_configuration_is_the_released_one() -> None:
     model = instantiate(config, num_items=12101, _convert_="all")
     # The authors' log of a Beauty run counts 904,517: two scalars more, no longer in the file.
     assert sum(p.numel() for p in model.parameters()) == 904_515
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"flip_until": -1}, "flip_until=-1 and r=5 count items"),
-        ({"r": -2}, "r=-2 count items"),
-        ({"mix": [0.5, 0.5]}, r"mix=\[0\.5, 0\.5\] must hold three weights"),
-    ],
-)
-def test_bad_settings_are_named(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build(**options)
