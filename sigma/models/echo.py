@@ -29,16 +29,14 @@ Departures from the authors' code:
   row, too, and trains it as an item that never comes.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.layers import Dropout, spectrum
-from sigma.models.mamba import MambaFactory, MambaStack, init_around_mamba
-from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, take, whole_rows
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
+from sigma.ops import Rows, packed, places_of, whole_rows
 
 
 class FourierFilter(nn.Module):
@@ -68,24 +66,8 @@ class FourierFilter(nn.Module):
         return self.norm(self.dropout(filtered) + states)  # eq. 2
 
 
-class Columns(NamedTuple):
-    """Where a batch of whole rows is read.
-
-    Attributes:
-        rows: of the packed batch.
-        size: T.
-        places: (M,) in the packed batch, and
-        cells: the same among the cells (B N,).
-    """
-
-    rows: Rows
-    size: int
-    places: Places
-    cells: Places
-
-
 class EchoLayer(nn.Module):
-    """Equations 2 to 6, (B, N, D) -> (B, N, D), or (M, D) where it is read."""
+    """Equations 2 to 6."""
 
     def __init__(self, max_length: int, size: int, mamba: MambaFactory, *, dropout: float) -> None:
         super().__init__()
@@ -99,49 +81,40 @@ class EchoLayer(nn.Module):
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def backward_whole(self, states: Tensor) -> Tensor:
-        """rev(Mamba'(rev(X))) over all columns, (B, N, D) -> (B, N, D)."""
-        rows = whole_rows(states.shape[0], states.shape[1], states.device)
-        return self.backward_mamba(states.flip(1).flatten(0, 1), rows).view_as(states).flip(1)
-
-    def backward_at_ends(self, states: Tensor, columns: Columns) -> Tensor:
-        """The same at one place a row, the last, (B, N, D) -> (B, D): it reads on no further.
+    def backward(self, states: Tensor, columns: Columns) -> Tensor:
+        """rev(Mamba'(rev(X))), (B, N, D) -> (M, D); at each row's last item it reads on no further.
 
         How many columns that takes is not asked of the device. They are at most as many as there
         would be if T were an eighth above the places that rows hold, which is as far as
         ``datamodules.batches.size_class`` goes; a batch of other places is NaN, not wrong unseen.
         """
-        (number, width), offsets = states.shape[:2], columns.rows.offsets
+        (number, width), turned = states.shape[:2], states.flip(1)
+        if columns.places is None or columns.places.at.shape[0] != number:
+            rows = whole_rows(number, width, states.device)
+            backward = self.backward_mamba(turned.flatten(0, 1), rows).view_as(states)
+            return columns.take(backward.flip(1))
         size = number * (width + 1) - columns.size * 8 // 9 + 1
-        column = columns.places.at - offsets[:-1]
-        ends = F.pad((width - column).clamp(1, width).cumsum(0), (1, 0))
-        rows = Rows(ends, width)
-        read = places_of((ends[1:] - 1).clamp(max=size - 1), size)
-        backward = self.backward_mamba(packed(states.flip(1), rows, size), rows, read)
-        fits = (ends[-1] <= size) & ((column >= 0) & (column < offsets.diff())).all()
+        column = columns.places.at - columns.rows.offsets[:-1]
+        spans = (width - column).clamp(1, width)
+        ends = F.pad(spans.cumsum(0), (1, 0)).clamp(max=size)
+        rows, read = Rows(ends, width), places_of(ends[1:] - 1, size)
+        backward = self.backward_mamba(packed(turned, rows, size), rows, read)
+        fits = (spans.sum() <= size) & ((column >= 0) & (column < columns.lengths)).all()
         return torch.where(fits, backward, torch.nan)
 
-    def forward(self, states: Tensor, columns: Columns | None = None) -> Tensor:
+    def forward(self, states: Tensor, columns: Columns) -> Tensor:
+        """(B, N, D) -> (M, D) where it is read."""
         states = self.filter(states)  # eq. 2
-        if columns is None:
-            rows = whole_rows(states.shape[0], states.shape[1], states.device)
-            forward = self.forward_mamba(states.flatten(0, 1), rows).view_as(states)
-            backward = self.backward_whole(states)
-        else:
-            row_states = packed(states, columns.rows, columns.size)  # (T, D)
-            forward = self.forward_mamba(row_states, columns.rows, columns.places)
-            if columns.places.at.shape[0] == states.shape[0]:
-                backward = self.backward_at_ends(states, columns)
-            else:
-                backward = take(self.backward_whole(states).flatten(0, 1), columns.cells)
-            states = take(states.flatten(0, 1), columns.cells)  # (M, D)
+        forward = self.forward_mamba(columns.pack(states), columns.rows, columns.places)
+        backward = self.backward(states, columns)
+        states = columns.take(states)  # (M, D)
         both = self.forward_norm(self.dropout(forward) + states)  # eq. 3
         both = both + self.backward_norm(self.dropout(backward) + states)  # eq. 4
         gated = self.narrow(F.glu(self.widen(both)))  # eq. 5
         return self.norm(self.dropout(gated + both))  # eq. 6; dropout hits f + b, too: as published
 
 
-class EchoMamba4Rec(MambaStack):
+class EchoMamba4Rec(PaddedMambaStack):
     """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
     def __init__(
@@ -160,11 +133,3 @@ class EchoMamba4Rec(MambaStack):
         )
         super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
         init_around_mamba(self, reinit_mamba=reinit_mamba)
-
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.embedding(padded(items, rows, rows.longest))  # eq. 1: (B, N, D)
-        for layer in self.layers[:-1]:
-            states = layer(states)
-        cells = padded_places(rows, places, rows.longest)
-        read = places_of(places, items.shape[0])
-        return self.layers[-1](states, Columns(rows, items.shape[0], read, cells))

@@ -38,9 +38,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import Dropout
-from sigma.models.mamba import MambaFactory, MambaStack, init_around_mamba
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
 from sigma.models.transformer import FeedForward
-from sigma.ops import Places, Rows, packed, padded, places_of, whole_rows
 
 
 class HiddenFilter(nn.Module):
@@ -63,7 +62,7 @@ class HiddenFilter(nn.Module):
 
 
 class EchoSigmaLayer(nn.Module):
-    """Equations 2 to 7, (B, L, D) -> (B, L, D), or (M, D) at places."""
+    """Equations 2 to 7."""
 
     def __init__(self, size: int, mamba: MambaFactory, *, dropout: float, cutoff: float) -> None:
         super().__init__()
@@ -78,32 +77,19 @@ class EchoSigmaLayer(nn.Module):
         self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(size, 4 * size, dropout=dropout, inner_dropout=dropout)
 
-    def forward(
-        self, states: Tensor, rows: Rows | None = None, places: Places | None = None, size: int = 0
-    ) -> Tensor:
-        """(B, L, D) -> (B, L, D); or, of the first n_u columns alone, (M, D) at places.
-
-        Args:
-            states: (B, L, D).
-            rows: the packed batch's, of n_u columns each; None is all columns.
-            places: (M,) in it.
-            size: T.
-        """
+    def forward(self, states: Tensor, columns: Columns) -> Tensor:
+        """(B, L, D) -> (M, D) where it is read."""
         x = self.filter(states)  # eq. 2
         x = self.value_in(x) * F.silu(self.gate_in(x))  # eq. 3
-        number, width = states.shape[:2]
-        if rows is None:
-            rows, size = whole_rows(number, width, states.device), number * width
         inputs = (x, x.flip(1), states)  # each read from the left by the one Mamba
-        a, b, c = (self.mamba(packed(y, rows, size), rows, places) for y in inputs)
+        a, b, c = (self.mamba(columns.pack(y), columns.rows, columns.places) for y in inputs)
         y = self.mamba_norm(a + b + c)  # eq. 4
         value = self.value_out(y)  # eq. 5: a
         y = self.norm(self.dropout(value * F.silu(self.gate_out(y)) + value + y))  # eq. 6
-        y = self.feed_forward(y)  # eq. 7
-        return y if places is not None else y.view_as(states)
+        return self.feed_forward(y)  # eq. 7
 
 
-class EchoSigma(MambaStack):
+class EchoSigma(PaddedMambaStack):
     """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
@@ -127,10 +113,3 @@ class EchoSigma(MambaStack):
         )
         super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
         init_around_mamba(self, reinit_mamba=reinit_mamba)
-
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        size = items.shape[0]
-        states = self.embedding(padded(items, rows, rows.longest))  # eq. 1: (B, L, D)
-        for layer in self.layers[:-1]:
-            states = layer(states)
-        return self.layers[-1](states, rows, places_of(places, size), size)

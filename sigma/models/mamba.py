@@ -18,13 +18,24 @@ arguments.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import Dropout, TiedItems, at, encode, init_normal, item_table
-from sigma.ops import Places, Rows, causal_conv, places_of, selective_scan
+from sigma.ops import (
+    Places,
+    Rows,
+    causal_conv,
+    packed,
+    padded,
+    padded_places,
+    places_of,
+    selective_scan,
+    whole_rows,
+)
 
 MambaFactory = Callable[[int], nn.Module]  # hidden size -> Mamba block
 
@@ -137,3 +148,49 @@ class MambaStack(TiedItems):
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         read = places_of(places, items.shape[0])
         return encode(self.layers, self.embedding(items), rows, read)
+
+
+class Columns(NamedTuple):
+    """Which columns of a padded batch (B, L) a layer must read, and where it is read.
+
+    Attributes:
+        lengths: (B,) n_u.
+        rows: those columns end to end, of each row n_u, or all L;
+        size: T, how many they are.
+        places: (M,) in them; None is all of them.
+        cells: the same among the cells (B L,).
+    """
+
+    lengths: Tensor
+    rows: Rows
+    size: int
+    places: Places | None = None
+    cells: Places | None = None
+
+    def pack(self, states: Tensor) -> Tensor:
+        """(B, L, D) -> (T, D)."""
+        if self.places is None:
+            return states.flatten(0, 1)
+        return packed(states, self.rows, self.size)
+
+    def take(self, states: Tensor) -> Tensor:
+        """(B, L, D) -> (M, D)."""
+        return at(states.flatten(0, 1), self.cells)
+
+
+class PaddedMambaStack(MambaStack):
+    """A stack whose layers read padding, (B, L, D), columns -> (M, D), as their authors' do.
+
+    All but the last layer are read at every column; from the last real item on nothing reads the
+    last one's.
+    """
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        width, size, lengths = rows.longest, items.shape[0], rows.offsets.diff()
+        states = self.embedding(padded(items, rows, width))  # (B, L, D)
+        number = states.shape[0]
+        every = Columns(lengths, whole_rows(number, width, items.device), number * width)
+        for layer in self.layers[:-1]:
+            states = layer(states, every).view_as(states)
+        read, cells = places_of(places, size), padded_places(rows, places, width)
+        return self.layers[-1](states, Columns(lengths, rows, size, read, cells))

@@ -46,9 +46,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import GRU, CausalConv1d, Dropout, at
-from sigma.models.mamba import MambaFactory, MambaStack, init_around_mamba
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
 from sigma.models.transformer import FeedForward
-from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, take, whole_rows
+from sigma.ops import Rows, packed, places_of, take, whole_rows
 from sigma.ops.moves import gather
 from sigma.ops.scores import TiedScores
 
@@ -76,7 +76,7 @@ class ReleasedGate(nn.Module):
 
 
 class ReleasedLayer(nn.Module):
-    """Equations 2 to 9, see ``forward``; arguments as ``SigmaReleased``, ``residual`` for + X."""
+    """Equations 2 to 9; arguments as ``SigmaReleased``, and ``residual`` for + X."""
 
     def __init__(
         self,
@@ -135,42 +135,23 @@ class ReleasedLayer(nn.Module):
         later = (rows.row_of(places) + 1).clamp(max=number)
         return take(centred, places_of(places + later, size + number))
 
-    def forward(
-        self,
-        states: Tensor,
-        lengths: Tensor,
-        rows: Rows,
-        size: int,
-        places: Places | None = None,
-        cells: Places | None = None,
-    ) -> Tensor:
-        """(B, L, D) -> (T, D), or (M, D) at places.
-
-        Args:
-            states: (B, L, D).
-            lengths: (B,) n_u.
-            rows: the columns that are read of each row: n_u, or all L.
-            size: T, of these.
-            places: (M,) in them, and
-            cells: the same among the cells (B L,).
-        """
-        flipped = self.flipped(states, lengths)  # eq. 2
-        forward = self.mambas[0](packed(states, rows, size), rows, places)  # eq. 3: M, (M, D)
-        backward = self.mambas[-1](packed(flipped, rows, size), rows, places)  # eq. 3: Mf
-        if cells is None:
-            x, xf = (packed(x, rows, size) for x in (states, flipped))
-        else:
-            x, xf = (take(x.flatten(0, 1), cells) for x in (states, flipped))
-        gate, flipped_gate = self.gate(x, xf)  # eq. 4, 5
+    def forward(self, states: Tensor, columns: Columns) -> Tensor:
+        """(B, L, D) -> (M, D) where it is read."""
+        flipped = self.flipped(states, columns.lengths)  # eq. 2
+        rows, places = columns.rows, columns.places
+        forward = self.mambas[0](columns.pack(states), rows, places)  # eq. 3: M, (M, D)
+        backward = self.mambas[-1](columns.pack(flipped), rows, places)  # eq. 3: Mf
+        x = columns.take(states)
+        gate, flipped_gate = self.gate(x, columns.take(flipped))  # eq. 4, 5
         if self.gate_residual:
             gate, flipped_gate = gate + 1, flipped_gate + 1
         mixed = self.mix[2] * (forward * gate) + self.mix[1] * (backward * flipped_gate)
-        extracted = self.gru(self.convolve(states, rows, size), rows)  # eq. 6: (T, D)
+        extracted = self.gru(self.convolve(states, rows, columns.size), rows)  # eq. 6: (T, D)
         mixed = self.dropout(self.mixed(mixed + self.mix[0] * at(extracted, places)))  # eq. 7
         return self.feed_forward(self.norm(mixed + x if self.residual else mixed))  # eq. 8, 9
 
 
-class SigmaReleased(MambaStack):
+class SigmaReleased(PaddedMambaStack):
     """Packed items (T,) -> states (M, D) at places. Every default is the released code's.
 
     Args:
@@ -238,16 +219,6 @@ class SigmaReleased(MambaStack):
         init_around_mamba(self, reinit_mamba=reinit_mamba)
         if padding_item:
             nn.init.normal_(self.items.weight[0].detach(), std=0.02)
-
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        size, width, lengths = items.shape[0], rows.longest, rows.offsets.diff()
-        states = self.embedding(padded(items, rows, width))  # eq. 1: (B, L, D)
-        number = states.shape[0]
-        every = whole_rows(number, width, items.device)
-        for layer in self.layers[:-1]:
-            states = layer(states, lengths, every, number * width).view_as(states)
-        cells = padded_places(rows, places, width)
-        return self.layers[-1](states, lengths, rows, size, places_of(places, size), cells)
 
     @property
     def logits(self) -> TiedScores:

@@ -15,7 +15,7 @@ from sigma.models.markov import Markov
 from sigma.models.popularity import Popularity
 from sigma.models.vmis_knn import VMISKNN
 from tests.models.checks import composed
-from tests.models.histories import flat, last_scores, last_states, packed, random_histories
+from tests.models.histories import flat, last_scores, packed, random_histories
 
 K, L = 12, 6
 MODELS = {
@@ -56,18 +56,6 @@ def test_a_state_is_the_last_items_up_to_its_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_later_items_change_no_state(name: str) -> None:
-    model = counted(name)
-    assert model.causal
-    items, rows = packed(QUERIES, L)
-    states, position = model(items, rows, torch.arange(len(items))), rows.positions(len(items))
-    for cut in range(1, L):
-        begun, shorter = packed([history[:cut] for history in QUERIES], L)
-        prefix = model(begun, shorter, torch.arange(len(begun)))
-        assert torch.equal(states[position < cut], prefix)
-
-
-@pytest.mark.parametrize("name", MODELS)
 def test_a_checkpoint_needs_no_data(name: str, tmp_path: Path) -> None:
     model = counted(name)
     torch.save(torch.nn.ModuleDict({"model": model}).state_dict(), tmp_path / "x.pt")
@@ -98,15 +86,6 @@ def test_nothing_to_train_and_nothing_that_precision_rounds(name: str) -> None:
     want = last_scores(model, QUERIES, L)
     assert want.dtype == torch.float32
     assert torch.equal(last_scores(halved, QUERIES, L), want)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_scores_of_some_items(name: str) -> None:
-    model = counted(name)
-    states = last_states(model, QUERIES, L)
-    some = torch.randint(1, K + 1, (len(states), 5), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(model.logits(states, some), model.logits(states).gather(1, some - 1))
-    assert model.logits(states[:0]).shape == (0, K)
 
 
 @pytest.mark.parametrize("name", MODELS)

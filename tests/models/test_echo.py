@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
 from sigma.models.mamba import Mamba
-from tests.models.checks import MAMBA, K, assert_same_scores, every_state, last_states, rows, shake
+from tests.models import checks
+from tests.models.checks import MAMBA, K, assert_same_scores, rows, shake
 from tests.models.slow import embedded, linear, mamba, norm
 
 
@@ -78,50 +78,6 @@ def test_equals_the_equations_with_gradients(max_length: int, num_layers: int) -
     assert_same_scores(model, items, lengths, want)
 
 
-def test_one_mamba_a_direction_with_its_own_weights() -> None:
-    layer = build().layers[0]
-    calls = []
-    for module in layer.modules():
-        if isinstance(module, Mamba):
-            module.register_forward_hook(lambda m, a, out: calls.append((m, a[0], out)))
-    layer(torch.randn(2, 7, 6, dtype=torch.float64))
-    (forward, read, _), (backward, read_back, _) = calls
-    assert forward is layer.forward_mamba
-    assert backward is layer.backward_mamba
-    assert not torch.equal(forward.in_proj.weight, backward.in_proj.weight)
-    # The whole width, padding first.
-    torch.testing.assert_close(read_back.view(2, 7, 6), read.view(2, 7, 6).flip(1))
-
-
-@pytest.mark.parametrize("filters", [True, False])
-@pytest.mark.parametrize("backward", [True, False])
-def test_not_causal_and_moved_by_padding_for_two_reasons(filters: bool, backward: bool) -> None:
-    """The filter and the backward Mamba each suffice; without both, neither holds."""
-    narrow, wide = build(7), build(20)
-    shake(narrow)
-    state = {k: v for k, v in narrow.state_dict().items() if "filter.weight" not in k}
-    wide.load_state_dict(state, strict=False)
-    for model in (narrow, wide):
-        with torch.no_grad():
-            weight = model.layers[0].filter.weight.zero_()
-            if filters:
-                weight[:2] = 0.5
-            if not backward:
-                model.layers[0].backward_mamba.out_proj.weight.zero_()
-    items, lengths = rows()
-    changed = items.clone()
-    changed[0, 6] = items[0, 6] % 12 + 1
-    moved = every_state(narrow, changed, lengths) - every_state(narrow, items, lengths)
-    future = moved[:6].abs().max().item()
-    padded = last_states(wide, F.pad(items, (0, 13)), lengths)
-    padding = (padded - last_states(narrow, items, lengths)).abs().max().item()
-    if filters or backward:
-        assert min(future, padding) > 1e-3
-        assert not narrow.causal
-    else:
-        assert max(future, padding) < 1e-12
-
-
 def test_start_as_in_the_authors_code() -> None:
     torch.manual_seed(0)
     model = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba)
@@ -133,3 +89,11 @@ def test_start_as_in_the_authors_code() -> None:
     own = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba, reinit_mamba=False).layers[0]
     assert own.forward_mamba.dt_proj.bias.max() < -2
     assert abs(own.widen.weight.std().item() - 0.02) < 0.002
+
+
+def test_as_many_places_as_rows_but_not_one_each_is_nothing_rather_than_wrong() -> None:
+    model = build()
+    items, among = checks.packed_rows(*checks.rows())
+    ends = among.offsets[1:] - 1
+    assert model(items, among, ends).isfinite().all()
+    assert model(items, among, torch.tensor([0, 1, 7, 8, 10])).isnan().all()

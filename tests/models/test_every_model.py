@@ -16,57 +16,36 @@ from sigma.losses import CrossEntropy
 from sigma.models.base import Model
 from sigma.models.layers import Dropout
 from sigma.ops import rows_of
-from tests.models import checks
-from tests.models.every import (
-    COUNTED,
-    EVERY_TRAINED,
-    LENGTHS,
-    MODELS,
-    TARGETS,
-    TRAINED,
-    K,
-    L,
-    assert_close,
-    batch,
-    build,
-    built,
-    composed,
-    ends,
-    every_state,
-    last_states,
-    outcome,
-    step_loss,
-    without_dropout,
-)
+from tests.models import checks, every
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_scores_have_the_shape_of_the_catalogue(name: str) -> None:
-    model = build(name)
+    model = every.build(name)
     assert isinstance(model, Model)
-    items, rows = batch()
-    assert len(every_state(model, items, rows)) == len(items)
-    states = last_states(model, items, rows)
+    items, rows = every.batch()
+    assert len(every.every_state(model, items, rows)) == len(items)
+    states = every.last_states(model, items, rows)
     scores = model.logits(states)
-    assert scores.shape == (4, K)
+    assert scores.shape == (4, every.K)
     assert torch.isfinite(scores).all()
-    some = torch.tensor([[3, K, 1], [1, 1, 2], [K, 5, 4], [9, 8, 7]])
+    some = torch.tensor([[3, every.K, 1], [1, 1, 2], [every.K, 5, 4], [9, 8, 7]])
     for part in (some, some[:, :1]):  # ``tied_scores`` has another way for few
         torch.testing.assert_close(model.logits(states, part), scores.gather(1, part - 1))
     for trait in ("causal", "leaks_on_purpose", "reads_batch", "counted"):
         assert isinstance(getattr(model, trait), bool)
-    assert model.counted == (not list(model.parameters())) == (name in COUNTED)
-    assert model.mask_token in (None, K + 1)
+    assert model.counted == (not list(model.parameters())) == (name in every.COUNTED)
+    assert model.mask_token in (None, every.K + 1)
     assert model.name == name
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_a_rows_states_do_not_depend_on_the_rows_beside_it(name: str) -> None:
-    model = build(name).double()
-    items, rows = batch()
-    together = every_state(model, items, rows)
-    for part, states in zip(items.split(LENGTHS), together.split(LENGTHS), strict=True):
-        alone = every_state(model, part, rows_of(torch.tensor([len(part)]), L))
+    model = every.build(name).double()
+    items, rows = every.batch()
+    together = every.every_state(model, items, rows)
+    for part, states in zip(items.split(every.LENGTHS), together.split(every.LENGTHS), strict=True):
+        alone = every.every_state(model, part, rows_of(torch.tensor([len(part)]), every.L))
         torch.testing.assert_close(alone, states, rtol=1e-6, atol=1e-9)
 
 
@@ -84,7 +63,7 @@ WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *((name, {}) for name in MODELS),
+        *((name, {}) for name in every.MODELS),
         ("linrec", {"mask_padding": True}),
         ("moe_matrrec", {"leak": True}),
     ],
@@ -93,47 +72,47 @@ WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
 def test_columns_move_states_of_models_that_read_padding_and_of_no_other(
     name: str, settings: dict[str, Any]
 ) -> None:
-    model = build(name, **settings).double()
-    items, rows = batch((5, 1, 2, 4))
-    wide = last_states(model, items, rows)
+    model = every.build(name, **settings).double()
+    items, rows = every.batch((5, 1, 2, 4))
+    wide = every.last_states(model, items, rows)
     fewer = rows._replace(longest=6)
     if name in WANTS_WHOLE_ROWS:
         with pytest.raises(UserError, match=r"max_length"):
-            last_states(model, items, fewer)
+            every.last_states(model, items, fewer)
         return
-    narrow = last_states(model, items, fewer)
+    narrow = every.last_states(model, items, fewer)
     if (name, tuple(settings.items())) in READS_PADDING:
         assert (narrow - wide).abs().max() > 1e-4
     else:
         torch.testing.assert_close(narrow, wide, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_a_row_longer_than_the_positions_is_refused(name: str) -> None:
     """There are L, and one more where a mask token stands behind the items."""
-    model = build(name)
+    model = every.build(name)
     if not hasattr(model, "positions"):
         return
-    longest = L + (model.mask_token is not None)
+    longest = every.L + (model.mask_token is not None)
     if name not in WANTS_WHOLE_ROWS:
         items = torch.ones(longest, dtype=torch.long)
-        assert every_state(model, items, rows_of(torch.tensor([longest]))).isfinite().all()
+        assert every.every_state(model, items, rows_of(torch.tensor([longest]))).isfinite().all()
     items = torch.ones(longest + 1, dtype=torch.long)
     with pytest.raises(UserError, match="max_length"):
-        every_state(model, items, rows_of(torch.tensor([longest + 1])))
+        every.every_state(model, items, rows_of(torch.tensor([longest + 1])))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_the_future_moves_states_as_a_model_says(name: str) -> None:
     """Never those of a causal model, and its own item always does."""
-    model = build(name)
-    items, rows = batch()
-    before = every_state(model, items, rows)
+    model = every.build(name)
+    items, rows = every.batch()
+    before = every.every_state(model, items, rows)
     moved = False
-    for position in (1, 4, L - 1):
+    for position in (1, 4, every.L - 1):
         changed = items.clone()
-        changed[position:L] = changed[position:L] % K + 1  # of the first row
-        after = every_state(model, changed, rows)
+        changed[position : every.L] = changed[position : every.L] % every.K + 1  # of the first row
+        after = every.every_state(model, changed, rows)
         if model.causal:
             ours, theirs = (model.logits(x[:position]) for x in (after, before))
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -143,55 +122,55 @@ def test_the_future_moves_states_as_a_model_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("places", [[8, 9, 11, 16], [2, 3, 8, 11, 14], [0, 9], [16]], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_states_at_some_places_are_those_of_all(name: str, places: list[int]) -> None:
     """Values and gradients: the last of each row; several of a row and none of another; few."""
-    model = build(name).double()
-    items, rows = batch()
+    model = every.build(name).double()
+    items, rows = every.batch()
     some = torch.tensor(places)
-    got = outcome(model, model(items, rows, some))
-    assert_close(got, outcome(model, every_state(model, items, rows)[some]))
+    got = every.outcome(model, model(items, rows, some))
+    every.assert_close(got, every.outcome(model, every.every_state(model, items, rows)[some]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_what_lies_behind_the_last_row_changes_nothing(name: str) -> None:
     """States, loss and gradients; places that only fill a batch up are taken there, too."""
-    model = build(name).double()
-    items, rows = batch((*LENGTHS, 9, 8, 9, 7))
+    model = every.build(name).double()
+    items, rows = every.batch((*every.LENGTHS, 9, 8, 9, 7))
     targets = torch.arange(1, 9)
     longer = F.pad(items, (0, 5))
-    want, got = last_states(model, items, rows), last_states(model, longer, rows)
-    assert_close(outcome(model, got), outcome(model, want))
+    want, got = every.last_states(model, items, rows), every.last_states(model, longer, rows)
+    every.assert_close(every.outcome(model, got), every.outcome(model, want))
     if model.counted:
         return
-    places = F.pad(ends(rows), (0, 3), value=len(longer) - 1)
+    places = F.pad(every.ends(rows), (0, 3), value=len(longer) - 1)
     results = []
     for inputs in (
-        Inputs(items, rows, ends(rows), targets),
-        Inputs(longer, rows, ends(rows), targets),
+        Inputs(items, rows, every.ends(rows), targets),
+        Inputs(longer, rows, every.ends(rows), targets),
         Inputs(longer, rows, places, F.pad(targets, (0, 3))),
     ):
         states = model(*inputs[:3])
         assert states.isfinite().all()
-        loss = CrossEntropy(torch.ones(K))(states, inputs.targets, model.logits)
+        loss = CrossEntropy(torch.ones(every.K))(states, inputs.targets, model.logits)
         parameters = list(model.parameters())
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         results.append([states[:8], loss, *gradients])
-    assert_close(results[1], results[0])
-    assert_close(results[2], results[0])
+    every.assert_close(results[1], results[0])
+    every.assert_close(results[2], results[0])
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> None:
     """``trainer.precision=bf16-mixed``: what autocast must not touch stays in float32."""
-    model = build(name)
+    model = every.build(name)
     parameters = list(model.parameters())
-    items, rows = batch()
-    inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
+    items, rows = every.batch()
+    inputs = Inputs(items, rows, every.ends(rows), every.TARGETS, (items, rows))
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            value = step_loss(model, inputs, CrossEntropy(torch.ones(K)))
+            value = every.step_loss(model, inputs, CrossEntropy(torch.ones(every.K)))
         assert value.dtype == torch.float32
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         results.append((value, torch.cat([g.flatten() for g in gradients])))
@@ -200,15 +179,15 @@ def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> No
     assert (got - want).norm() < 0.1 * want.norm()
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_every_parameter_learns(name: str) -> None:
     """A parameter without gradient is a part that is not wired in."""
-    model = build(name).train()
+    model = every.build(name).train()
     parameters = dict(model.named_parameters())
-    items, rows = batch()
-    states = last_states(model, items, rows)
-    loss = F.cross_entropy(model.logits(states), TARGETS - 1)
-    extra = model.extra_loss(items, rows, ends(rows), states, (items, rows))
+    items, rows = every.batch()
+    states = every.last_states(model, items, rows)
+    loss = F.cross_entropy(model.logits(states), every.TARGETS - 1)
+    extra = model.extra_loss(items, rows, every.ends(rows), states, (items, rows))
     if extra is not None:
         loss = loss + extra
     loss.backward()
@@ -233,7 +212,7 @@ ORDERS = {
     "moe_matrrec": "D D+ D+",
     "recmamba": "D",
     "sasrec": "+D D+D+ D+D+",
-    "sasrec_authors": "D ++ID ++ID +",
+    "sasrec_authors": "Dn +ID ++ID +",
     "sigma": "Dn D+ID+",
     "sigma_released": "Dn gg Dn ID+",
 }
@@ -241,7 +220,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> None:
-    model = built(name, **{"gate_dropout": 0.1} if name == "sigma_released" else {})
+    model = every.built(name, **{"gate_dropout": 0.1} if name == "sigma_released" else {})
     size, order, dropped = model.items.weight.shape[1], [], [None]
 
     def drop(module: nn.Dropout, args: tuple[Tensor], out: Tensor) -> None:
@@ -258,14 +237,14 @@ def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> Non
             module.register_forward_hook(drop)
         if isinstance(module, nn.LayerNorm):
             module.register_forward_pre_hook(norm)
-    last_states(model, *batch())
+    every.last_states(model, *every.batch())
     assert "".join(order) == ORDERS[name].replace(" ", "")
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_every_norm_has_its_authors_epsilon(name: str) -> None:
     others = {"echo": ("forward_norm", "backward_norm"), "echo_sigma": ("filter.norm",)}
-    for key, module in build(name).named_modules():
+    for key, module in every.build(name).named_modules():
         if isinstance(module, nn.LayerNorm):
             assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else 1e-12), key
 
@@ -323,66 +302,56 @@ def test_starts_as_recboles(name: str) -> None:
 )
 def test_impossible_settings_are_named(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InstantiationException) as error:
-        built(name, **settings)
+        every.built(name, **settings)
     cause = error.value.__cause__
     assert isinstance(cause, ValueError)
     assert re.search(message, str(cause))
 
 
 def test_the_papers_dropout_is_that_of_the_data_set() -> None:
-    paper = [
-        "bert4rec",
-        "echo",
-        "echo_sigma",
-        "fearec",
-        "gru4rec",
-        "linrec",
-        "mamba4rec",
-        "sasrec",
-        "sigma",
-    ]
-    for name in paper:
-        assert composed(name).model.dropout == 0.3
+    paper = "bert4rec echo echo_sigma fearec gru4rec linrec mamba4rec sasrec sigma"
+    for name in paper.split():
+        assert every.composed(name).model.dropout == 0.3
         assert checks.composed(name, "dataset=ml_1m").model.dropout == 0.2
     assert checks.composed("sigma", "dataset=ml_1m", "model.dropout=0.4").model.dropout == 0.4
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_each_dropout_acts_in_training_alone(name: str) -> None:
-    plain = without_dropout(name).eval()
-    items, rows = batch()
-    for key in composed(name).model:
+    plain = every.without_dropout(name).eval()
+    items, rows = every.batch()
+    for key in every.composed(name).model:
         if key.endswith("dropout"):
-            model = without_dropout(name, **{key: 0.5})
+            model = every.without_dropout(name, **{key: 0.5})
             # In the attention of the time domain, which this setting leaves out.
             idle = (name, key) == ("fearec", "attention_dropout")
-            twice = (every_state(model, items, rows) for _ in range(2))
+            twice = (every.every_state(model, items, rows) for _ in range(2))
             assert torch.equal(*twice) == idle, key
-            still = every_state(model.eval(), items, rows)
-            assert torch.equal(still, every_state(plain, items, rows)), key
+            still = every.every_state(model.eval(), items, rows)
+            assert torch.equal(still, every.every_state(plain, items, rows)), key
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), EVERY_TRAINED, ids=str)
+@pytest.mark.parametrize(("name", "settings"), every.EVERY_TRAINED, ids=str)
 def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any]) -> None:
     """HR@1 = 1 on what it was trained on; a model's own loss beside the cross entropy."""
-    model = without_dropout(name, **settings)
+    model = every.without_dropout(name, **settings)
     # No two end alike, so that a first-order model can learn them, too.
     histories = [[7], [2, 1], [10, 3, 5], [5, 3, 10], [2, 12, 1, 9], [6, 11, 3, 9, 4], [8, 2] * 4]
     targets = torch.tensor([3, 9, 1, 12, 5, 20, 3])
     if model.mask_token is not None:  # it stands where the next item is asked for
         histories = [[*history, model.mask_token] for history in histories]
     items = torch.tensor([item for history in histories for item in history])
-    rows = rows_of(torch.tensor([len(history) for history in histories]), L)
+    rows = rows_of(torch.tensor([len(history) for history in histories]), every.L)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(100):
-        states = last_states(model, items, rows)
+        states = every.last_states(model, items, rows)
         loss = F.cross_entropy(model.logits(states), targets - 1)
         # Each history its own twin: one with the same target.
-        extra = model.extra_loss(items, rows, ends(rows), states, (items, rows))
+        extra = model.extra_loss(items, rows, every.ends(rows), states, (items, rows))
         loss = loss if extra is None else loss + extra
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    scores = model.eval().logits(last_states(model, items, rows))
+    scores = model.eval().logits(every.last_states(model, items, rows))
     assert (scores.argmax(1) + 1).tolist() == targets.tolist()

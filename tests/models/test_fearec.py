@@ -11,16 +11,7 @@ from sigma.errors import UserError
 from sigma.models.contrast import info_nce
 from sigma.models.fearec import FEARec, HybridAttention, frequency_window
 from sigma.ops import Rows
-from tests.models.checks import (
-    K,
-    assert_same,
-    assert_same_scores,
-    last_states,
-    packed_rows,
-    rows,
-    shake,
-    torch_attention,
-)
+from tests.models import checks
 from tests.models.slow import attend, embedded, feed_forward, gelu, linear, norm
 
 
@@ -33,8 +24,8 @@ def build(length: int = 8, **options: object) -> FEARec:
         "attention_dropout": 0.0,
     }
     torch.manual_seed(0)
-    model = FEARec(K, length, **(defaults | options))  # type: ignore[arg-type]
-    shake(model, 0.7)  # at the start all correlations are close to each other
+    model = FEARec(checks.K, length, **(defaults | options))  # type: ignore[arg-type]
+    checks.shake(model, 0.7)  # at the start all correlations are close to each other
     return model.double()
 
 
@@ -129,39 +120,24 @@ WHOLE = [(0, 5), (0, 5)]  # N = 8: M = 5 frequencies
 )
 def test_equals_the_equations_with_gradients(options: dict, windows: list, training: bool) -> None:
     model = build(**options).train(training)
-    items, lengths = rows(model.max_length)
+    items, lengths = checks.rows(model.max_length)
     want = by_equations(model, items, lengths, windows, training)
-    assert_same_scores(model, items, lengths, want)
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.3])
-def test_heads_and_query_and_key_biases_matter_to_the_time_domain_alone(ratio: float) -> None:
-    items, lengths = rows(8)
-    plain = build(spatial_ratio=ratio)
-    others = build(spatial_ratio=ratio, num_heads=3), build(spatial_ratio=ratio)
-    with torch.no_grad():
-        for layer in others[1].layers:
-            layer.attention.query.bias += 1
-            layer.attention.key.bias -= 2
-    before = last_states(plain, items, lengths)
-    for other in others:
-        moved = (last_states(other, items, lengths) - before).abs().max()
-        assert moved > 1e-3 if ratio else moved < 1e-10
+    checks.assert_same_scores(model, items, lengths, want)
 
 
 def test_time_domain_alone_is_pytorch_attention() -> None:
     """ρ = 1 and all frequencies: causal attention over real items."""
     model = build(spatial_ratio=1.0)
-    items, lengths = rows(8)
+    items, lengths = checks.rows(8)
     ours = model.layers[0].attention
-    theirs = torch_attention(ours, heads=2)
+    theirs = checks.torch_attention(ours, heads=2)
     states = model.norm(model.positions.padded(model.items(items)))
     causal = torch.ones(8, 8, dtype=torch.bool).tril()
     keys = torch.arange(8) < lengths[:, None]
     mixed, _ = theirs(
         states, states, states, attn_mask=~causal, key_padding_mask=~keys, need_weights=False
     )
-    flat, among = packed_rows(items, lengths)
+    flat, among = checks.packed_rows(items, lengths)
     want = ours.norm(states + mixed)
     torch.testing.assert_close(ours(states, among, len(flat)), want, rtol=1e-9, atol=1e-10)
     want = want.flatten(0, 1)
@@ -180,29 +156,6 @@ def test_windows_by_hand() -> None:
     assert windows(50, 3, 0.5) == [(13, 26), (7, 20), (1, 14)]
     assert windows(50, 2, 0.5) == windows(50, 2, 0.1) == [(13, 26), (0, 13)]
     assert windows(50, 1, 0.4) == [(0, 26)]
-
-
-@pytest.mark.parametrize("length", [8, 9, 50, 200])
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_narrow_windows_share_the_frequencies_out(length: int, n: int) -> None:
-    windows = [frequency_window(length, i, n, 0.2) for i in range(n)]
-    assert windows[0][1] == length // 2 + 1
-    assert windows[-1][0] == 0
-    assert [w[0] for w in windows[:-1]] == [w[1] for w in windows[1:]]
-
-
-def test_delays_are_shared_in_training_and_own_in_evaluation() -> None:
-    model = build(num_layers=1)
-    items, lengths = rows(8)
-    other = rows(8, seed=5)[0]
-    other[0] = items[0]
-    alone = last_states(model.eval(), items, lengths)
-    torch.testing.assert_close(alone[0], last_states(model, other, lengths)[0])
-    torch.testing.assert_close(alone[:1], last_states(model, items[:1], lengths[:1]))
-    shared = last_states(model.train(), items, lengths)
-    assert (shared - alone).abs().max() > 1e-3
-    # A batch of one has nobody to share with.
-    torch.testing.assert_close(last_states(model, items[:1], lengths[:1]), alone[:1])
 
 
 # --- contrastive and frequency terms ---
@@ -252,7 +205,7 @@ def test_info_nce_by_hand(similarity: str, m: int) -> None:
 
 def samples(seed: int = 1) -> tuple[Tensor, Rows, Tensor]:
     """Five rows and the places of their last items."""
-    items, among = packed_rows(*rows(8, seed))
+    items, among = checks.packed_rows(*checks.rows(8, seed))
     return items, among, among.offsets[1:] - 1
 
 
@@ -284,7 +237,7 @@ def test_extra_loss_by_hand(contrast: str, frequency_weight: float) -> None:
         for w, a, b in pairs
     )
     got = model.extra_loss(*samples(), states, TWINS)
-    assert_same(model, got, want)
+    checks.assert_same(model, got, want)
 
 
 def test_views_differ_by_dropout_alone() -> None:

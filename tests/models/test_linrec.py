@@ -65,14 +65,6 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
     assert_same_scores(model, items, lengths, want)
 
 
-def test_full_rows_know_no_mask() -> None:
-    items, lengths = rows()
-    plain, masked = build(), build(mask_padding=True)
-    ours, theirs = every_state(plain, items, lengths), every_state(masked, items, lengths)
-    torch.testing.assert_close(ours[:7], theirs[:7])
-    assert not torch.allclose(ours[7], theirs[7])
-
-
 def test_a_zero_vector_is_no_division_by_zero() -> None:
     model = build()
     for layer in model.layers:

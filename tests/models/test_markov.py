@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sigma.metrics import target_ranks
 from sigma.models.markov import Markov
 from tests.models.histories import flat, last_scores, random_histories
 
@@ -61,19 +60,3 @@ def test_equals_the_definition(alpha: float) -> None:
     assert torch.equal(got, by_definition(histories, queries, 15, alpha))
     if alpha:
         torch.testing.assert_close(got.sum(1), torch.ones(len(queries)))
-
-
-def test_a_chain_without_chance_is_learned_whole() -> None:
-    following = dict(zip(range(1, 21), [*range(8, 21), *range(1, 8)], strict=True))
-    histories, targets = [], []
-    for start in range(1, 21):
-        history = [start]
-        for _ in range(7):
-            history.append(following[history[-1]])
-        histories.append(history)
-        targets.append(following[history[-1]])
-    model = Markov(20)
-    model.count(*flat(histories))
-    greater, ties = target_ranks(last_scores(model, histories, 5), torch.tensor(targets))
-    assert not greater.any()
-    assert not ties.any()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sigma.models.sasrec import NormFirstAttention, SASRec
-from sigma.models.transformer import FeedForward, SelfAttention, TransformerLayer
+from sigma.models.transformer import TransformerLayer
 from sigma.ops import whole_rows
 from tests.models.checks import K, assert_same_scores, rows, shake, torch_attention, torch_layer
 from tests.models.slow import gelu, mixed, norm, relu, transformer_layer, update
@@ -125,27 +125,3 @@ def test_the_authors_form_has_no_output_map_and_starts_xavier() -> None:
             assert 0.98 * bound < p.abs().max() <= bound
         else:
             assert not p.any()
-
-
-def test_dropout_of_attention_weights_keeps_their_mean() -> None:
-    torch.manual_seed(0)
-    layer = SelfAttention(4, 2, dropout=0.0, attention_dropout=0.3)
-    shake(layer)
-    x = torch.randn(3, 4)
-    same, rows = x.repeat(20_000, 1), whole_rows(20_000, 3, x.device)
-    draws = layer.mix(same, same, rows, None).view(20_000, 3, 4)
-    error = draws.std(0) / math.sqrt(20_000)
-    assert (error > 0).all()
-    off = (draws.mean(0) - layer.eval().mix(x, x, whole_rows(1, 3, x.device), None)).abs()
-    assert (off < 4.5 * error).all()
-
-
-def test_dropout_inside_the_feed_forward_keeps_its_mean() -> None:
-    torch.manual_seed(0)
-    layer = FeedForward(4, 8, dropout=0.0, inner_dropout=0.3)
-    shake(layer)
-    x = torch.randn(4)
-    draws = layer.update(x.expand(20_000, 4))
-    error = draws.std(0) / math.sqrt(20_000)
-    assert (error > 0).all()
-    assert ((draws.mean(0) - layer.eval().update(x)).abs() < 4.5 * error).all()

@@ -7,7 +7,7 @@ from torch import Tensor
 from sigma.models.sigma import Sigma, SigmaLayer
 from sigma.ops import rows_of
 from sigma.ops.moves import flip_index
-from tests.models.checks import MAMBA, K, assert_same_scores, every_state, rows, shake
+from tests.models.checks import MAMBA, K, assert_same_scores, rows, shake
 from tests.models.slow import conv, feed_forward, gelu, gru, linear, mamba, norm
 
 
@@ -91,14 +91,6 @@ def test_partial_flip_by_hand() -> None:
     assert flip_index(rows, 12, keep=1).tolist() == [*[4, 3, 2, 1, 0, 5], *[7, 6, 8], *[9, 10], 11]
     assert flip_index(rows_of(torch.tensor([4])), 5, 0).tolist() == [3, 2, 1, 0, 4]
     assert flip_index(rows_of(torch.tensor([4])), 5, 4).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_r_of_the_whole_length_is_no_flip() -> None:
-    items, lengths = rows()
-    never, switched_off = build(r=7), build(partial_flip=False)
-    want = every_state(never, items, lengths)
-    torch.testing.assert_close(want, every_state(switched_off, items, lengths))
-    assert not torch.allclose(every_state(build(r=0), items, lengths), want)
 
 
 def test_ablations_drop_their_parameters() -> None:
