@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 
-import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -51,14 +50,6 @@ def packed_rows(items: Tensor, lengths: Tensor) -> tuple[Tensor, Rows]:
     return real(items, lengths), rows_of(lengths, items.shape[1])
 
 
-def by_rows(
-    items: Tensor, lengths: Tensor, states: Callable[[Tensor, int], list[Tensor]]
-) -> Tensor:
-    """(T, D) of all real items; ``states`` has a row's, of its items (L,) and length."""
-    pairs = zip(items, lengths.tolist(), strict=True)
-    return torch.stack([x for row, n in pairs for x in states(row, n)[:n]])
-
-
 def every_state(model: nn.Module, items: Tensor, lengths: Tensor) -> Tensor:
     """States (T, D) of all items, row by row."""
     flat, among = packed_rows(items, lengths)
@@ -100,16 +91,14 @@ def assert_same_scores(model: nn.Module, items: Tensor, lengths: Tensor, want: T
     assert_same(model, got, want @ model.items.weight[1:].T)
 
 
-def assert_starts_as_recboles(model: nn.Module) -> None:
-    """Maps and tables N(0, 0.02), biases 0, norms 1 and 0, nothing of padding."""
-    for name, p in model.named_parameters():
-        if "norm" in name:
-            assert (p == (1.0 if name.endswith("weight") else 0.0)).all(), name
-        elif p.dim() == 2:
-            assert p.std().item() == pytest.approx(0.02, rel=0.05), name
-        else:
-            assert not p.any(), name
-    assert not model.items.weight[0].any()
+def assert_equations(
+    model: nn.Module, row_states: Callable[..., list[Tensor]], *args: object, width: int = 7
+) -> None:
+    """Scores at every real item are those of ``row_states(model, items (L,), n_u, *args)``."""
+    items, lengths = rows(width)
+    pairs = zip(items, lengths.tolist(), strict=True)
+    want = torch.stack([x for row, n in pairs for x in row_states(model, row, n, *args)[:n]])
+    assert_same_scores(model, items, lengths, want)
 
 
 def torch_attention(ours: SelfAttention, heads: int) -> nn.MultiheadAttention:

@@ -102,8 +102,8 @@ def outcome(model: Model, states: Tensor) -> list[Tensor]:
     return [states, *gradients]
 
 
-def assert_close(got: list[Tensor], wanted: list[Tensor]) -> None:
-    for ours, theirs in zip(got, wanted, strict=True):
+def assert_close(got: list[Tensor], want: list[Tensor]) -> None:
+    for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 

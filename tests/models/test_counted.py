@@ -39,8 +39,8 @@ def test_last_places_and_distinct_items_by_hand() -> None:
     states = torch.tensor([[0, 0, 3, 1, 3], [2, 1, 1, 1, 4]])
     table = last_places(states, 4)
     assert table.tolist() == [[0, 4, 0, 5, 0], [0, 4, 1, 0, 5]]
-    found = [x.tolist() for x in distinct(states, table)]
-    assert found == [[0, 0, 1, 1, 1], [1, 3, 2, 1, 4], [4, 5, 1, 4, 5]]
+    triples = [x.tolist() for x in distinct(states, table)]
+    assert triples == [[0, 0, 1, 1, 1], [1, 3, 2, 1, 4], [4, 5, 1, 4, 5]]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
-from sigma.models.mamba import Mamba
 from tests.models import checks
-from tests.models.checks import MAMBA, K, assert_same_scores, rows, shake
+from tests.models.checks import MAMBA, K, assert_equations, shake
 from tests.models.slow import embedded, linear, mamba, norm
 
 
@@ -56,16 +55,12 @@ def layer_by_equations(xs: list[Tensor], p: EchoLayer) -> list[Tensor]:
     return out
 
 
-def by_equations(model: EchoMamba4Rec, items: Tensor, lengths: Tensor) -> Tensor:
-    """States at every real position, row by row."""
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        xs = [norm(embedded(model.items, i), model.norm) for i in row]
-        for layer in model.layers:
-            assert isinstance(layer, EchoLayer)
-            xs = layer_by_equations(xs, layer)
-        out.extend(xs[:length])
-    return torch.stack(out)
+def row_states(model: EchoMamba4Rec, row: Tensor, length: int) -> list[Tensor]:
+    xs = [norm(embedded(model.items, i), model.norm) for i in row]
+    for layer in model.layers:
+        assert isinstance(layer, EchoLayer)
+        xs = layer_by_equations(xs, layer)
+    return xs[:length]
 
 
 @pytest.mark.parametrize("max_length", [7, 8], ids=["odd", "even"])
@@ -73,22 +68,7 @@ def by_equations(model: EchoMamba4Rec, items: Tensor, lengths: Tensor) -> Tensor
 def test_equals_the_equations_with_gradients(max_length: int, num_layers: int) -> None:
     model = build(max_length, num_layers=num_layers)
     shake(model)
-    items, lengths = rows(max_length)
-    want = by_equations(model, items, lengths)
-    assert_same_scores(model, items, lengths, want)
-
-
-def test_start_as_in_the_authors_code() -> None:
-    torch.manual_seed(0)
-    model = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba)
-    layer = model.layers[0]
-    assert layer.filter.weight.shape == (26, 64, 2)
-    for drawn in (layer.filter.weight, layer.widen.weight, layer.forward_mamba.x_proj.weight):
-        assert abs(drawn.std().item() - 0.02) < 0.002
-    assert not layer.backward_mamba.dt_proj.bias.any()
-    own = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba, reinit_mamba=False).layers[0]
-    assert own.forward_mamba.dt_proj.bias.max() < -2
-    assert abs(own.widen.weight.std().item() - 0.02) < 0.002
+    assert_equations(model, row_states, width=max_length)
 
 
 def test_as_many_places_as_rows_but_not_one_each_is_nothing_rather_than_wrong() -> None:

@@ -15,6 +15,7 @@ from sigma.errors import UserError
 from sigma.losses import CrossEntropy
 from sigma.models.base import Model
 from sigma.models.layers import Dropout
+from sigma.models.mamba import Mamba
 from sigma.ops import rows_of
 from tests.models import checks, every
 
@@ -265,6 +266,37 @@ def test_starts_as_recboles(name: str) -> None:
     if name == "bert4rec":
         assert model.items.weight.shape == (502, 64)
         assert model.items.weight[501].std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("reinit", [True, False])
+@pytest.mark.parametrize("name", ["echo", "echo_sigma", "mamba4rec", "sigma_released"])
+def test_start_reaches_into_mamba_as_in_the_authors_code(name: str, reinit: bool) -> None:
+    torch.manual_seed(0)
+    config = checks.composed(name, f"model.reinit_mamba={reinit}", "dataset=beauty").model
+    model = instantiate(config, num_items=500, _convert_="all")
+    blocks = [module for module in model.modules() if isinstance(module, Mamba)]
+    within = {module for block in blocks for module in block.modules()}
+    for block in blocks:
+        steps = F.softplus(block.dt_proj.bias)
+        if reinit:
+            assert not block.dt_proj.bias.any()
+        else:
+            assert 0.9e-3 < steps.min() < 0.01 < 0.03 < steps.max() < 0.11
+        torch.testing.assert_close(block.A_log[0].exp(), torch.arange(1.0, 33))
+        assert block.conv1d.weight.abs().max() > 0.4  # PyTorch's uniform ±1/2
+    for key, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            near = module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+            assert near == (reinit or module not in within), key
+            assert module in within or not module.bias.any(), key
+    for key, p in model.named_parameters():
+        if "gru.weight" in key:
+            assert 0.12 < p.abs().max() <= 0.125  # PyTorch's uniform ±1/8
+        if key.endswith("filter.weight"):
+            assert p.std().item() == pytest.approx(0.02, rel=0.1) or (p == p[0]).all()
+    padding = model.items.weight[0]
+    assert padding.any() == (name == "sigma_released")
+    assert not padding.any() or 0.01 < padding.std() < 0.03
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,8 @@ def test_time_domain_alone_is_pytorch_attention() -> None:
     want = want.flatten(0, 1)
     some = torch.tensor([0, 6, 8, 9, 17])  # of the 8, 1, 2, 3 and 6 items
     cells = torch.tensor([0, 6, 8, 16, 35])
-    there = ours(states, among, len(flat), some)
-    torch.testing.assert_close(there, want[cells], rtol=1e-9, atol=1e-10)
+    partial = ours(states, among, len(flat), some)
+    torch.testing.assert_close(partial, want[cells], rtol=1e-9, atol=1e-10)
 
 
 def test_windows_by_hand() -> None:

@@ -24,9 +24,9 @@ def test_dropout_keeps_rate_and_mean(p: float, kind: torch.dtype) -> None:
 
 def test_dropout_draws_each_element_by_itself() -> None:
     torch.manual_seed(0)
-    kept = (Dropout(0.5)(torch.ones(200_000)) > 0).double()
+    mask = (Dropout(0.5)(torch.ones(200_000)) > 0).double()
     for distance in (1, 2, 3, 4, 8):  # four elements share one word of random bits
-        both = (kept[:-distance] * kept[distance:]).mean().item()
+        both = (mask[:-distance] * mask[distance:]).mean().item()
         assert both == pytest.approx(0.25, abs=0.006)
 
 
@@ -66,13 +66,13 @@ def test_attention_equals_torchs(some: list[int], causal: bool) -> None:
     queries, keys, values = (real(x, LENGTHS) for x in (q, k, v))
     got = attend(queries[places], keys, values, rows_of(LENGTHS), places, causal)
     padded = (x.transpose(1, 2) for x in (q, k, v))
-    wanted = F.scaled_dot_product_attention(*padded, attn_mask=visible).transpose(1, 2)
-    wanted = real(wanted, LENGTHS)[places]
-    torch.testing.assert_close(got, wanted)
+    want = F.scaled_dot_product_attention(*padded, attn_mask=visible).transpose(1, 2)
+    want = real(want, LENGTHS)[places]
+    torch.testing.assert_close(got, want)
     weight = torch.randn_like(got)
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), (q, k, v)),
-        torch.autograd.grad((wanted * weight).sum(), (q, k, v)),
+        torch.autograd.grad((want * weight).sum(), (q, k, v)),
         strict=True,
     ):
         torch.testing.assert_close(a, b)
@@ -85,13 +85,13 @@ def test_convolution_looks_back_within_its_row(depthwise: bool) -> None:
     x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
     got = layer(real(x, LENGTHS), rows_of(LENGTHS))
     padded = F.pad(x.mT, (2, 0))
-    wanted = real(F.conv1d(padded, *layer.conv.parameters(), groups=layer.conv.groups).mT, LENGTHS)
-    torch.testing.assert_close(got, wanted)
+    want = real(F.conv1d(padded, *layer.conv.parameters(), groups=layer.conv.groups).mT, LENGTHS)
+    torch.testing.assert_close(got, want)
     weight = torch.randn_like(got)
     tensors = [x, *layer.parameters()]
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), tensors),
-        torch.autograd.grad((wanted * weight).sum(), tensors),
+        torch.autograd.grad((want * weight).sum(), tensors),
         strict=True,
     ):
         torch.testing.assert_close(a, b)

@@ -30,45 +30,39 @@ def build(**options: object) -> MoEMaTrRec:
 # --- the equations; honest: one row of real items at a time; leak: one padded row at a time ---
 
 
-def by_equations(
-    model: MoEMaTrRec, items: Tensor, lengths: Tensor, heads: int, leak: bool
-) -> Tensor:
-    out = []
+def row_states(model: MoEMaTrRec, row: Tensor, length: int, heads: int, leak: bool) -> list[Tensor]:
     places = model.positions.table.weight
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        kept = row if leak else row[:length]
-        scale = math.sqrt(places.shape[1])
-        xs = [scale * embedded(model.items, i) + places[t] for t, i in enumerate(kept)]
-        attended = attention(xs, model.attention, heads, causal=not leak)
-        scanned = mamba(xs, model.mamba)
-        for t in range(length):
-            seen = xs if leak else xs[: t + 1]
-            g = 1 / (1 + torch.exp(-linear(sum(seen) / len(seen), model.gate)))
-            c = g * scanned[t] + (1 - g) * attended[t]
-            out.append(feed_forward(c, model.feed_forward, relu))
-    return torch.stack(out)
+    ids = row if leak else row[:length]
+    scale = math.sqrt(places.shape[1])
+    xs = [scale * embedded(model.items, i) + places[t] for t, i in enumerate(ids)]
+    attended = attention(xs, model.attention, heads, causal=not leak)
+    scanned, out = mamba(xs, model.mamba), []
+    for t in range(length):
+        seen = xs if leak else xs[: t + 1]
+        g = 1 / (1 + torch.exp(-linear(sum(seen) / len(seen), model.gate)))
+        c = g * scanned[t] + (1 - g) * attended[t]
+        out.append(feed_forward(c, model.feed_forward, relu))
+    return out
 
 
 @LEAK
 @pytest.mark.parametrize("heads", [1, 2])
 def test_equals_the_equations_with_gradients(leak: bool, heads: int) -> None:
     model = build(leak=leak, num_heads=heads)
-    items, lengths = checks.rows()
-    want = by_equations(model, items, lengths, heads, leak)
-    checks.assert_same_scores(model, items, lengths, want)
+    checks.assert_equations(model, row_states, heads, leak)
 
 
 @LEAK
 def test_attention_equals_torchs_own(leak: bool) -> None:
     model = build(leak=leak, num_heads=2)
-    own = checks.torch_attention(model.attention, heads=2)
+    theirs = checks.torch_attention(model.attention, heads=2)
     with torch.no_grad():
         model.gate.weight.zero_()
         model.gate.bias.fill_(-1e3)  # g = 0: attention alone
     items, lengths = checks.rows()
     x = 6**0.5 * model.items(items) + model.positions.table.weight[:7]
     later = None if leak else torch.ones(7, 7, dtype=torch.bool).triu(1)
-    c = model.attention.norm(own(x, x, x, attn_mask=later)[0] + x)
+    c = model.attention.norm(theirs(x, x, x, attn_mask=later)[0] + x)
     hidden = model.feed_forward.norm(
         model.feed_forward.narrow(model.feed_forward.widen(c).relu()) + c
     )
@@ -129,11 +123,13 @@ def test_leak_warns_once_and_passes_for_all_positions(
 def test_attention_starts_as_torchs_does_under_xavier() -> None:
     torch.manual_seed(0)
     model = MoEMaTrRec(500, 50, functools.partial(Mamba, state_size=8), hidden_size=64)
-    own = nn.MultiheadAttention(64, 1)
-    nn.init.xavier_normal_(own.in_proj_weight)
+    theirs = nn.MultiheadAttention(64, 1)
+    nn.init.xavier_normal_(theirs.in_proj_weight)
     p = model.attention
     for layer in (p.query, p.key, p.value):
-        assert layer.weight.std().item() == pytest.approx(own.in_proj_weight.std().item(), rel=0.05)
+        assert layer.weight.std().item() == pytest.approx(
+            theirs.in_proj_weight.std().item(), rel=0.05
+        )
         assert not layer.bias.any()
     assert p.out.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
     assert not p.out.bias.any()

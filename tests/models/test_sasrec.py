@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sigma.models.sasrec import NormFirstAttention, SASRec
 from sigma.models.transformer import TransformerLayer
 from sigma.ops import whole_rows
-from tests.models.checks import K, assert_same_scores, rows, shake, torch_attention, torch_layer
+from tests.models.checks import K, assert_equations, shake, torch_attention, torch_layer
 from tests.models.slow import gelu, mixed, norm, relu, transformer_layer, update
 
 
@@ -37,25 +37,21 @@ def norm_first_layer(
     return out
 
 
-def by_equations(model: SASRec, items: Tensor, lengths: Tensor, options: dict) -> Tensor:
-    """States at every real position, row by row."""
+def row_states(model: SASRec, row: Tensor, length: int, options: dict) -> list[Tensor]:
     activation = relu if options.get("activation") == "relu" else gelu
     heads = options.get("num_heads", 2)
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        e = [model.items.weight[i] for i in row[:length]]
-        p = list(model.positions.table.weight)
-        if options.get("norm_first"):
-            x = [e_t * math.sqrt(len(e_t)) + p[t] for t, e_t in enumerate(e)]
-            for layer in model.layers:
-                x = norm_first_layer(x, layer, activation, heads)
-            x = [norm(x_t, model.norm) for x_t in x]
-        else:
-            x = [norm(e_t + p[t], model.norm) for t, e_t in enumerate(e)]
-            for layer in model.layers:
-                x = transformer_layer(x, layer, activation, heads, causal=True)
-        out.extend(x)
-    return torch.stack(out)
+    e = [model.items.weight[i] for i in row[:length]]
+    p = list(model.positions.table.weight)
+    if options.get("norm_first"):
+        x = [e_t * math.sqrt(len(e_t)) + p[t] for t, e_t in enumerate(e)]
+        for layer in model.layers:
+            x = norm_first_layer(x, layer, activation, heads)
+        x = [norm(x_t, model.norm) for x_t in x]
+    else:
+        x = [norm(e_t + p[t], model.norm) for t, e_t in enumerate(e)]
+        for layer in model.layers:
+            x = transformer_layer(x, layer, activation, heads, causal=True)
+    return x
 
 
 @pytest.mark.parametrize(
@@ -72,8 +68,7 @@ def by_equations(model: SASRec, items: Tensor, lengths: Tensor, options: dict) -
 )
 def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
-    items, lengths = rows()
-    assert_same_scores(model, items, lengths, by_equations(model, items, lengths, options))
+    assert_equations(model, row_states, options)
 
 
 # --- torch's own layers, weights copied ---

@@ -7,7 +7,7 @@ from torch import Tensor
 from sigma.models.sigma import Sigma, SigmaLayer
 from sigma.ops import rows_of
 from sigma.ops.moves import flip_index
-from tests.models.checks import MAMBA, K, assert_same_scores, rows, shake
+from tests.models.checks import MAMBA, K, assert_equations, shake
 from tests.models.slow import conv, feed_forward, gelu, gru, linear, mamba, norm
 
 
@@ -45,15 +45,11 @@ def layer_by_equations(h: list[Tensor], p: SigmaLayer, r: int) -> list[Tensor]:
     return out
 
 
-def by_equations(model: Sigma, items: Tensor, lengths: Tensor, r: int) -> Tensor:
-    """States at every real position, row by row."""
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        h = [norm(model.items.weight[i], model.norm) for i in row[:length]]
-        for layer in model.layers:
-            h = layer_by_equations(h, layer, r)
-        out.extend(h)
-    return torch.stack(out)
+def row_states(model: Sigma, row: Tensor, length: int, r: int) -> list[Tensor]:
+    h = [norm(model.items.weight[i], model.norm) for i in row[:length]]
+    for layer in model.layers:
+        h = layer_by_equations(h, layer, r)
+    return h
 
 
 @pytest.mark.parametrize(
@@ -73,9 +69,7 @@ def by_equations(model: Sigma, items: Tensor, lengths: Tensor, r: int) -> Tensor
 def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
     shake(model)
-    items, lengths = rows()
-    want = by_equations(model, items, lengths, options.get("r", 2))
-    assert_same_scores(model, items, lengths, want)
+    assert_equations(model, row_states, options.get("r", 2))
 
 
 def test_partial_flip_by_hand() -> None:
