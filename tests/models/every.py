@@ -1,5 +1,6 @@
 """Every model of ``conf/model`` at a small size, and packed batches, for tests of all of them."""
 
+import copy
 import functools
 from typing import Any
 
@@ -24,23 +25,22 @@ SMALL = {"hidden_size": 16, "gru_size": 12, "inner_size": 24, "mamba.state_size"
 
 
 @functools.cache
-def composed(name: str, *overrides: str) -> DictConfig:
-    return checks.composed(name, f"dataset.max_length={L}", *overrides)
+def composed(name: str) -> DictConfig:
+    return checks.composed(name, f"dataset.max_length={L}")
 
 
-def small(name: str) -> list[str]:
+def small(name: str) -> dict[str, int]:
     model = composed(name).model
-    return [
-        f"model.{key}={value}"
-        for key, value in SMALL.items()
-        if OmegaConf.select(model, key) is not None
-    ]
+    return {key: n for key, n in SMALL.items() if OmegaConf.select(model, key) is not None}
 
 
 def built(name: str, **settings: object) -> Any:
     """The small model as it starts, in training."""
+    config = copy.deepcopy(composed(name))
+    for key, value in small(name).items():
+        OmegaConf.update(config.model, key, value)
     torch.manual_seed(0)
-    return instantiate(composed(name, *small(name)).model, num_items=K, _convert_="all", **settings)
+    return instantiate(config.model, num_items=K, _convert_="all", **settings)
 
 
 def build(name: str, **settings: object) -> Any:

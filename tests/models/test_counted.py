@@ -111,6 +111,7 @@ def test_scoring_before_counting_says_what_to_do(name: str) -> None:
         last_scores(MODELS[name](), QUERIES, L)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_twenty_thousand_items(name: str) -> None:
     """A dense table of pairs of items would take 3 GB; nothing here comes near it."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from sigma.capture import Inputs
@@ -122,7 +123,16 @@ def test_the_future_moves_states_as_a_model_says(name: str) -> None:
     assert moved != model.causal
 
 
-@pytest.mark.parametrize("places", [[8, 9, 11, 16], [2, 3, 8, 11, 14], [0, 9], [16]], ids=str)
+@pytest.mark.parametrize(
+    "places",
+    [
+        [8, 9, 11, 16],
+        [2, 3, 8, 11, 14],
+        pytest.param([0, 9], marks=pytest.mark.slow),
+        pytest.param([16], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", every.MODELS)
 def test_states_at_some_places_are_those_of_all(name: str, places: list[int]) -> None:
     """Values and gradients: the last of each row; several of a row and none of another; few."""
@@ -254,7 +264,7 @@ def test_every_norm_has_its_authors_epsilon(name: str) -> None:
 def test_starts_as_recboles(name: str) -> None:
     """Maps and tables N(0, 0.02), biases 0, norms 1 and 0, nothing of padding."""
     torch.manual_seed(0)
-    model = instantiate(checks.composed(name, "dataset.max_length=50").model, num_items=500)
+    model = instantiate(every.composed(name).model, num_items=500, max_length=50)
     for key, p in model.named_parameters():
         if "norm" in key:
             assert (p == (1.0 if key.endswith("weight") else 0.0)).all(), key
@@ -272,8 +282,8 @@ def test_starts_as_recboles(name: str) -> None:
 @pytest.mark.parametrize("name", ["echo", "echo_sigma", "mamba4rec", "sigma_released"])
 def test_start_reaches_into_mamba_as_in_the_authors_code(name: str, reinit: bool) -> None:
     torch.manual_seed(0)
-    config = checks.composed(name, f"model.reinit_mamba={reinit}", "dataset=beauty").model
-    model = instantiate(config, num_items=500, _convert_="all")
+    config = every.composed(name).model
+    model = instantiate(config, num_items=500, reinit_mamba=reinit, _convert_="all")
     blocks = [module for module in model.modules() if isinstance(module, Mamba)]
     within = {module for block in blocks for module in block.modules()}
     for block in blocks:
@@ -344,7 +354,9 @@ def test_the_papers_dropout_is_that_of_the_data_set() -> None:
     paper = "bert4rec echo echo_sigma fearec gru4rec linrec mamba4rec sasrec sigma"
     for name in paper.split():
         assert every.composed(name).model.dropout == 0.3
-        assert checks.composed(name, "dataset=ml_1m").model.dropout == 0.2
+        written = OmegaConf.to_container(every.composed(name).model, resolve=False)
+        assert written["dropout"] == "${paper.dropout}"
+    assert checks.composed("sasrec", "dataset=ml_1m").model.attention_dropout == 0.2
     assert checks.composed("sigma", "dataset=ml_1m", "model.dropout=0.4").model.dropout == 0.4
 
 

@@ -17,7 +17,7 @@ from tests.models.every import MODELS, L, composed, small
 def overrides(folder: Path, name: str) -> list[str]:
     return [
         f"model={name}",
-        *small(name),
+        *(f"model.{key}={value}" for key, value in small(name).items()),
         "dataset=simulated",
         "dataset.shop.num_users=60",
         "dataset.shop.num_items=40",
