@@ -33,11 +33,7 @@ PAIRS: dict[str | None, list[tuple[str, str]]] = {
 def info_nce(a: Tensor, b: Tensor, temperature: float, similarity: str) -> Tensor:
     """Each of the 2 M states picks its partner out of all others; mean cross entropy.
 
-    Args:
-        a: (M, D).
-        b: (M, D), row by row the partners of ``a``.
-        temperature: τ.
-        similarity: ``dot`` or ``cos``.
+    Rows of a and b, (M, D), are partners; ``temperature`` is τ, ``similarity`` ``dot`` or ``cos``.
     """
     states = torch.cat([a, b])
     if similarity == "cos":

@@ -54,11 +54,10 @@ def rank_in_group(groups: Tensor, number: int) -> Tensor:
 
 
 def last_places(states: Tensor, num_items: int) -> Tensor:
-    """Where each item stands last in a history, (R, K + 1): 1 … W, 0 for items not in it.
+    """Where each item stands last in a history (R, W), padding on the left.
 
-    Args:
-        states: (R, W) the last W items, padding on the left.
-        num_items: K.
+    Returns:
+        (R, K + 1): 1 … W, 0 for items not in it.
     """
     places = torch.arange(1, states.shape[1] + 1, device=states.device).expand_as(states)
     table = places.new_zeros(len(states), num_items + 1)
@@ -68,11 +67,9 @@ def last_places(states: Tensor, num_items: int) -> Tensor:
 
 
 def distinct(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, item and last place of each distinct item of each history, row by row, oldest first.
+    """Row, item and last place of each distinct item of each history (R, W), by row, oldest first.
 
-    Args:
-        states: (R, W).
-        table: of ``last_places``.
+    ``table`` is that of ``last_places``.
     """
     places = torch.arange(1, states.shape[1] + 1, device=states.device)
     rows, columns = (table.gather(1, states) == places).nonzero(as_tuple=True)
@@ -88,12 +85,9 @@ def take_sizes(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: A
 
 
 class Counted(Model):
-    """Packed items (T,) -> states (M, W), the last W items of the row up to each place.
+    """Packed items (T,) -> states (M, W), the last W (``width``) items of the row up to each place.
 
     A subclass fills buffers in ``count`` and scores in ``scores``.
-
-    Args:
-        width: W.
     """
 
     causal = True
@@ -144,8 +138,8 @@ class Counted(Model):
         """
         if not self.interactions:
             raise UserError(
-                f"The model {self.name} has counted no interactions; run it with "
-                "objective=counted, or load a checkpoint of such a run."
+                f"The model {self.name} has counted no interactions; train it with the objective "
+                "that counts, or load a checkpoint of such a run."
             )
         columns = self.num_items if items is None else items.shape[1]
         out = torch.empty(len(states), columns, dtype=torch.float32, device=states.device)

@@ -48,16 +48,10 @@ from sigma.ops import Rows, attend, packed, padded, padded_places, take, whole_r
 
 
 def frequency_window(length: int, layer: int, num_layers: int, ratio: float) -> tuple[int, int]:
-    """The ramp: first frequency a layer sees, and one past the last.
-
-    Args:
-        length: N.
-        layer: i.
-        num_layers: n.
-        ratio: global_ratio.
+    """The ramp: first frequency layer i of n sees, and one past the last, of rows of N positions.
 
     Raises:
-        ValueError: ratio outside (0, 1], or no frequency left.
+        ValueError: ratio, which is global_ratio, outside (0, 1], or no frequency left.
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"global_ratio={ratio} must be above 0 and at most 1.")

@@ -155,8 +155,8 @@ class Columns(NamedTuple):
 
     Attributes:
         lengths: (B,) n_u.
-        rows: those columns end to end, of each row n_u, or all L;
-        size: T, how many they are.
+        rows: these columns end to end, of each row n_u, or all L.
+        size: T, their number.
         places: (M,) in them; None is all of them.
         cells: the same among the cells (B L,).
     """
@@ -179,10 +179,9 @@ class Columns(NamedTuple):
 
 
 class PaddedMambaStack(MambaStack):
-    """A stack whose layers read padding, (B, L, D), columns -> (M, D), as their authors' do.
+    """A stack whose layers read padding, as their authors' do: (B, L, D), columns -> (M, D).
 
-    All but the last layer are read at every column; from the last real item on nothing reads the
-    last one's.
+    All but the last layer are read at every column, the last one where a state is asked for.
     """
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:

@@ -90,10 +90,17 @@ def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         command = [
-            *overrides(folder, "sasrec"), "objective=all_positions", "dataset.batch_size=16",
-            "model.dropout=0", "model.attention_dropout=0", "trainer.max_epochs=2",
-            "trainer=ddp", f"trainer.devices={devices}", "trainer.accelerator=cpu", *typed,
-        ]  # fmt: skip
+            *overrides(folder, "sasrec"),
+            "objective=all_positions",
+            "dataset.batch_size=16",
+            "model.dropout=0",
+            "model.attention_dropout=0",
+            "trainer.max_epochs=2",
+            "trainer=ddp",
+            f"trainer.devices={devices}",
+            "trainer.accelerator=cpu",
+            *typed,
+        ]
         output = run(sys.executable, ROOT / "train.py", *command)
         assert "recommended" not in output  # no advice of Lightning on what is right already
         row = json.loads((folder / "row.json").read_text())

@@ -13,10 +13,16 @@ def peer(block: Mamba, hidden: int, state: int, width: int, expand: int) -> torc
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
     config = transformers.MambaConfig(
-        hidden_size=hidden, state_size=state, conv_kernel=width, expand=expand,
-        time_step_rank=block.rank, use_bias=False, use_conv_bias=True, hidden_act="silu",
+        hidden_size=hidden,
+        state_size=state,
+        conv_kernel=width,
+        expand=expand,
+        time_step_rank=block.rank,
+        use_bias=False,
+        use_conv_bias=True,
+        hidden_act="silu",
         use_mambapy=False,
-    )  # fmt: skip
+    )
     mixer = MambaMixer(config, layer_idx=0)
     mixer.load_state_dict(block.state_dict())  # strict: names and shapes are the public ones
     return mixer
