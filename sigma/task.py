@@ -34,7 +34,6 @@ class SequenceTask(L.LightningModule):
         capture: on CUDA, run a training step as one replay; see ``sigma.capture``.
         compile: the model by ``torch.compile``; on the CPU slower than without.
         sampled: draws negatives to rank the target among; None ranks all items.
-        monitor: validation metric, the larger the better, by which callbacks choose and stop.
 
     Raises:
         ValueError: impossible cut-off or group, or a monitor that no validation reports.

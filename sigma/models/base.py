@@ -1,4 +1,25 @@
-"""What a model is to the rest of the house: the whole contract, on one page."""
+"""What a model is to the rest of the house: the whole contract, on one page.
+
+Each model's file begins with its equations; ``# eq. 3`` at a line of code is number (3) there, the
+paper's own number where the file says so. ⊙ is the product by element. Symbols of all files: B
+rows, T places of packed rows, M places that are read, L columns of a padded row, n_u length of a
+row, D hidden size, K items, E the (K + 1, D) item table with padding in row 0, P learned positions.
+
+Constructor arguments of the same name mean the same everywhere, and files describe only others:
+    num_items: K.
+    max_length: the largest L.
+    mamba: hidden size -> Mamba block.
+    hidden_size, or a layer's size: D.
+    num_layers: stacked layers.
+    num_heads: of the attention, H; divides D.
+    inner_size: width of the feed-forward layers.
+    dropout: probability, of embeddings and layer outputs.
+    attention_dropout: of attention weights.
+    activation: of the feed-forward layers, ``gelu`` or ``relu``.
+    reinit_mamba: N(0, 0.02) within Mamba blocks, too; their own first step sizes then do nothing.
+    name: what tables call the model.
+Impossible ones raise ValueError.
+"""
 
 from torch import Tensor, nn
 
@@ -60,9 +81,7 @@ class Model(nn.Module):
         """A scalar added to the loss in training; None for none.
 
         Args:
-            items: (T,), and
-            rows: the batch's, and
-            places: (M,) of its targets, as in ``forward``.
+            items, rows, places: the batch's, as in ``forward``, places those of its targets.
             states: (M, D), what ``forward`` returned for them.
             twins: other sequences with the same targets, one a row, with an objective that has
                 them.
@@ -73,9 +92,8 @@ class Model(nn.Module):
         """Count the training data; of ``counted`` models alone.
 
         Args:
-            items: (n,) item ids from 1.
-            offsets: (users + 1,) int64; user u's training items, oldest first, are
-                ``items[offsets[u]:offsets[u + 1]]``.
+            items: (n,) item ids from 1, every user's oldest first.
+            offsets: (users + 1,) int64; user u has ``items[offsets[u]:offsets[u + 1]]``.
         """
         raise NotImplementedError
 

@@ -2,13 +2,13 @@
 
 Sun et al., CIKM 2019, in RecBole's form, which the SIGMA authors ran.
 
-Symbols: T places of packed rows, D hidden size, K items, P learned positions, c output bias.
+Symbols: c output bias.
 
-    X = dropout(LayerNorm(E[items] + P))                          (T, D)
-    X = LayerNorm(X + dropout(attention(X) over the row))          num_layers times,
-    X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other
-    Y = LayerNorm(GELU(X W + b))                                  (T, D)
-    score of item k at a masked position t = Y[t] · E[k] + c[k]
+    X = dropout(LayerNorm(E[items] + P))                          (T, D)                        (1)
+    X = LayerNorm(X + dropout(attention(X) over the row))         num_layers times,             (2)
+    X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other           (3)
+    Y = LayerNorm(GELU(X W + b))                                  (T, D)                        (4)
+    score of item k at a masked position t = Y[t] · E[k] + c[k]                                 (5)
 
 ``objective=cloze`` puts mask tokens, id K + 1, into the items: in training in place of those to be
 predicted, in evaluation one after the last item, so that a row then holds up to L + 1 positions.
@@ -26,26 +26,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal
-from sigma.models.transformer import PositionedItems, TransformerLayer, encoded
+from sigma.models.layers import encode, init_normal
+from sigma.models.transformer import PositionedItems, TransformerLayer
 from sigma.ops import Rows, places_of
 from sigma.ops.scores import TiedScores
 
 
 class BERT4Rec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places.
+    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
-        num_items: K.
         max_length: largest number of items; there is a position more, for the mask token.
-        hidden_size: D.
-        num_layers: stacked transformer layers.
-        num_heads: divides D.
-        inner_size: width of the feed-forward layers.
-        dropout: of embeddings and layer outputs.
-        attention_dropout: of attention weights.
-        activation: of the feed-forward layers, ``gelu`` or ``relu``.
-        name: what tables call the model.
 
     Attributes:
         mask_token: K + 1; objectives without masks refuse a model that has one.
@@ -64,16 +55,18 @@ class BERT4Rec(PositionedItems):
         activation: str = "gelu",
         name: str = "bert4rec",
     ) -> None:
-        super().__init__(num_items, max_length + 1, hidden_size, dropout, name, extra=1)
+        super().__init__(
+            num_items, max_length + 1, hidden_size, dropout=dropout, name=name, extra=1
+        )
         self.mask_token = num_items + 1
         self.layers = nn.ModuleList(
             TransformerLayer(
                 hidden_size,
                 num_heads,
                 inner_size,
-                dropout,
-                attention_dropout,
-                activation,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation=activation,
                 causal=False,
             )
             for _ in range(num_layers)
@@ -84,11 +77,11 @@ class BERT4Rec(PositionedItems):
         self.apply(init_normal)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        at = places_of(places, items.shape[0])
-        states = encoded(self.layers, self.embedded(items, rows), rows, at)
-        return self.out_norm(F.gelu(self.out(states)))
+        states = self.embedding(items, rows)  # eq. 1
+        states = encode(self.layers, states, rows, places_of(places, items.shape[0]))  # eq. 2, 3
+        return self.out_norm(F.gelu(self.out(states)))  # eq. 4
 
     @property
     def logits(self) -> TiedScores:
         """To be called with states (M, D), see ``TiedScores``."""
-        return TiedScores(self.items.weight[1:-1], self.bias)
+        return TiedScores(self.items.weight[1:-1], self.bias)  # eq. 5

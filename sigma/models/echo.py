@@ -2,17 +2,16 @@
 
 Wang, He & Zhu, arXiv 2406.02638, 2024; after the code its authors published.
 
-Symbols: B rows, N positions (always ``max_length``), D hidden size, K items, n_u true length of a
-row, F = N // 2 + 1 frequencies, C complex filter, rev reversal of all N columns, σ sigmoid, ⊙
-product by element. (B, N, D) where nothing else is said.
+Symbols: N columns (always ``max_length``), F = N // 2 + 1 frequencies, C complex filter, rev
+reversal of all N columns, σ sigmoid. (B, N, D) where nothing else is said.
 
-    X = LayerNorm(dropout(E[items]))
-    X = LayerNorm(dropout(irfft(C ⊙ rfft(X))) + X)                 C (F, D), along positions
-    f = LayerNorm(dropout(Mamba(X)) + X)
-    b = LayerNorm(dropout(rev(Mamba'(rev(X)))) + X)                another Mamba
-    v, g = split((f + b) W1 + b1)                                  W1 (D, 2D)
-    X = LayerNorm(dropout((v ⊙ σ(g)) W2 + b2 + f + b))             num_layers times from the second
-    score of item k = X[n_u] · E[k]                                line on
+    X = LayerNorm(dropout(E[items]))                                                            (1)
+    X = LayerNorm(dropout(irfft(C ⊙ rfft(X))) + X)                 C (F, D), along positions    (2)
+    f = LayerNorm(dropout(Mamba(X)) + X)                                                        (3)
+    b = LayerNorm(dropout(rev(Mamba'(rev(X)))) + X)                another Mamba                (4)
+    v, g = split((f + b) W1 + b1)                                  W1 (D, 2D)                   (5)
+    X = LayerNorm(dropout((v ⊙ σ(g)) W2 + b2 + f + b))             num_layers times from (2) on (6)
+    score of item k = X[n_u] · E[k]
 
 The filter is a circular convolution along all N columns: what a history's positions hold depends on
 how much padding follows it, and its end reaches its beginning. So the model is always given N
@@ -20,18 +19,15 @@ columns, and it is neither causal nor unmoved by padding. Mamba' reads the paddi
 
 C is held as real and imaginary part, (F, D, 2), as in the authors' code: real parameters suit every
 optimizer, precision and checkpoint, and Adam treats the two parts alike either way. It starts at
-N(0, 0.02), as do linear maps, within the Mamba blocks, too (see ``sigma.models.mamba4rec``).
+N(0, 0.02), as do linear maps, within the Mamba blocks, too (see ``init_around_mamba``).
 
 Departures from the authors' code:
 - Its n layers hold n pairs of Mamba blocks each, n² in all; here each holds one. The same at n = 1,
   which they ran.
 - Its attention block, which is built and never used, is left out.
-- The padding row of E stays zero, so padding enters as the first norm's bias. RecBole draws that
+- Padding's row of E stays zero, so padding enters as the first norm's bias; RecBole draws that
   row, too, and trains it as an item that never comes.
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,18 +35,12 @@ from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.layers import Dropout, spectrum
-from sigma.models.mamba4rec import MambaStack
-from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, take, whole_rows
-from sigma.ops.moves import entries, gather
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
+from sigma.ops import Rows, packed, places_of, whole_rows
 
 
 class FourierFilter(nn.Module):
-    """LayerNorm(dropout(irfft(C ⊙ rfft(X))) + X) along positions, (B, N, D) -> (B, N, D).
-
-    Args:
-        max_length: N.
-        size: D.
-        dropout: probability.
+    """Equation 2, (B, N, D) -> (B, N, D).
 
     Raises:
         UserError: an input that has not N positions.
@@ -68,88 +58,18 @@ class FourierFilter(nn.Module):
         if length != self.max_length:
             raise UserError(
                 f"The input holds {length} positions, the model's Fourier filter "
-                f"{self.max_length}; set model.max_length to the data's dataset.max_length."
+                f"{self.max_length}; its max_length must be the data's."
             )
-        transformed = spectrum(states)
-        weight = torch.view_as_complex(self.weight.to(transformed.real.dtype))
+        transformed = spectrum(states)  # (B, F, D)
+        weight = torch.view_as_complex(self.weight.to(transformed.real.dtype))  # C
         filtered = torch.fft.irfft(transformed * weight, n=length, dim=1).to(states.dtype)
-        return self.norm(self.dropout(filtered) + states)
-
-
-class Columns(NamedTuple):
-    """Where a batch of whole rows is read, and how far each direction must go for it.
-
-    Attributes:
-        rows: of the packed batch.
-        size: T.
-        places: (M,) in the packed batch, and
-        cells: the same among the cells (B N,).
-    """
-
-    rows: Rows
-    size: int
-    places: Places
-    cells: Places
-
-
-class Backward(NamedTuple):
-    """What the reversed direction must read: each row's columns from the first that is read on.
-
-    Attributes:
-        rows: reversed.
-        cell: (S,) which cell each of their places holds.
-        holder: (B N, 1) which place holds each cell.
-        read: (M,) where they are read.
-        fits: 1, or NaN where there were more places than S; nothing is read wrong unseen.
-    """
-
-    rows: Rows
-    cell: Tensor
-    holder: Tensor
-    read: Places
-    fits: Tensor
-
-
-def backward_rows(columns: Columns, width: int) -> Backward:
-    """Of whole rows of ``width`` columns."""
-    offsets, index = columns.rows.offsets, columns.places.at
-    number = offsets.shape[0] - 1
-    lengths = offsets.diff()
-    entry = torch.searchsorted(index, offsets[:-1])
-    first = index[entry.clamp(max=index.shape[0] - 1)] - offsets[:-1]
-    first = torch.where((first >= 0) & (first < lengths), first, lengths)  # nothing is read
-    spans = (width - first).clamp(min=0)
-    starts = F.pad(spans.cumsum(0), (1, 0))
-    # As many as there can be, if one place a row is its last, and T at most an eighth above the
-    # places that rows hold, as ``datamodules.batches.size_class`` has it.
-    one_each = index.shape[0] == number
-    size = number * (width + 1) - columns.size * 8 // 9 + 1 if one_each else number * width
-    place = torch.arange(size, device=offsets.device)
-    row = (torch.searchsorted(starts, place, right=True) - 1).clamp(max=number - 1)
-    column = width - 1 - (place - starts[row])
-    real = place < starts[-1]
-    cell = torch.where(real, row * width + column, number * width)
-    every = torch.arange(number * width, device=offsets.device)
-    its_row = every // width
-    back = starts[its_row] + width - 1 - every % width
-    holder = torch.where(back < starts[its_row + 1], back, size)
-    # Where in the packed batch a reversed place stands, and which entry reads it.
-    packed_place = torch.where(column < lengths[row], offsets[row] + column, columns.size)
-    inverse = torch.where(real, entries(index, packed_place), index.shape[0])
-    at = columns.cells.at
-    read = Places(
-        (starts[at // width] + width - 1 - at % width).clamp(max=size - 1), inverse[:, None]
-    )
-    fits = torch.where(starts[-1] <= size, 1.0, torch.nan)
-    return Backward(Rows(starts, width), cell, holder[:, None], read, fits)
+        return self.norm(self.dropout(filtered) + states)  # eq. 2
 
 
 class EchoLayer(nn.Module):
-    """Filter, a Mamba block each way, gated linear unit; arguments as ``EchoMamba4Rec``."""
+    """Equations 2 to 6."""
 
-    def __init__(
-        self, max_length: int, size: int, dropout: float, mamba: Callable[[int], nn.Module]
-    ) -> None:
+    def __init__(self, max_length: int, size: int, mamba: MambaFactory, *, dropout: float) -> None:
         super().__init__()
         self.filter = FourierFilter(max_length, size, dropout)
         self.forward_mamba = mamba(size)
@@ -161,70 +81,55 @@ class EchoLayer(nn.Module):
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def both_whole(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Each direction over all columns, (B, N, D) -> (B, N, D) twice."""
-        rows = whole_rows(states.shape[0], states.shape[1], states.device)
-        forward = self.forward_mamba(states.flatten(0, 1), rows)
-        backward = self.backward_mamba(states.flip(1).flatten(0, 1), rows)
-        return forward.view_as(states), backward.view_as(states).flip(1)
+    def backward(self, states: Tensor, columns: Columns) -> Tensor:
+        """rev(Mamba'(rev(X))), (B, N, D) -> (M, D); at each row's last item it reads on no further.
 
-    def both_read(self, states: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
-        """Each direction as far as it is read, (B, N, D) -> (M, D) twice."""
-        rows, cell, holder, read, fits = backward_rows(columns, states.shape[1])
-        forward = packed(states, columns.rows, columns.size)
-        backward = gather(states.flatten(0, 1), cell, holder, False, False)
-        return (
-            self.forward_mamba(forward, columns.rows, columns.places),
-            self.backward_mamba(backward, rows, read) * fits.to(states.dtype),
-        )
+        How many columns that takes is not asked of the device. They are at most as many as there
+        would be if T were an eighth above the places that rows hold, which is as far as
+        ``datamodules.batches.size_class`` goes; a batch of other places is NaN, not wrong unseen.
+        """
+        (number, width), turned = states.shape[:2], states.flip(1)
+        if columns.places is None or columns.places.at.shape[0] != number:
+            rows = whole_rows(number, width, states.device)
+            backward = self.backward_mamba(turned.flatten(0, 1), rows).view_as(states)
+            return columns.take(backward.flip(1))
+        size = number * (width + 1) - columns.size * 8 // 9 + 1
+        column = columns.places.at - columns.rows.offsets[:-1]
+        spans = (width - column).clamp(1, width)
+        ends = F.pad(spans.cumsum(0), (1, 0)).clamp(max=size)
+        rows, read = Rows(ends, width), places_of(ends[1:] - 1, size)
+        backward = self.backward_mamba(packed(turned, rows, size), rows, read)
+        fits = (spans.sum() <= size) & ((column >= 0) & (column < columns.lengths)).all()
+        return torch.where(fits, backward, torch.nan)
 
-    def forward(self, states: Tensor, columns: Columns | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or (M, D) where it is read."""
-        states = self.filter(states)
-        if columns is None:
-            forward, backward = self.both_whole(states)
-        else:
-            forward, backward = self.both_read(states, columns)
-            states = take(states.flatten(0, 1), columns.cells)
-        both = self.forward_norm(self.dropout(forward) + states)
-        both = both + self.backward_norm(self.dropout(backward) + states)
-        gated = self.narrow(F.glu(self.widen(both)))
-        return self.norm(self.dropout(gated + both))  # dropout hits the residual, too: as published
+    def forward(self, states: Tensor, columns: Columns) -> Tensor:
+        """(B, N, D) -> (M, D) where it is read."""
+        states = self.filter(states)  # eq. 2
+        forward = self.forward_mamba(columns.pack(states), columns.rows, columns.places)
+        backward = self.backward(states, columns)
+        states = columns.take(states)  # (M, D)
+        both = self.forward_norm(self.dropout(forward) + states)  # eq. 3
+        both = both + self.backward_norm(self.dropout(backward) + states)  # eq. 4
+        gated = self.narrow(F.glu(self.widen(both)))  # eq. 5
+        return self.norm(self.dropout(gated + both))  # eq. 6; dropout hits f + b, too: as published
 
 
-class EchoMamba4Rec(MambaStack):
-    """Packed items (T,) -> states (M, D) at places.
-
-    Args:
-        num_items: K.
-        max_length: N.
-        mamba: hidden size -> Mamba block.
-        hidden_size: D.
-        num_layers: stacked layers.
-        dropout: probability.
-        reinit_mamba: N(0, 0.02) within the Mamba blocks, too (authors' code); their own first step
-            sizes then have no effect.
-        name: what tables call the model.
-    """
+class EchoMamba4Rec(PaddedMambaStack):
+    """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
     def __init__(
         self,
         num_items: int,
         max_length: int,
-        mamba: Callable[[int], nn.Module],
+        mamba: MambaFactory,
         hidden_size: int = 64,
         num_layers: int = 1,
         dropout: float = 0.3,
         reinit_mamba: bool = True,
         name: str = "echo",
     ) -> None:
-        layers = (EchoLayer(max_length, hidden_size, dropout, mamba) for _ in range(num_layers))
-        super().__init__(num_items, hidden_size, dropout, layers, reinit_mamba, name)
-
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.norm(self.dropout(self.items(padded(items, rows, rows.longest))))
-        for layer in self.layers[:-1]:
-            states = layer(states)
-        cells = padded_places(rows, places, rows.longest)
-        at = places_of(places, items.shape[0])
-        return self.layers[-1](states, Columns(rows, items.shape[0], at, cells))
+        layers = (
+            EchoLayer(max_length, hidden_size, mamba, dropout=dropout) for _ in range(num_layers)
+        )
+        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        init_around_mamba(self, reinit_mamba=reinit_mamba)

@@ -3,17 +3,16 @@
 EchoMamba4Rec: Wang, He & Zhu, arXiv 2406.02638, 2024 (``sigma.models.echo``). SIGMA: Liu et al.,
 AAAI 2025, whose published baselines hold this other model under the name.
 
-Symbols: B rows, L columns, padding included (the data set's max_length), D hidden size, K items,
-n_u true length of a row, H high-pass mask and C complex filter, both (D,), rev reversal of all L
-columns, ⊙ product by element. (B, L, D) else.
+Symbols: L columns (the data set's max_length), H high-pass mask and C complex filter, both (D,),
+rev reversal of all L columns. (B, L, D) else.
 
-    X = LayerNorm(dropout(E[items]))
-    x = LayerNorm(Re ifft((H + C) ⊙ fft(X)) + X)          along the hidden dimension
-    x = (x V1 + v1) ⊙ SiLU(x V2 + v2)
-    y = LayerNorm(Mamba(x) + Mamba(rev(x)) + Mamba(X))     one shared Mamba, nothing reversed back
-    a = y U1 + u1
-    y = LayerNorm(dropout(a ⊙ SiLU(y U2 + u2) + a + y))
-    X = LayerNorm(y + dropout(dropout(GELU(y W1 + b1)) W2 + b2))      num_layers times from x on
+    X = LayerNorm(dropout(E[items]))                                                            (1)
+    x = LayerNorm(Re ifft((H + C) ⊙ fft(X)) + X)          along the hidden dimension            (2)
+    x = (x V1 + v1) ⊙ SiLU(x V2 + v2)                                                           (3)
+    y = LayerNorm(Mamba(x) + Mamba(rev(x)) + Mamba(X))    one shared Mamba, not reversed back   (4)
+    a = y U1 + u1                                                                               (5)
+    y = LayerNorm(dropout(a ⊙ SiLU(y U2 + u2) + a + y))                                         (6)
+    X = LayerNorm(y + dropout(dropout(GELU(y W1 + b1)) W2 + b2))  num_layers times from (2) on  (7)
     score of item k = X[n_u] · E[k]
 
 What the published file means:
@@ -31,28 +30,20 @@ What the published file means:
 Departures: three unused combining weights are left out; C is held as real and imaginary part,
 (D, 2), which Adam treats as it does a complex parameter. Padding's row of E stays zero, so padding
 enters as the first norm's bias; RecBole draws that row, too, and trains it as an item that never
-comes. N(0, 0.02) at the start, within the Mamba block, too (see ``sigma.models.mamba4rec``).
+comes. N(0, 0.02) at the start, within the Mamba block, too (see ``init_around_mamba``).
 """
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import Dropout
-from sigma.models.mamba4rec import MambaStack
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
 from sigma.models.transformer import FeedForward
-from sigma.ops import Places, Rows, packed, padded, places_of, whole_rows
 
 
 class HiddenFilter(nn.Module):
-    """LayerNorm(Re ifft((H + C) ⊙ fft(X)) + X) along the hidden dimension, (B, L, D) -> (B, L, D).
-
-    Args:
-        size: D.
-        cutoff: of H, in cycles per hidden dimension, up to 0.5.
-    """
+    """Equation 2, along the hidden dimension, (B, L, D) -> (B, L, D); ``cutoff`` is H's."""
 
     highpass: Tensor
 
@@ -65,17 +56,15 @@ class HiddenFilter(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         wide = states.to(torch.promote_types(states.dtype, torch.float32))
-        gain = self.highpass + torch.view_as_complex(self.weight.to(wide.dtype))
+        gain = self.highpass + torch.view_as_complex(self.weight.to(wide.dtype))  # H + C: (D,)
         filtered = torch.fft.ifft(gain * torch.fft.fft(wide)).real
-        return self.norm(filtered.to(states.dtype) + states)
+        return self.norm(filtered.to(states.dtype) + states)  # eq. 2
 
 
 class EchoSigmaLayer(nn.Module):
-    """One layer, (B, L, D) -> (B, L, D), or (M, D) at places; arguments as ``EchoSigma``."""
+    """Equations 2 to 7."""
 
-    def __init__(
-        self, size: int, dropout: float, cutoff: float, mamba: Callable[[int], nn.Module]
-    ) -> None:
+    def __init__(self, size: int, mamba: MambaFactory, *, dropout: float, cutoff: float) -> None:
         super().__init__()
         self.filter = HiddenFilter(size, cutoff)
         self.value_in = nn.Linear(size, size)
@@ -86,55 +75,31 @@ class EchoSigmaLayer(nn.Module):
         self.gate_out = nn.Linear(size, size)
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(dropout)
-        self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
+        self.feed_forward = FeedForward(size, 4 * size, dropout=dropout, inner_dropout=dropout)
 
-    def forward(
-        self, states: Tensor, rows: Rows | None = None, places: Places | None = None, size: int = 0
-    ) -> Tensor:
-        """(B, L, D) -> (B, L, D); or, of the first n_u columns alone, (M, D) at places.
-
-        Args:
-            states: (B, L, D).
-            rows: the packed batch's, of n_u columns each; None is all columns.
-            places: (M,) in it.
-            size: T.
-        """
-        x = self.filter(states)
-        x = self.value_in(x) * F.silu(self.gate_in(x))
-        number, width = states.shape[:2]
-        columns = whole_rows(number, width, states.device) if rows is None else rows
-        read = states.new_zeros(())
-        for inputs in (x, x.flip(1), states):  # one Mamba, each read from the left
-            if rows is None:
-                read = read + self.mamba(inputs.flatten(0, 1), columns)
-            else:
-                read = read + self.mamba(packed(inputs, rows, size), rows, places)
-        y = self.mamba_norm(read)
-        value = self.value_out(y)
-        y = self.norm(self.dropout(value * F.silu(self.gate_out(y)) + value + y))
-        y = self.feed_forward(y)
-        return y.view_as(states) if rows is None else y
+    def forward(self, states: Tensor, columns: Columns) -> Tensor:
+        """(B, L, D) -> (M, D) where it is read."""
+        x = self.filter(states)  # eq. 2
+        x = self.value_in(x) * F.silu(self.gate_in(x))  # eq. 3
+        inputs = (x, x.flip(1), states)  # each read from the left by the one Mamba
+        a, b, c = (self.mamba(columns.pack(y), columns.rows, columns.places) for y in inputs)
+        y = self.mamba_norm(a + b + c)  # eq. 4
+        value = self.value_out(y)  # eq. 5: a
+        y = self.norm(self.dropout(value * F.silu(self.gate_out(y)) + value + y))  # eq. 6
+        return self.feed_forward(y)  # eq. 7
 
 
-class EchoSigma(MambaStack):
-    """Packed items (T,) -> states (M, D) at places.
+class EchoSigma(PaddedMambaStack):
+    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
-        num_items: K.
-        mamba: hidden size -> Mamba block.
-        hidden_size: D.
-        num_layers: stacked layers.
-        dropout: probability.
         cutoff: of the high-pass, in cycles per hidden dimension; at most 1/D has no effect.
-        reinit_mamba: N(0, 0.02) within the Mamba blocks, too (authors' code); their own first step
-            sizes then have no effect.
-        name: what tables call the model.
     """
 
     def __init__(
         self,
         num_items: int,
-        mamba: Callable[[int], nn.Module],
+        mamba: MambaFactory,
         hidden_size: int = 64,
         num_layers: int = 1,
         dropout: float = 0.3,
@@ -142,12 +107,9 @@ class EchoSigma(MambaStack):
         reinit_mamba: bool = True,
         name: str = "echo_sigma",
     ) -> None:
-        layers = (EchoSigmaLayer(hidden_size, dropout, cutoff, mamba) for _ in range(num_layers))
-        super().__init__(num_items, hidden_size, dropout, layers, reinit_mamba, name)
-
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        size = items.shape[0]
-        states = self.norm(self.dropout(self.items(padded(items, rows, rows.longest))))
-        for layer in self.layers[:-1]:
-            states = layer(states)
-        return self.layers[-1](states, rows, places_of(places, size), size)
+        layers = (
+            EchoSigmaLayer(hidden_size, mamba, dropout=dropout, cutoff=cutoff)
+            for _ in range(num_layers)
+        )
+        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        init_around_mamba(self, reinit_mamba=reinit_mamba)

@@ -2,12 +2,12 @@
 
 Sarwar et al., WWW 2001; for rankings of items, Deshpande & Karypis, ACM TOIS 2004.
 
-Symbols: K items, n_i training users who have item i, c_ij who have both i and j, N_i the
-``neighbours`` items j != i most similar to i (of those with c_ij > 0), a_i steps since i last
-occurred in the history (0 for the last item).
+Symbols: n_i training users who have item i, c_ij who have both i and j, N_i the ``neighbours``
+items j != i most similar to i (of those with c_ij > 0), a_i steps since i last occurred in the
+history (0 for the last item).
 
-    s_ij            = c_ij / (sqrt(n_i n_j) + shrinkage)       cosine of the users' 0-1 vectors
-    score of item j = sum over distinct i of the history with j in N_i of decay^a_i s_ij
+    s_ij            = c_ij / (sqrt(n_i n_j) + shrinkage)       cosine of the users' 0-1 vectors (1)
+    score of item j = sum over distinct i of the history with j in N_i of decay^a_i s_ij        (2)
 
 and 0 for items of the history itself, as in Deshpande & Karypis; ``remind=True`` scores those, too.
 
@@ -17,20 +17,20 @@ Departures: both papers have neither shrinkage (0) nor decay (1). A history is i
 the sum of the similarities, to predict a rating; a ranking by evidence must not.
 """
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from sigma.errors import UserError
 from sigma.models.counted import (
     CELLS,
     Counted,
     distinct,
-    gathered,
     last_places,
+    members,
     offsets_of,
     owners,
     rank_in_group,
-    tally,
 )
 
 
@@ -38,20 +38,15 @@ class ItemKNN(Counted):
     """Packed items (T,) -> states (M, W), the history up to each place.
 
     Args:
-        num_items: K.
         max_length: W, the number of last items of a history that are read.
         neighbours: size of N_i, ties apart.
         shrinkage: makes pairs of rare items less similar.
         decay: weight of an item relative to the next one of the history; 1 weighs all alike.
         remind: whether items of the history may be recommended.
-        name: what tables call the model.
-
-    Raises:
-        UserError: a setting out of range.
     """
 
     users: Tensor  # (K + 1,) n_i, of item 0 (padding) none
-    offsets: Tensor  # (K + 2,) N_i stands from offsets[i] to before offsets[i + 1]
+    offsets: Tensor  # (K + 2,) of N_i
     others: Tensor  # j of each neighbour
     shared: Tensor  # c_ij of each neighbour
 
@@ -67,49 +62,41 @@ class ItemKNN(Counted):
     ) -> None:
         super().__init__(num_items, max_length, name)
         if neighbours < 1:
-            raise UserError(f"model.neighbours={neighbours} must be at least 1.")
+            raise ValueError(f"neighbours={neighbours} must be at least 1.")
         if not shrinkage >= 0:
-            raise UserError(f"model.shrinkage={shrinkage} must be at least 0.")
+            raise ValueError(f"shrinkage={shrinkage} must be at least 0.")
         if not 0 < decay <= 1:
-            raise UserError(
-                f"model.decay={decay} must be above 0 and at most 1, which weighs all items alike."
-            )
+            raise ValueError(f"decay={decay} must be above 0 and at most 1.")
         self.neighbours = neighbours
         self.shrinkage = shrinkage
         self.decay = decay
         self.remind = remind
         none = torch.zeros(0, dtype=torch.int64)
         sizes = torch.zeros(num_items + 2, dtype=torch.int64)
-        self.keep(users=sizes[1:], offsets=sizes, others=none, shared=none)
+        self.store(users=sizes[1:], offsets=sizes, others=none, shared=none)
 
     def similarity(self, shared: Tensor, users: Tensor, other_users: Tensor) -> Tensor:
         """s_ij from c_ij, n_i and n_j, float64."""
-        return shared / ((users * other_users).double().sqrt() + self.shrinkage)
+        return shared / ((users * other_users).double().sqrt() + self.shrinkage)  # eq. 1
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
-        """See ``Model.count``; items are taken a few at a time, so memory stays bounded."""
         size = self.num_items + 1
         pairs = (owners(offsets) * size + items.long()).unique()
-        user, item = pairs // size, pairs % size
-        baskets = offsets_of(user, len(offsets) - 1)  # of each user's distinct items, in ``item``
-        holders = user[item.argsort(stable=True)]
-        held = offsets_of(item, size)  # of each item's users, in ``holders``
-        users = held.diff()
-        # Pairs (i, j) that are counted for all items before i.
-        work = torch.cat([held.new_zeros(1), baskets.diff()[holders].cumsum(0)])[held]
-        first, found = 1, []
-        while first < size:
-            last = int(torch.searchsorted(work, work[first] + CELLS, right=True)) - 1
-            last = max(first + 1, min(last, size))
-            row = owners(held[first : last + 1])
-            which, place = gathered(baskets, holders[held[first] : held[last]])
-            key, shared = tally(row[which] * size + item[place], (last - first) * size)
-            i, j = key // size + first, key % size
-            other = i != j
-            found.append(self._most_similar(i[other], j[other], shared[other], users))
-            first = last
-        i, j, shared = (torch.cat(parts) for parts in zip(*found, strict=True))
-        self.keep(
+        user, item = (pairs // size).numpy(), (pairs % size).numpy()
+        by_user = csr_array((np.ones_like(item), (user, item)), (len(offsets) - 1, size))
+        by_item = by_user.T.tocsr()
+        users = torch.from_numpy(np.diff(by_item.indptr)).long()
+        parts = []
+        step = max(1, CELLS // size)  # a few items at a time, so memory stays bounded
+        for first in range(1, size, step):
+            counts = by_item[first : first + step] @ by_user  # c_ij
+            counts.sort_indices()
+            counts = counts.tocoo()
+            i, j, shared = (torch.from_numpy(x).long() for x in (*counts.coords, counts.data))
+            i += first
+            parts.append(self._most_similar(i[i != j], j[i != j], shared[i != j], users))
+        i, j, shared = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.store(
             users=users,
             offsets=offsets_of(i, size),
             others=j,
@@ -130,18 +117,17 @@ class ItemKNN(Counted):
         return i[near], j[near], shared[near]
 
     def cells(self) -> int:
-        """Elements of the largest temporary for one row."""
         return max(super().cells(), self.width * int(self.offsets.diff().max()))
 
     def scores(self, states: Tensor) -> Tensor:
-        """States (R, W) -> scores (R, K)."""
         table = last_places(states, self.num_items)
         row, item, place = distinct(states, table)
-        weight = torch.pow(self.decay, (self.width - place).double())
-        which, at = gathered(self.offsets, item)
+        weight = torch.pow(self.decay, (self.width - place).double())  # decay^a_i
+        which, at = members(self.offsets, item)
         other = self.others[at]
         similarity = self.similarity(self.shared[at], self.users[item][which], self.users[other])
         out = weight.new_zeros(len(states) * (self.num_items + 1))
-        out.index_add_(0, row[which] * (self.num_items + 1) + other, weight[which] * similarity)
+        cell = row[which] * (self.num_items + 1) + other
+        out.index_add_(0, cell, weight[which] * similarity)  # eq. 2
         out = out.view_as(table)
         return (out if self.remind else out.masked_fill(table > 0, 0))[:, 1:].float()

@@ -1,5 +1,7 @@
 """Layers that several models use."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,13 @@ from sigma.models.base import Model
 from sigma.ops import Places, Rows, causal_conv, gru, take, unfold
 from sigma.ops.rows import typed
 from sigma.ops.scores import TiedScores
+
+
+def clear_padding(table: nn.Embedding) -> None:
+    """Zero the row of padding, if the table has one; it never gets a gradient."""
+    if table.padding_idx is not None:
+        with torch.no_grad():
+            table.weight[table.padding_idx] = 0
 
 
 def item_table(num_items: int, size: int, extra: int = 0) -> nn.Embedding:
@@ -20,8 +29,7 @@ def item_table(num_items: int, size: int, extra: int = 0) -> nn.Embedding:
     """
     table = nn.Embedding(num_items + 1 + extra, size, padding_idx=0)
     nn.init.normal_(table.weight, std=0.02)
-    with torch.no_grad():
-        table.weight[0] = 0
+    clear_padding(table)
     return table
 
 
@@ -45,11 +53,19 @@ def at(states: Tensor, places: Places | None) -> Tensor:
     return states if places is None else take(states, places)
 
 
+def encode(layers: Iterable[nn.Module], states: Tensor, rows: Rows, places: Places) -> Tensor:
+    """(T, D) through the layers, the last of which works at ``places`` alone, (M, D)."""
+    *inner, last = layers
+    for layer in inner:
+        states = layer(states, rows)
+    return last(states, rows, places)
+
+
 class Dropout(nn.Dropout):
-    """PyTorch's dropout, on the CPU from 16 random bits an element instead of a drawn float.
+    """PyTorch's dropout, on the CPU from 16 random bits an element instead of a float each.
 
     There ``F.dropout`` is most of what a small model costs: it draws one by one. The probability is
-    rounded to a multiple of 2^-16, and kept elements are scaled by what it was rounded to.
+    rounded to a multiple of 2^-16, and what stays is scaled by what it was rounded to.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,10 +73,10 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         steps = min(round(self.p * 2**16), 2**16 - 1)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        drawn = words.view(torch.int16)[: x.numel()].view(x.shape)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
         # In float: comparing and multiplying with bool tensors is several times slower.
-        kept = drawn.to(torch.promote_types(x.dtype, torch.float32)).ge_(steps - 2**15)
-        return x * typed(kept.mul_(1 / (1 - steps / 2**16)), x.dtype)
+        mask = bits.to(torch.promote_types(x.dtype, torch.float32)).ge_(steps - 2**15)
+        return x * typed(mask.mul_(1 / (1 - steps / 2**16)), x.dtype)
 
 
 def spectrum(x: Tensor, norm: str = "backward") -> Tensor:
@@ -77,9 +93,8 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-        with torch.no_grad():
-            module.weight[module.padding_idx] = 0
+    if isinstance(module, nn.Embedding):
+        clear_padding(module)
     if isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
@@ -88,15 +103,11 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
 class CausalConv1d(nn.Module):
     """Convolution over positions that looks back only, (T, D) -> (T, D).
 
-    Position t of a row sees t - k + 1 … t. The dense form is one product over k shifted copies.
-
-    Args:
-        size: D.
-        width: k.
-        depthwise: each channel by itself.
+    Position t of a row sees t - width + 1 … t. ``depthwise`` convolves each channel by itself; the
+    dense form is one product over shifted copies.
     """
 
-    def __init__(self, size: int, width: int, depthwise: bool = False) -> None:
+    def __init__(self, size: int, width: int, *, depthwise: bool = False) -> None:
         super().__init__()
         self.width = width
         self.depthwise = depthwise
@@ -107,7 +118,7 @@ class CausalConv1d(nn.Module):
         assert self.conv.bias is not None
         if self.depthwise:
             return causal_conv(states, self.conv.weight[:, 0], self.conv.bias, rows)
-        weight = self.conv.weight.permute(0, 2, 1).flatten(1)
+        weight = self.conv.weight.permute(0, 2, 1).flatten(1)  # (D, k D)
         return F.linear(unfold(states, rows, self.width), weight, self.conv.bias)
 
 
@@ -115,16 +126,12 @@ class GRU(nn.Module):
     """Stacked gated recurrent units on packed rows, (T, D) -> (T, G); equations as ``ops.gru``.
 
     Parameters have the names, shapes and initial draw of ``torch.nn.GRU``, so state dicts move both
-    ways.
-
-    Args:
-        size: D.
-        hidden_size: G.
-        num_layers: stacked.
-        bias: of both products.
+    ways. ``hidden_size`` is G, ``bias`` is of both products.
     """
 
-    def __init__(self, size: int, hidden_size: int, num_layers: int = 1, bias: bool = True) -> None:
+    def __init__(
+        self, size: int, hidden_size: int, *, num_layers: int = 1, bias: bool = True
+    ) -> None:
         super().__init__()
         self.num_layers = num_layers
         bound = hidden_size**-0.5
@@ -140,9 +147,9 @@ class GRU(nn.Module):
                 self.register_parameter(f"{name}_l{layer}", weight)
 
     def forward(self, states: Tensor, rows: Rows) -> Tensor:
+        weights = dict(self.named_parameters())
         for layer in range(self.num_layers):
-            own = dict(self.named_parameters())
-            b, c = own.get(f"bias_ih_l{layer}"), own.get(f"bias_hh_l{layer}")
-            gates = F.linear(states, own[f"weight_ih_l{layer}"], b)
-            states = gru(gates, own[f"weight_hh_l{layer}"], c, rows)
+            b, c = weights.get(f"bias_ih_l{layer}"), weights.get(f"bias_hh_l{layer}")
+            gates = F.linear(states, weights[f"weight_ih_l{layer}"], b)  # (T, 3 G)
+            states = gru(gates, weights[f"weight_hh_l{layer}"], c, rows)
         return states

@@ -2,15 +2,14 @@
 
 Liu et al., SIGIR 2023.
 
-Symbols: B rows, L columns, padding included (the data set's max_length), D hidden size, H heads,
-d = D / H, K items, P learned positions; Q, K and V (L, d) per head, from X W_Q + b_Q and so on; q',
-k' are rows of Q', K'.
+Symbols: L columns (the data set's max_length), H heads, d = D / H; Q, K and V (L, d) per head, from
+X W_Q + b_Q and so on; q', k' are rows of Q', K'.
 
-    X  = dropout(LayerNorm(E[items] + P))                         (B, L, D)
-    q' = ELU(q) / |ELU(q)|,  k' = ELU(k) / |ELU(k)|               (d,) per head and position
-    A  = Q' (K'^T V) / sqrt(d)                                    (L, d) per head; K'^T V first
-    X  = LayerNorm(X + dropout(A W_O + b_O))                      num_layers times,
-    X  = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))          one after the other
+    X  = dropout(LayerNorm(E[items] + P))                         (B, L, D)                     (1)
+    q' = ELU(q) / |ELU(q)|,  k' = ELU(k) / |ELU(k)|               (d,) per head and position    (2)
+    A  = Q' (K'^T V) / sqrt(d)                                    (L, d) per head; K'^T V first (3)
+    X  = LayerNorm(X + dropout(A W_O + b_O))                      num_layers times,             (4)
+    X  = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))          one after the other           (5)
     score of item k = X[n_u] · E[k]
 
 K'^T V is (d, d), so that a head costs L d^2 where softmax attention costs L^2 d, and no (L, L)
@@ -21,69 +20,55 @@ padding too. A position of padding holds its position's embedding, so the number
 scores. No dropout inside the attention.
 
 Departures: ``mask_padding=True``, not the authors', leaves padding out of K'^T V; scores then
-depend on real items alone. A zero vector stays zero when normalised
-(NaN in the authors' code). The item row of padding is 0, where RecBole's stays at its random draw.
+depend on real items alone. A zero vector stays zero when normalised (NaN in the authors' code). The
+item row of padding is 0, where RecBole's stays at its random draw.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal
-from sigma.models.transformer import Block, FeedForward, PositionedItems, SelfAttention, encoded
+from sigma.models.layers import encode, init_normal
+from sigma.models.transformer import Block, FeedForward, PositionedItems, SelfAttention
 from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, spread, whole_rows
 
 
 class LinearAttention(SelfAttention):
-    """LayerNorm(X + dropout(A W_O + b_O)), (T, D) -> (T, D), or (M, D) at places.
+    """Equations 2 to 4, (T, D) -> (T, D), or (M, D) at places.
 
     Args:
-        size: D.
-        num_heads: H.
-        dropout: of the output.
-        whole: all rows are L long, as the cells of a padded batch are.
+        full_rows: all rows are L long, as the cells of a padded batch are.
     """
 
-    def __init__(self, size: int, num_heads: int, dropout: float, whole: bool) -> None:
-        super().__init__(size, num_heads, dropout)
-        self.whole = whole
+    def __init__(self, size: int, num_heads: int, *, dropout: float, full_rows: bool) -> None:
+        super().__init__(size, num_heads, dropout=dropout)
+        self.full_rows = full_rows
 
     def grid(self, x: Tensor, rows: Rows) -> Tensor:
         """(T, D) -> (B, L, H, d), zeros behind each row's end."""
-        if self.whole:
+        if self.full_rows:
             return self.heads(x).unflatten(0, (-1, rows.longest))
         return self.heads(padded(x, rows, rows.longest))
 
     def mix(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        k, v = self.grid(F.elu(self.key(states)), rows), self.grid(self.value(states), rows)
-        summary = torch.einsum("blhc,blhd->bhcd", F.normalize(k, dim=-1), v)  # K'^T V
+        k = F.normalize(self.grid(F.elu(self.key(states)), rows), dim=-1)  # eq. 2: (B, L, H, d)
+        v = self.grid(self.value(states), rows)
+        summary = torch.einsum("blhc,blhd->bhcd", k, v)  # eq. 3: K'^T V
         q, scale = F.elu(self.query(queries)), (queries.shape[-1] // self.num_heads) ** -0.5
         if places is not None:
-            q = F.normalize(self.heads(q), dim=-1)
-            mixed = torch.einsum("mhc,mhcd->mhd", q, spread(summary, rows, places.at))
+            q = F.normalize(self.heads(q), dim=-1)  # eq. 2: (M, H, d)
+            mixed = torch.einsum("mhc,mhcd->mhd", q, spread(summary, rows, places.at))  # eq. 3
             return (mixed * scale).flatten(1)
-        q = F.normalize(self.grid(q, rows), dim=-1)
-        mixed = (torch.einsum("blhc,bhcd->blhd", q, summary) * scale).flatten(2)
-        return mixed.flatten(0, 1) if self.whole else packed(mixed, rows, states.shape[0])
+        q = F.normalize(self.grid(q, rows), dim=-1)  # eq. 2: (B, L, H, d)
+        mixed = (torch.einsum("blhc,bhcd->blhd", q, summary) * scale).flatten(2)  # eq. 3
+        return mixed.flatten(0, 1) if self.full_rows else packed(mixed, rows, states.shape[0])
 
 
 class LinRec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places.
+    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
-        num_items: K.
-        max_length: largest L.
-        hidden_size: D.
-        num_layers: stacked layers.
-        num_heads: H, divides D.
-        inner_size: width of the feed-forward layers.
-        dropout: of embeddings and layer outputs.
-        activation: ``gelu`` or ``relu``.
         mask_padding: leave padding out of K'^T V.
-        name: what tables call the model.
-
-    Raises:
-        UserError: H does not divide D, or unknown activation.
     """
 
     def __init__(
@@ -99,12 +84,14 @@ class LinRec(PositionedItems):
         mask_padding: bool = False,
         name: str = "linrec",
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout, name)
+        super().__init__(num_items, max_length, hidden_size, dropout=dropout, name=name)
         self.mask_padding = mask_padding
         self.layers = nn.ModuleList(
             Block(
-                LinearAttention(hidden_size, num_heads, dropout, whole=not mask_padding),
-                FeedForward(hidden_size, inner_size, dropout, activation),
+                LinearAttention(
+                    hidden_size, num_heads, dropout=dropout, full_rows=not mask_padding
+                ),
+                FeedForward(hidden_size, inner_size, dropout=dropout, activation=activation),
             )
             for _ in range(num_layers)
         )
@@ -112,10 +99,10 @@ class LinRec(PositionedItems):
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         if self.mask_padding:
-            at = places_of(places, items.shape[0])
-            return encoded(self.layers, self.embedded(items, rows), rows, at)
+            read = places_of(places, items.shape[0])
+            return encode(self.layers, self.embedding(items, rows), rows, read)
         width = rows.longest
-        states = self.embedded_padded(padded(items, rows, width))
+        states = self.padded_embedding(padded(items, rows, width))  # eq. 1: (B, L, D)
         grid = whole_rows(states.shape[0], width, items.device)
-        at = padded_places(rows, places, width)
-        return encoded(self.layers, states.flatten(0, 1), grid, at)
+        read = padded_places(rows, places, width)
+        return encode(self.layers, states.flatten(0, 1), grid, read)

@@ -1,9 +1,9 @@
-"""The Mamba block (Mamba-1), with the public parameter names.
+"""The Mamba block (Mamba-1), with the public parameter names, and what stacks of it share.
 
 Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023.
 
-Symbols: T places of packed rows, M places that are read, D hidden size, d = expand * D inner size,
-N state size, k convolution width, R = rank of the step size's projection.
+Symbols: d = expand * D inner size, N state size, k convolution width, R = rank of the step size's
+projection.
 
     x, z = split(X W_in)                                                      (T, d) each       (1)
     x    = SiLU(causal depthwise convolution of x, width k)                   (T, d)            (2)
@@ -17,20 +17,33 @@ arguments.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import at
-from sigma.ops import Places, Rows, causal_conv, selective_scan
+from sigma.models.layers import Dropout, TiedItems, at, encode, init_normal, item_table
+from sigma.ops import (
+    Places,
+    Rows,
+    causal_conv,
+    packed,
+    padded,
+    padded_places,
+    places_of,
+    selective_scan,
+    whole_rows,
+)
+
+MambaFactory = Callable[[int], nn.Module]  # hidden size -> Mamba block
 
 
 class Mamba(nn.Module):
-    """One Mamba block, (T, D) -> (T, D); causal.
+    """One Mamba block, (T, D) -> (T, D), or (M, D) at places; causal.
 
     Args:
-        hidden_size: D.
         state_size: N.
         conv_width: k.
         expand: d / D.
@@ -74,22 +87,109 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
-        """(T, D) -> (T, D), or (M, D) at places."""
         assert self.conv1d.bias is not None
         if places is None:
-            x, z = self.in_proj(states).chunk(2, dim=-1)  # (1)
-        else:
+            x, z = self.in_proj(states).chunk(2, dim=-1)  # eq. 1: (T, d), (T, d)
+        else:  # z is multiplied behind the scan, so only where it is read
             to_x, to_z = self.in_proj.weight.chunk(2)
-            x, z = F.linear(states, to_x), F.linear(at(states, places), to_z)
-        x = causal_conv(x, self.conv1d.weight[:, 0], self.conv1d.bias, rows, silu=True)  # (2)
+            x, z = F.linear(states, to_x), F.linear(at(states, places), to_z)  # eq. 1: (M, d)
+        taps = self.conv1d.weight[:, 0]
+        x = causal_conv(x, taps, self.conv1d.bias, rows, silu=True, backend=self.backend)  # eq. 2
         sizes = [self.rank, self.state_size, self.state_size]
-        dt, B, C = self.x_proj(x).split(sizes, dim=-1)  # (3)
-        dt = F.linear(dt, self.dt_proj.weight)  # its bias is added within the scan
+        dt, B, C = self.x_proj(x).split(sizes, dim=-1)  # eq. 3: (T, R), (T, N), (T, N)
+        dt = F.linear(dt, self.dt_proj.weight)  # (T, d); its bias is added within the scan
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
         gate = z if places is None else None
-        y = selective_scan(  # (4)
+        y = selective_scan(  # eq. 4: (T, d)
             x, dt, A, B, C, self.D, gate, self.dt_proj.bias, rows, self.backend
         )
         if places is not None:
-            y = at(y, places) * F.silu(z)
-        return self.out_proj(y)  # (5)
+            y = at(y, places) * F.silu(z)  # eq. 4: (M, d)
+        return self.out_proj(y)  # eq. 5
+
+
+def init_around_mamba(module: nn.Module, *, reinit_mamba: bool) -> None:
+    """``init_normal`` on the module and all below it, Mamba blocks only with ``reinit_mamba``.
+
+    With it, every linear map within a block starts at N(0, 0.02) with a zero bias, as the code of
+    Mamba4Rec's and SIGMA's authors really does it: mamba_ssm marks dt_proj's bias ``_no_reinit``,
+    but their ``apply`` does not read the mark. So the first step sizes are softplus(about 0) = 0.69
+    instead of 0.001 … 0.1. Convolution, A and D keep mamba_ssm's draw.
+    """
+    if isinstance(module, Mamba) and not reinit_mamba:
+        return
+    for child in module.children():
+        init_around_mamba(child, reinit_mamba=reinit_mamba)
+    init_normal(module)
+
+
+class MambaStack(TiedItems):
+    """LayerNorm(dropout(E[items])), then layers; what Mamba4Rec, both SIGMAs and both ECHOs share.
+
+    Args:
+        layers: (T, D), rows, places -> (T, D), or at these places (M, D); drawn from only once the
+            item table has been drawn.
+    """
+
+    def __init__(
+        self, num_items: int, size: int, layers: Iterator[nn.Module], *, dropout: float, name: str
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.items = item_table(num_items, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(layers)
+
+    def embedding(self, items: Tensor) -> Tensor:
+        """Ids -> (…, D)."""
+        return self.norm(self.dropout(self.items(items)))
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        read = places_of(places, items.shape[0])
+        return encode(self.layers, self.embedding(items), rows, read)
+
+
+class Columns(NamedTuple):
+    """Which columns of a padded batch (B, L) a layer must read, and where it is read.
+
+    Attributes:
+        lengths: (B,) n_u.
+        rows: these columns end to end, of each row n_u, or all L.
+        size: T, their number.
+        places: (M,) in them; None is all of them.
+        cells: the same among the cells (B L,).
+    """
+
+    lengths: Tensor
+    rows: Rows
+    size: int
+    places: Places | None = None
+    cells: Places | None = None
+
+    def pack(self, states: Tensor) -> Tensor:
+        """(B, L, D) -> (T, D)."""
+        if self.places is None:
+            return states.flatten(0, 1)
+        return packed(states, self.rows, self.size)
+
+    def take(self, states: Tensor) -> Tensor:
+        """(B, L, D) -> (M, D)."""
+        return at(states.flatten(0, 1), self.cells)
+
+
+class PaddedMambaStack(MambaStack):
+    """A stack whose layers read padding, as their authors' do: (B, L, D), columns -> (M, D).
+
+    All but the last layer are read at every column, the last one where a state is asked for.
+    """
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        width, size, lengths = rows.longest, items.shape[0], rows.offsets.diff()
+        states = self.embedding(padded(items, rows, width))  # (B, L, D)
+        number = states.shape[0]
+        every = Columns(lengths, whole_rows(number, width, items.device), number * width)
+        for layer in self.layers[:-1]:
+            states = layer(states, every).view_as(states)
+        read, cells = places_of(places, size), padded_places(rows, places, width)
+        return self.layers[-1](states, Columns(lengths, rows, size, read, cells))

@@ -1,9 +1,9 @@
 """First-order Markov chain: what followed the last item in training.
 
-Symbols: K items, n_k training interactions with item k, n their sum, c_ij how often j came right
-after i in a training history (i itself among them), c_i = sum_j c_ij, alpha >= 0 ``smoothing``.
+Symbols: n_k training interactions with item k, n their sum, c_ij how often j came right after i in
+a training history (i itself among them), c_i = sum_j c_ij, alpha >= 0 ``smoothing``.
 
-    score of item j after item i = P(j | i) = (c_ij + alpha n_j / n) / (c_i + alpha)
+    score of item j after item i = P(j | i) = (c_ij + alpha n_j / n) / (c_i + alpha)            (1)
 
 The maximum likelihood estimate for alpha = 0, where an item never followed by anything scores 0
 throughout; else its mean under a Dirichlet prior that weighs as much as alpha observations of the
@@ -13,53 +13,34 @@ popularity (Zhai & Lafferty, SIGIR 2001). A small alpha orders items of equal co
 import torch
 from torch import Tensor
 
-from sigma.errors import UserError
-from sigma.models.counted import Counted, gathered, offsets_of, owners
+from sigma.models.counted import Counted, members, offsets_of, owners
 
 
 class Markov(Counted):
-    """Packed items (T,) -> states (M, 1), the last item.
+    """Packed items (T,) -> states (M, 1), the last item."""
 
-    Args:
-        num_items: K.
-        smoothing: alpha.
-        name: what tables call the model.
-
-    Raises:
-        UserError: negative smoothing.
-    """
-
-    counts: Tensor
-    offsets: Tensor
-    successors: Tensor
-    transitions: Tensor
+    counts: Tensor  # (K,) n_k
+    offsets: Tensor  # (K + 2,) of item i's successors, of 0 (padding) none
+    successors: Tensor  # j of each pair
+    transitions: Tensor  # c_ij of each pair
 
     def __init__(self, num_items: int, smoothing: float = 0.0, name: str = "markov") -> None:
         super().__init__(num_items, 1, name)
         if not smoothing >= 0:
-            raise UserError(
-                f"model.smoothing={smoothing} must be at least 0, the number of observations "
-                "popularity counts for."
-            )
+            raise ValueError(f"smoothing={smoothing} must be at least 0.")
         self.smoothing = smoothing
         none = torch.zeros(0, dtype=torch.int64)
-        # Transitions from item i lie at offsets[i] … before offsets[i + 1]; 0 has none.
-        self.keep(
-            counts=torch.zeros(num_items, dtype=torch.int64),
-            offsets=torch.zeros(num_items + 2, dtype=torch.int64),
-            successors=none,
-            transitions=none,
-        )
+        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
+        self.store(counts=sizes[2:], offsets=sizes, successors=none, transitions=none)
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
-        """See ``Model.count``."""
         items = items.long()
         user = owners(offsets)
         follows = user[1:] == user[:-1]
         pairs = items[:-1][follows] * (self.num_items + 1) + items[1:][follows]
         pairs, transitions = pairs.unique(return_counts=True)
         counts = torch.bincount(items, minlength=self.num_items + 1)[1:]
-        self.keep(
+        self.store(
             counts=counts,
             offsets=offsets_of(pairs // (self.num_items + 1), self.num_items + 1),
             successors=pairs % (self.num_items + 1),
@@ -68,11 +49,10 @@ class Markov(Counted):
         )
 
     def scores(self, states: Tensor) -> Tensor:
-        """States (R, 1) -> scores (R, K)."""
-        which, place = gathered(self.offsets, states[:, 0])
-        seen = torch.zeros(len(states), self.num_items, dtype=torch.float64, device=states.device)
-        seen[which, self.successors[place] - 1] = self.transitions[place].double()
-        total = seen.sum(1, keepdim=True)
+        which, place = members(self.offsets, states[:, 0])
+        counts = torch.zeros(len(states), self.num_items, dtype=torch.float64, device=states.device)
+        counts[which, self.successors[place] - 1] = self.transitions[place].double()  # c_ij
+        total = counts.sum(1, keepdim=True)  # c_i
         if self.smoothing:
-            seen = seen + self.smoothing * (self.counts.double() / self.interactions)
-        return (seen / (total + self.smoothing).clamp(min=1e-300)).float()
+            counts = counts + self.smoothing * (self.counts.double() / self.interactions)
+        return (counts / (total + self.smoothing).clamp(min=1e-300)).float()  # eq. 1

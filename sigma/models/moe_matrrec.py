@@ -3,15 +3,14 @@
 Alokam Gnaneswara Sai, "State-Space Models for Large Sequence Modeling in Sequential
 Recommendation", 2024; the class ``SASmambaRec`` of its public code.
 
-Symbols: T places of packed rows, n_u length of a row, D hidden size, K items, P learned positions.
 All of (T, D) but g and E; the leaking form reads the padding, and is (B, L, D).
 
-    X = dropout(sqrt(D) E[items] + P)
-    A = LayerNorm(dropout(MHA(X)) + X)
-    M = Mamba(X)
-    g = sigmoid(w · mean over positions of X + b)                 (T, 1)
-    C = g M + (1 - g) A
-    H = LayerNorm(dropout(ReLU(C W1 + b1) W2 + b2) + C)
+    X = dropout(sqrt(D) E[items] + P)                                                           (1)
+    A = LayerNorm(dropout(MHA(X)) + X)                                                          (2)
+    M = Mamba(X)                                                                                (3)
+    g = sigmoid(w · mean over positions of X + b)                 (T, 1)                        (4)
+    C = g M + (1 - g) A                                                                         (5)
+    H = LayerNorm(dropout(ReLU(C W1 + b1) W2 + b2) + C)                                         (6)
     score of item k = H[n_u] · E[k]
 
 Trained at every position at once with binary cross entropy and one uniform negative a position.
@@ -35,12 +34,12 @@ two trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not r
 
 import logging
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from sigma.models.layers import Dropout, TiedItems, item_table
+from sigma.models.mamba import MambaFactory
 from sigma.models.recmamba import init_xavier
 from sigma.models.transformer import FeedForward, Positions, SelfAttention
 from sigma.ops import Rows, attend, padded, padded_places, places_of, take, whole_rows
@@ -49,31 +48,21 @@ log = logging.getLogger(__name__)
 
 
 class MoEMaTrRec(TiedItems):
-    """Packed items (T,) -> states (M, D) at places.
+    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
-        num_items: K.
-        max_length: largest L.
-        mamba: hidden size -> Mamba block.
-        hidden_size: D.
-        num_heads: of the attention, divides D.
-        dropout: of embeddings, attention weights and layer outputs.
         leak: the authors' attention and gate, which see the items to be predicted.
-        name: what tables call the model.
 
     Attributes:
         leaks_on_purpose: True with ``leak``; an objective that trains every position and refuses
             models that are not causal makes an exception for it.
-
-    Raises:
-        UserError: num_heads does not divide D.
     """
 
     def __init__(
         self,
         num_items: int,
         max_length: int,
-        mamba: Callable[[int], nn.Module],
+        mamba: MambaFactory,
         hidden_size: int = 32,
         num_heads: int = 1,
         dropout: float = 0.5,
@@ -91,17 +80,19 @@ class MoEMaTrRec(TiedItems):
         self.dropout = Dropout(dropout)
         self.mamba = mamba(hidden_size)
         self.attention = SelfAttention(
-            hidden_size, num_heads, dropout, attention_dropout=dropout, causal=not leak
+            hidden_size, num_heads, dropout=dropout, attention_dropout=dropout, causal=not leak
         )
         self.gate = nn.Linear(hidden_size, 1)
-        self.feed_forward = FeedForward(hidden_size, 4 * hidden_size, dropout, activation="relu")
+        self.feed_forward = FeedForward(
+            hidden_size, 4 * hidden_size, dropout=dropout, activation="relu"
+        )
         init_xavier(self)
         self._init_attention()
         if leak:
             log.warning(
-                "model.leak=true: trained at every position, this model sees the items it must "
-                "predict (as its author's code does), so its training loss means little; "
-                "model.leak=false is the honest, causal version."
+                "leak=True: trained at every position, this model sees the items it must predict "
+                "(as its author's code does), so its training loss means little; leak=False is the "
+                "honest, causal version."
             )
 
     def _init_attention(self) -> None:
@@ -122,16 +113,15 @@ class MoEMaTrRec(TiedItems):
         return attend(torch.zeros_like(one_head), torch.zeros_like(one_head), one_head, rows)[:, 0]
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        size = items.shape[0]
         if self.leak:
             columns = padded(items, rows, rows.longest)
-            at = padded_places(rows, places, rows.longest)
+            read = padded_places(rows, places, rows.longest)
             rows = whole_rows(columns.shape[0], columns.shape[1], items.device)
             items = columns.flatten()
         else:
-            at = places_of(places, size)
-        states = self.dropout(self.positions(self.scale * self.items(items), rows))
-        gate = torch.sigmoid(self.gate(take(self.mean(states, rows), at)))
-        attended = self.attention(states, rows, at)
-        mixed = attended + gate * (self.mamba(states, rows, at) - attended)
-        return self.feed_forward(mixed)
+            read = places_of(places, items.shape[0])
+        states = self.dropout(self.positions(self.scale * self.items(items), rows))  # eq. 1
+        gate = torch.sigmoid(self.gate(take(self.mean(states, rows), read)))  # eq. 4: (M, 1)
+        attended = self.attention(states, rows, read)  # eq. 2: A, (M, D)
+        mixed = attended + gate * (self.mamba(states, rows, read) - attended)  # eq. 3, 5
+        return self.feed_forward(mixed)  # eq. 6

@@ -4,10 +4,8 @@ Yang et al., "Uncovering Selective State Space Model's Capabilities in Lifelong 
 Recommendation", 2024, and its public code. MambaRec* (Alokam Gnaneswara Sai, "State-Space Models
 for Large Sequence Modeling in Sequential Recommendation", 2024) is the same class with a smaller D.
 
-Symbols: T places of packed rows, n_u length of a row, D hidden size, K items, P learned positions.
-
-    X = dropout(sqrt(D) E[items] + P)                             (T, D)
-    H = Mamba(X)                                                  (T, D)
+    X = dropout(sqrt(D) E[items] + P)                             (T, D)                        (1)
+    H = Mamba(X)                                                  (T, D)                        (2)
     score of item k = H[n_u] · E[k]
 
 No norm, no residual, no feed-forward. Trained at every position at once with binary cross entropy
@@ -27,12 +25,11 @@ Departures from the authors' code:
 """
 
 import math
-from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, item_table
+from sigma.models.layers import Dropout, TiedItems, clear_padding, item_table
+from sigma.models.mamba import MambaFactory
 from sigma.models.transformer import Positions
 from sigma.ops import Rows, places_of
 
@@ -46,22 +43,12 @@ def init_xavier(model: nn.Module) -> None:
         if parameter.dim() > 1:
             nn.init.xavier_normal_(parameter)
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            with torch.no_grad():
-                module.weight[module.padding_idx] = 0
+        if isinstance(module, nn.Embedding):
+            clear_padding(module)
 
 
 class RecMamba(TiedItems):
-    """Packed items (T,) -> states (M, D) at places.
-
-    Args:
-        num_items: K.
-        max_length: largest L.
-        mamba: hidden size -> Mamba block.
-        hidden_size: D.
-        dropout: of the embeddings.
-        name: what tables call the model.
-    """
+    """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
     causal = True
 
@@ -69,7 +56,7 @@ class RecMamba(TiedItems):
         self,
         num_items: int,
         max_length: int,
-        mamba: Callable[[int], nn.Module],
+        mamba: MambaFactory,
         hidden_size: int = 64,
         dropout: float = 0.2,
         name: str = "recmamba",
@@ -84,5 +71,5 @@ class RecMamba(TiedItems):
         init_xavier(self)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.dropout(self.positions(self.scale * self.items(items), rows))
-        return self.mamba(states, rows, places_of(places, items.shape[0]))
+        states = self.dropout(self.positions(self.scale * self.items(items), rows))  # eq. 1
+        return self.mamba(states, rows, places_of(places, items.shape[0]))  # eq. 2

@@ -2,23 +2,23 @@
 
 Kang & McAuley, ICDM 2018.
 
-Symbols: T places of packed rows, D hidden size, H heads, d = D / H, K items, P learned positions.
+Symbols: d = D / H.
 
 RecBole's form, which the SIGMA authors ran:
 
-    X = dropout(LayerNorm(E[items] + P))                          (T, D)
-    X = LayerNorm(X + dropout(causal attention(X)))               num_layers times,
-    X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other
+    X = dropout(LayerNorm(E[items] + P))                          (T, D)                        (1)
+    X = LayerNorm(X + dropout(causal attention(X)))               num_layers times,             (2)
+    X = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))           one after the other           (3)
     score of item k = X[n_u] · E[k]
 
 The form of its authors' code, ``norm_first``:
 
-    X = dropout(sqrt(D) E[items] + P)                             (T, D)
-    Q = LayerNorm(X)                                              num_layers times,
-    A = Q + softmax((Q W_Q) (X W_K)^T / sqrt(d), causal) X W_V    one after the other
-    F = LayerNorm(A)
-    X = F + dropout(dropout(ReLU(F W1 + b1)) W2 + b2)
-    score of item k = LayerNorm(X[n_u]) · E[k]
+    X = dropout(sqrt(D) E[items] + P)                             (T, D)                        (4)
+    Q = LayerNorm(X)                                              num_layers times,             (5)
+    A = Q + softmax((Q W_Q) (X W_K)^T / sqrt(d), causal) X W_V    one after the other           (6)
+    F = LayerNorm(A)                                                                            (7)
+    X = F + dropout(dropout(ReLU(F W1 + b1)) W2 + b2)                                           (8)
+    score of item k = LayerNorm(X[n_u]) · E[k]                                                  (9)
 
 Departures from the paper: in RecBole's form the norm follows the residual, with GELU, an output map
 W_O, a norm of the embeddings and N(0, 0.02) at the start. In the authors' code the norm precedes
@@ -28,17 +28,17 @@ Departure from the authors' code: positions are counted from the first item kept
 padding on the left, from the last.
 """
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
-from sigma.models.layers import init_normal
+from sigma.models.layers import clear_padding, encode, init_normal
 from sigma.models.transformer import (
     Block,
     FeedForward,
     PositionedItems,
     SelfAttention,
     TransformerLayer,
-    encoded,
 )
 from sigma.ops import Places, Rows, places_of
 
@@ -46,53 +46,54 @@ from sigma.ops import Places, Rows, places_of
 class NormFirstAttention(SelfAttention):
     """A of the authors' form, (T, D) -> (T, D)."""
 
-    def __init__(self, size: int, num_heads: int, attention_dropout: float) -> None:
-        super().__init__(size, num_heads, 0.0, attention_dropout)
+    def __init__(self, size: int, num_heads: int, *, attention_dropout: float) -> None:
+        super().__init__(size, num_heads, dropout=0.0, attention_dropout=attention_dropout)
         del self.out, self.dropout  # no W_O, and no dropout but of the weights
 
     def update(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        queries = self.norm(queries)
-        return queries + self.mix(queries, states, rows, places)
+        queries = self.norm(queries)  # eq. 5
+        return queries + self.mix(queries, states, rows, places)  # eq. 6
 
 
 class NormFirstFeedForward(FeedForward):
     """X of the authors' form, (T, D) -> (T, D)."""
 
     def forward(self, states: Tensor) -> Tensor:
-        states = self.norm(states)
-        return states + self.update(states)
+        states = self.norm(states)  # eq. 7
+        return states + self.update(states)  # eq. 8
 
 
 def norm_first_layer(
     size: int,
     num_heads: int,
     inner: int,
+    *,
     dropout: float,
     attention_dropout: float,
     activation: str,
-) -> nn.Module:
+) -> Block:
     """One layer of the authors' form; arguments as ``TransformerLayer``."""
     return Block(
-        NormFirstAttention(size, num_heads, attention_dropout),
-        NormFirstFeedForward(size, inner, dropout, activation, inner_dropout=dropout),
+        NormFirstAttention(size, num_heads, attention_dropout=attention_dropout),
+        NormFirstFeedForward(
+            size, inner, dropout=dropout, activation=activation, inner_dropout=dropout
+        ),
     )
 
 
+def init_xavier_uniform(module: nn.Module) -> None:
+    """The authors' start of maps and tables, padding zero; for ``nn.Module.apply``."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.xavier_uniform_(module.weight)
+    if isinstance(module, nn.Embedding):
+        clear_padding(module)
+
+
 class SASRec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places.
+    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
-        num_items: K.
-        max_length: largest L.
-        hidden_size: D.
-        num_layers: stacked transformer layers.
-        num_heads: H, divides D.
-        inner_size: width of the feed-forward layers.
-        dropout: of embeddings and layer outputs.
-        attention_dropout: of attention weights.
-        activation: ``gelu`` or ``relu``.
         norm_first: the authors' form instead of RecBole's.
-        name: what tables call the model.
     """
 
     causal = True
@@ -111,25 +112,28 @@ class SASRec(PositionedItems):
         norm_first: bool = False,
         name: str = "sasrec",
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout, name)
+        super().__init__(num_items, max_length, hidden_size, dropout=dropout, name=name)
         self.norm_first = norm_first
-        layer = norm_first_layer if norm_first else TransformerLayer
+        layer: Any = norm_first_layer if norm_first else TransformerLayer
         self.layers = nn.ModuleList(
-            layer(hidden_size, num_heads, inner_size, dropout, attention_dropout, activation)
+            layer(
+                hidden_size,
+                num_heads,
+                inner_size,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation=activation,
+            )
             for _ in range(num_layers)
         )
         self.apply(init_normal)
         if norm_first:
-            for module in self.modules():
-                if isinstance(module, nn.Linear | nn.Embedding):
-                    nn.init.xavier_uniform_(module.weight)
-            with torch.no_grad():
-                self.items.weight[0] = 0
+            self.apply(init_xavier_uniform)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        at = places_of(places, items.shape[0])
+        read = places_of(places, items.shape[0])
         if not self.norm_first:
-            return encoded(self.layers, self.embedded(items, rows), rows, at)
+            return encode(self.layers, self.embedding(items, rows), rows, read)  # eq. 1-3
         states = self.items(items)
-        states = self.dropout(self.positions(states * states.shape[-1] ** 0.5, rows))
-        return self.norm(encoded(self.layers, states, rows, at))
+        states = self.dropout(self.positions(states * states.shape[-1] ** 0.5, rows))  # eq. 4
+        return self.norm(encode(self.layers, states, rows, read))  # eq. 9

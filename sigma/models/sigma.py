@@ -2,19 +2,18 @@
 
 Liu et al., AAAI 2025. Equation numbers are the paper's.
 
-Symbols: T places of packed rows, M places that are read, n_u length of a row, D hidden size, K
-items, r items the partial flip keeps in place, a1 and a2 trainable scalars, ⊙ product by element.
-All of (T, D) but E, and (M, D) from the last layer's products on.
+Symbols: r items the partial flip keeps in place, a1 and a2 trainable scalars. All of (T, D), and
+(M, D) from the last layer's products on.
 
     H0  = LayerNorm(dropout(E[items]))                                            (1)
     H0f = H0 with the first n_u - r items of each row reversed                    (2)
-    M   = Mamba(H0),  Mf = Mamba(H0f)                                             (3)
+    M   = Mamba(H0),  Mf = Mamba(H0f)                                             (2)
     G   = SiLU(g) + sigmoid(g),  g(H) = Conv1d(H W1 + b1) W2 + b2                 (4-6)
     M^  = M + G(H0) ⊙ M + Mf + G(H0f) ⊙ Mf                                        (3)
     F   = GRU(Conv1d(H0))                                                         (7)
     Z   = LayerNorm(dropout((a1 M^ + a2 F) W3 + b3) + H0 W6 + b6)                 (8, 9)
     R   = LayerNorm(Z + dropout(dropout(GELU(Z W4 + b4)) W5 + b5))                (10)
-    score of item k = R[n_u] · E[k], E the (K, D) item table                      (11)
+    score of item k = R[n_u] · E[k]                                               (11)
 
 Choices where the paper is silent, or departures; those marked * were chosen on Beauty's validation
 (docs/what_makes_sigma_learn.md):
@@ -22,11 +21,11 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
      table starts at N(0, 0.02), everything else as PyTorch and mamba_ssm draw it.
 (2)  The flip respects each row's length: a row of n_u <= r items is not flipped. The authors' code
      reverses positions 0 … 44 whatever the length, so most users' flipped direction reads padding
-     alone.
-(3)  One Mamba for both directions, as the formula has it and the code does; ``shared_mamba=False``
-     is the text's "two Mamba blocks". Its step sizes start at softplus(0) = 0.69*, where the
-     authors' initialisation puts them, too; mamba_ssm's 0.001 … 0.1 hardly moves the state within
-     the few items of a history. A residual passes each direction by its gate* (authors' code).
+     alone. One Mamba for both directions, as the formula has it and the code does;
+     ``shared_mamba=False`` is the text's "two Mamba blocks". Its step sizes start at softplus(0) =
+     0.69*, where the authors' initialisation puts them, too; mamba_ssm's 0.001 … 0.1 hardly moves
+     the state within the few items of a history.
+(3)  A residual passes each direction by its gate* (authors' code).
 (4)  Depthwise causal convolution of width 3: appendix A counts N D k for it.
 (5)  One gate for both directions, as in the formula.
 (7)  Dense causal convolution of width 3 ("extract and mix"); the authors' looks one item ahead.
@@ -38,23 +37,17 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 (10) The residual runs round the PFFN, the norm follows it. Stacked layers repeat (2)-(10).
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import GRU, CausalConv1d, Dropout, TiedItems, at, item_table
+from sigma.models.layers import GRU, CausalConv1d, Dropout, at, encode
+from sigma.models.mamba import MambaFactory, MambaStack
 from sigma.ops import Places, Rows, flip, places_of
 
 
 class DenseSelectiveGate(nn.Module):
-    """G(H) of eq. 4-6, (T, D) -> (T, D), or (M, D) at places.
-
-    Args:
-        size: D.
-        conv_width: of Conv1d.
-    """
+    """G(H) of eq. 4-6, (T, D) -> (T, D), or (M, D) at places."""
 
     def __init__(self, size: int, conv_width: int) -> None:
         super().__init__()
@@ -63,27 +56,21 @@ class DenseSelectiveGate(nn.Module):
         self.outer = nn.Linear(size, size)
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
-        g = self.outer(at(self.conv(self.inner(states), rows), places))  # (6)
-        return F.silu(g) + torch.sigmoid(g)  # (4, 5)
+        mixed = self.conv(self.inner(states), rows)  # eq. 4: (T, D)
+        g = self.outer(at(mixed, places))  # eq. 5: (M, D)
+        return F.silu(g) + torch.sigmoid(g)  # eq. 5, 6
 
 
 class SigmaLayer(nn.Module):
-    """One G-Mamba block and its PFFN (eq. 2-10), (T, D) -> (T, D), or (M, D) at places.
-
-    Args:
-        size: D.
-        r: items the partial flip keeps in place.
-        mamba: hidden size -> Mamba block.
-        dropout, partial_flip, gate, gru, shared_mamba, conv_width: as ``Sigma``.
-    """
+    """One G-Mamba block and its PFFN (eq. 2-10), (T, D) -> (T, D), or (M, D) at places."""
 
     def __init__(
         self,
         size: int,
+        mamba: MambaFactory,
         *,
-        r: int,
-        mamba: Callable[[int], nn.Module],
         dropout: float,
+        r: int,
         partial_flip: bool,
         gate: bool,
         gru: bool,
@@ -112,8 +99,8 @@ class SigmaLayer(nn.Module):
         self, states: Tensor, rows: Rows, places: Places | None, mamba: nn.Module
     ) -> Tensor:
         """M + G(H) ⊙ M of one direction's H (T, D)."""
-        read = mamba(states, rows, places)
-        return read if self.gate is None else read + self.gate(states, rows, places) * read
+        m = mamba(states, rows, places)  # eq. 2: M or Mf, (M, D)
+        return m if self.gate is None else m + self.gate(states, rows, places) * m  # eq. 3
 
     def both_directions(self, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
         """M^ of eq. 3."""
@@ -121,42 +108,36 @@ class SigmaLayer(nn.Module):
         flips = self.partial_flip and rows.longest > self.r + 1  # else no row has two to swap
         if not flips and self.flipped_mamba is None:
             return 2 * forward
-        flipped = flip(states, rows, self.r) if flips else states  # (2)
+        flipped = flip(states, rows, self.r) if flips else states  # eq. 2: H0f
         return forward + self.direction(flipped, rows, places, self.flipped_mamba or self.mamba)
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
-        mixed = self.mix_mamba * self.both_directions(states, rows, places)  # (3)
+        mixed = self.mix_mamba * self.both_directions(states, rows, places)  # eq. 8: a1 M^
         if self.gru is not None and self.conv is not None and self.mix_gru is not None:
-            extracted = self.gru(self.conv(states, rows), rows)  # (7)
-            mixed = mixed + self.mix_gru * at(extracted, places)
+            extracted = self.gru(self.conv(states, rows), rows)  # eq. 7: F, (T, D)
+            mixed = mixed + self.mix_gru * at(extracted, places)  # eq. 8: Z, (M, D)
         shortcut = self.shortcut(at(states, places))
-        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + shortcut)  # (8, 9)
-        wide = self.dropout(F.gelu(self.widen(mixed)))
-        return self.norm(mixed + self.dropout(self.narrow(wide)))  # (10)
+        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + shortcut)  # eq. 9
+        wide = self.dropout(F.gelu(self.widen(mixed)))  # eq. 10: (M, 4 D)
+        return self.norm(mixed + self.dropout(self.narrow(wide)))  # eq. 10: R
 
 
-class Sigma(TiedItems):
-    """Packed items (T,) -> states (M, D) at places.
+class Sigma(MambaStack):
+    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
-        num_items: K.
-        mamba: hidden size -> Mamba block.
-        hidden_size: D.
-        num_layers: stacked layers.
-        dropout: probability.
         r: items the partial flip keeps in place; at least L means no flip, 0 a whole flip.
         partial_flip: False reads the unflipped sequence twice (ablation).
         gate: False combines the two directions linearly (ablation).
         gru: False leaves the FE-GRU out (ablation).
         shared_mamba: one Mamba for both directions.
         conv_width: of the convolutions in gate and FE-GRU.
-        name: what tables call the model.
     """
 
     def __init__(
         self,
         num_items: int,
-        mamba: Callable[[int], nn.Module],
+        mamba: MambaFactory,
         hidden_size: int = 64,
         num_layers: int = 1,
         dropout: float = 0.3,
@@ -168,18 +149,12 @@ class Sigma(TiedItems):
         conv_width: int = 3,
         name: str = "sigma",
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.causal = not partial_flip  # the flipped direction reads the end of a history first
-        self.items = item_table(num_items, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = Dropout(dropout)
-        self.layers = nn.ModuleList(
+        layers = (
             SigmaLayer(
                 hidden_size,
-                r=r,
-                mamba=mamba,
+                mamba,
                 dropout=dropout,
+                r=r,
                 partial_flip=partial_flip,
                 gate=gate,
                 gru=gru,
@@ -188,9 +163,9 @@ class Sigma(TiedItems):
             )
             for _ in range(num_layers)
         )
+        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        self.causal = not partial_flip  # the flipped direction reads the end of a history first
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.norm(self.dropout(self.items(items)))  # (1)
-        for layer in self.layers[:-1]:
-            states = layer(states, rows)
-        return self.layers[-1](states, rows, places_of(places, items.shape[0]))
+        states = self.embedding(items)  # eq. 1: H0, (T, D)
+        return encode(self.layers, states, rows, places_of(places, items.shape[0]))

@@ -3,20 +3,19 @@
 Liu et al., AAAI 2025: the computation and the initial draw of ``model/gated_mamba.py`` in the
 authors' repository, at any N. ``sigma.models.sigma`` follows the paper's equations instead.
 
-Symbols: B rows, L columns, padding included (the data set's N), n_u true length of a row, D hidden
-size, K items, w the three mixing weights, σ the sigmoid, ⊙ product by element. All of (B, L, D) but
-E, which is (K + 1, D) with the padding item in row 0.
+Symbols: L columns, padding included (the data set's N), w the three mixing weights, σ the sigmoid.
+All of (B, L, D), and (M, D) from the last layer's gates on.
 
-    X  = LayerNorm(dropout(E[items]))
-    Xf = X with columns 0 … flip_until - 1 reversed
-    M  = Mamba(X),  Mf = Mamba(Xf), one and the same Mamba
-    G  = dropout(SiLU(h) Ws + bs + σ(h) Wg + bg),    h  = X W1 + b1 + X
-    Gf = dropout(SiLU(hf) Ws + bs + σ(G) Wg + bg),   hf = Xf W2 + b2 + Xf
-    F  = GRU(Conv1d(X))
-    Z  = (w2 (M ⊙ G + M) + w1 (Mf ⊙ Gf + Mf) + w0 F) W3 + b3
-    Y  = LayerNorm(dropout(Z)), with + X inside when num_layers > 1
-    H  = LayerNorm(Y + dropout(dropout(GELU(Y W4 + b4)) W5 + b5))
-    score of item k = H[n_u] · E[k];   loss: softmax cross entropy over items 0 … K
+    X  = LayerNorm(dropout(E[items]))                                                           (1)
+    Xf = X with columns 0 … flip_until - 1 reversed                                             (2)
+    M  = Mamba(X),  Mf = Mamba(Xf), one and the same Mamba                                      (3)
+    G  = dropout(SiLU(h) Ws + bs + σ(h) Wg + bg),    h  = X W1 + b1 + X                         (4)
+    Gf = dropout(SiLU(hf) Ws + bs + σ(G) Wg + bg),   hf = Xf W2 + b2 + Xf                       (5)
+    F  = GRU(Conv1d(X))                                                                         (6)
+    Z  = (w2 (M ⊙ G + M) + w1 (Mf ⊙ Gf + Mf) + w0 F) W3 + b3                                    (7)
+    Y  = LayerNorm(dropout(Z)), with + X inside when num_layers > 1                             (8)
+    H  = LayerNorm(Y + dropout(dropout(GELU(Y W4 + b4)) W5 + b5))                               (9)
+    score of item k = H[n_u] · E[k];   loss: softmax cross entropy over items 0 … K            (10)
 
 Defects, as switches (default: as released; docs/released_code.md has what each does):
 flip_until=45       the flip's range is fixed and reads padding; null: each row's first n_u - r.
@@ -40,33 +39,28 @@ Departures from the released code, none of which changes a result:
   (``TiedScores.others``). Use another loss with ``padding_item=false``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.errors import UserError
-from sigma.models.layers import GRU, CausalConv1d, Dropout, TiedItems, at, init_normal, item_table
+from sigma.models.layers import GRU, CausalConv1d, Dropout, at
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
 from sigma.models.transformer import FeedForward
-from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, take, whole_rows
+from sigma.ops import Rows, packed, places_of, take, whole_rows
 from sigma.ops.moves import gather
 from sigma.ops.scores import TiedScores
 
 
 class ReleasedGate(nn.Module):
-    """(X, Xf) -> (G, Gf), all (T, D).
+    """Equations 4 and 5, (X, Xf) -> (G, Gf), all (M, D); see ``SigmaReleased``."""
 
-    Args:
-        size: D.
-        dropout: of G and Gf.
-        cross: Gf's sigmoid reads G instead of hf.
-        separate_dense: W2, b2 for the flipped direction instead of W1, b1.
-    """
-
-    def __init__(self, size: int, dropout: float, cross: bool, separate_dense: bool) -> None:
+    def __init__(
+        self, size: int, *, dropout: float, cross_gate: bool, separate_dense: bool
+    ) -> None:
         super().__init__()
-        self.cross = cross
+        self.cross_gate = cross_gate
         self.dense = nn.Linear(size, size)
         self.flipped_dense = nn.Linear(size, size) if separate_dense else None
         self.silu = nn.Linear(size, size)
@@ -75,33 +69,34 @@ class ReleasedGate(nn.Module):
 
     def forward(self, states: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
         h = self.dense(states) + states
-        gate = self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(h)))
+        gate = self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(h)))  # eq. 4
         h = (self.flipped_dense or self.dense)(flipped) + flipped
-        seen = gate if self.cross else h
-        return gate, self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(seen)))
+        crossed = gate if self.cross_gate else h
+        return gate, self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(crossed)))
 
 
 class ReleasedLayer(nn.Module):
-    """X -> H, see ``forward``; arguments as ``SigmaReleased``, ``residual`` for + X."""
+    """Equations 2 to 9; arguments as ``SigmaReleased``, and ``residual`` for + X."""
 
     def __init__(
         self,
         size: int,
+        mamba: MambaFactory,
+        gate: ReleasedGate,
+        *,
         dropout: float,
         flip_until: int | None,
-        keep: int,
+        r: int,
         look_ahead: bool,
-        gate: ReleasedGate,
         gate_residual: bool,
         shared_mamba: bool,
         gru_bias: bool,
         mix: Sequence[float],
         residual: bool,
-        mamba: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
         self.flip_until = flip_until
-        self.keep = keep
+        self.r = r
         self.look_ahead = look_ahead
         self.gate_residual = gate_residual
         self.residual = residual
@@ -113,7 +108,7 @@ class ReleasedLayer(nn.Module):
         self.mixed = nn.Linear(size, size)
         self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.feed_forward = FeedForward(size, 4 * size, dropout, inner_dropout=dropout)
+        self.feed_forward = FeedForward(size, 4 * size, dropout=dropout, inner_dropout=dropout)
 
     def flipped(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Xf, (B, L, D)."""
@@ -122,7 +117,7 @@ class ReleasedLayer(nn.Module):
             head, tail = states[:, : self.flip_until], states[:, self.flip_until :]
             return torch.cat((head.flip(1), tail), dim=1)
         columns = torch.arange(width, device=states.device)
-        last = (lengths - self.keep)[:, None] - 1
+        last = (lengths - self.r)[:, None] - 1
         first = whole_rows(number, width, states.device).offsets[:-1, None]
         index = (first + torch.where(columns <= last, last - columns, columns)).flatten()
         return gather(states.flatten(0, 1), index, index[:, None], True, True).view_as(states)
@@ -140,76 +135,38 @@ class ReleasedLayer(nn.Module):
         later = (rows.row_of(places) + 1).clamp(max=number)
         return take(centred, places_of(places + later, size + number))
 
-    def forward(
-        self,
-        states: Tensor,
-        lengths: Tensor,
-        rows: Rows,
-        size: int,
-        places: Places | None = None,
-        cells: Places | None = None,
-    ) -> Tensor:
-        """(B, L, D) -> (T, D), or (M, D) at places.
-
-        Args:
-            states: (B, L, D).
-            lengths: (B,) n_u.
-            rows: the columns that are read of each row: n_u, or all L.
-            size: T, of these.
-            places: (M,) in them, and
-            cells: the same among the cells (B L,).
-        """
-        flipped = self.flipped(states, lengths)
-        forward = self.mambas[0](packed(states, rows, size), rows, places)
-        backward = self.mambas[-1](packed(flipped, rows, size), rows, places)
-        if cells is None:
-            own, other = (packed(x, rows, size) for x in (states, flipped))
-        else:
-            own, other = (take(x.flatten(0, 1), cells) for x in (states, flipped))
-        gate, flipped_gate = self.gate(own, other)
+    def forward(self, states: Tensor, columns: Columns) -> Tensor:
+        """(B, L, D) -> (M, D) where it is read."""
+        flipped = self.flipped(states, columns.lengths)  # eq. 2
+        rows, places = columns.rows, columns.places
+        forward = self.mambas[0](columns.pack(states), rows, places)  # eq. 3: M, (M, D)
+        backward = self.mambas[-1](columns.pack(flipped), rows, places)  # eq. 3: Mf
+        x = columns.take(states)
+        gate, flipped_gate = self.gate(x, columns.take(flipped))  # eq. 4, 5
         if self.gate_residual:
             gate, flipped_gate = gate + 1, flipped_gate + 1
         mixed = self.mix[2] * (forward * gate) + self.mix[1] * (backward * flipped_gate)
-        extracted = self.gru(self.convolve(states, rows, size), rows)
-        mixed = mixed + self.mix[0] * at(extracted, places)
-        mixed = self.dropout(self.mixed(mixed))
-        if self.residual:
-            mixed = mixed + own
-        return self.feed_forward(self.norm(mixed))
+        extracted = self.gru(self.convolve(states, rows, columns.size), rows)  # eq. 6: (T, D)
+        mixed = self.dropout(self.mixed(mixed + self.mix[0] * at(extracted, places)))  # eq. 7
+        return self.feed_forward(self.norm(mixed + x if self.residual else mixed))  # eq. 8, 9
 
 
-class SigmaReleased(TiedItems):
+class SigmaReleased(PaddedMambaStack):
     """Packed items (T,) -> states (M, D) at places. Every default is the released code's.
 
     Args:
-        num_items: K.
-        mamba: hidden size -> Mamba block.
-        hidden_size: D.
-        num_layers: stacked layers; with more than one each adds its input (+ X).
-        dropout: of embeddings, block and feed-forward layers.
         flip_until: columns 0 … flip_until - 1 are reversed in every row, whatever its length, at
             most all L; 0 is no flip; None reverses each row's first n_u - r items.
         r: items that stay in place; read only when ``flip_until`` is None.
-        cross_gate: the flipped direction's sigmoid branch reads the other direction's gate.
-        look_ahead: centred convolution instead of a causal one.
-        reinit_mamba: N(0, 0.02) inside Mamba, step sizes' bias zero.
-        padding_item: padding has an embedding, and is a class of the softmax.
-        shared_mamba: one Mamba for both directions.
-        separate_dense: a dense layer for each direction in the gate.
-        gate_residual: each direction passes by its gate, too.
-        gate_dropout: of the gates.
-        gru_bias: biases in the GRU.
         mix: first weights of GRU, flipped and forward direction; trained, no softmax.
-        name: what tables call the model.
-
-    Raises:
-        UserError: a negative ``flip_until`` or ``r``, or ``mix`` not of three numbers.
+        gru_bias: biases in the GRU.
+        others: above, and in ``sigma.models.base``.
     """
 
     def __init__(
         self,
         num_items: int,
-        mamba: Callable[[int], nn.Module],
+        mamba: MambaFactory,
         hidden_size: int = 64,
         num_layers: int = 1,
         dropout: float = 0.2,
@@ -227,63 +184,45 @@ class SigmaReleased(TiedItems):
         mix: Sequence[float] = (0.1, 0.1, 0.8),
         name: str = "sigma_released",
     ) -> None:
-        super().__init__()
-        for key, value in (("flip_until", flip_until), ("r", r)):
-            if value is not None and value < 0:
-                raise UserError(f"model.{key}={value} counts items; give 0 or more.")
+        if r < 0 or (flip_until is not None and flip_until < 0):
+            raise ValueError(f"flip_until={flip_until} and r={r} count items; give 0 or more.")
         if len(mix) != 3:
-            raise UserError(
-                f"model.mix={list(mix)} must hold three weights, of GRU, flipped and forward "
-                "direction, such as [0.1,0.1,0.8]."
+            raise ValueError(
+                f"mix={list(mix)} must hold three weights, of GRU, flipped and forward direction."
             )
-        self.name = name
-        self.padding_item = padding_item
-        no_flip = flip_until is not None and flip_until < 2
-        self.causal = not look_ahead and no_flip
-        self.items = item_table(num_items, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.dropout = Dropout(dropout)
-        self.layers = nn.ModuleList(
+        layers = (
             ReleasedLayer(
                 hidden_size,
-                dropout,
-                flip_until,
-                r,
-                look_ahead,
-                ReleasedGate(hidden_size, gate_dropout, cross_gate, separate_dense),
-                gate_residual,
-                shared_mamba,
-                gru_bias,
-                mix,
-                num_layers > 1,
                 mamba,
+                ReleasedGate(
+                    hidden_size,
+                    dropout=gate_dropout,
+                    cross_gate=cross_gate,
+                    separate_dense=separate_dense,
+                ),
+                dropout=dropout,
+                flip_until=flip_until,
+                r=r,
+                look_ahead=look_ahead,
+                gate_residual=gate_residual,
+                shared_mamba=shared_mamba,
+                gru_bias=gru_bias,
+                mix=mix,
+                residual=num_layers > 1,
             )
             for _ in range(num_layers)
         )
-        self._init_weights(reinit_mamba)
-
-    def _init_weights(self, reinit_mamba: bool) -> None:
-        """N(0, 0.02) in linear layers and item table; GRU and convolutions keep PyTorch's draw."""
-        layers = [x for x in self.modules() if isinstance(x, ReleasedLayer)]
-        inside = {module for layer in layers for module in layer.mambas.modules()}
-        for module in self.modules():
-            if reinit_mamba or module not in inside:
-                init_normal(module)
-        if self.padding_item:
+        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        self.causal = not look_ahead and flip_until in (0, 1)  # so short a flip moves nothing
+        self.padding_item = padding_item
+        # GRU and convolutions keep PyTorch's draw.
+        init_around_mamba(self, reinit_mamba=reinit_mamba)
+        if padding_item:
             nn.init.normal_(self.items.weight[0].detach(), std=0.02)
-
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        size, width, lengths = items.shape[0], rows.longest, rows.offsets.diff()
-        states = self.norm(self.dropout(self.items(padded(items, rows, width))))
-        number = states.shape[0]
-        every = whole_rows(number, width, items.device)
-        for layer in self.layers[:-1]:
-            states = layer(states, lengths, every, number * width).view_as(states)
-        cells = padded_places(rows, places, width)
-        return self.layers[-1](states, lengths, rows, size, places_of(places, size), cells)
 
     @property
     def logits(self) -> TiedScores:
         """To be called with states (M, D); padding is a class of the softmax and never ranked."""
         table = self.items.weight
-        return TiedScores(table[1:], others=table[:1] if self.padding_item else None)
+        others = table[:1] if self.padding_item else None
+        return TiedScores(table[1:], others=others)  # eq. 10

@@ -2,10 +2,15 @@
 
 Vaswani et al., "Attention Is All You Need", 2017; Devlin et al., "BERT", 2019.
 
-Symbols: T places of packed rows, M places that are read, D hidden size, H heads, d = D / H.
+Symbols: H heads, d = D / H.
+
+    A = softmax(Q K^T / sqrt(d)) V,  Q = X W_Q + b_Q, K and V likewise        of every head     (1)
+    X = LayerNorm(X + dropout(A W_O + b_O))                                                     (2)
+    X = LayerNorm(X + dropout(f(X W1 + b1) W2 + b2))                                            (3)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,32 +23,24 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.
 
 
 class SelfAttention(nn.Module):
-    """LayerNorm(X + dropout(softmax(Q K^T / sqrt(d)) V W_O)), (T, D) -> (T, D).
+    """Equations 1 and 2, (T, D) -> (T, D), or (M, D) at places.
 
     Args:
-        size: D.
-        num_heads: H.
-        dropout: of the output.
-        attention_dropout: of the attention weights.
         causal: a position sees itself and those before it in its row; False: its whole row.
-
-    Raises:
-        UserError: H does not divide D.
     """
 
     def __init__(
         self,
         size: int,
         num_heads: int,
+        *,
         dropout: float,
         attention_dropout: float = 0.0,
         causal: bool = True,
     ) -> None:
         super().__init__()
         if num_heads < 1 or size % num_heads:
-            raise UserError(
-                f"model.hidden_size={size} must be a multiple of model.num_heads={num_heads}."
-            )
+            raise ValueError(f"num_heads={num_heads} must divide hidden_size={size}.")
         self.num_heads = num_heads
         self.causal = causal
         self.query = nn.Linear(size, size)
@@ -63,7 +60,7 @@ class SelfAttention(nn.Module):
         return self.attention_dropout.p if self.training else 0.0
 
     def mix(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        """softmax(Q K^T / sqrt(d)) V of all heads side by side, before W_O, (M, D).
+        """A, the heads side by side, (M, D).
 
         Args:
             queries: (M, D), mapped to Q.
@@ -71,16 +68,10 @@ class SelfAttention(nn.Module):
             rows: of the states.
             places: of the queries; None is all.
         """
-        mixed = attend(
-            self.heads(self.query(queries)),
-            self.heads(self.key(states)),
-            self.heads(self.value(states)),
-            rows,
-            None if places is None else places.at,
-            self.causal,
-            self.weights_dropout(),
-        )
-        return mixed.flatten(1)
+        q = self.heads(self.query(queries))  # (M, H, d)
+        k, v = self.heads(self.key(states)), self.heads(self.value(states))  # (T, H, d)
+        index = None if places is None else places.at
+        return attend(q, k, v, rows, index, self.causal, self.weights_dropout()).flatten(1)  # eq. 1
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
         """(T, D) -> (T, D), or (M, D) at places."""
@@ -89,34 +80,29 @@ class SelfAttention(nn.Module):
     def update(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
         """The block's output where ``queries`` (M, D) stand, from ``states`` (T, D)."""
         mixed = self.mix(queries, states, rows, places)
-        return self.norm(queries + self.dropout(self.out(mixed)))
+        return self.norm(queries + self.dropout(self.out(mixed)))  # eq. 2
 
 
 class FeedForward(nn.Module):
-    """LayerNorm(X + dropout(f(X W1 + b1) W2 + b2)), (T, D) -> (T, D).
+    """Equation 3, (T, D) -> (T, D).
 
     Args:
-        size: D.
         inner: width between the two maps.
-        dropout: of the output.
-        activation: f, ``gelu`` or ``relu``.
         inner_dropout: of f's output.
-
-    Raises:
-        UserError: unknown activation.
     """
 
     def __init__(
         self,
         size: int,
         inner: int,
+        *,
         dropout: float,
         activation: str = "gelu",
         inner_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise UserError(f"Unknown model.activation '{activation}'; choose gelu or relu.")
+            raise ValueError(f"activation='{activation}' must be gelu or relu.")
         self.widen = nn.Linear(size, inner)
         self.narrow = nn.Linear(inner, size)
         self.activation = ACTIVATIONS[activation]
@@ -130,52 +116,45 @@ class FeedForward(nn.Module):
         return self.dropout(self.narrow(wide))
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.norm(states + self.update(states))
+        return self.norm(states + self.update(states))  # eq. 3
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer.
+    """Attention, then a feed-forward layer; called as the attention is."""
 
-    Args:
-        attention: (T, D), rows, places -> (T, D), or (M, D) at places.
-        feed_forward: position by position.
-    """
-
-    def __init__(self, attention: SelfAttention, feed_forward: FeedForward) -> None:
+    def __init__(self, attention: nn.Module, feed_forward: FeedForward) -> None:
         super().__init__()
         self.attention = attention
         self.feed_forward = feed_forward
 
-    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
-        """Arguments as ``SelfAttention.forward``."""
-        return self.feed_forward(self.attention(states, rows, places))
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.feed_forward(self.attention(*inputs))
 
 
 class TransformerLayer(Block):
-    """Self-attention, then feed-forward; arguments as theirs."""
+    """Self-attention, then feed-forward, (T, D) -> (T, D), or (M, D) at places."""
 
     def __init__(
         self,
         size: int,
         num_heads: int,
         inner: int,
+        *,
         dropout: float,
         attention_dropout: float,
         activation: str = "gelu",
         causal: bool = True,
     ) -> None:
         super().__init__(
-            SelfAttention(size, num_heads, dropout, attention_dropout, causal),
-            FeedForward(size, inner, dropout, activation),
+            SelfAttention(
+                size, num_heads, dropout=dropout, attention_dropout=attention_dropout, causal=causal
+            ),
+            FeedForward(size, inner, dropout=dropout, activation=activation),
         )
 
 
 class Positions(nn.Module):
-    """Adds a learned embedding of each position, counted from the first item kept.
-
-    Args:
-        max_length: largest L.
-        size: D.
+    """Adds a learned embedding of each position, counted from the first item of its row.
 
     Raises:
         UserError: a longer input.
@@ -198,8 +177,8 @@ class Positions(nn.Module):
     def _check(self, length: int) -> None:
         if length > self.table.num_embeddings:
             raise UserError(
-                f"The input holds {length} positions, the model {self.table.num_embeddings}; "
-                "build it with model.max_length of at least the data's dataset.max_length."
+                f"The input holds {length} positions, the model {self.table.num_embeddings}; its "
+                "max_length must be at least the data's."
             )
 
 
@@ -207,11 +186,6 @@ class PositionedItems(TiedItems):
     """dropout(LayerNorm(E[items] + P)), where the transformers here begin.
 
     Args:
-        num_items: K.
-        max_length: largest L.
-        size: D.
-        dropout: of the embeddings.
-        name: what tables call the model.
         extra: rows of E after item K.
     """
 
@@ -220,6 +194,7 @@ class PositionedItems(TiedItems):
         num_items: int,
         max_length: int,
         size: int,
+        *,
         dropout: float,
         name: str,
         extra: int = 0,
@@ -231,20 +206,10 @@ class PositionedItems(TiedItems):
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def embedded(self, items: Tensor, rows: Rows) -> Tensor:
+    def embedding(self, items: Tensor, rows: Rows) -> Tensor:
         """(T,) -> (T, D)."""
         return self.dropout(self.norm(self.positions(self.items(items), rows)))
 
-    def embedded_padded(self, items: Tensor) -> Tensor:
+    def padded_embedding(self, items: Tensor) -> Tensor:
         """(B, L) -> (B, L, D)."""
         return self.dropout(self.norm(self.positions.padded(self.items(items))))
-
-
-def encoded(
-    layers: Iterable[nn.Module], states: Tensor, rows: Rows, places: Places | None
-) -> Tensor:
-    """(T, D) through the layers, the last of which works at ``places`` alone, (M, D)."""
-    *inner, last = layers
-    for layer in inner:
-        states = layer(states, rows)
-    return last(states, rows, places)

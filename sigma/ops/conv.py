@@ -5,6 +5,8 @@
 and SiLU of it where asked for.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -83,17 +85,46 @@ conv_op = Operation(
 )
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool = False) -> Tensor:
+@functools.cache
+def has_causal_conv1d() -> bool:
+    """Whether the package causal-conv1d can be imported."""
+    try:
+        from causal_conv1d import causal_conv1d_fn  # noqa: F401
+    except Exception:  # none, or a build for another CUDA or PyTorch, which fails in many ways
+        return False
+    return True
+
+
+def causal_conv1d(x: Conv, rows: Rows) -> Tensor:
+    """By the package, which knows rows by their numbers; channels last, (1, d, T)."""
+    from causal_conv1d import causal_conv1d_fn
+
+    places = torch.arange(len(x.x), device=x.x.device)
+    numbers = torch.searchsorted(rows.offsets, places, right=True).int()[None]
+    weight, bias = x.weight.to(x.x.dtype), x.bias.to(x.x.dtype)
+    activation = "silu" if x.silu else None
+    y: Tensor = causal_conv1d_fn(
+        x.x.contiguous().t()[None], weight, bias, seq_idx=numbers, activation=activation
+    )
+    return y[0].t()
+
+
+def causal_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool = False, backend: str = "auto"
+) -> Tensor:
     """Causal depthwise convolution within each row.
 
     Args:
         x: and the next two, see ``inputs.Conv``.
         rows: of the packed batch.
         silu: SiLU of the result.
+        backend: ``mamba_ssm`` takes causal-conv1d where it is installed.
 
     Returns:
         (T, d) in the type of ``x``; zeros behind the last row.
     """
+    if backend == "mamba_ssm" and x.is_cuda and has_causal_conv1d():
+        return causal_conv1d(Conv(x, weight, bias, silu), rows)
     exact, result = torch.promote_types(x.dtype, weight.dtype), x.dtype
     if x.device.type != "cuda":  # Triton reads half precision as it is
         x = typed(x, exact)

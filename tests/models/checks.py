@@ -1,8 +1,8 @@
 """What the tests of several models share beside ``slow``: a batch, its states, and checks."""
 
 import functools
+from collections.abc import Callable
 
-import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -91,24 +91,14 @@ def assert_same_scores(model: nn.Module, items: Tensor, lengths: Tensor, want: T
     assert_same(model, got, want @ model.items.weight[1:].T)
 
 
-def assert_starts_as_recboles(model: nn.Module) -> None:
-    """Maps and tables N(0, 0.02), biases 0, norms 1 and 0, nothing of padding."""
-    for name, p in model.named_parameters():
-        if "norm" in name:
-            assert (p == (1.0 if name.endswith("weight") else 0.0)).all(), name
-        elif p.dim() == 2:
-            assert p.std().item() == pytest.approx(0.02, rel=0.05), name
-        else:
-            assert not p.any(), name
-    assert not model.items.weight[0].any()
-
-
-def assert_close_in_half_precision(model: nn.Module) -> None:
-    items, lengths = rows()
-    want = last_states(model, items, lengths)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = last_states(model, items, lengths)
-    torch.testing.assert_close(got.float(), want, rtol=0.1, atol=0.1)
+def assert_equations(
+    model: nn.Module, row_states: Callable[..., list[Tensor]], *args: object, width: int = 7
+) -> None:
+    """Scores at every real item are those of ``row_states(model, items (L,), n_u, *args)``."""
+    items, lengths = rows(width)
+    pairs = zip(items, lengths.tolist(), strict=True)
+    want = torch.stack([x for row, n in pairs for x in row_states(model, row, n, *args)[:n]])
+    assert_same_scores(model, items, lengths, want)
 
 
 def torch_attention(ours: SelfAttention, heads: int) -> nn.MultiheadAttention:

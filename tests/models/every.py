@@ -1,11 +1,10 @@
 """Every model of ``conf/model`` at a small size, and packed batches, for tests of all of them."""
 
+import copy
 import functools
 from typing import Any
 
-import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -14,33 +13,34 @@ from sigma.capture import Inputs
 from sigma.models.base import Model
 from sigma.ops import Rows, rows_of
 from sigma.task import SequenceTask
+from tests.models import checks
 from tests.runs.front_door import ROOT
 
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
+COUNTED = ("item_knn", "markov", "popularity", "vmis_knn")
+TRAINED = [name for name in MODELS if name not in COUNTED]
 K, L = 20, 9
 # Sizes at which an epoch takes a moment; of those keys that a model has.
 SMALL = {"hidden_size": 16, "gru_size": 12, "inner_size": 24, "mamba.state_size": 4}
 
 
 @functools.cache
-def composed(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", [f"model={name}", f"dataset.max_length={L}", *overrides])
+def composed(name: str) -> DictConfig:
+    return checks.composed(name, f"dataset.max_length={L}")
 
 
-def small(name: str) -> list[str]:
+def small(name: str) -> dict[str, int]:
     model = composed(name).model
-    return [
-        f"model.{key}={value}"
-        for key, value in SMALL.items()
-        if OmegaConf.select(model, key) is not None
-    ]
+    return {key: n for key, n in SMALL.items() if OmegaConf.select(model, key) is not None}
 
 
 def built(name: str, **settings: object) -> Any:
     """The small model as it starts, in training."""
+    config = copy.deepcopy(composed(name))
+    for key, value in small(name).items():
+        OmegaConf.update(config.model, key, value)
     torch.manual_seed(0)
-    return instantiate(composed(name, *small(name)).model, num_items=K, _convert_="all", **settings)
+    return instantiate(config.model, num_items=K, _convert_="all", **settings)
 
 
 def build(name: str, **settings: object) -> Any:
@@ -53,12 +53,9 @@ def build(name: str, **settings: object) -> Any:
 
 
 def without_dropout(name: str, **settings: object) -> Any:
-    """The model in training, but for ``settings`` without any dropout; skips if it is counted."""
+    """The model in training, but for ``settings`` without any dropout."""
     off = {key: 0.0 for key in composed(name).model if key.endswith("dropout")}
-    model = built(name, **(off | settings))
-    if model.counted:
-        pytest.skip(f"{name} is counted, not trained")
-    return model
+    return built(name, **(off | settings))
 
 
 LENGTHS = (L, 1, 2, 5)
@@ -105,8 +102,8 @@ def outcome(model: Model, states: Tensor) -> list[Tensor]:
     return [states, *gradients]
 
 
-def assert_close(got: list[Tensor], wanted: list[Tensor]) -> None:
-    for ours, theirs in zip(got, wanted, strict=True):
+def assert_close(got: list[Tensor], want: list[Tensor]) -> None:
+    for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
@@ -121,3 +118,4 @@ SWITCHED = [
     ),
 ]
 EVERY = [*((name, {}) for name in MODELS), *SWITCHED]
+EVERY_TRAINED = [*((name, {}) for name in TRAINED), *SWITCHED]

@@ -3,33 +3,22 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from sigma.errors import UserError
 from sigma.models.bert4rec import BERT4Rec
-from sigma.models.transformer import SelfAttention, TransformerLayer
+from sigma.models.transformer import TransformerLayer
 from sigma.ops import places_of, rows_of
-from tests.models.checks import (
-    K,
-    assert_same,
-    assert_starts_as_recboles,
-    every_state,
-    last_states,
-    real,
-    shake,
-    torch_attention,
-    torch_layer,
-)
+from tests.models import checks
 from tests.models.slow import gelu, linear, norm, relu, transformer_layer
 
 L = 7
-MASK = K + 1
+MASK = checks.K + 1
 
 
 def build(**options: object) -> BERT4Rec:
     settings = {"max_length": L, "hidden_size": 6, "inner_size": 10} | options
-    model = BERT4Rec(num_items=K, dropout=0.0, attention_dropout=0.0, **settings)  # type: ignore[arg-type]
-    shake(model)
+    model = BERT4Rec(num_items=checks.K, dropout=0.0, attention_dropout=0.0, **settings)  # type: ignore[arg-type]
+    checks.shake(model)
     return model.double()
 
 
@@ -52,7 +41,7 @@ def evaluation_rows() -> tuple[Tensor, Tensor]:
     """One mask after the last of 1 … L items: rows of up to L + 1 positions."""
     lengths = torch.tensor([8, 2, 3, 4, 6])
     g = torch.Generator().manual_seed(1)
-    items = torch.randint(1, K + 1, (5, L + 1), generator=g)
+    items = torch.randint(1, checks.K + 1, (5, L + 1), generator=g)
     items = items * (torch.arange(L + 1) < lengths[:, None])
     items[torch.arange(5), lengths - 1] = MASK
     return items, lengths
@@ -72,7 +61,10 @@ def by_equations(model: BERT4Rec, items: Tensor, lengths: Tensor, options: dict)
             x = transformer_layer(x, layer, activation, heads, causal=False)
         for x_t in x:
             y = norm(gelu(linear(x_t, model.out)), model.out_norm)
-            each = [(y * model.items.weight[k]).sum() + model.bias[k - 1] for k in range(1, K + 1)]
+            each = [
+                (y * model.items.weight[k]).sum() + model.bias[k - 1]
+                for k in range(1, checks.K + 1)
+            ]
             scores.append(torch.stack(each))
     return torch.stack(scores)
 
@@ -86,17 +78,17 @@ def by_equations(model: BERT4Rec, items: Tensor, lengths: Tensor, options: dict)
 def test_equals_the_equations_with_gradients(rows: object, options: dict) -> None:
     model = build(**options)
     items, lengths = rows()  # type: ignore[operator]
-    got = model.logits(every_state(model, items, lengths))
-    assert_same(model, got, by_equations(model, items, lengths, options))
+    got = model.logits(checks.every_state(model, items, lengths))
+    checks.assert_same(model, got, by_equations(model, items, lengths, options))
 
 
 # --- the shared layers on rows of several lengths, against torch's on padded ones ---
 
 
 def test_a_layer_that_sees_whole_rows_is_torchs_encoder_layer() -> None:
-    ours = TransformerLayer(6, 3, 10, 0.0, 0.0, causal=False)
-    shake(ours)
-    theirs = torch_layer(ours.double(), 3, "gelu")
+    ours = TransformerLayer(6, 3, 10, dropout=0.0, attention_dropout=0.0, causal=False)
+    checks.shake(ours)
+    theirs = checks.torch_layer(ours.double(), 3, "gelu")
     torch.manual_seed(0)
     x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
     lengths = torch.tensor([5, 1, 3, 4])
@@ -108,87 +100,25 @@ def test_a_layer_that_sees_whole_rows_is_torchs_encoder_layer() -> None:
     ours_x, theirs_x = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, want))
     torch.testing.assert_close(ours_x, theirs_x, rtol=1e-8, atol=1e-10)
     some = torch.tensor([1, 4, 5, 6, 12])
-    there = ours(x[is_real], rows_of(lengths), places_of(some, 13))
-    torch.testing.assert_close(there, want[some], rtol=1e-9, atol=1e-10)
-
-
-def test_attention_over_whole_rows_is_torchs() -> None:
-    ours = SelfAttention(6, 2, 0.0, causal=False)
-    shake(ours)
-    theirs = torch_attention(ours.double(), heads=2)
-    torch.manual_seed(0)
-    x = torch.randn(4, 5, 6, dtype=torch.float64)
-    lengths = torch.tensor([5, 1, 3, 4])
-    padding = torch.arange(5) >= lengths[:, None]
-    want = theirs(x, x, x, key_padding_mask=padding, need_weights=False)[0]
-    got = ours(real(x, lengths), rows_of(lengths))
-    torch.testing.assert_close(got, real(ours.norm(x + want), lengths), rtol=1e-9, atol=1e-10)
+    partial = ours(x[is_real], rows_of(lengths), places_of(some, 13))
+    torch.testing.assert_close(partial, want[some], rtol=1e-9, atol=1e-10)
 
 
 # --- both directions, the mask token ---
 
 
-def test_every_position_sees_every_other() -> None:
-    model = build()
-    assert not model.causal
-    items, lengths = torch.tensor([[3, 1, 4, 1, 5, 9, MASK]]), torch.tensor([7])
-    for changed in range(7):
-        other = items.clone()
-        other[0, changed] = 12
-        moved = every_state(model, items, lengths) - every_state(model, other, lengths)
-        assert (moved.abs().amax(-1) > 1e-5).all()
-
-
-def test_only_positions_tell_the_order() -> None:
-    model = build()
-    lengths = torch.tensor([5])
-    one, two = torch.tensor([[3, 1, 4, 9, MASK]]), torch.tensor([[9, 4, 3, 1, MASK]])
-    assert not torch.allclose(last_states(model, one, lengths), last_states(model, two, lengths))
-    nn.init.zeros_(model.positions.table.weight)
-    torch.testing.assert_close(last_states(model, one, lengths), last_states(model, two, lengths))
-
-
 def test_the_mask_token_is_read_and_learned_but_not_scored() -> None:
-    model = BERT4Rec(num_items=K, max_length=L)
+    model = BERT4Rec(num_items=checks.K, max_length=L)
     assert model.mask_token == MASK
     items, lengths = evaluation_rows()
-    scores = model.logits(last_states(model, items, lengths))
-    assert scores.shape == (5, K)
+    scores = model.logits(checks.last_states(model, items, lengths))
+    assert scores.shape == (5, checks.K)
     F.cross_entropy(scores, torch.arange(5)).backward()
     assert model.items.weight.grad is not None
     assert model.items.weight.grad[MASK].any()
     # Scores know the mask's row only through the input: without a mask in it, not at all.
     unmasked = torch.tensor([[1, 2, 3]]), torch.tensor([3])
-    before = model.eval().logits(last_states(model, *unmasked))
+    before = model.eval().logits(checks.last_states(model, *unmasked))
     with torch.no_grad():
         model.items.weight[MASK] += 1
-    torch.testing.assert_close(model.logits(last_states(model, *unmasked)), before)
-
-
-def test_scores_of_some_items_have_their_bias() -> None:
-    model = build()
-    items, lengths = evaluation_rows()
-    states = last_states(model, items, lengths)
-    some = torch.tensor([[1, 12], [3, 3], [7, 2], [12, 1], [5, 6]])
-    torch.testing.assert_close(model.logits(states, some), model.logits(states).gather(1, some - 1))
-
-
-def test_there_is_one_position_more_than_items_and_no_second() -> None:
-    model = build()
-    full, longer = (torch.ones(1, n, dtype=torch.long) for n in (L + 1, L + 2))
-    assert every_state(model, full, torch.tensor([L + 1])).isfinite().all()
-    with pytest.raises(UserError, match=r"holds 9 positions, the model 8"):
-        every_state(model, longer, torch.tensor([L + 2]))
-
-
-def test_starts_normal() -> None:
-    torch.manual_seed(0)
-    model = BERT4Rec(num_items=500, max_length=50)
-    assert model.items.weight.shape == (502, 64)
-    assert model.items.weight[501].std().item() == pytest.approx(0.02, rel=0.3)
-    assert_starts_as_recboles(model)
-
-
-def test_heads_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(UserError, match=r"hidden_size=6 must be a multiple of model\.num_heads=4"):
-        build(num_heads=4)
+    torch.testing.assert_close(model.logits(checks.last_states(model, *unmasked)), before)

@@ -13,53 +13,43 @@ from torch.utils._pytree import tree_leaves
 from sigma.capture import Inputs
 from sigma.losses import BPR, CrossEntropy
 from sigma.ops import Rows
-from tests.models.every import (
-    EVERY,
-    LENGTHS,
-    TARGETS,
-    K,
-    assert_close,
-    batch,
-    build,
-    built,
-    ends,
-    last_states,
-    outcome,
-    step_loss,
-    without_dropout,
-)
+from tests.models import every
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+@pytest.mark.parametrize(("name", "settings"), every.EVERY_TRAINED, ids=str)
 def test_compiles_once_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
     """``task.compile=true``: states and gradients are those without.
 
     Of a few the gradient is traced, too, which takes long; they have all operations among them.
     """
-    model = without_dropout(name, **settings).double()
+    model = every.without_dropout(name, **settings).double()
     torch.compiler.reset()
     backend = "aot_eager" if name in ("sigma", "sasrec", "linrec", "sigma_released") else "eager"
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
-    for i, lengths in enumerate((LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2))):
-        items, rows = batch(lengths)
+    for i, lengths in enumerate((every.LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2))):
+        items, rows = every.batch(lengths)
         with torch.compiler.set_stance("default" if i == 0 else "fail_on_recompile"):
-            states = compiled(items, rows, ends(rows))
-        assert_close(outcome(model, states), outcome(model, last_states(model, items, rows)))
+            states = compiled(items, rows, every.ends(rows))
+        every.assert_close(
+            every.outcome(model, states),
+            every.outcome(model, every.last_states(model, items, rows)),
+        )
 
 
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), every.EVERY, ids=str)
 def test_exports_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
-    model = build(name, **settings)
+    model = every.build(name, **settings)
     sizes = {0: torch.export.Dim.DYNAMIC}
-    items, rows = batch()
+    items, rows = every.batch()
     exported = torch.export.export(
-        model, (items, rows, ends(rows)), dynamic_shapes=(sizes, Rows(sizes, None), sizes)
+        model, (items, rows, every.ends(rows)), dynamic_shapes=(sizes, Rows(sizes, None), sizes)
     )
-    for lengths in (LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
-        items, rows = batch(lengths)
-        got = exported.module()(items, rows, ends(rows))
-        torch.testing.assert_close(got, last_states(model, items, rows))
+    for lengths in (every.LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
+        items, rows = every.batch(lengths)
+        got = exported.module()(items, rows, every.ends(rows))
+        torch.testing.assert_close(got, every.last_states(model, items, rows))
 
 
 # --- a step waits for nothing ---
@@ -90,8 +80,16 @@ class Calls(TorchDispatchMode):
 WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "equal")
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy, BPR])
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings", "loss"),
+    [
+        *((*pair, CrossEntropy) for pair in every.EVERY_TRAINED),
+        ("sigma", {}, BPR),
+        ("bert4rec", {}, BPR),
+    ],
+    ids=str,
+)
 def test_a_step_calls_the_same_operations_whatever_the_lengths(
     name: str, settings: dict[str, Any], loss: type[nn.Module]
 ) -> None:
@@ -99,21 +97,17 @@ def test_a_step_calls_the_same_operations_whatever_the_lengths(
 
     Operations of ``sigma.ops`` count as one each.
     """
-    model = built(name, **settings)
-    if model.counted:
-        pytest.skip(f"{name} is counted, not trained")
-    if loss is BPR and getattr(model, "padding_item", False):
-        pytest.skip("a loss with negatives knows no padding item")
-    losses, found = loss(torch.ones(K, dtype=torch.int64)), []
-    for lengths in (LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
-        items, rows = batch(lengths)
+    model = every.built(name, **settings)
+    losses, results = loss(torch.ones(every.K, dtype=torch.int64)), []
+    for lengths in (every.LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
+        items, rows = every.batch(lengths)
         items = F.pad(items, (0, 1))
-        inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
+        inputs = Inputs(items, rows, every.ends(rows), every.TARGETS, (items, rows))
         with Calls() as calls:
             torch.autograd.grad(
-                step_loss(model, inputs, losses), list(model.parameters()), allow_unused=True
+                every.step_loss(model, inputs, losses), list(model.parameters()), allow_unused=True
             )
-        found.append(calls.seen)
-    assert found[0] == found[1] == found[2]
-    called = {name.split(".")[1] for name, *_ in found[0]}
+        results.append(calls.seen)
+    assert results[0] == results[1] == results[2]
+    called = {name.split(".")[1] for name, *_ in results[0]}
     assert not called.intersection(WAITS)

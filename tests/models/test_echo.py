@@ -4,24 +4,11 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
-from sigma.errors import UserError
 from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
-from sigma.models.mamba import Mamba
-from tests.models.checks import (
-    MAMBA,
-    K,
-    assert_close_in_half_precision,
-    assert_same_scores,
-    composed,
-    every_state,
-    last_states,
-    rows,
-    shake,
-)
+from tests.models import checks
+from tests.models.checks import MAMBA, K, assert_equations, shake
 from tests.models.slow import embedded, linear, mamba, norm
 
 
@@ -68,16 +55,12 @@ def layer_by_equations(xs: list[Tensor], p: EchoLayer) -> list[Tensor]:
     return out
 
 
-def by_equations(model: EchoMamba4Rec, items: Tensor, lengths: Tensor) -> Tensor:
-    """States at every real position, row by row."""
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        xs = [norm(embedded(model.items, i), model.norm) for i in row]
-        for layer in model.layers:
-            assert isinstance(layer, EchoLayer)
-            xs = layer_by_equations(xs, layer)
-        out.extend(xs[:length])
-    return torch.stack(out)
+def row_states(model: EchoMamba4Rec, row: Tensor, length: int) -> list[Tensor]:
+    xs = [norm(embedded(model.items, i), model.norm) for i in row]
+    for layer in model.layers:
+        assert isinstance(layer, EchoLayer)
+        xs = layer_by_equations(xs, layer)
+    return xs[:length]
 
 
 @pytest.mark.parametrize("max_length", [7, 8], ids=["odd", "even"])
@@ -85,105 +68,12 @@ def by_equations(model: EchoMamba4Rec, items: Tensor, lengths: Tensor) -> Tensor
 def test_equals_the_equations_with_gradients(max_length: int, num_layers: int) -> None:
     model = build(max_length, num_layers=num_layers)
     shake(model)
-    items, lengths = rows(max_length)
-    want = by_equations(model, items, lengths)
-    assert_same_scores(model, items, lengths, want)
+    assert_equations(model, row_states, width=max_length)
 
 
-def test_one_mamba_a_direction_with_its_own_weights() -> None:
-    layer = build().layers[0]
-    calls = []
-    for module in layer.modules():
-        if isinstance(module, Mamba):
-            module.register_forward_hook(lambda m, a, out: calls.append((m, a[0], out)))
-    layer(torch.randn(2, 7, 6, dtype=torch.float64))
-    (forward, read, _), (backward, read_back, _) = calls
-    assert forward is layer.forward_mamba
-    assert backward is layer.backward_mamba
-    assert not torch.equal(forward.in_proj.weight, backward.in_proj.weight)
-    # The whole width, padding first.
-    torch.testing.assert_close(read_back.view(2, 7, 6), read.view(2, 7, 6).flip(1))
-
-
-@pytest.mark.parametrize("filters", [True, False])
-@pytest.mark.parametrize("backward", [True, False])
-def test_not_causal_and_moved_by_padding_for_two_reasons(filters: bool, backward: bool) -> None:
-    """The filter and the backward Mamba each suffice; without both, neither holds."""
-    narrow, wide = build(7), build(20)
-    shake(narrow)
-    state = {k: v for k, v in narrow.state_dict().items() if "filter.weight" not in k}
-    wide.load_state_dict(state, strict=False)
-    for model in (narrow, wide):
-        with torch.no_grad():
-            weight = model.layers[0].filter.weight.zero_()
-            if filters:
-                weight[:2] = 0.5
-            if not backward:
-                model.layers[0].backward_mamba.out_proj.weight.zero_()
-    items, lengths = rows()
-    changed = items.clone()
-    changed[0, 6] = items[0, 6] % 12 + 1
-    moved = every_state(narrow, changed, lengths) - every_state(narrow, items, lengths)
-    future = moved[:6].abs().max().item()
-    padded = last_states(wide, F.pad(items, (0, 13)), lengths)
-    padding = (padded - last_states(narrow, items, lengths)).abs().max().item()
-    if filters or backward:
-        assert min(future, padding) > 1e-3
-        assert not narrow.causal
-    else:
-        assert max(future, padding) < 1e-12
-
-
-def test_start_as_in_the_authors_code() -> None:
-    torch.manual_seed(0)
-    model = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba)
-    layer = model.layers[0]
-    assert layer.filter.weight.shape == (26, 64, 2)
-    for drawn in (layer.filter.weight, layer.widen.weight, layer.forward_mamba.x_proj.weight):
-        assert abs(drawn.std().item() - 0.02) < 0.002
-    assert not layer.backward_mamba.dt_proj.bias.any()
-    own = EchoMamba4Rec(num_items=500, max_length=50, mamba=Mamba, reinit_mamba=False).layers[0]
-    assert own.forward_mamba.dt_proj.bias.max() < -2
-    assert abs(own.widen.weight.std().item() - 0.02) < 0.002
-
-
-def test_every_norm_has_the_authors_epsilon() -> None:
-    norms = {n for n, m in build().named_modules() if getattr(m, "eps", None) == 1e-12}
-    assert norms == {"norm", "layers.0.norm", "layers.0.filter.norm"}
-    norms = {n for n, m in build().named_modules() if getattr(m, "eps", None) == 1e-5}
-    assert norms == {"layers.0.forward_norm", "layers.0.backward_norm"}
-
-
-def test_dropout_where_the_authors_have_it() -> None:
-    """Embeddings, filter, both directions, and last the sum of branch and residual."""
-    model = build(dropout=0.4)
-    seen = []
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            assert module.p == 0.4
-            module.register_forward_hook(lambda m, a, out: seen.append((a[0], out)))
-    items, lengths = rows()
-    tail = []
-    model.layers[0].norm.register_forward_hook(lambda m, a, out: tail.append(a[0]))
-    last_states(model, items, lengths)
-    assert len(seen) == 5
-    assert tail[0] is seen[-1][1]
-    assert (tail[0] == 0).double().mean().item() > 0.2
-
-
-def test_another_width_is_refused_in_one_sentence() -> None:
-    model = build(max_length=7)
-    for width in (6, 8, 5):
-        with pytest.raises(UserError, match=rf"holds {width} positions.* 7; set model.max_length"):
-            last_states(model, torch.ones(2, width, dtype=torch.long), torch.tensor([1, 2]))
-
-
-def test_half_precision_autocast_stays_close() -> None:
-    assert_close_in_half_precision(build(num_layers=2).float())
-
-
-def test_the_yaml_builds_it_for_the_data_sets_length() -> None:
-    config = composed("echo", "dataset=ml_1m")
-    model = instantiate(config.model, num_items=20)
-    assert model.layers[0].filter.max_length == config.dataset.max_length == 200
-    assert len(model.layers) == 1
+def test_as_many_places_as_rows_but_not_one_each_is_nothing_rather_than_wrong() -> None:
+    model = build()
+    items, among = checks.packed_rows(*checks.rows())
+    ends = among.offsets[1:] - 1
+    assert model(items, among, ends).isfinite().all()
+    assert model(items, among, torch.tensor([0, 1, 7, 8, 10])).isnan().all()

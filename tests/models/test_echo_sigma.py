@@ -5,22 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.models.echo_sigma import EchoSigma, EchoSigmaLayer, HiddenFilter
 from sigma.models.mamba import Mamba
-from tests.models.checks import (
-    MAMBA,
-    K,
-    assert_close_in_half_precision,
-    assert_same_scores,
-    composed,
-    every_state,
-    last_states,
-    rows,
-    shake,
-)
+from tests.models.checks import MAMBA, K, assert_equations, last_states, rows, shake
 from tests.models.slow import embedded, feed_forward, gelu, linear, mamba, norm, silu
 
 
@@ -64,16 +53,12 @@ def layer_by_equations(xs: list[Tensor], p: EchoSigmaLayer, cutoff: float) -> li
     return out
 
 
-def by_equations(model: EchoSigma, items: Tensor, lengths: Tensor, cutoff: float) -> Tensor:
-    """States at every real position, row by row."""
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        xs = [norm(embedded(model.items, i), model.norm) for i in row]
-        for layer in model.layers:
-            assert isinstance(layer, EchoSigmaLayer)
-            xs = layer_by_equations(xs, layer, cutoff)
-        out.extend(xs[:length])
-    return torch.stack(out)
+def row_states(model: EchoSigma, row: Tensor, length: int, cutoff: float) -> list[Tensor]:
+    xs = [norm(embedded(model.items, i), model.norm) for i in row]
+    for layer in model.layers:
+        assert isinstance(layer, EchoSigmaLayer)
+        xs = layer_by_equations(xs, layer, cutoff)
+    return xs[:length]
 
 
 @pytest.mark.parametrize(
@@ -84,9 +69,7 @@ def by_equations(model: EchoSigma, items: Tensor, lengths: Tensor, cutoff: float
 def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
     shake(model)
-    items, lengths = rows()
-    want = by_equations(model, items, lengths, options.get("cutoff", 0.001))
-    assert_same_scores(model, items, lengths, want)
+    assert_equations(model, row_states, options.get("cutoff", 0.001))
 
 
 def test_one_mamba_reads_all_three_inputs() -> None:
@@ -132,78 +115,3 @@ def test_the_reversed_direction_of_a_short_history_reads_padding_alone() -> None
         one, other = read[-2]  # the second of the three
         difference = (one - other).abs().max().item()
         assert difference < 1e-12 if blind else difference > 1e-3, length
-
-
-def test_not_causal_and_moved_by_padding() -> None:
-    model = build()
-    shake(model)
-    assert not model.causal
-    items, lengths = rows()
-    changed = items.clone()
-    changed[0, 6] = items[0, 6] % 12 + 1
-    moved = every_state(model, changed, lengths) - every_state(model, items, lengths)
-    assert moved[:6].abs().max() > 1e-3
-    wide = last_states(model, F.pad(items, (0, 13)), lengths)
-    moved = wide - last_states(model, items, lengths)
-    assert ((moved.abs().amax(1) > 1e-3) == (2 * lengths > 7)).all()
-
-
-def test_adam_moves_two_real_parts_as_it_would_move_a_complex_parameter() -> None:
-    start = torch.randn(6, 2)
-    gain = torch.randn(6, dtype=torch.cfloat)
-    real = nn.Parameter(start.clone())
-    paired = nn.Parameter(torch.view_as_complex(start.clone()))
-    for parameter in (real, paired):
-        optimizer = torch.optim.Adam([parameter], lr=0.1)
-        for _ in range(5):
-            value = parameter if parameter.is_complex() else torch.view_as_complex(parameter)
-            optimizer.zero_grad()
-            (value * gain - 1).abs().pow(2).sum().backward()
-            optimizer.step()
-    assert (real - start).abs().max() > 0.1
-    torch.testing.assert_close(torch.view_as_real(paired.data), real.data)
-
-
-def test_start_as_in_the_authors_code() -> None:
-    torch.manual_seed(0)
-    model = EchoSigma(num_items=500, mamba=Mamba)
-    layer = model.layers[0]
-    assert layer.filter.weight.shape == (64, 2)
-    assert (layer.filter.weight == torch.tensor([1.0, 0.0])).all()
-    assert abs(layer.mamba.in_proj.weight.std().item() - 0.02) < 0.002
-    assert not layer.mamba.dt_proj.bias.any()
-    own = EchoSigma(num_items=500, mamba=Mamba, reinit_mamba=False).layers[0]
-    assert own.mamba.dt_proj.bias.max() < -2
-    assert abs(own.value_in.weight.std().item() - 0.02) < 0.002
-
-
-def test_every_norm_has_the_authors_epsilon() -> None:
-    eps = {n: m.eps for n, m in build().named_modules() if isinstance(m, nn.LayerNorm)}
-    assert eps.pop("layers.0.filter.norm") == 1e-5
-    assert len(eps) == 4
-    assert set(eps.values()) == {1e-12}
-
-
-def test_dropout_where_the_authors_have_it() -> None:
-    """Embeddings, the sum before the last but one norm, and twice in the feed-forward layer."""
-    model = build(dropout=0.4)
-    seen, tail = [], []
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            assert module.p == 0.4
-            module.register_forward_hook(lambda m, a, out: seen.append(out))
-    model.layers[0].norm.register_forward_hook(lambda m, a, out: tail.append(a[0]))
-    last_states(model, *rows())
-    assert [out.shape[-1] for out in seen] == [6, 6, 24, 6]
-    assert tail[0] is seen[1]
-
-
-def test_half_precision_autocast_stays_close() -> None:
-    assert_close_in_half_precision(build(num_layers=2, hidden_size=8).float())
-
-
-def test_the_yaml_builds_it() -> None:
-    model = instantiate(composed("echo_sigma").model, num_items=20)
-    assert len(model.layers) == 1
-    # Frequency 0 alone is cut.
-    assert model.layers[0].filter.highpass.tolist() == [0.0] + [1.0] * 63

@@ -1,64 +1,53 @@
 """What every model in ``conf/model`` promises: shapes, rows apart, causality, any places."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from sigma.capture import Inputs
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy
 from sigma.models.base import Model
+from sigma.models.layers import Dropout
+from sigma.models.mamba import Mamba
 from sigma.ops import rows_of
-from tests.models.every import (
-    EVERY,
-    LENGTHS,
-    MODELS,
-    TARGETS,
-    K,
-    L,
-    assert_close,
-    batch,
-    build,
-    composed,
-    ends,
-    every_state,
-    last_states,
-    outcome,
-    step_loss,
-    without_dropout,
-)
+from tests.models import checks, every
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_scores_have_the_shape_of_the_catalogue(name: str) -> None:
-    model = build(name)
+    model = every.build(name)
     assert isinstance(model, Model)
-    items, rows = batch()
-    assert len(every_state(model, items, rows)) == len(items)
-    states = last_states(model, items, rows)
+    items, rows = every.batch()
+    assert len(every.every_state(model, items, rows)) == len(items)
+    states = every.last_states(model, items, rows)
     scores = model.logits(states)
-    assert scores.shape == (4, K)
+    assert scores.shape == (4, every.K)
     assert torch.isfinite(scores).all()
-    some = torch.tensor([[3, K, 1], [1, 1, 2], [K, 5, 4], [9, 8, 7]])
-    torch.testing.assert_close(model.logits(states, some), scores.gather(1, some - 1))
-    few = some[:, :1]  # ``tied_scores`` has another way for them
-    torch.testing.assert_close(model.logits(states, few), scores.gather(1, few - 1))
+    some = torch.tensor([[3, every.K, 1], [1, 1, 2], [every.K, 5, 4], [9, 8, 7]])
+    for part in (some, some[:, :1]):  # ``tied_scores`` has another way for few
+        torch.testing.assert_close(model.logits(states, part), scores.gather(1, part - 1))
     for trait in ("causal", "leaks_on_purpose", "reads_batch", "counted"):
         assert isinstance(getattr(model, trait), bool)
-    assert model.counted == (not list(model.parameters()))
-    assert model.mask_token in (None, K + 1)
+    assert model.counted == (not list(model.parameters())) == (name in every.COUNTED)
+    assert model.mask_token in (None, every.K + 1)
     assert model.name == name
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_a_rows_states_do_not_depend_on_the_rows_beside_it(name: str) -> None:
-    model = build(name).double()
-    items, rows = batch()
-    together = every_state(model, items, rows)
-    for part, states in zip(items.split(LENGTHS), together.split(LENGTHS), strict=True):
-        alone = every_state(model, part, rows_of(torch.tensor([len(part)]), L))
+    model = every.build(name).double()
+    items, rows = every.batch()
+    together = every.every_state(model, items, rows)
+    for part, states in zip(items.split(every.LENGTHS), together.split(every.LENGTHS), strict=True):
+        alone = every.every_state(model, part, rows_of(torch.tensor([len(part)]), every.L))
         torch.testing.assert_close(alone, states, rtol=1e-6, atol=1e-9)
 
 
@@ -76,7 +65,7 @@ WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *((name, {}) for name in MODELS),
+        *((name, {}) for name in every.MODELS),
         ("linrec", {"mask_padding": True}),
         ("moe_matrrec", {"leak": True}),
     ],
@@ -85,162 +74,328 @@ WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
 def test_columns_move_states_of_models_that_read_padding_and_of_no_other(
     name: str, settings: dict[str, Any]
 ) -> None:
-    model = build(name, **settings).double()
-    items, rows = batch((5, 1, 2, 4))
-    wide = last_states(model, items, rows)
+    model = every.build(name, **settings).double()
+    items, rows = every.batch((5, 1, 2, 4))
+    wide = every.last_states(model, items, rows)
     fewer = rows._replace(longest=6)
     if name in WANTS_WHOLE_ROWS:
         with pytest.raises(UserError, match=r"max_length"):
-            last_states(model, items, fewer)
+            every.last_states(model, items, fewer)
         return
-    narrow = last_states(model, items, fewer)
+    narrow = every.last_states(model, items, fewer)
     if (name, tuple(settings.items())) in READS_PADDING:
         assert (narrow - wide).abs().max() > 1e-4
     else:
         torch.testing.assert_close(narrow, wide, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.TRAINED)
+def test_a_row_longer_than_the_positions_is_refused(name: str) -> None:
+    """There are L, and one more where a mask token stands behind the items."""
+    model = every.build(name)
+    if not hasattr(model, "positions"):
+        return
+    longest = every.L + (model.mask_token is not None)
+    if name not in WANTS_WHOLE_ROWS:
+        items = torch.ones(longest, dtype=torch.long)
+        assert every.every_state(model, items, rows_of(torch.tensor([longest]))).isfinite().all()
+    items = torch.ones(longest + 1, dtype=torch.long)
+    with pytest.raises(UserError, match="max_length"):
+        every.every_state(model, items, rows_of(torch.tensor([longest + 1])))
+
+
+@pytest.mark.parametrize("name", every.MODELS)
 def test_the_future_moves_states_as_a_model_says(name: str) -> None:
     """Never those of a causal model, and its own item always does."""
-    model = build(name)
-    items, rows = batch()
-    before = every_state(model, items, rows)
+    model = every.build(name)
+    items, rows = every.batch()
+    before = every.every_state(model, items, rows)
     moved = False
-    for position in (1, 4, L - 1):
+    for position in (1, 4, every.L - 1):
         changed = items.clone()
-        changed[position:L] = changed[position:L] % K + 1  # of the first row
-        after = every_state(model, changed, rows)
+        changed[position : every.L] = changed[position : every.L] % every.K + 1  # of the first row
+        after = every.every_state(model, changed, rows)
         if model.causal:
-            torch.testing.assert_close(
-                model.logits(after[:position]), model.logits(before[:position]),
-                rtol=1e-4, atol=1e-5,
-            )  # fmt: skip
+            ours, theirs = (model.logits(x[:position]) for x in (after, before))
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
         moved |= not torch.allclose(after[:position].float(), before[:position].float(), atol=1e-5)
         assert not torch.equal(after[position], before[position])
     assert moved != model.causal
 
 
-@pytest.mark.parametrize("places", [[8, 9, 11, 16], [2, 3, 8, 11, 14], [0, 9], [16]], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "places",
+    [
+        [8, 9, 11, 16],
+        [2, 3, 8, 11, 14],
+        pytest.param([0, 9], marks=pytest.mark.slow),
+        pytest.param([16], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_states_at_some_places_are_those_of_all(name: str, places: list[int]) -> None:
     """Values and gradients: the last of each row; several of a row and none of another; few."""
-    model = build(name).double()
-    items, rows = batch()
+    model = every.build(name).double()
+    items, rows = every.batch()
     some = torch.tensor(places)
-    got = outcome(model, model(items, rows, some))
-    assert_close(got, outcome(model, every_state(model, items, rows)[some]))
+    got = every.outcome(model, model(items, rows, some))
+    every.assert_close(got, every.outcome(model, every.every_state(model, items, rows)[some]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.MODELS)
 def test_what_lies_behind_the_last_row_changes_nothing(name: str) -> None:
     """States, loss and gradients; places that only fill a batch up are taken there, too."""
-    model = build(name).double()
-    items, rows = batch((*LENGTHS, 9, 8, 9, 7))
+    model = every.build(name).double()
+    items, rows = every.batch((*every.LENGTHS, 9, 8, 9, 7))
     targets = torch.arange(1, 9)
-    filled = F.pad(items, (0, 5))
-    want, got = last_states(model, items, rows), last_states(model, filled, rows)
-    assert_close(outcome(model, got), outcome(model, want))
+    longer = F.pad(items, (0, 5))
+    want, got = every.last_states(model, items, rows), every.last_states(model, longer, rows)
+    every.assert_close(every.outcome(model, got), every.outcome(model, want))
     if model.counted:
         return
-    places = F.pad(ends(rows), (0, 3), value=len(filled) - 1)
-    found = []
+    places = F.pad(every.ends(rows), (0, 3), value=len(longer) - 1)
+    results = []
     for inputs in (
-        Inputs(items, rows, ends(rows), targets),
-        Inputs(filled, rows, ends(rows), targets),
-        Inputs(filled, rows, places, F.pad(targets, (0, 3))),
+        Inputs(items, rows, every.ends(rows), targets),
+        Inputs(longer, rows, every.ends(rows), targets),
+        Inputs(longer, rows, places, F.pad(targets, (0, 3))),
     ):
         states = model(*inputs[:3])
         assert states.isfinite().all()
-        loss = CrossEntropy(torch.ones(K))(states, inputs.targets, model.logits)
+        loss = CrossEntropy(torch.ones(every.K))(states, inputs.targets, model.logits)
         parameters = list(model.parameters())
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        found.append([states[:8], loss, *gradients])
-    assert_close(found[1], found[0])
-    assert_close(found[2], found[0])
+        results.append([states[:8], loss, *gradients])
+    every.assert_close(results[1], results[0])
+    every.assert_close(results[2], results[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> None:
     """``trainer.precision=bf16-mixed``: what autocast must not touch stays in float32."""
-    model = build(name)
-    if model.counted:
-        pytest.skip(f"{name} is counted, not trained")
+    model = every.build(name)
     parameters = list(model.parameters())
-    items, rows = batch()
-    inputs = Inputs(items, rows, ends(rows), TARGETS, (items, rows))
-    found = []
+    items, rows = every.batch()
+    inputs = Inputs(items, rows, every.ends(rows), every.TARGETS, (items, rows))
+    results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            value = step_loss(model, inputs, CrossEntropy(torch.ones(K)))
+            value = every.step_loss(model, inputs, CrossEntropy(torch.ones(every.K)))
         assert value.dtype == torch.float32
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
-        found.append((value, torch.cat([g.flatten() for g in gradients])))
-    (exact, wanted), (rounded, got) = found
+        results.append((value, torch.cat([g.flatten() for g in gradients])))
+    (exact, want), (rounded, got) = results
     assert abs(rounded - exact) < 0.02 * exact
-    assert (got - wanted).norm() < 0.1 * wanted.norm()
+    assert (got - want).norm() < 0.1 * want.norm()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_every_parameter_learns(name: str) -> None:
     """A parameter without gradient is a part that is not wired in."""
-    model = build(name).train()
-    if model.counted:
-        pytest.skip(f"{name} is counted, not trained")
+    model = every.build(name).train()
     parameters = dict(model.named_parameters())
-    items, rows = batch()
-    states = last_states(model, items, rows)
-    loss = F.cross_entropy(model.logits(states), TARGETS - 1)
-    extra = model.extra_loss(items, rows, ends(rows), states, (items, rows))
+    items, rows = every.batch()
+    states = every.last_states(model, items, rows)
+    loss = F.cross_entropy(model.logits(states), every.TARGETS - 1)
+    extra = model.extra_loss(items, rows, every.ends(rows), states, (items, rows))
     if extra is not None:
         loss = loss + extra
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in parameters.values())
-    if hasattr(model, "items") and not getattr(model, "padding_item", False):
+    if not getattr(model, "padding_item", False):
         assert not model.items.weight[0].any()
         assert not model.items.weight.grad[0].any()
-    silent = {key for key, p in parameters.items() if p.grad is None or not p.grad.any()}
-    assert not silent
+    assert not {key for key, p in parameters.items() if p.grad is None or not p.grad.any()}
 
 
-@pytest.mark.parametrize("name", MODELS)
+# D, I, g: dropout of states, of a feed-forward layer's inner ones, of gates; n: a norm of just what
+# was dropped out, +: of anything else, such as its sum with a residual.
+ORDERS = {
+    "bert4rec": "+D D+D+ D+D+ +",
+    "echo": "Dn D+ D+D+ Dn",
+    "echo_sigma": "Dn + + Dn ID+",
+    "fearec": "+D D+D+ D+D+",
+    "gru4rec": "D",
+    "linrec": "+D D+D+ D+D+",
+    "mamba4rec": "Dn D+ID+ D+ID+",
+    "mamba4rec_one_layer": "Dn DnID+",
+    "moe_matrrec": "D D+ D+",
+    "recmamba": "D",
+    "sasrec": "+D D+D+ D+D+",
+    "sasrec_authors": "Dn +ID ++ID +",
+    "sigma": "Dn D+ID+",
+    "sigma_released": "Dn gg Dn ID+",
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> None:
+    model = every.built(name, **{"gate_dropout": 0.1} if name == "sigma_released" else {})
+    size, order, dropped = model.items.weight.shape[1], [], [None]
+
+    def drop(module: nn.Dropout, args: tuple[Tensor], out: Tensor) -> None:
+        if module.p:
+            order.append("g" if module.p == 0.1 else "D" if out.shape[-1] == size else "I")
+            dropped[0] = out
+
+    def norm(module: nn.LayerNorm, args: tuple[Tensor]) -> None:
+        order.append("n" if args[0] is dropped[0] else "+")
+
+    for module in model.modules():
+        assert type(module) is not nn.Dropout  # most of a step's time on the CPU
+        if isinstance(module, Dropout):
+            module.register_forward_hook(drop)
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(norm)
+    every.last_states(model, *every.batch())
+    assert "".join(order) == ORDERS[name].replace(" ", "")
+
+
+@pytest.mark.parametrize("name", every.TRAINED)
+def test_every_norm_has_its_authors_epsilon(name: str) -> None:
+    others = {"echo": ("forward_norm", "backward_norm"), "echo_sigma": ("filter.norm",)}
+    for key, module in every.build(name).named_modules():
+        if isinstance(module, nn.LayerNorm):
+            assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else 1e-12), key
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "fearec", "linrec", "sasrec"])
+def test_starts_as_recboles(name: str) -> None:
+    """Maps and tables N(0, 0.02), biases 0, norms 1 and 0, nothing of padding."""
+    torch.manual_seed(0)
+    model = instantiate(every.composed(name).model, num_items=500, max_length=50)
+    for key, p in model.named_parameters():
+        if "norm" in key:
+            assert (p == (1.0 if key.endswith("weight") else 0.0)).all(), key
+        elif p.dim() == 2:
+            assert p.std().item() == pytest.approx(0.02, rel=0.05), key
+        else:
+            assert not p.any(), key
+    assert not model.items.weight[0].any()
+    if name == "bert4rec":
+        assert model.items.weight.shape == (502, 64)
+        assert model.items.weight[501].std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("reinit", [True, False])
+@pytest.mark.parametrize("name", ["echo", "echo_sigma", "mamba4rec", "sigma_released"])
+def test_start_reaches_into_mamba_as_in_the_authors_code(name: str, reinit: bool) -> None:
+    torch.manual_seed(0)
+    config = every.composed(name).model
+    model = instantiate(config, num_items=500, reinit_mamba=reinit, _convert_="all")
+    blocks = [module for module in model.modules() if isinstance(module, Mamba)]
+    within = {module for block in blocks for module in block.modules()}
+    for block in blocks:
+        steps = F.softplus(block.dt_proj.bias)
+        if reinit:
+            assert not block.dt_proj.bias.any()
+        else:
+            assert 0.9e-3 < steps.min() < 0.01 < 0.03 < steps.max() < 0.11
+        torch.testing.assert_close(block.A_log[0].exp(), torch.arange(1.0, 33))
+        assert block.conv1d.weight.abs().max() > 0.4  # PyTorch's uniform ±1/2
+    for key, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            near = module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+            assert near == (reinit or module not in within), key
+            assert module in within or not module.bias.any(), key
+    for key, p in model.named_parameters():
+        if "gru.weight" in key:
+            assert 0.12 < p.abs().max() <= 0.125  # PyTorch's uniform ±1/8
+        if key.endswith("filter.weight"):
+            assert p.std().item() == pytest.approx(0.02, rel=0.1) or (p == p[0]).all()
+    padding = model.items.weight[0]
+    assert padding.any() == (name == "sigma_released")
+    assert not padding.any() or 0.01 < padding.std() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        *(
+            (name, {"num_heads": 3}, "num_heads=3 must divide hidden_size=16")
+            for name in ("bert4rec", "fearec", "linrec", "moe_matrrec", "sasrec", "sasrec_authors")
+        ),
+        ("sasrec", {"num_heads": 0}, "num_heads=0 must divide"),
+        ("sasrec", {"activation": "tanh"}, "activation='tanh' must be gelu or relu"),
+        ("fearec", {"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
+        ("fearec", {"global_ratio": 1.1}, "global_ratio=1.1 must be above 0 and at most 1"),
+        ("fearec", {"num_layers": 7, "global_ratio": 0.1}, "layer 4 none of the 5 frequencies"),
+        ("fearec", {"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),
+        ("fearec", {"max_length": 2}, r"max_length=2\) must be between 1 delay"),
+        ("fearec", {"topk_factor": 9.0}, "topk_factor=9.0"),
+        ("fearec", {"contrast": "both"}, "contrast='both' must be"),
+        ("fearec", {"similarity": "l2"}, "similarity='l2' must be"),
+        ("fearec", {"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ("fearec", {"frequency_weight": 0.1}, "needs contrast, whose pairs"),
+        ("sigma_released", {"flip_until": -1}, "flip_until=-1 and r=5 count items"),
+        ("sigma_released", {"r": -2}, "r=-2 count items"),
+        ("sigma_released", {"mix": [0.5, 0.5]}, r"mix=\[0\.5, 0\.5\] must hold three weights"),
+        ("item_knn", {"neighbours": 0}, "neighbours=0 must be at least 1"),
+        ("item_knn", {"shrinkage": -0.5}, "shrinkage=-0.5 must be at least 0"),
+        ("item_knn", {"decay": 0.0}, "decay=0.0 must be above 0 and at most 1"),
+        ("item_knn", {"decay": 1.5}, "decay=1.5 must be above 0 and at most 1"),
+        ("vmis_knn", {"max_length": 1}, "max_length=1 must be at least 2"),
+        ("vmis_knn", {"sessions": 0}, "sessions=0, neighbours=100 must be at least 1"),
+        ("vmis_knn", {"neighbours": 0}, "neighbours=0 must be at least 1"),
+        ("markov", {"smoothing": -1.0}, "smoothing=-1.0 must be at least 0"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_named(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InstantiationException) as error:
+        every.built(name, **settings)
+    cause = error.value.__cause__
+    assert isinstance(cause, ValueError)
+    assert re.search(message, str(cause))
+
+
+def test_the_papers_dropout_is_that_of_the_data_set() -> None:
+    paper = "bert4rec echo echo_sigma fearec gru4rec linrec mamba4rec sasrec sigma"
+    for name in paper.split():
+        assert every.composed(name).model.dropout == 0.3
+        written = OmegaConf.to_container(every.composed(name).model, resolve=False)
+        assert written["dropout"] == "${paper.dropout}"
+    assert checks.composed("sasrec", "dataset=ml_1m").model.attention_dropout == 0.2
+    assert checks.composed("sigma", "dataset=ml_1m", "model.dropout=0.4").model.dropout == 0.4
+
+
+@pytest.mark.parametrize("name", every.TRAINED)
 def test_each_dropout_acts_in_training_alone(name: str) -> None:
-    plain = without_dropout(name).eval()
-    items, rows = batch()
-    for key in composed(name).model:
+    plain = every.without_dropout(name).eval()
+    items, rows = every.batch()
+    for key in every.composed(name).model:
         if key.endswith("dropout"):
-            model = without_dropout(name, **{key: 0.5})
+            model = every.without_dropout(name, **{key: 0.5})
             # In the attention of the time domain, which this setting leaves out.
             idle = (name, key) == ("fearec", "attention_dropout")
-            twice = (every_state(model, items, rows) for _ in range(2))
+            twice = (every.every_state(model, items, rows) for _ in range(2))
             assert torch.equal(*twice) == idle, key
-            still = every_state(model.eval(), items, rows)
-            assert torch.equal(still, every_state(plain, items, rows)), key
+            still = every.every_state(model.eval(), items, rows)
+            assert torch.equal(still, every.every_state(plain, items, rows)), key
 
 
-@pytest.mark.parametrize(("name", "settings"), EVERY, ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), every.EVERY_TRAINED, ids=str)
 def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any]) -> None:
     """HR@1 = 1 on what it was trained on; a model's own loss beside the cross entropy."""
-    model = without_dropout(name, **settings)
+    model = every.without_dropout(name, **settings)
     # No two end alike, so that a first-order model can learn them, too.
     histories = [[7], [2, 1], [10, 3, 5], [5, 3, 10], [2, 12, 1, 9], [6, 11, 3, 9, 4], [8, 2] * 4]
     targets = torch.tensor([3, 9, 1, 12, 5, 20, 3])
     if model.mask_token is not None:  # it stands where the next item is asked for
         histories = [[*history, model.mask_token] for history in histories]
     items = torch.tensor([item for history in histories for item in history])
-    rows = rows_of(torch.tensor([len(history) for history in histories]), L)
+    rows = rows_of(torch.tensor([len(history) for history in histories]), every.L)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(100):
-        states = last_states(model, items, rows)
+        states = every.last_states(model, items, rows)
         loss = F.cross_entropy(model.logits(states), targets - 1)
         # Each history its own twin: one with the same target.
-        extra = model.extra_loss(items, rows, ends(rows), states, (items, rows))
+        extra = model.extra_loss(items, rows, every.ends(rows), states, (items, rows))
         loss = loss if extra is None else loss + extra
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    scores = model.eval().logits(last_states(model, items, rows))
+    scores = model.eval().logits(every.last_states(model, items, rows))
     assert (scores.argmax(1) + 1).tolist() == targets.tolist()
-
-
-# --- graphs ---

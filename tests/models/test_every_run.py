@@ -17,7 +17,7 @@ from tests.runs.front_door import ROOT, run
 def overrides(folder: Path, name: str) -> list[str]:
     return [
         f"model={name}",
-        *small(name),
+        *(f"model.{key}={value}" for key, value in small(name).items()),
         "dataset=simulated",
         "dataset.shop.num_users=60",
         "dataset.shop.num_items=40",
@@ -31,6 +31,7 @@ def overrides(folder: Path, name: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_trains_checkpoints_resumes_and_tests(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -38,7 +39,7 @@ def test_trains_checkpoints_resumes_and_tests(
     """Stopped after an epoch and resumed, a run ends in the row of one that was not stopped."""
     trained = composed(name).trainer.max_epochs > 1
     epochs = "trainer.max_epochs=2" if trained else "trainer.max_epochs=1"
-    found = []
+    results = []
     for folder in (tmp_path / "whole", tmp_path / "stopped"):
         command = [*overrides(folder, name), "resume=true"]
         if folder.name == "stopped" and trained:
@@ -50,11 +51,12 @@ def test_trains_checkpoints_resumes_and_tests(
         assert row["evaluation"] == "full"
         assert 0 <= row["metrics"]["test"]["hr@10"] <= 1
         ranks = pd.read_parquet(folder / "ranks.parquet")
-        found.append((row["metrics"], row["best_epoch"], row["parameters"], ranks))
-    assert found[0][:3] == found[1][:3]
-    pd.testing.assert_frame_equal(found[0][3], found[1][3])
+        results.append((row["metrics"], row["best_epoch"], row["parameters"], ranks))
+    assert results[0][:3] == results[1][:3]
+    pd.testing.assert_frame_equal(results[0][3], results[1][3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "typed", "answer"),
     [
@@ -64,8 +66,8 @@ def test_trains_checkpoints_resumes_and_tests(
         ("sasrec", "objective=counted", "sasrec learns by gradients; use objective=next_item"),
         ("markov", "objective=next_item", "markov is counted, not trained; use objective=counted"),
         ("sigma_released", "loss=bce", "so it needs loss=cross_entropy; or set model.padding_item"),
-        ("fearec_authors", "objective=next_item", "objective=next_item_twins"),
-        ("sasrec", "model.num_heads=3", "must be a multiple of model.num_heads=3"),
+        ("fearec_authors", "objective=next_item", "take next_item_twins"),
+        ("sasrec", "model.num_heads=3", "model: num_heads=3 must divide hidden_size="),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(
@@ -84,14 +86,21 @@ def test_what_does_not_go_together_is_one_sentence(
 
 def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.DataFrame, Any]]:
     """Row, ranks and best weights of one process and of two, where nothing is drawn at random."""
-    found = []
+    results = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         command = [
-            *overrides(folder, "sasrec"), "objective=all_positions", "dataset.batch_size=16",
-            "model.dropout=0", "model.attention_dropout=0", "trainer.max_epochs=2",
-            "trainer=ddp", f"trainer.devices={devices}", "trainer.accelerator=cpu", *typed,
-        ]  # fmt: skip
+            *overrides(folder, "sasrec"),
+            "objective=all_positions",
+            "dataset.batch_size=16",
+            "model.dropout=0",
+            "model.attention_dropout=0",
+            "trainer.max_epochs=2",
+            "trainer=ddp",
+            f"trainer.devices={devices}",
+            "trainer.accelerator=cpu",
+            *typed,
+        ]
         output = run(sys.executable, ROOT / "train.py", *command)
         assert "recommended" not in output  # no advice of Lightning on what is right already
         row = json.loads((folder / "row.json").read_text())
@@ -99,10 +108,11 @@ def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.
         assert len(ranks) == row["data"]["test_samples"]
         best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
         model = {k: v for k, v in best["state_dict"].items() if k.startswith("model.")}
-        found.append((row, ranks, model))
-    return found
+        results.append((row, ranks, model))
+    return results
 
 
+@pytest.mark.slow
 def test_two_processes_rank_every_user_as_one_does(tmp_path: Path) -> None:
     """With the very same weights (a rate too small to move any): each rank, tie and metric."""
     one, two = two_processes(tmp_path, "task.optimizer.lr=1e-20")
@@ -117,6 +127,7 @@ def test_two_processes_rank_every_user_as_one_does(tmp_path: Path) -> None:
     assert one[0]["best_epoch"] == two[0]["best_epoch"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Shards and the mean over all targets: the same weights, ranks and metrics, to rounding."""
     one, two = two_processes(tmp_path)
@@ -130,6 +141,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert one[0]["metrics"][stage]["ndcg@10"] == pytest.approx(ours, abs=0.01)
 
 
+@pytest.mark.slow
 def test_counted_models_run_in_one_process(tmp_path: Path) -> None:
     typed = [*overrides(tmp_path, "markov"), "trainer.devices=2", "trainer.accelerator=cpu"]
     output = run(sys.executable, ROOT / "train.py", *typed, expect=1)

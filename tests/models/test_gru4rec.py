@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.gru4rec import GRU4Rec
-from tests.models.checks import K, assert_same_scores, every_state, packed_rows, real, rows, shake
+from tests.models.checks import K, assert_equations, every_state, real, rows, shake
 from tests.models.slow import gru, linear
 
 
@@ -19,23 +19,17 @@ def build(**options: object) -> GRU4Rec:
     return model.double()
 
 
-def by_equations(model: GRU4Rec, items: Tensor, lengths: Tensor, num_layers: int) -> Tensor:
-    """States at every real position, row by row."""
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        x = [model.items.weight[i] for i in row[:length]]
-        for layer in range(num_layers):
-            x = gru(x, model.gru, bias=False, layer=layer)
-        out.extend(linear(x_t, model.out) for x_t in x)
-    return torch.stack(out)
+def row_states(model: GRU4Rec, row: Tensor, length: int, num_layers: int) -> list[Tensor]:
+    x = [model.items.weight[i] for i in row[:length]]
+    for layer in range(num_layers):
+        x = gru(x, model.gru, bias=False, layer=layer)
+    return [linear(x_t, model.out) for x_t in x]
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_equals_the_equations_with_gradients(num_layers: int) -> None:
     model = build(num_layers=num_layers)
-    items, lengths = rows()
-    want = by_equations(model, items, lengths, num_layers)
-    assert_same_scores(model, items, lengths, want)
+    assert_equations(model, row_states, num_layers)
 
 
 def test_is_torchs_cell_step_by_step() -> None:
@@ -74,21 +68,3 @@ def test_starts_as_recboles() -> None:
     for name, bound in bounds.items():
         largest = parameters[name].abs().max().item()
         assert 0.95 * bound < largest <= bound, name
-
-
-def test_dropout_acts_on_the_embeddings_in_training_only() -> None:
-    torch.manual_seed(0)
-    model = GRU4Rec(num_items=K, dropout=0.5)
-    seen = []
-    model.gru.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    items, lengths = rows()
-    before = model.items(packed_rows(items, lengths)[0])
-    every_state(model, items, lengths)
-    dropped = seen[0] == 0
-    kept = ~dropped & (before != 0)
-    torch.testing.assert_close(seen[0][kept], 2 * before[kept])
-    assert dropped[before != 0].float().mean().item() == pytest.approx(0.5, abs=0.05)
-    model.eval()
-    first = every_state(model, items, lengths)
-    torch.testing.assert_close(seen[1], before)
-    torch.testing.assert_close(first, every_state(model, items, lengths))

@@ -6,7 +6,6 @@ from itertools import permutations
 import pytest
 import torch
 
-from sigma.errors import UserError
 from sigma.models.item_knn import ItemKNN
 from tests.models.histories import flat, last_scores, random_histories
 
@@ -104,18 +103,3 @@ def test_equal_sums_of_different_items_tie_exactly() -> None:
     scores = last_scores(model, queries, 6)
     assert torch.equal(scores[:, 6], scores[:, 7])
     assert (scores == scores[0]).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"neighbours": 0}, "model.neighbours=0 must be at least 1"),
-        ({"shrinkage": -0.5}, "model.shrinkage=-0.5 must be at least 0"),
-        ({"decay": 0.0}, "model.decay=0.0 must be above 0 and at most 1"),
-        ({"decay": 1.5}, "model.decay=1.5 must be above 0 and at most 1"),
-    ],
-)
-def test_settings_out_of_range(options: dict, sentence: str) -> None:
-    with pytest.raises(UserError) as error:
-        ItemKNN(K, L, **options)
-    assert sentence in str(error.value)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from sigma.models.layers import CausalConv1d, Dropout, at
 from sigma.ops import attend, places_of, rows_of
@@ -25,9 +24,9 @@ def test_dropout_keeps_rate_and_mean(p: float, kind: torch.dtype) -> None:
 
 def test_dropout_draws_each_element_by_itself() -> None:
     torch.manual_seed(0)
-    kept = (Dropout(0.5)(torch.ones(200_000)) > 0).double()
+    mask = (Dropout(0.5)(torch.ones(200_000)) > 0).double()
     for distance in (1, 2, 3, 4, 8):  # four elements share one word of random bits
-        both = (kept[:-distance] * kept[distance:]).mean().item()
+        both = (mask[:-distance] * mask[distance:]).mean().item()
         assert both == pytest.approx(0.25, abs=0.006)
 
 
@@ -67,13 +66,13 @@ def test_attention_equals_torchs(some: list[int], causal: bool) -> None:
     queries, keys, values = (real(x, LENGTHS) for x in (q, k, v))
     got = attend(queries[places], keys, values, rows_of(LENGTHS), places, causal)
     padded = (x.transpose(1, 2) for x in (q, k, v))
-    wanted = F.scaled_dot_product_attention(*padded, attn_mask=visible).transpose(1, 2)
-    wanted = real(wanted, LENGTHS)[places]
-    torch.testing.assert_close(got, wanted)
+    want = F.scaled_dot_product_attention(*padded, attn_mask=visible).transpose(1, 2)
+    want = real(want, LENGTHS)[places]
+    torch.testing.assert_close(got, want)
     weight = torch.randn_like(got)
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), (q, k, v)),
-        torch.autograd.grad((wanted * weight).sum(), (q, k, v)),
+        torch.autograd.grad((want * weight).sum(), (q, k, v)),
         strict=True,
     ):
         torch.testing.assert_close(a, b)
@@ -82,17 +81,17 @@ def test_attention_equals_torchs(some: list[int], causal: bool) -> None:
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_convolution_looks_back_within_its_row(depthwise: bool) -> None:
     torch.manual_seed(0)
-    layer = CausalConv1d(4, 3, depthwise).double()
+    layer = CausalConv1d(4, 3, depthwise=depthwise).double()
     x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
     got = layer(real(x, LENGTHS), rows_of(LENGTHS))
     padded = F.pad(x.mT, (2, 0))
-    wanted = real(F.conv1d(padded, *layer.conv.parameters(), groups=layer.conv.groups).mT, LENGTHS)
-    torch.testing.assert_close(got, wanted)
+    want = real(F.conv1d(padded, *layer.conv.parameters(), groups=layer.conv.groups).mT, LENGTHS)
+    torch.testing.assert_close(got, want)
     weight = torch.randn_like(got)
     tensors = [x, *layer.parameters()]
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), tensors),
-        torch.autograd.grad((wanted * weight).sum(), tensors),
+        torch.autograd.grad((want * weight).sum(), tensors),
         strict=True,
     ):
         torch.testing.assert_close(a, b)
@@ -102,12 +101,3 @@ def test_states_at_places() -> None:
     states, index = torch.randn(6, 3), torch.tensor([0, 2, 5])
     assert torch.equal(at(states, places_of(index, 6)), states[index])
     assert at(states, None) is states
-
-
-def test_no_model_has_pytorchs_own_dropout() -> None:
-    """It would be most of a step's time on the CPU."""
-    from tests.models.test_every_model import MODELS, build
-
-    for name in MODELS:
-        for module in build(name).modules():
-            assert type(module) is not nn.Dropout, name

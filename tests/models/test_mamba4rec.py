@@ -1,25 +1,12 @@
 """Mamba4Rec against its equations in plain loops; initialisation, residual, dropout."""
 
-import functools
-
 import pytest
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
-from sigma.models.mamba import Mamba
 from sigma.models.mamba4rec import Mamba4Rec, Mamba4RecLayer
-from tests.models.checks import (
-    MAMBA,
-    K,
-    assert_same_scores,
-    composed,
-    every_state,
-    last_states,
-    rows,
-    shake,
-)
+from tests.models.checks import MAMBA, K, assert_equations, composed, shake
 from tests.models.slow import feed_forward, gelu, mamba, norm
 
 
@@ -29,79 +16,22 @@ def build(**options: object) -> Mamba4Rec:
     return Mamba4Rec(num_items=K, mamba=MAMBA, **settings).double()  # type: ignore[arg-type]
 
 
-def by_equations(model: Mamba4Rec, items: Tensor, lengths: Tensor) -> Tensor:
-    """States at every real position, row by row."""
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        xs = [norm(model.items.weight[i], model.norm) for i in row[:length]]
-        for layer in model.layers:
-            assert isinstance(layer, Mamba4RecLayer)
-            residual = len(model.layers) > 1
-            ys = zip(xs, mamba(xs, layer.mamba), strict=True)
-            hs = [norm(m + x if residual else m, layer.norm) for x, m in ys]
-            xs = [feed_forward(h, layer.feed_forward, gelu) for h in hs]
-        out.extend(xs)
-    return torch.stack(out)
+def row_states(model: Mamba4Rec, row: Tensor, length: int) -> list[Tensor]:
+    xs = [norm(model.items.weight[i], model.norm) for i in row[:length]]
+    for layer in model.layers:
+        assert isinstance(layer, Mamba4RecLayer)
+        residual = len(model.layers) > 1
+        ys = zip(xs, mamba(xs, layer.mamba), strict=True)
+        hs = [norm(m + x if residual else m, layer.norm) for x, m in ys]
+        xs = [feed_forward(h, layer.feed_forward, gelu) for h in hs]
+    return xs
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_equals_the_equations_with_gradients(num_layers: int) -> None:
     model = build(num_layers=num_layers)
     shake(model)
-    items, lengths = rows()
-    want = by_equations(model, items, lengths)
-    assert_same_scores(model, items, lengths, want)
-
-
-def test_the_first_residual_comes_with_the_second_layer() -> None:
-    """Where Mamba says nothing, one layer forgets its input and two keep it."""
-    items = torch.tensor([[1], [2]])
-    for num_layers, differ in ((1, False), (2, True)):
-        model = build(num_layers=num_layers)
-        for layer in model.layers:
-            nn.init.zeros_(layer.mamba.out_proj.weight)
-        first, second = last_states(model, items, torch.tensor([1, 1]))
-        assert (first - second).abs().max().item() > 0.1 if differ else first.equal(second)
-
-
-def test_start_reaches_into_mamba_as_in_the_authors_code() -> None:
-    block = functools.partial(Mamba, step_min=0.01, step_max=0.02)
-    for reinit_mamba in (True, False):
-        torch.manual_seed(0)
-        model = Mamba4Rec(num_items=500, mamba=block, reinit_mamba=reinit_mamba)
-        layer = model.layers[0]
-        bias = layer.mamba.dt_proj.bias
-        if reinit_mamba:
-            assert not bias.any()
-        else:
-            steps = F.softplus(bias)
-            assert steps.min() >= 0.0099
-            assert steps.max() <= 0.0201
-        for linear_ in (m for m in layer.mamba.modules() if isinstance(m, nn.Linear)):
-            near = abs(linear_.weight.std().item() - 0.02) < 0.002
-            assert near == reinit_mamba
-        torch.testing.assert_close(layer.mamba.A_log[0].exp(), torch.arange(1.0, 33))
-        assert layer.mamba.conv1d.bias.any()  # PyTorch's draw, untouched
-        for outer in (layer.feed_forward.widen, layer.feed_forward.narrow, model.items):
-            assert abs(outer.weight.std().item() - 0.02) < 0.002
-        assert not layer.feed_forward.widen.bias.any()
-        assert not model.items.weight[0].any()
-
-
-def test_every_norm_has_the_authors_epsilon() -> None:
-    assert {m.eps for m in build().modules() if isinstance(m, nn.LayerNorm)} == {1e-12}
-
-
-def test_dropout_where_the_authors_have_it() -> None:
-    """Embeddings, Mamba's output, and twice in the feed-forward layer."""
-    model = build(num_layers=2, dropout=0.4)
-    calls = []
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            assert module.p == 0.4
-            module.register_forward_hook(lambda m, a, out: calls.append(out.shape[-1]))
-    every_state(model, *rows())
-    assert calls == [6, 6, 24, 6, 6, 24, 6]
+    assert_equations(model, row_states)
 
 
 @pytest.mark.parametrize(

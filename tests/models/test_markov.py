@@ -6,9 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sigma.errors import UserError
 from sigma.models.markov import Markov
-from sigma.ranking.metrics import target_ranks
 from tests.models.histories import flat, last_scores, random_histories
 
 
@@ -62,24 +60,3 @@ def test_equals_the_definition(alpha: float) -> None:
     assert torch.equal(got, by_definition(histories, queries, 15, alpha))
     if alpha:
         torch.testing.assert_close(got.sum(1), torch.ones(len(queries)))
-
-
-def test_a_chain_without_chance_is_learned_whole() -> None:
-    following = dict(zip(range(1, 21), [*range(8, 21), *range(1, 8)], strict=True))
-    histories, targets = [], []
-    for start in range(1, 21):
-        history = [start]
-        for _ in range(7):
-            history.append(following[history[-1]])
-        histories.append(history)
-        targets.append(following[history[-1]])
-    model = Markov(20)
-    model.count(*flat(histories))
-    greater, ties = target_ranks(last_scores(model, histories, 5), torch.tensor(targets))
-    assert not greater.any()
-    assert not ties.any()
-
-
-def test_negative_smoothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.smoothing=-1 must be at least 0"):
-        Markov(5, smoothing=-1)

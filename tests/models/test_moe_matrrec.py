@@ -13,18 +13,7 @@ from sigma.datamodules.objectives import AllPositions
 from sigma.errors import UserError
 from sigma.models.mamba import Mamba
 from sigma.models.moe_matrrec import MoEMaTrRec
-from tests.models.checks import (
-    MAMBA,
-    K,
-    assert_same_scores,
-    composed,
-    every_state,
-    parameters_beside_the_table,
-    real,
-    rows,
-    shake,
-    torch_attention,
-)
+from tests.models import checks
 from tests.models.slow import attention, embedded, feed_forward, linear, mamba, relu
 
 LEAK = pytest.mark.parametrize("leak", [False, True], ids=["honest", "leak"])
@@ -33,78 +22,53 @@ LEAK = pytest.mark.parametrize("leak", [False, True], ids=["honest", "leak"])
 def build(**options: object) -> MoEMaTrRec:
     torch.manual_seed(0)
     settings = {"hidden_size": 6, "max_length": 40, "dropout": 0.0} | options
-    model = MoEMaTrRec(num_items=K, mamba=MAMBA, **settings)  # type: ignore[arg-type]
-    shake(model)
+    model = MoEMaTrRec(num_items=checks.K, mamba=checks.MAMBA, **settings)  # type: ignore[arg-type]
+    checks.shake(model)
     return model.double()
 
 
 # --- the equations; honest: one row of real items at a time; leak: one padded row at a time ---
 
 
-def by_equations(
-    model: MoEMaTrRec, items: Tensor, lengths: Tensor, heads: int, leak: bool
-) -> Tensor:
-    out = []
+def row_states(model: MoEMaTrRec, row: Tensor, length: int, heads: int, leak: bool) -> list[Tensor]:
     places = model.positions.table.weight
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        kept = row if leak else row[:length]
-        scale = math.sqrt(places.shape[1])
-        xs = [scale * embedded(model.items, i) + places[t] for t, i in enumerate(kept)]
-        attended = attention(xs, model.attention, heads, causal=not leak)
-        scanned = mamba(xs, model.mamba)
-        for t in range(length):
-            seen = xs if leak else xs[: t + 1]
-            g = 1 / (1 + torch.exp(-linear(sum(seen) / len(seen), model.gate)))
-            c = g * scanned[t] + (1 - g) * attended[t]
-            out.append(feed_forward(c, model.feed_forward, relu))
-    return torch.stack(out)
+    ids = row if leak else row[:length]
+    scale = math.sqrt(places.shape[1])
+    xs = [scale * embedded(model.items, i) + places[t] for t, i in enumerate(ids)]
+    attended = attention(xs, model.attention, heads, causal=not leak)
+    scanned, out = mamba(xs, model.mamba), []
+    for t in range(length):
+        seen = xs if leak else xs[: t + 1]
+        g = 1 / (1 + torch.exp(-linear(sum(seen) / len(seen), model.gate)))
+        c = g * scanned[t] + (1 - g) * attended[t]
+        out.append(feed_forward(c, model.feed_forward, relu))
+    return out
 
 
 @LEAK
 @pytest.mark.parametrize("heads", [1, 2])
 def test_equals_the_equations_with_gradients(leak: bool, heads: int) -> None:
     model = build(leak=leak, num_heads=heads)
-    items, lengths = rows()
-    want = by_equations(model, items, lengths, heads, leak)
-    assert_same_scores(model, items, lengths, want)
+    checks.assert_equations(model, row_states, heads, leak)
 
 
 @LEAK
 def test_attention_equals_torchs_own(leak: bool) -> None:
     model = build(leak=leak, num_heads=2)
-    own = torch_attention(model.attention, heads=2)
+    theirs = checks.torch_attention(model.attention, heads=2)
     with torch.no_grad():
         model.gate.weight.zero_()
         model.gate.bias.fill_(-1e3)  # g = 0: attention alone
-    items, lengths = rows()
+    items, lengths = checks.rows()
     x = 6**0.5 * model.items(items) + model.positions.table.weight[:7]
     later = None if leak else torch.ones(7, 7, dtype=torch.bool).triu(1)
-    c = model.attention.norm(own(x, x, x, attn_mask=later)[0] + x)
+    c = model.attention.norm(theirs(x, x, x, attn_mask=later)[0] + x)
     hidden = model.feed_forward.norm(
         model.feed_forward.narrow(model.feed_forward.widen(c).relu()) + c
     )
-    torch.testing.assert_close(every_state(model, items, lengths), real(hidden, lengths))
-
-
-@pytest.mark.parametrize("way", ["attention", "gate"])
-def test_leaking_model_sees_the_next_item_both_ways(way: str) -> None:
-    model = build(leak=True)
-    with torch.no_grad():  # shut the other way
-        (model.gate if way == "attention" else model.attention.out).weight.zero_()
-    items, lengths = rows()
-    changed = items.clone()
-    changed[0, 4] = items[0, 4] % K + 1
-    moved = every_state(model, items, lengths) - every_state(model, changed, lengths)
-    assert not model.causal
-    assert (moved[:4].abs().amax(1) > 1e-6).all()
-
-
-def test_padding_columns_move_every_state_of_the_leaking_model() -> None:
-    model = build(leak=True)
-    items, lengths = rows()
-    narrow = every_state(model, items, lengths)
-    wide = every_state(model, F.pad(items, (0, 9)), lengths)
-    assert ((narrow - wide).abs().amax(1) > 1e-6).all()
+    torch.testing.assert_close(
+        checks.every_state(model, items, lengths), checks.real(hidden, lengths)
+    )
 
 
 def test_full_rows_read_out_the_same_state_with_and_without_the_leak() -> None:
@@ -112,11 +76,12 @@ def test_full_rows_read_out_the_same_state_with_and_without_the_leak() -> None:
     leaking.load_state_dict(honest.state_dict())
     items = torch.randint(1, 13, (4, 7), generator=torch.Generator().manual_seed(3))
     lengths = torch.full((4,), 7)
-    ours, theirs = (every_state(m, items, lengths).view(4, 7, 6) for m in (honest, leaking))
+    ours, theirs = (checks.every_state(m, items, lengths).view(4, 7, 6) for m in (honest, leaking))
     torch.testing.assert_close(ours[:, -1], theirs[:, -1])
     assert ((ours - theirs)[:, :-1].abs().amax(-1) > 1e-6).all()
 
 
+@pytest.mark.slow
 @LEAK
 def test_only_the_leak_predicts_what_cannot_be_predicted(leak: bool) -> None:
     """Items drawn anew, independently, for each step: an honest model cannot beat chance, 1/12."""
@@ -125,7 +90,7 @@ def test_only_the_leak_predicts_what_cannot_be_predicted(leak: bool) -> None:
     g, lengths = torch.Generator().manual_seed(4), torch.full((64,), 5)
     for _ in range(150):
         items = torch.randint(1, 13, (64, 5), generator=g)
-        states = every_state(model, items, lengths).unflatten(0, (64, 5))
+        states = checks.every_state(model, items, lengths).unflatten(0, (64, 5))
         scores = model.logits(states[:, :-1].flatten(0, 1))
         targets = items[:, 1:].flatten()
         loss = F.cross_entropy(scores, targets - 1)
@@ -158,41 +123,18 @@ def test_leak_warns_once_and_passes_for_all_positions(
 def test_attention_starts_as_torchs_does_under_xavier() -> None:
     torch.manual_seed(0)
     model = MoEMaTrRec(500, 50, functools.partial(Mamba, state_size=8), hidden_size=64)
-    own = nn.MultiheadAttention(64, 1)
-    nn.init.xavier_normal_(own.in_proj_weight)
+    theirs = nn.MultiheadAttention(64, 1)
+    nn.init.xavier_normal_(theirs.in_proj_weight)
     p = model.attention
     for layer in (p.query, p.key, p.value):
-        assert layer.weight.std().item() == pytest.approx(own.in_proj_weight.std().item(), rel=0.05)
+        assert layer.weight.std().item() == pytest.approx(
+            theirs.in_proj_weight.std().item(), rel=0.05
+        )
         assert not layer.bias.any()
     assert p.out.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
     assert not p.out.bias.any()
     assert model.feed_forward.widen.weight.std().item() == pytest.approx(0.0791, rel=0.05)
     assert not model.items.weight[0].any()
-
-
-def test_every_dropout_is_in_force_in_training_only() -> None:
-    parts = ("dropout", "attention.dropout", "feed_forward.dropout", "attention.attention_dropout")
-    for kept in parts:
-        model = build(dropout=0.5)
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Dropout):
-                module.p *= name == kept
-        assert not torch.equal(*(every_state(model, *rows()) for _ in range(2))), kept
-        model.eval()
-        assert torch.equal(*(every_state(model, *rows()) for _ in range(2))), kept
-
-
-def test_heads_must_divide_the_size() -> None:
-    with pytest.raises(UserError, match=r"model\.num_heads=4"):
-        build(num_heads=4)
-
-
-def test_settings_are_those_the_author_ran() -> None:
-    config = composed("moe_matrrec", "dataset=beauty")
-    assert config.objective._target_.endswith(".AllPositions")
-    assert (config.model.hidden_size, config.model.num_heads, config.model.dropout) == (32, 1, 0.5)
-    assert (config.dataset.batch_size, config.task.optimizer.lr) == (16, 5e-4)
-    assert config.model.leak is False
 
 
 @pytest.mark.parametrize(
@@ -201,5 +143,5 @@ def test_settings_are_those_the_author_ran() -> None:
     [(1000, 1_025_296_929), (2000, 1_025_328_929), (5000, 1_025_424_929)],
 )
 def test_has_as_many_parameters_as_its_authors_logs_print(max_length: int, printed: int) -> None:
-    config = composed("moe_matrrec", f"dataset.max_length={max_length}")
-    assert parameters_beside_the_table(config) == printed - 32 * 32_038_725
+    config = checks.composed("moe_matrrec", f"dataset.max_length={max_length}")
+    assert checks.parameters_beside_the_table(config) == printed - 32 * 32_038_725

@@ -6,62 +6,30 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from sigma.errors import UserError
 from sigma.models.mamba import Mamba
 from sigma.models.recmamba import RecMamba
-from tests.models.checks import (
-    MAMBA,
-    K,
-    assert_same_scores,
-    composed,
-    every_state,
-    packed_rows,
-    parameters_beside_the_table,
-    rows,
-    shake,
-)
+from tests.models import checks
 from tests.models.slow import mamba
 
 
 def build(**options: object) -> RecMamba:
     torch.manual_seed(0)
     settings = {"hidden_size": 6, "max_length": 40, "dropout": 0.0} | options
-    return RecMamba(num_items=K, mamba=MAMBA, **settings).double()  # type: ignore[arg-type]
+    return RecMamba(num_items=checks.K, mamba=checks.MAMBA, **settings).double()  # type: ignore[arg-type]
 
 
-def by_equations(model: RecMamba, items: Tensor, lengths: Tensor) -> Tensor:
-    out = []
+def row_states(model: RecMamba, row: Tensor, length: int) -> list[Tensor]:
     table, places = model.items.weight, model.positions.table.weight
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        xs = [math.sqrt(table.shape[1]) * table[row[t]] + places[t] for t in range(length)]
-        out.extend(mamba(xs, model.mamba))
-    return torch.stack(out)
+    xs = [math.sqrt(table.shape[1]) * table[row[t]] + places[t] for t in range(length)]
+    return mamba(xs, model.mamba)
 
 
 def test_equals_the_equations_with_gradients() -> None:
     model = build()
-    shake(model)
-    items, lengths = rows()
-    want = by_equations(model, items, lengths)
-    assert_same_scores(model, items, lengths, want)
-
-
-def test_positions_count_from_the_first_item_kept() -> None:
-    model = build(max_length=7)
-    items, lengths = rows()
-    flat, among = packed_rows(items, lengths)
-    before = every_state(model, items, lengths)
-    with torch.no_grad():
-        model.positions.table.weight[5:] += 1
-    after = every_state(model, items, lengths)
-    early = among.positions(len(flat)) < 5
-    assert torch.equal(before[early], after[early])  # a short row never meets the last positions
-    assert not torch.allclose(before[5], after[5])
-    with pytest.raises(UserError, match=r"8 positions, the model 7.*max_length"):
-        every_state(model, F.pad(items, (0, 1)), lengths)
+    checks.shake(model)
+    checks.assert_equations(model, row_states)
 
 
 def test_starts_as_the_authors_do() -> None:
@@ -73,8 +41,8 @@ def test_starts_as_the_authors_do() -> None:
             continue
         field = parameter[0][0].numel()
         fans = (parameter.shape[0] + parameter.shape[1]) * field
-        drawn = parameter[1:] if name == "items.weight" else parameter
-        assert drawn.std().item() == pytest.approx(math.sqrt(2 / fans), rel=0.15), name
+        values = parameter[1:] if name == "items.weight" else parameter
+        assert values.std().item() == pytest.approx(math.sqrt(2 / fans), rel=0.15), name
     step = F.softplus(model.mamba.dt_proj.bias)
     assert 0.0009 < step.min().item() < 0.01  # vectors keep mamba_ssm's draw
     assert 0.03 < step.max().item() < 0.11
@@ -85,22 +53,6 @@ def test_starts_as_the_authors_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "dropout", "batch", "lr"),
-    [("recmamba", 64, 0.2, 256, 4e-4), ("mambarec", 32, 0.5, 16, 5e-4)],
-)
-def test_settings_are_those_the_authors_ran(
-    name: str, size: int, dropout: float, batch: int, lr: float
-) -> None:
-    config = composed(name, "dataset=beauty")
-    assert OmegaConf.select(config, "objective._target_").endswith(".AllPositions")
-    assert (config.model.name, config.model.hidden_size) == (name, size)
-    assert (config.model.dropout, config.dataset.batch_size) == (dropout, batch)
-    assert (config.task.optimizer.lr, config.model.max_length) == (lr, 50)
-    # What the command line says holds.
-    assert composed(name, "dataset.batch_size=7").dataset.batch_size == 7
-
-
-@pytest.mark.parametrize(
     ("max_length", "printed"),
     # Parameters the authors' logs of KuaiRand print, 32,038,725 rows of their item table taken off.
     [(1000, 1_025_284_192), (2000, 1_025_316_192), (5000, 1_025_412_192)],
@@ -108,5 +60,5 @@ def test_settings_are_those_the_authors_ran(
 def test_mambarec_has_as_many_parameters_as_its_authors_logs_print(
     max_length: int, printed: int
 ) -> None:
-    config = composed("mambarec", f"dataset.max_length={max_length}")
-    assert parameters_beside_the_table(config) == printed - 32 * 32_038_725
+    config = checks.composed("mambarec", f"dataset.max_length={max_length}")
+    assert checks.parameters_beside_the_table(config) == printed - 32 * 32_038_725

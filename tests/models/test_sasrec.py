@@ -7,20 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sigma.errors import UserError
 from sigma.models.sasrec import NormFirstAttention, SASRec
-from sigma.models.transformer import FeedForward, SelfAttention, TransformerLayer
+from sigma.models.transformer import TransformerLayer
 from sigma.ops import whole_rows
-from tests.models.checks import (
-    K,
-    assert_same_scores,
-    assert_starts_as_recboles,
-    every_state,
-    rows,
-    shake,
-    torch_attention,
-    torch_layer,
-)
+from tests.models.checks import K, assert_equations, shake, torch_attention, torch_layer
 from tests.models.slow import gelu, mixed, norm, relu, transformer_layer, update
 
 
@@ -47,25 +37,21 @@ def norm_first_layer(
     return out
 
 
-def by_equations(model: SASRec, items: Tensor, lengths: Tensor, options: dict) -> Tensor:
-    """States at every real position, row by row."""
+def row_states(model: SASRec, row: Tensor, length: int, options: dict) -> list[Tensor]:
     activation = relu if options.get("activation") == "relu" else gelu
     heads = options.get("num_heads", 2)
-    out = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        e = [model.items.weight[i] for i in row[:length]]
-        p = list(model.positions.table.weight)
-        if options.get("norm_first"):
-            x = [e_t * math.sqrt(len(e_t)) + p[t] for t, e_t in enumerate(e)]
-            for layer in model.layers:
-                x = norm_first_layer(x, layer, activation, heads)
-            x = [norm(x_t, model.norm) for x_t in x]
-        else:
-            x = [norm(e_t + p[t], model.norm) for t, e_t in enumerate(e)]
-            for layer in model.layers:
-                x = transformer_layer(x, layer, activation, heads, causal=True)
-        out.extend(x)
-    return torch.stack(out)
+    e = [model.items.weight[i] for i in row[:length]]
+    p = list(model.positions.table.weight)
+    if options.get("norm_first"):
+        x = [e_t * math.sqrt(len(e_t)) + p[t] for t, e_t in enumerate(e)]
+        for layer in model.layers:
+            x = norm_first_layer(x, layer, activation, heads)
+        x = [norm(x_t, model.norm) for x_t in x]
+    else:
+        x = [norm(e_t + p[t], model.norm) for t, e_t in enumerate(e)]
+        for layer in model.layers:
+            x = transformer_layer(x, layer, activation, heads, causal=True)
+    return x
 
 
 @pytest.mark.parametrize(
@@ -82,8 +68,7 @@ def by_equations(model: SASRec, items: Tensor, lengths: Tensor, options: dict) -
 )
 def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
-    items, lengths = rows()
-    assert_same_scores(model, items, lengths, by_equations(model, items, lengths, options))
+    assert_equations(model, row_states, options)
 
 
 # --- torch's own layers, weights copied ---
@@ -91,7 +76,7 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_a_causal_layer_is_torchs_encoder_layer(activation: str) -> None:
-    ours = TransformerLayer(6, 3, 10, 0.0, 0.0, activation)
+    ours = TransformerLayer(6, 3, 10, dropout=0.0, attention_dropout=0.0, activation=activation)
     shake(ours)
     theirs = torch_layer(ours.double(), 3, activation)
     torch.manual_seed(0)
@@ -107,7 +92,7 @@ def test_a_causal_layer_is_torchs_encoder_layer(activation: str) -> None:
 
 
 def test_norm_first_attention_is_torchs_with_normed_queries() -> None:
-    ours = NormFirstAttention(6, 2, 0.0)
+    ours = NormFirstAttention(6, 2, attention_dropout=0.0)
     shake(ours)
     theirs = torch_attention(ours.double(), heads=2)
     torch.manual_seed(0)
@@ -135,55 +120,3 @@ def test_the_authors_form_has_no_output_map_and_starts_xavier() -> None:
             assert 0.98 * bound < p.abs().max() <= bound
         else:
             assert not p.any()
-
-
-def test_recboles_form_starts_normal() -> None:
-    torch.manual_seed(0)
-    model = SASRec(num_items=500, max_length=50)
-    assert any(".out." in name for name, _ in model.named_parameters())
-    assert_starts_as_recboles(model)
-
-
-def test_dropout_of_attention_weights_keeps_their_mean() -> None:
-    torch.manual_seed(0)
-    layer = SelfAttention(4, 2, 0.0, attention_dropout=0.3)
-    shake(layer)
-    x = torch.randn(3, 4)
-    same, rows = x.repeat(20_000, 1), whole_rows(20_000, 3, x.device)
-    draws = layer.mix(same, same, rows, None).view(20_000, 3, 4)
-    error = draws.std(0) / math.sqrt(20_000)
-    assert (error > 0).all()
-    off = (draws.mean(0) - layer.eval().mix(x, x, whole_rows(1, 3, x.device), None)).abs()
-    assert (off < 4.5 * error).all()
-
-
-def test_dropout_inside_the_feed_forward_keeps_its_mean() -> None:
-    torch.manual_seed(0)
-    layer = FeedForward(4, 8, 0.0, inner_dropout=0.3)
-    shake(layer)
-    x = torch.randn(4)
-    draws = layer.update(x.expand(20_000, 4))
-    error = draws.std(0) / math.sqrt(20_000)
-    assert (error > 0).all()
-    assert ((draws.mean(0) - layer.eval().update(x)).abs() < 4.5 * error).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_heads": 5}, r"hidden_size=6 must be a multiple of model\.num_heads=5"),
-        ({"num_heads": 0}, r"hidden_size=6 must be a multiple of model\.num_heads=0"),
-        ({"norm_first": True, "num_heads": 4}, r"must be a multiple of model\.num_heads=4"),
-        ({"activation": "tanh"}, r"Unknown model\.activation 'tanh'; choose gelu or relu"),
-    ],
-    ids=str,
-)
-def test_impossible_settings_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        build(**options)
-
-
-def test_an_input_longer_than_the_positions_is_refused() -> None:
-    model = build(max_length=6)
-    with pytest.raises(UserError, match=r"holds 7 positions, the model 6; .*model\.max_length"):
-        every_state(model, *rows())

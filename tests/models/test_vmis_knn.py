@@ -6,7 +6,6 @@ from fractions import Fraction
 import pytest
 import torch
 
-from sigma.errors import UserError
 from sigma.models.counted import last_places
 from sigma.models.vmis_knn import VMISKNN
 from tests.models.histories import flat, last_scores, last_states, random_histories
@@ -131,17 +130,3 @@ def test_the_more_recent_of_equal_sessions_is_the_neighbour() -> None:
     model = VMISKNN(5, max_length=4, neighbours=1)
     model.count(*flat([[1, 2], [1, 3], [1, 4], [5]]))
     assert (last_scores(model, [[1]], 4)[0] > 0).tolist() == [False, False, False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"max_length": 1}, "model.max_length=1 must be at least 2"),
-        ({"max_length": 5, "sessions": 0}, "model.sessions=0 must be at least 1"),
-        ({"max_length": 5, "neighbours": 0}, "model.neighbours=0 must be at least 1"),
-    ],
-)
-def test_settings_out_of_range(options: dict, sentence: str) -> None:
-    with pytest.raises(UserError) as error:
-        VMISKNN(K, **options)
-    assert sentence in str(error.value)

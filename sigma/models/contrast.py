@@ -1,0 +1,115 @@
+"""FEARec's contrastive and frequency terms, beside the loss of a step.
+
+Du et al., SIGIR 2023; see ``sigma.models.fearec``.
+
+States a, b (m samples each) are compared of: the step's own pass and a second one with other
+dropout (``un``), the step's own and another sequence's with the same target (``su``), both
+(``us``), or the second pass and the other sequence (``us_x``, the authors' choice). The terms are
+    weight · mean over the 2 m states z of -log(exp(z · z' / τ) / Σ exp(z · z" / τ))            (1)
+    frequency weight · mean |F(a) - F(b)| along the hidden axis                                 (2)
+z' the partner of z, z" all but z itself. Rows of one target stay each other's negatives, as in the
+authors' code; (2), 0.1 in their code, is off in their published command.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sigma.errors import UserError
+from sigma.models.layers import spectrum
+
+PAIRS: dict[str | None, list[tuple[str, str]]] = {
+    None: [],
+    "un": [("step", "view")],
+    "su": [("step", "twin")],
+    "us": [("step", "view"), ("step", "twin")],
+    "us_x": [("view", "twin")],
+}
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float, similarity: str) -> Tensor:
+    """Each of the 2 M states picks its partner out of all others; mean cross entropy.
+
+    Rows of a and b, (M, D), are partners; ``temperature`` is τ, ``similarity`` ``dot`` or ``cos``.
+    """
+    states = torch.cat([a, b])
+    if similarity == "cos":
+        states = F.normalize(states, dim=-1)
+    index = torch.arange(len(states), device=states.device)
+    scores = (states @ states.T / temperature).masked_fill(index[:, None] == index, -math.inf)
+    return F.cross_entropy(scores, index.roll(len(a)))  # eq. 1
+
+
+class Contrast:
+    """The terms of one setting; arguments as ``FEARec``.
+
+    Raises:
+        ValueError: impossible setting.
+    """
+
+    def __init__(
+        self,
+        pairs: str | None,
+        *,
+        similarity: str,
+        temperature: float,
+        view_weight: float,
+        twin_weight: float,
+        frequency_weight: float,
+    ) -> None:
+        if pairs not in PAIRS:
+            raise ValueError(f"contrast='{pairs}' must be un, su, us, us_x or None.")
+        if similarity not in ("dot", "cos"):
+            raise ValueError(f"similarity='{similarity}' must be dot or cos.")
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature} must be above 0.")
+        if frequency_weight and pairs is None:
+            raise ValueError(
+                f"frequency_weight={frequency_weight} needs contrast, whose pairs it compares."
+            )
+        self.name = pairs
+        self.similarity = similarity
+        self.temperature = temperature
+        self.frequency_weight = frequency_weight
+        weights = {"view": view_weight, "twin": twin_weight}  # by the second of a pair
+        self.pairs = [(a, b, weights[b]) for a, b in PAIRS[pairs] if weights[b] or frequency_weight]
+
+    def loss(
+        self, states: Tensor, view: Callable[[], Tensor], twin: Callable[[], Tensor] | None
+    ) -> Tensor | None:
+        """A scalar; None where all terms are off.
+
+        Args:
+            states: (M, D), of the step's own pass.
+            view: encodes them once more.
+            twin: encodes their twins; None without twins.
+
+        Raises:
+            UserError: the terms need twins.
+        """
+        names = {name for a, b, _ in self.pairs for name in (a, b)}
+        if not names:
+            return None
+        compared = {"step": states}
+        # Each in a pass of its own, as in the authors' code: the rows of a pass share their delays.
+        if "view" in names:
+            compared["view"] = view()
+        if "twin" in names:
+            if twin is None:
+                raise UserError(
+                    f"contrast={self.name} compares sequences with the same target, which this "
+                    "objective does not bring; take next_item_twins, or contrast=un or null."
+                )
+            compared["twin"] = twin()
+        loss = states.new_zeros(())
+        for a, b, weight in self.pairs:
+            first, second = compared[a], compared[b]
+            if weight:
+                loss = loss + weight * info_nce(first, second, self.temperature, self.similarity)
+            if self.frequency_weight:
+                gap = spectrum(first - second, norm="ortho").abs().mean()  # eq. 2
+                loss = loss + self.frequency_weight * gap
+        return loss
