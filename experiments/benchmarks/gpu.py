@@ -16,7 +16,6 @@ table2    ``experiment=table2_overall dataset=beauty``, 40 runs to their early s
 """
 
 import argparse
-import functools
 import importlib.util
 import json
 import os
@@ -27,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,7 @@ import torch
 
 from experiments.benchmarks import measure, operations
 from experiments.benchmarks.measure import ROOT
-from experiments.benchmarks.models import train as train_steps
-from sigma.capture import CapturedStep
+from experiments.benchmarks.models import replay
 from sigma.ops.dispatch import has_mamba_ssm
 
 LIMITS = {"tests": 240, "kernels": 90, "models": 150, "train": 100, "table2": 1800}  # seconds
@@ -47,6 +45,10 @@ TESTS = ["tests/ops", "tests/test_capture.py", "tests/test_losses.py", "tests/te
 EPOCH_SECONDS = re.compile(r"  ([0-9.]+) s(?:  |$)")  # of a line that train.py prints an epoch
 COUNTED = {"item_knn", "markov", "popularity", "vmis_knn"}  # which train nothing
 CUDA = torch.device("cuda")
+UNITS = {  # of what ``models.replay`` measures
+    **{"step by replay": "ms", "epoch of bare steps": "s", "step kernel by kernel": "ms"},
+    **{"kernels of an eager step": "", "peak memory": "MiB"},
+}
 Line = dict[str, Any]
 
 # What is asked for, by part and name; the unit is the line's.
@@ -96,43 +98,6 @@ def kernels(_: Path) -> Iterator[Line]:
             yield line(f"{case['operation']} {rows}, {way}{by}", ms, "ms")
 
 
-def launches(work: Callable[[], Any]) -> int:
-    """Kernels that ``work`` launches."""
-    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
-        work()
-        torch.cuda.synchronize()
-    return sum(
-        event.count
-        for event in profile.key_averages()
-        if "LaunchKernel" in event.key or event.key == "cudaMemsetAsync"
-    )
-
-
-def model_lines(name: str, overrides: list[str], eager_too: bool) -> Iterator[Line]:
-    """A model's steps by replay, and if ``eager_too`` kernel by kernel."""
-    config = measure.composed(*overrides)
-    data, task = measure.built(config, CUDA)
-    torch.cuda.reset_peak_memory_stats()
-    half = torch.autocast("cuda", torch.bfloat16, config.trainer.precision == "bf16-mixed")
-    captured = CapturedStep(task.batch_loss, list(task.parameters()))
-    steps = len(data.train_dataloader())
-    # A size is compiled when it is first seen and recorded the second time.
-    timing = train_steps(data, task, CUDA, 0, half(captured), min(steps, 80), 40)
-    note = f"{steps} steps an epoch, {len(captured.recordings)} sizes recorded"
-    yield line(f"{name}, step by replay", timing["step_ms"], "ms", note)
-    yield line(f"{name}, epoch of bare steps", timing["epoch_seconds"], "s")
-    if captured.refused:
-        yield line(f"{name}, captured", 0, "", "the step cannot be captured")
-    if eager_too:
-        eager = functools.partial(train_steps, data, task, CUDA, 0, half(task.batch_loss))
-        yield line(f"{name}, step kernel by kernel", eager(number=6)["step_ms"], "ms")
-        # The first step sets up the optimizer, too.
-        count = launches(lambda: eager(0, 2)) - launches(lambda: eager(0, 1))
-        yield line(f"{name}, kernels of an eager step", count, "")
-    yield line(f"{name}, peak memory", torch.cuda.max_memory_allocated() / 2**20, "MiB")
-
-
 def models(folder: Path) -> Iterator[Line]:
     """Every model on Beauty, the paper's on MovieLens-1M, and bfloat16."""
     every = sorted({p.stem for p in (ROOT / "conf/model").glob("*.yaml")} - COUNTED)
@@ -147,11 +112,17 @@ def models(folder: Path) -> Iterator[Line]:
         *((n, "beauty", beauty, False) for n in every if n not in first),
     ]
     for model, data, overrides, eager_too in cases:
+        name = f"{model} {data}"
         try:
-            yield from model_lines(f"{model} {data}", [f"model={model}", *overrides], eager_too)
+            result = replay([f"model={model}", *overrides], CUDA, eager_too)
         except Exception as error:
             traceback.print_exc()
-            yield line(f"{model} {data}", float("nan"), "", f"failed: {error!r}"[:300])
+            yield line(name, float("nan"), "", f"failed: {error!r}"[:300])
+            continue
+        note = result.pop("note")
+        for what, value in result.items():
+            yield line(f"{name}, {what}", value, UNITS[what], note)
+            note = ""
 
 
 def train_command(folder: Path, data: str, *overrides: str) -> list[str]:

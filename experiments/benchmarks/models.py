@@ -15,6 +15,7 @@ What an epoch holds is the objective's: all prefixes, all positions, or masked h
 its SASRec trains on the same data set with the same sizes.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +32,7 @@ from torch import Tensor
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Case, now
-from sigma.capture import Inputs
+from sigma.capture import CapturedStep, Inputs
 from sigma.datamodules.base import SequenceDataModule
 from sigma.task import SequenceTask
 
@@ -96,6 +98,44 @@ def train(
         "targets_per_second": targets / seconds,
         "outside_percent": 100 * outside / seconds,
     }
+
+
+def launches(work: Callable[[], Any]) -> int:
+    """Kernels that ``work`` launches."""
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        work()
+        torch.cuda.synchronize()
+    return sum(
+        event.count
+        for event in profile.key_averages()
+        if "LaunchKernel" in event.key or event.key == "cudaMemsetAsync"
+    )
+
+
+def replay(overrides: list[str], on: torch.device, eager_too: bool) -> Case:
+    """A model's training steps on CUDA by replay, and if ``eager_too`` kernel by kernel."""
+    config = measure.composed(*overrides)
+    data, task = measure.built(config, on)
+    memory = measure.Memory(on)
+    half = torch.autocast("cuda", torch.bfloat16, config.trainer.precision == "bf16-mixed")
+    captured = CapturedStep(task.batch_loss, list(task.parameters()))
+    steps = len(data.train_dataloader())
+    # A size is compiled when it is first seen and recorded the second time.
+    timing = train(data, task, on, 0, half(captured), warm=min(steps, 80), number=40)
+    result = {
+        "note": f"{steps} steps an epoch, {len(captured.recordings)} sizes recorded"
+        + ("; the step cannot be captured" if captured.refused else ""),
+        "step by replay": timing["step_ms"],
+        "epoch of bare steps": timing["epoch_seconds"],
+    }
+    if eager_too:
+        eager = functools.partial(train, data, task, on, 0, half(task.batch_loss))
+        result["step kernel by kernel"] = eager(number=6)["step_ms"]
+        # The first step sets up the optimizer, too.
+        extra = launches(lambda: eager(0, 2)) - launches(lambda: eager(0, 1))
+        result["kernels of an eager step"] = extra
+    return result | {"peak memory": memory.mib()}
 
 
 @torch.inference_mode()
