@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigma.ops import native
 from sigma.ops.blocked import blocks_of, pullback
-from sigma.ops.inputs import Attend
+from sigma.ops.inputs import Attend, Gradients
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
@@ -39,9 +39,7 @@ def cpu_forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def cpu_backward(
-    grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def cpu_backward(grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows) -> Gradients:
     grad, *inputs = native.solid(grad, *x)
     x = Attend(*inputs)
     grads = tuple(torch.empty_like(v) for v in x[:3])
@@ -97,9 +95,7 @@ def blocked_forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def blocked_backward(
-    grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def blocked_backward(grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows) -> Gradients:
     gq, gk, gv = (torch.zeros_like(v, memory_format=torch.contiguous_format) for v in x[:3])
     for query, real, key, attention in blocks_of_queries(x, rows):
         _, pull = pullback(attention, x.q[query], x.k[key], x.v[key])

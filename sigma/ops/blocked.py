@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sigma.ops.inputs import Gradients
 from sigma.ops.registry import Kernels
 from sigma.ops.rows import Rows
 
@@ -103,9 +104,7 @@ def kernels(
             result[block.places[block.real]] = function(part)[block.real].to(result.dtype)
         return result, saved
 
-    def backward(
-        grad: Tensor, result: Tensor, saved: Tensor, inputs: Any, rows: Rows
-    ) -> tuple[Tensor | None, ...]:
+    def backward(grad: Tensor, result: Tensor, saved: Tensor, inputs: Any, rows: Rows) -> Gradients:
         totals = {k: torch.zeros_like(x) for k, x in inputs._asdict().items() if x is not None}
         for block, part in parts(inputs, rows):
             y, pull = pullback(

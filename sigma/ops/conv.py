@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sigma.ops import native
 from sigma.ops.blocked import pullback
-from sigma.ops.inputs import Conv
+from sigma.ops.inputs import Conv, Gradients
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
@@ -35,9 +35,7 @@ def cpu_forward(x: Conv, rows: Rows) -> tuple[Tensor, Tensor]:
     return y, nothing
 
 
-def cpu_backward(
-    grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def cpu_backward(grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows) -> Gradients:
     x, grad = sides(x), grad.contiguous()
     gx, (gweight, gbias) = grad.new_empty(grad.shape), native.parts_of(rows, x.weight, x.bias)
     sizes = len(y), *x.weight.shape, x.x.stride(0)
@@ -62,9 +60,7 @@ def blocked_forward(x: Conv, rows: Rows) -> tuple[Tensor, Tensor]:
     return shifted_products(x, rows), shapes(x)[1]
 
 
-def blocked_backward(
-    grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def blocked_backward(grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows) -> Gradients:
     def function(v: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return shifted_products(Conv(v, weight, bias, x.silu), rows)
 

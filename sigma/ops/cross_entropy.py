@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sigma.ops.rows import typed
+
 MIN_ROWS = 32  # fewer make the products wait for the table to be read
 CHUNK_BYTES = {"cpu": 10 * 2**20, "cuda": 512 * 2**20}  # of scores; a cache, and few launches
 
@@ -55,9 +57,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         columns_first = w.t()
         parts = (values.split(step) for values in (x, target, real))
         for chunk, place, here in zip(*parts, strict=True):
-            scores = torch.mm(chunk, columns_first)
-            if product_type != exact:
-                scores = scores.to(exact)
+            scores = typed(torch.mm(chunk, columns_first), exact)
             if bias is not None:
                 scores += bias
             hits.append(scores.gather(1, place))
@@ -73,12 +73,11 @@ class LinearCrossEntropy(torch.autograd.Function):
                 gradient.sub_((columns == place) * here)
             if bias is not None:
                 grad_bias += gradient.sum(0)
+            gradient = typed(gradient, product_type)
+            grads.append(typed(torch.mm(gradient, w), exact))
             if product_type == exact:
-                grads.append(torch.mm(gradient, w))
                 grad_table.addmm_(gradient.t(), chunk)
             else:
-                gradient = gradient.to(product_type)
-                grads.append(torch.mm(gradient, w).to(exact))
                 grad_table += gradient.t() @ chunk
         count = real.sum()
         loss = ((torch.cat(weights).log() + torch.cat(tops) - torch.cat(hits)) * real).sum() / count
@@ -90,17 +89,11 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_states, grad_table, grad_bias, count = ctx.saved_tensors
+        *totals, count = ctx.saved_tensors
         scale = grad / count
-        states_type, table_type, bias_type = ctx.types
-        return (
-            (grad_states * scale).to(states_type),
-            (grad_table * scale).to(table_type),
-            None if bias_type is None else (grad_bias * scale).to(bias_type),
-            None,
-            None,
-            None,
-        )
+        pairs = zip(totals, ctx.types, strict=True)
+        grads = [None if kind is None else (x * scale).to(kind) for x, kind in pairs]
+        return (*grads, None, None, None)
 
 
 def linear_cross_entropy(

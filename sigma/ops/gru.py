@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops import blocked, native
-from sigma.ops.inputs import Gru
+from sigma.ops.inputs import Gradients, Gru
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
@@ -32,9 +32,7 @@ def cpu_forward(x: Gru, rows: Rows) -> tuple[Tensor, Tensor]:
     return states, saved
 
 
-def cpu_backward(
-    grad: Tensor, states: Tensor, saved: Tensor, x: Gru, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def cpu_backward(grad: Tensor, states: Tensor, saved: Tensor, x: Gru, rows: Rows) -> Gradients:
     ggates = x.gates.new_empty(x.gates.shape)
     inputs = native.solid(grad, saved, states, x.weight)
     native.call("gru_backward", states.dtype, rows, *states.shape, *inputs, ggates)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+Gradients = tuple[Tensor | None, ...]  # of inputs, None of one that is None
+
 
 class Scan(NamedTuple):
     """What the scan reads; all of one type, but for Triton.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sigma.ops.dispatch import kernel_backend
+from sigma.ops.inputs import Gradients
 from sigma.ops.rows import Rows
 
 # Lives as long as the module: operations end with their library.
@@ -61,7 +62,7 @@ class Kernels(NamedTuple):
     """
 
     forward: Callable[[Any, Rows], tuple[Tensor, Tensor]]
-    backward: Callable[[Tensor, Tensor, Tensor, Any, Rows], tuple[Tensor | None, ...]]
+    backward: Callable[[Tensor, Tensor, Tensor, Any, Rows], Gradients]
 
 
 class Operation:
@@ -149,7 +150,7 @@ class Operation:
         ctx.save_for_backward(*output, *inputs[: self.tensors + 1])
         ctx.settings = inputs[self.tensors + 1 :]
 
-    def differentiate(self, ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def differentiate(self, ctx: Any, grad: Tensor, _: Any) -> Gradients:
         values = *ctx.saved_tensors, *ctx.settings
         pairs = zip(values[2:], self.backward_op(grad, *values), strict=False)
         grads = [None if x is None else g for x, g in pairs]

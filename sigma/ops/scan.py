@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sigma.ops import blocked, native, reference
 from sigma.ops.dispatch import choose_backend, has_mamba_ssm, has_triton
-from sigma.ops.inputs import Scan
+from sigma.ops.inputs import Gradients, Scan
 from sigma.ops.moves import packed, padded
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
@@ -30,9 +30,7 @@ def cpu_forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
     return y, nothing
 
 
-def cpu_backward(
-    grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def cpu_backward(grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows) -> Gradients:
     grad, *inputs = native.solid(grad, *x)
     x = Scan(*inputs)
     gu, gdt, gB, gC = (torch.empty_like(v) for v in (x.u, x.dt, x.B, x.C))

@@ -28,33 +28,9 @@ import triton.language as tl
 from torch import Tensor
 
 from sigma.ops.attend import shapes
-from sigma.ops.inputs import Attend
+from sigma.ops.inputs import Attend, Gradients
 from sigma.ops.rows import Rows
-from sigma.ops.triton_common import LN2, LOG2E
-
-
-@triton.jit
-def _load(x, place, real, head, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """x[place, head], zero where not ``real``; ``place`` is int64."""
-    col = tl.arange(0, BLOCK_D)
-    at = x + (place * H + head)[:, None] * D + col[None, :]
-    return tl.load(at, mask=real[:, None] & (col < D)[None, :], other=0.0)
-
-
-@triton.jit
-def _store(x, place, real, head, value, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    col = tl.arange(0, BLOCK_D)
-    at = x + (place * H + head)[:, None] * D + col[None, :]
-    tl.store(at, value.to(x.dtype.element_ty), mask=real[:, None] & (col < D)[None, :])
-
-
-@triton.jit
-def _sweep(x, head, first, last, H, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Zeros in x[first:last, head]; the programs of the grid's last axis take blocks in turn."""
-    zero = tl.zeros((BLOCK, BLOCK_D), tl.float32)
-    for start in range(first, last, tl.num_programs(2) * BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        _store(x, place, place < last, head, zero, H, D, BLOCK_D)
+from sigma.ops.triton_common import LN2, LOG2E, clear_heads, load_heads, store_heads
 
 
 @triton.jit
@@ -120,16 +96,15 @@ def _forward(
 ):
     """``inputs`` are q, k, v, offsets of rows and of queries, and places, if it is causal.
 
-    ``dropout`` is seed, p and 1 / (1 - p), if there is any, ``size`` how many queries there are (in
-    the last kernel keys).
+    ``dropout`` is seed, p and 1 / (1 - p), or None, ``size`` how many queries (or keys) there are.
     """
     q, k, v, offsets, query_offsets, places = inputs
     out, lse = tensors
     row, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
     if row == rows:
-        _sweep(out, head, first, size, H, D, BLOCK_M, BLOCK_D)
-        _sweep(lse, head, first, size, H, 1, BLOCK_M, 1)
+        clear_heads(out, head, first, size, H, D, BLOCK_M, BLOCK_D)
+        clear_heads(lse, head, first, size, H, 1, BLOCK_M, 1)
         return
     last = tl.load(query_offsets + row + 1)
     if first >= last:
@@ -138,14 +113,14 @@ def _forward(
     query = first + tl.arange(0, BLOCK_M)
     real = query < last
     reach = _reach(places, query, real, begin, n)
-    qs = _load(q, query, real, head, H, D, BLOCK_D)
+    qs = load_heads(q, query, real, head, H, D, BLOCK_D)
     peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)  # of the scores, base 2
     total = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for start in range(0, tl.max(reach, 0), BLOCK_N):
         key = start + tl.arange(0, BLOCK_N)
-        ks = _load(k, begin + key, key < n, head, H, D, BLOCK_D)
-        vs = _load(v, begin + key, key < n, head, H, D, BLOCK_D)
+        ks = load_heads(k, begin + key, key < n, head, H, D, BLOCK_D)
+        vs = load_heads(v, begin + key, key < n, head, H, D, BLOCK_D)
         s = tl.dot(qs, tl.trans(ks), input_precision=PRECISION) * (scale * LOG2E)
         # Every query sees key 0, and so do lanes without one: the peak is finite from here on.
         s = tl.where(key[None, :] < tl.maximum(reach, 1)[:, None], s, float("-inf"))
@@ -163,7 +138,7 @@ def _forward(
     if dropout is not None:
         rescale = dropout[2]
     acc *= (rescale / tl.where(total > 0.0, total, 1.0))[:, None]
-    _store(out, query, real, head, acc, H, D, BLOCK_D)
+    store_heads(out, query, real, head, acc, H, D, BLOCK_D)
     tl.store(lse + query * H + head, (peak + tl.log2(total)) * LN2, mask=real)
 
 
@@ -188,7 +163,7 @@ def _backward_q(
     row, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(query_offsets + row) + tl.program_id(2) * BLOCK_M
     if row == rows:
-        _sweep(gq, head, first, size, H, D, BLOCK_M, BLOCK_D)
+        clear_heads(gq, head, first, size, H, D, BLOCK_M, BLOCK_D)
         return
     last = tl.load(query_offsets + row + 1)
     if first >= last:
@@ -197,21 +172,21 @@ def _backward_q(
     query = first + tl.arange(0, BLOCK_M)
     real = query < last
     reach = _reach(places, query, real, begin, n)
-    qs = _load(q, query, real, head, H, D, BLOCK_D)
-    gs = _load(gout, query, real, head, H, D, BLOCK_D)
-    outs = _load(out, query, real, head, H, D, BLOCK_D)
+    qs = load_heads(q, query, real, head, H, D, BLOCK_D)
+    gs = load_heads(gout, query, real, head, H, D, BLOCK_D)
+    outs = load_heads(out, query, real, head, H, D, BLOCK_D)
     dot = tl.sum(gs.to(tl.float32) * outs.to(tl.float32), 1)
     tl.store(delta + query * H + head, dot, mask=real)
     stats = tl.load(lse + query * H + head, mask=real, other=0.0), dot
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for start in range(0, tl.max(reach, 0), BLOCK_N):
         key = start + tl.arange(0, BLOCK_N)
-        ks = _load(k, begin + key, key < n, head, H, D, BLOCK_D)
-        vs = _load(v, begin + key, key < n, head, H, D, BLOCK_D)
+        ks = load_heads(k, begin + key, key < n, head, H, D, BLOCK_D)
+        vs = load_heads(v, begin + key, key < n, head, H, D, BLOCK_D)
         tiles = qs, ks, vs, gs
         _, grad = _tile(tiles, stats, reach, query, head, start, scale, dropout, PRECISION)
         acc = tl.dot(grad, ks, acc, input_precision=PRECISION)
-    _store(gq, query, real, head, acc * scale, H, D, BLOCK_D)
+    store_heads(gq, query, real, head, acc * scale, H, D, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=["rows", "size"])
@@ -234,8 +209,8 @@ def _backward_kv(
     row, head = tl.program_id(0), tl.program_id(1)
     begin, start = tl.load(offsets + row), tl.program_id(2) * BLOCK_N
     if row == rows:
-        _sweep(gk, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
-        _sweep(gv, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
+        clear_heads(gk, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
+        clear_heads(gv, head, begin + start, size, H, D, BLOCK_N, BLOCK_D)
         return
     n = (tl.load(offsets + row + 1) - begin).to(tl.int32)
     if start >= n:
@@ -259,10 +234,10 @@ def _backward_kv(
         # Loaded ahead of the loop, these would be held as the operands of a product, which for
         # float32 is more than there are registers. ``key - i < n``, true for any i, prevents that.
         here = (key < n) & (key - i < n)
-        ks = _load(k, begin + key, here, head, H, D, BLOCK_D)
-        vs = _load(v, begin + key, here, head, H, D, BLOCK_D)
-        qs = _load(q, query, real, head, H, D, BLOCK_D)
-        gs = _load(gout, query, real, head, H, D, BLOCK_D)
+        ks = load_heads(k, begin + key, here, head, H, D, BLOCK_D)
+        vs = load_heads(v, begin + key, here, head, H, D, BLOCK_D)
+        qs = load_heads(q, query, real, head, H, D, BLOCK_D)
+        gs = load_heads(gout, query, real, head, H, D, BLOCK_D)
         level = tl.load(lse + query * H + head, mask=real, other=0.0)
         stats = level, tl.load(delta + query * H + head, mask=real, other=0.0)
         tiles = qs, ks, vs, gs
@@ -271,8 +246,8 @@ def _backward_kv(
         for_v = tl.dot(tl.trans(w), gs, for_v, input_precision=PRECISION)
     if dropout is not None:
         for_v *= dropout[2]
-    _store(gk, begin + key, key < n, head, for_k * scale, H, D, BLOCK_D)
-    _store(gv, begin + key, key < n, head, for_v, H, D, BLOCK_D)
+    store_heads(gk, begin + key, key < n, head, for_k * scale, H, D, BLOCK_D)
+    store_heads(gv, begin + key, key < n, head, for_v, H, D, BLOCK_D)
 
 
 def tile_sizes(d: int, longest: int, queries: int, rows: int) -> tuple[int, int, int]:
@@ -284,15 +259,9 @@ def tile_sizes(d: int, longest: int, queries: int, rows: int) -> tuple[int, int,
 
 
 def _launch(kernel: Any, block: str, x: Attend, rows: Rows, size: int, *tensors: Tensor) -> None:
-    """``kernel`` for all rows and heads; programs of one row more sweep behind the last.
+    """``kernel`` on ``tensors``, for all rows and heads; programs of one row more sweep behind.
 
-    Args:
-        kernel: see ``_forward``.
-        block: BLOCK_M or BLOCK_N, what a program owns.
-        x: inputs.
-        rows: of the packed batch.
-        size: how many queries there are, or keys.
-        tensors: that the kernel reads and writes.
+    A program owns ``block`` (BLOCK_M or BLOCK_N) of ``size`` queries, or keys.
     """
     (H, d), number, p = x.q.shape[1:], len(rows.offsets) - 1, x.dropout
     block_m, block_n, warps = tile_sizes(d, rows.longest, len(x.q), number)
@@ -322,9 +291,7 @@ def forward(x: Attend, rows: Rows) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def backward(
-    grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def backward(grad: Tensor, out: Tensor, lse: Tensor, x: Attend, rows: Rows) -> Gradients:
     """Gradients of q, k and v; zero behind the last row's queries and keys."""
     grad, delta = grad.contiguous(), torch.empty_like(lse)
     gq, gk, gv = (v.new_empty(v.shape) for v in x[:3])

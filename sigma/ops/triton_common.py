@@ -67,3 +67,36 @@ def softplus(x):
     q = s * s
     p = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13))))))
     return tl.maximum(x, 0.0) + 2.0 * s * p, tl.where(x > 0.0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def bounds(offsets, row, rows):
+    """The row's first place, and that behind its last; an empty row where there is no such row."""
+    start = tl.load(offsets + row, mask=row < rows, other=0)
+    return start, tl.load(offsets + row + 1, mask=row < rows, other=0)
+
+
+@triton.jit
+def load_heads(x, place, real, head, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x[place, head], zero where not ``real``; ``place`` is int64."""
+    col = tl.arange(0, BLOCK_D)
+    at = x + (place * H + head)[:, None] * D + col[None, :]
+    return tl.load(at, mask=real[:, None] & (col < D)[None, :], other=0.0)
+
+
+@triton.jit
+def store_heads(x, place, real, head, value, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    col = tl.arange(0, BLOCK_D)
+    at = x + (place * H + head)[:, None] * D + col[None, :]
+    tl.store(at, value.to(x.dtype.element_ty), mask=real[:, None] & (col < D)[None, :])
+
+
+@triton.jit
+def clear_heads(
+    x, head, first, last, H, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Zeros in x[first:last, head]; the programs of the grid's last axis take blocks in turn."""
+    zero = tl.zeros((BLOCK, BLOCK_D), tl.float32)
+    for start in range(first, last, tl.num_programs(2) * BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        store_heads(x, place, place < last, head, zero, H, D, BLOCK_D)

@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sigma.ops.conv import shapes
-from sigma.ops.inputs import Conv
+from sigma.ops.inputs import Conv, Gradients
 from sigma.ops.rows import Rows
 from sigma.ops.triton_common import load
 
@@ -174,9 +174,7 @@ def forward(x: Conv, rows: Rows) -> tuple[Tensor, Tensor]:
     return y, nothing
 
 
-def backward(
-    grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def backward(grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows) -> Gradients:
     """Gradients of x, in its type, of weight (d, k) and of bias (d,)."""
     d, k = x.weight.shape
     blocks = tile_sizes(d, 1024)

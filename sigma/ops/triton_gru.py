@@ -34,7 +34,7 @@ from torch import Tensor
 from triton.language import constexpr
 
 from sigma.ops.gru import shapes, weight_gradients
-from sigma.ops.inputs import Gru
+from sigma.ops.inputs import Gradients, Gru
 from sigma.ops.rows import Rows
 
 BLOCK_R = constexpr(16)  # rows of a program; tl.dot takes no fewer
@@ -214,9 +214,7 @@ def forward(x: Gru, rows: Rows) -> tuple[Tensor, Tensor]:
     return outputs
 
 
-def backward(
-    grad: Tensor, states: Tensor, saved: Tensor, x: Gru, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def backward(grad: Tensor, states: Tensor, saved: Tensor, x: Gru, rows: Rows) -> Gradients:
     """Gradients of gates (zero behind the last row), weight and bias."""
     ggates, ghidden = states.new_empty(x.gates.shape), states.new_empty(states.shape)
     _launch(_backward, (grad.contiguous(), saved, states, x.weight), (ggates, ghidden), rows)

@@ -26,6 +26,7 @@ Symbols: T places, B rows (``offsets``, (B + 1,) int64), d channels, N states of
 # mypy: disallow-untyped-defs=False
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -33,21 +34,24 @@ import triton.language as tl
 from torch import Tensor
 from triton.language import constexpr
 
-from sigma.ops.inputs import Scan
+from sigma.ops.inputs import Gradients, Scan
 from sigma.ops.rows import Rows
 from sigma.ops.scan import shapes
-from sigma.ops.triton_common import LN2, clear, load, placed, position, softplus, store, vectors
+from sigma.ops.triton_common import (
+    LN2,
+    bounds,
+    clear,
+    load,
+    placed,
+    position,
+    softplus,
+    store,
+    vectors,
+)
 
 CHUNK = 4  # states a program holds at once in backward; more do not fit the registers of sm_90
 PROGRAMS = 4096  # of backward, about: several waves on the largest GPUs
 SCRATCH = 512 * 2**20  # bytes of backward's checkpoints, at most (unless one program needs more)
-
-
-@triton.jit
-def _row(offsets, row, rows):
-    """The row's first place, and that behind its last; an empty row where there is no such row."""
-    start = tl.load(offsets + row, mask=row < rows, other=0)
-    return start, tl.load(offsets + row + 1, mask=row < rows, other=0)
 
 
 @triton.jit(do_not_specialize=["rows", "T"])
@@ -67,7 +71,7 @@ def _forward(
     a2 = tl.load(A + n[:, None] * d + chan[None, :], mask=kn[:, None] & kd[None, :], other=0.0)
     skip = tl.load(D + chan, mask=kd, other=0.0)
     shift = tl.load(bias + chan, mask=kd, other=0.0)
-    start, end = _row(offsets, row, rows)
+    start, end = bounds(offsets, row, rows)
     h = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     for first in range(start, end, TILE):
         t = (first + i0)[:, None]
@@ -140,7 +144,7 @@ def _backward(
     sum_bias = tl.zeros((TILE, BLOCK_D), tl.float32)
 
     for r in range(part, rows, parts):
-        start, end = _row(offsets, r, rows)
+        start, end = bounds(offsets, r, rows)
         length = (end - start).to(tl.int32)
         last = tl.maximum(length - 1, 0) // CHUNK * CHUNK  # position of the last checkpoint
         tl.debug_barrier()  # the scratch still holds the row before
@@ -253,10 +257,7 @@ def tile_sizes(d: int, N: int) -> dict[str, int]:
     return {"BLOCK_D": block_d, "BLOCK_N": block_n, "TILE": tile, "num_warps": warps}
 
 
-Inputs = tuple[tuple[Tensor | None, ...], tuple[tuple[int, ...] | None, ...]]
-
-
-def kernel_inputs(x: Scan, rows: Rows) -> Inputs:
+def kernel_inputs(x: Scan, rows: Rows) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """What the kernels read: ``Scan`` and the offsets; and the strides of u, dt, B, C and z.
 
     They have A^T log2(e) for A: they use exp2, and channels in a line are loaded in a line.
@@ -267,11 +268,7 @@ def kernel_inputs(x: Scan, rows: Rows) -> Inputs:
 
 
 def forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
-    """y, N up to 256.
-
-    u, dt, B, C, z: float32, bfloat16 or float16, each of its own; A, D, dt_bias: float32. States
-    and sums are float32.
-    """
+    """y; N up to 256. States and sums are float32; A, D and dt_bias must be, others need not."""
     (T, d), N, number = x.u.shape, x.A.shape[1], len(rows.offsets) - 1
     y, nothing = shapes(x)
     sizes = tile_sizes(d, N)
@@ -281,9 +278,7 @@ def forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
     return y, nothing
 
 
-def backward(
-    grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows
-) -> tuple[Tensor | None, ...]:
+def backward(grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows) -> Gradients:
     """Gradients of the inputs in their types."""
     (T, d), N, number = x.u.shape, x.A.shape[1], len(rows.offsets) - 1
     sizes = tile_sizes(d, N)
@@ -292,14 +287,12 @@ def backward(
     slots = max(triton.cdiv(rows.longest, sizes["TILE"]), 1) * sizes["TILE"] // CHUNK
     fitting = SCRATCH // (4 * blocks * slots * math.prod(state))
     parts = max(min(number, triton.cdiv(PROGRAMS, blocks), fitting), 1)
-    gu, gdt = x.u.new_empty((T, d)), x.dt.new_empty((T, d))
-    gz = None if x.z is None else x.z.new_empty((T, d))
+    gu, gdt, gz = (None if v is None else v.new_empty((T, d)) for v in (x.u, x.dt, x.z))
     gB, gC = ((v if blocks == 1 else x.A).new_empty((blocks, T, N)) for v in (x.B, x.C))
-    grads = gu, gdt, gB, gC, gz
     sums = x.A.new_empty((parts, N + 2, d))
     scratch = x.A.new_empty((parts * blocks, slots, *state))
     inputs, strides = kernel_inputs(x, rows)
-    tensors = inputs, (grad.stride(), *strides), grad, grads, sums, scratch
+    tensors = inputs, (grad.stride(), *strides), grad, (gu, gdt, gB, gC, gz), sums, scratch
     with torch.cuda.device_of(y):
         _backward[(parts * blocks,)](*tensors, number, parts, T, slots, d, N, **sizes, CHUNK=CHUNK)
     gB, gC = (v[0] if blocks == 1 else v.sum(0) for v in (gB, gC))
