@@ -32,9 +32,9 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from sigma.errors import UserError
+from sigma.runs.command import quoted
 from sigma.runs.distributed import SCRIPT, passing_sigterm_on
 from sigma.runs.files import LOCK, ROW
-from sigma.runs.folder import quoted
 from sigma.runs.identity import register
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
