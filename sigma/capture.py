@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -110,13 +111,33 @@ def record_cuda_graph(work: Callable[[], Any], pool: Any) -> tuple[Replay, Any, 
     return graph, result, pool
 
 
+def end_to_end(gradients: Sequence[Tensor | None]) -> Tensor:
+    """All of them in one tensor, so that the host scales them by one kernel, not one each.
+
+    Each begins at a multiple of four numbers, as kernels that read several at once want it.
+    """
+    flat = [g.reshape(-1) for g in gradients if g is not None]
+    return torch.cat([F.pad(g, (0, -len(g) % 4)) if len(g) % 4 else g for g in flat])
+
+
+def parts(flat: Tensor, shapes: Sequence[torch.Size | None]) -> list[Tensor | None]:
+    """The gradients again, as views."""
+    sizes = [0 if shape is None else shape.numel() for shape in shapes]
+    pieces = flat.split([size + -size % 4 for size in sizes])
+    return [
+        None if shape is None else piece[:size].view(shape)
+        for piece, size, shape in zip(pieces, sizes, shapes, strict=True)
+    ]
+
+
 class Recording(NamedTuple):
     """A step of one size: where it reads, how it is run again, and where its results lie."""
 
     inputs: Inputs
     graph: Replay
     loss: Tensor
-    gradients: tuple[Tensor | None, ...]
+    gradients: Tensor  # end to end
+    shapes: Sequence[torch.Size | None]  # None of a parameter without gradient
 
 
 class _Replayed(torch.autograd.Function):
@@ -132,7 +153,7 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # New tensors, which become a parameter's gradient as they are.
-        return None, *(None if g is None else g * grad for g in ctx.recording.gradients)
+        return None, *parts(ctx.recording.gradients * grad, ctx.recording.shapes)
 
 
 class CapturedStep:
@@ -189,13 +210,15 @@ class CapturedStep:
         if self.refused:
             return None
         slots = copy_of(inputs)
+        shapes: list[torch.Size | None] = []
 
-        def work() -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        def work() -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 loss = self.step(slots)
             with torch.autocast(slots.items.device.type, enabled=False):  # as backward() runs
                 grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-            return loss.detach(), grads
+            shapes[:] = [None if g is None else g.shape for g in grads]
+            return loss.detach(), end_to_end(grads)
 
         try:
             graph, (loss, gradients), self.pool = self.record(work, self.pool)
@@ -204,5 +227,5 @@ class CapturedStep:
             log.warning("The training step cannot be captured (%s); it runs by kernels.", reason)
             self.refused = True
             return None
-        self.recordings[key] = recording = Recording(slots, graph, loss, gradients)
+        self.recordings[key] = recording = Recording(slots, graph, loss, gradients, shapes)
         return recording

@@ -23,12 +23,8 @@ class Tape:
 
     def replay(self) -> None:
         self.replays += 1
-        (loss, gradients), (new, news) = self.result, self.work()
-        loss.copy_(new)
-        for old, gradient in zip(gradients, news, strict=True):
-            assert (old is None) == (gradient is None)
-            if old is not None:
-                old.copy_(gradient)
+        for old, new in zip(self.result, self.work(), strict=True):
+            old.copy_(new)
 
 
 class Recorder:

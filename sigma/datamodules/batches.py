@@ -74,12 +74,34 @@ def filled(batch: Batch) -> Batch:
     return batch._replace(items=items, places=places, targets=targets, twins=twins)
 
 
-def pinned(value: Any) -> Any:
-    """The tensors of a batch in memory from which a device copies while the host goes on."""
+def pinned(batch: Batch, pin_memory: bool = True) -> Batch:
+    """The batch in memory from which a device copies while the host goes on.
+
+    All of it lies in one piece, since to pin memory takes longer than to fill it.
+    """
+    tensors = list(tensors_of(batch))
+    sizes = [tensor.numel() for tensor in tensors]
+    memory = torch.empty(sum(sizes), dtype=torch.int64, pin_memory=pin_memory)
+    pieces = iter(torch.cat(tensors, out=memory).split(sizes))
+    result: Batch = with_tensors(batch, pieces)
+    return result
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors of a batch, or of a part of it, in order."""
     if isinstance(value, Tensor):
-        return value.pin_memory()
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from tensors_of(part)
+
+
+def with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same with other tensors, in the order of ``tensors_of``."""
+    if isinstance(value, Tensor):
+        return next(tensors)
     if isinstance(value, tuple):
-        parts = [pinned(part) for part in value]
+        parts = [with_tensors(part, tensors) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
 
