@@ -262,7 +262,7 @@ def kernel_inputs(x: Scan, rows: Rows) -> tuple[tuple[Any, ...], tuple[Any, ...]
 
     They have A^T log2(e) for A: they use exp2, and channels in a line are loaded in a line.
     """
-    A = (x.A.t() * math.log2(math.e)).contiguous()
+    A = torch.mul(x.A.t(), math.log2(math.e), out=x.A.new_empty(x.A.shape[::-1]))
     inputs = x.u, x.dt, A, x.B, x.C, x.D.contiguous(), x.z, x.dt_bias.contiguous(), rows.offsets
     return inputs, tuple(None if v is None else v.stride() for v in (x.u, x.dt, x.B, x.C, x.z))
 
