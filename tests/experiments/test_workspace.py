@@ -64,7 +64,7 @@ def test_a_section_shows_its_runs_whoever_ran_them_first() -> None:
     trial["task"]["optimizer"]["lr"] = 0.00123
     assert shows("Fair search", "beauty", trial, "fair_search")
     for title in sections:
-        for config, (titles, group, _) in zip(configs, ASKED, strict=True):
+        for config, (_, group, _) in zip(configs, ASKED, strict=True):
             shared = [t for c, (t, _, _) in zip(configs, ASKED, strict=True) if c == config]
             expected = title in [name for names in shared for name in names]
             # Under the group of whoever ran it first.
