@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 Kind = TypeVar("Kind", bound=Callback)
 # Okabe and Ito's palette: told apart by colour-blind readers too; markers tell them apart in grey.
 STYLES = (("#009E73", "s"), ("#D55E00", "o"), ("#CC79A7", "^"))
-LOSS_COLOUR, GREY = "#0072B2", "#555555"
 
 
 def find(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
@@ -59,12 +58,7 @@ class History(Callback):
 
 
 def draw(history: History, path: Path) -> None:
-    """Loss on the left, HR, NDCG and MRR@10 of the validation on the right, the best epoch marked.
-
-    Args:
-        history: with an epoch at least.
-        path: PNG to write.
-    """
+    """The loss, and HR, NDCG and MRR@10 of the validation, with the best epoch marked, as PNG."""
     # No pyplot: it would keep state between the jobs of a multirun and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,29 +66,23 @@ def draw(history: History, path: Path) -> None:
 
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    names = [n for n in history.epochs[-1] if re.fullmatch(r"val/\w*(hr|ndcg|mrr)@10", n)]
-    curves = [(left, "train/loss", LOSS_COLOUR, "o")]
-    curves += [(right, name, *style) for name, style in zip(names, STYLES, strict=False)]
-    style: dict[str, Any] = {"markevery": max(1, len(history.epochs) // 15), "markersize": 4}
-    for axes, name, colour, marker in curves:
-        points = [(e["epoch"], e[name]) for e in history.epochs if name in e]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name, **style)
-    left.set(title="Training loss", xlabel="epoch")
-    right.set(title="Validation", xlabel="epoch")
-    right.set_ylim(bottom=0)
-    best = history.best()
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    frame, best = pd.DataFrame(history.epochs), history.best()
+    shown = [str(n) for n in frame if re.fullmatch(r"val/\w*(hr|ndcg|mrr)@10", str(n))]
+    every = max(1, len(frame) // 15)
+    for at, names in enumerate((["train/loss"], sorted(shown))):
+        axes = figure.add_subplot(1, 2, at + 1, title="Validation" if at else "Training loss")
+        for name, (colour, marker) in zip(names, STYLES, strict=False):
+            style = {"color": colour, "marker": marker, "markersize": 4, "markevery": every}
+            if name in frame:  # a counted model has no loss
+                axes.plot(frame["epoch"], frame[name], label=name, **style)
         if best:
-            score = f"{history.monitor} = {best[history.monitor]:.4f}"
-            text = f"best epoch {best['epoch']:.0f}: {score}"
-            axes.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1, label=text)
-    if right.get_legend_handles_labels()[0]:
-        right.legend(loc="best", fontsize=8, framealpha=0.9)
+            text = f"best epoch {best['epoch']:.0f}: {best[history.monitor]:.4f}"
+            axes.axvline(best["epoch"], color="grey", linestyle="--", linewidth=1, label=text)
+        axes.set(xlabel="epoch")
+        axes.grid(alpha=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
     with atomic_path(path) as partial:
         figure.savefig(partial, format="png")
 

@@ -40,12 +40,7 @@ class Progress(RichProgressBar):
         self.before = (0, 0.0)  # samples and seconds of training before this epoch
         self.seconds: list[float] = []  # of epochs that began in this process
         self.entire = False
-        self.enable()
-
-    def enable(self) -> None:
-        if rich.get_console().is_terminal:
-            super().enable()
-        else:
+        if not rich.get_console().is_terminal:
             self.disable()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
@@ -101,11 +96,10 @@ class Progress(RichProgressBar):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        for callback in trainer.early_stopping_callbacks:
-            if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-                failed = callback.monitor, callback.wait_count
-                if trainer.is_global_zero:
-                    log.info("Stopped early: %s has not improved for %d epochs.", *failed)
+        stopping = find(trainer, EarlyStopping)
+        if trainer.is_global_zero and stopping is not None and stopping.stopped_epoch:
+            failed = stopping.monitor, stopping.wait_count
+            log.info("Stopped early: %s has not improved for %d epochs.", *failed)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_test_end(trainer, pl_module)
@@ -120,17 +114,15 @@ class Progress(RichProgressBar):
         folder = Path(trainer.default_root_dir)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        note = ""
         if isinstance(exception, UserError) and "loss became" in str(exception):
             # From the same checkpoint the same settings come to the same loss.
-            exception.add_note(
-                "Resuming would end the same way: start again in a new folder (hydra.run.dir=…), "
-                "with a lower task.optimizer.lr."
-            )
-        # A folder that held another run's was refused.
-        elif (folder / LAST).is_file():
-            exception.add_note(
-                "The last checkpoint is kept; go on with: python train.py "
-                f"resume={shlex.quote(str(folder))}"
-            )
+            note = "Resuming would end the same way: start again in a new folder "
+            note += "(hydra.run.dir=…), with a lower task.optimizer.lr."
+        elif (folder / LAST).is_file():  # this run's: a folder that held another's was refused
+            resume = f"python train.py resume={shlex.quote(str(folder))}"
+            note = f"The last checkpoint is kept; go on with: {resume}"
         elif isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            exception.add_note("There is no checkpoint to go on from yet.")
+            note = "There is no checkpoint to go on from yet."
+        if note:
+            exception.add_note(note)

@@ -114,38 +114,33 @@ class Tables(Callback):
             return
         data: SequenceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         task: Any = pl_module
-        ranking = task.ranking("test")
+        prefix = task.ranking("test").prefix
         history = find(trainer, History)
         best = history.best() if history is not None else {}
         scores = {n: v for n, v in best.items() if n.startswith("val/")}
         scores |= {n: float(v) for n, v in trainer.callback_metrics.items() if n[:5] == "test/"}
-        title = f"Results: {data.name}"
-        title += f", best epoch {best['epoch']:.0f}" if best else ""
-        if ranking.prefix:
+        title = f"Results: {data.name}" + (f", best epoch {best['epoch']:.0f}" if best else "")
+        if prefix:
             title += f", sampled evaluation: {task.sampled.number} negatives a target"
-        show(result_table(title, scores, ranking.prefix))
-        # Of neither ranking among drawn negatives is the popularity's or the best one known.
-        if not ranking.prefix:
-            self.compare(data, scores["test/hr@10"])
+        show(result_table(title, scores, prefix))
+        # Among drawn negatives neither the popularity's ranking nor the best one is known.
+        if not prefix:
+            compare(data, scores["test/hr@10"])
         path = Path(trainer.default_root_dir) / ROW
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            log.info(
-                "Development run: %s batch(es) of training, validation and test; no checkpoint, "
-                "row or log was written.",
-                trainer.num_training_batches,
-            )
+            text = "Development run: %s batch(es) of everything; no checkpoint, row or log written."
+            log.info(text, trainer.num_training_batches)
         elif path.is_file():
             log.info("Result row: %s", path)
 
-    @staticmethod
-    def compare(data: SequenceDataModule, hit_rate: float) -> None:
-        """The test's HR@10 beside what needs no model, and beside the best a simulation allows."""
-        if not data.mask_history:
-            popularity = popularity_hit_rate(data)
-            times = f", {hit_rate / popularity:.1f} times as much" if popularity > 0 else ""
-            log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, popularity, times)
-        achievable = getattr(data, "achievable_hit_rate", None)
-        if achievable is not None and (limit := achievable(k=10, split="test")):
-            share = 100 * hit_rate / limit
-            text = "Achievable test HR@10 of this simulation %.4f; share reached %.1f %%"
-            log.info(text, limit, share)
+
+def compare(data: SequenceDataModule, hit_rate: float) -> None:
+    """The test's HR@10 beside what needs no model, and beside the best a simulation allows."""
+    if not data.mask_history:
+        popularity = popularity_hit_rate(data)
+        times = f", {hit_rate / popularity:.1f} times as much" if popularity > 0 else ""
+        log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, popularity, times)
+    achievable = getattr(data, "achievable_hit_rate", None)
+    if achievable is not None and (limit := achievable(k=10, split="test")):
+        share = f"share reached {hit_rate / limit:.1%}"
+        log.info("Achievable test HR@10 of this simulation %.4f; %s", limit, share)

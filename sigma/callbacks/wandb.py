@@ -62,23 +62,26 @@ def start(folder: Path, run_id: str, init_timeout: float, described: dict[str, A
     settings = wandb.Settings(
         silent=True, console="off", init_timeout=init_timeout, finish_timeout=FINISH_SECONDS
     )
-    described = {
-        **described,
-        "config": json.loads((folder / CONFIG).read_text()) if (folder / CONFIG).is_file() else {},
+    # Jobs of a multirun share a process; each has its own run.
+    own: dict[str, Any] = {
+        "id": run_id,
+        "resume": "allow",
         "dir": str(folder),
-        "reinit": "create_new",  # jobs of a multirun share a process; each has its own run
+        "reinit": "create_new",
     }
+    if (folder / CONFIG).is_file():
+        own["config"] = json.loads((folder / CONFIG).read_text())
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     os.environ["WANDB_DATA_DIR"] = str((folder / "wandb").absolute())  # the home may be read-only
     mode = choose_mode()
     try:
-        run = wandb.init(id=run_id, resume="allow", mode=mode, settings=settings, **described)
+        run = wandb.init(mode=mode, settings=settings, **described, **own)
     except Exception as error:
         if mode != "online":
             raise
         log.warning("W&B cannot be reached, so this run is logged offline: %s", one_line(error))
         wandb.teardown()  # the service holds on to the id of a start that failed
-        run = wandb.init(id=run_id, resume="allow", mode="offline", settings=settings, **described)
+        run = wandb.init(mode="offline", settings=settings, **described, **own)
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
     return run

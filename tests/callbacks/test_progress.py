@@ -70,9 +70,8 @@ def test_one_process_of_several_prints(first: bool, caplog: pytest.LogCaptureFix
         is_global_zero=first,
         current_epoch=2,
         max_epochs=5,
-        early_stopping_callbacks=[stopped],
         callback_metrics={"val/ndcg@10": 0.5, "train/loss": 1.5},
-        callbacks=[history_of(0.1, 0.6, 0.5), efficiency],
+        callbacks=[history_of(0.1, 0.6, 0.5), efficiency, stopped],
     )
     progress.on_train_epoch_start(trainer, TASK)
     efficiency.train_samples, efficiency.train_seconds = 100, 0.5
