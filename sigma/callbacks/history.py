@@ -72,7 +72,12 @@ def draw(history: History, path: Path) -> None:
     for at, names in enumerate((["train/loss"], sorted(shown))):
         axes = figure.add_subplot(1, 2, at + 1, title="Validation" if at else "Training loss")
         for name, (colour, marker) in zip(names, STYLES, strict=False):
-            style = {"color": colour, "marker": marker, "markersize": 4, "markevery": every}
+            style: dict[str, Any] = {
+                "color": colour,
+                "marker": marker,
+                "markersize": 4,
+                "markevery": every,
+            }
             if name in frame:  # a counted model has no loss
                 axes.plot(frame["epoch"], frame[name], label=name, **style)
         if best:
