@@ -43,7 +43,7 @@ def load(path: Path, key: str) -> Sequences | None:
         return None
     try:
         content = pa.memory_map(str(path)).read_buffer()
-        if len(content) < DIGEST or _digest(content[:-DIGEST]) != content[-DIGEST:].to_pybytes():
+        if len(content) < DIGEST or _hash(content[:-DIGEST]).digest() != content[-DIGEST:]:
             raise ValueError("it is damaged")
         batch = pa.ipc.open_stream(content).read_next_batch()
         notes = json.loads(batch.schema.metadata[b"notes"])
@@ -77,9 +77,8 @@ def save(path: Path, key: str, data: Sequences) -> None:
         try:
             with pa.ipc.new_stream(partial, table.schema) as stream:
                 stream.write_table(table)
-            digest = _digest(pa.memory_map(str(partial)).read_buffer())
-            with partial.open("ab") as file:
-                file.write(digest)
+            with partial.open("rb+") as file:
+                file.write(hashlib.file_digest(file, _hash).digest())
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -92,8 +91,8 @@ def save(path: Path, key: str, data: Sequences) -> None:
         )
 
 
-def _digest(content: pa.Buffer) -> bytes:
-    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+def _hash(content: Any = b"") -> Any:
+    return hashlib.blake2b(content, digest_size=DIGEST)
 
 
 def _one_row(values: np.ndarray) -> pa.Array:

@@ -144,7 +144,7 @@ def outcome(
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("name", CASES)
-def test_a_filled_batch_has_the_loss_and_gradients_the_batch(name: str, kind: type) -> None:
+def test_a_filled_batch_has_the_loss_and_gradients_of_the_batch(name: str, kind: type) -> None:
     batch = batch_of(CASES[name][0])
     longer = filled(batch)
     padded = len(longer.places) > len(batch.places)
