@@ -18,7 +18,7 @@ from sigma.runs.files import atomic_path
 TITLE = "SIGMA: paper, authors' logs and ours"
 MAKERS = {
     "table2_overall": ("all models", tables.overall),
-    **{v.experiment: (v.title, v.tables) for v in tables.VARIANTS},
+    **{name: (v.title, v.tables) for name, v in tables.VARIANTS.items()},
     "table6_case_study": ("case study", others.case_studies),
 }  # experiment -> heading, and what makes its tables of rows and a data set
 FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")  # data sets of the first page
@@ -39,22 +39,17 @@ def draw(rows: pd.DataFrame, experiment: str, dataset: str, folder: Path) -> dic
         compared = [line for line in lines(rows, model_label, *words) if len(line.rows)]
         if not compared:
             return {}
+        numbers = figures.sources(dataset, compared)
         return (
-            figures.against(
-                figures.sources(dataset, compared), "metric", folder / f"table2_{dataset}"
-            )
+            figures.against(numbers, "metric", folder / f"table2_{dataset}")
             | figures.long_tail(dataset, compared, folder / f"figure1_{dataset}")
             | figures.groups(dataset, compared, folder / f"figure3_{dataset}")
         )
-    compared = [
-        line
-        for variants in tables.VARIANTS
-        if variants.experiment == experiment
-        for line in variants.lines(rows, dataset)
-    ]
     if experiment == "table4_ablation":
+        compared = tables.VARIANTS[experiment].lines(rows, dataset)
         return figures.groups(dataset, compared, folder / f"figure4_{dataset}")
     if experiment == "figure5_flip_range":
+        compared = tables.VARIANTS[experiment].lines(rows, dataset)
         return figures.flip_range(dataset, compared, folder / f"figure5_{dataset}")
     return {}
 

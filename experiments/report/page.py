@@ -127,7 +127,7 @@ def latex(table: Table) -> str:
 
 
 def _markdown_table(table: Table) -> list[str]:
-    lines = [f"### {table.title}", table.caption]
+    lines = [f'<a id="table-{table.name}"></a>', f"### {table.title}", table.caption]
     lines.append(markdown(table) if len(table.frame) else "*Nothing here yet.*")
     lines += [*table.hint, *table.notes]
     if table.missing:
@@ -137,7 +137,8 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def _html_table(table: Table) -> list[str]:
-    lines = [f"<h3>{html.escape(table.title)}</h3>", f"<p>{html.escape(table.caption)}</p>"]
+    title, caption = html.escape(table.title), html.escape(table.caption)
+    lines = [f'<h3 id="table-{table.name}">{title}</h3>', f"<p>{caption}</p>"]
     lines.append(f'<div class="table">{_styled(table, "html").to_html()}</div>')
     lines += [f"<p>{html.escape(note)}</p>" for note in (*table.hint, *table.notes)]
     if table.missing:

@@ -229,37 +229,41 @@ ABLATION = {
     "no gru": "w/o fe-gru",
 }  # label -> the paper's
 FLIPS = {str(r): f"sigma flip 1-{50 - r}" for r in range(50)}  # r -> the authors' log's
-VARIANTS = (
-    Variants(
-        "table4_ablation",
-        "variant",
-        "whole",
-        "Tables 4 and 9, ablation",
-        "SIGMA whole and without one of its parts.",
-        ("table4_table9_ablation", "variant"),
-        {label: f"sigma {name}" for label, name in ABLATION.items()} | {"whole": "sigma"},
-    ),
-    Variants(
-        "table5_layers",
-        "model.num_layers",
-        "1",
-        "Table 5, layers",
-        "SIGMA of several layers.",
-        ("table5_layers", "layers"),
-    ),
-    Variants(
-        "released_vs_paper",
-        "variant",
-        "whole",
-        "Released code and paper",
-        "The released SIGMA as it is (whole), with one defect mended at a time, and the paper's.",
-    ),
-    Variants(
-        "figure5_flip_range",
-        "model.r",
-        "5",
-        "Figure 5, flip range",
-        "SIGMA by r, the number of items that the flip leaves in place.",
-        log_names=FLIPS | {"50": "sigma w/o partial flipping"},
-    ),
-)
+VARIANTS = {
+    variants.experiment: variants
+    for variants in (
+        Variants(
+            "table4_ablation",
+            "variant",
+            "whole",
+            "Tables 4 and 9, ablation",
+            "SIGMA whole and without one of its parts.",
+            ("table4_table9_ablation", "variant"),
+            {label: f"sigma {name}" for label, name in ABLATION.items()} | {"whole": "sigma"},
+        ),
+        Variants(
+            "table5_layers",
+            "model.num_layers",
+            "1",
+            "Table 5, layers",
+            "SIGMA of several layers.",
+            ("table5_layers", "layers"),
+        ),
+        Variants(
+            "released_vs_paper",
+            "variant",
+            "whole",
+            "Released code and paper",
+            "The released SIGMA as it is (whole), with one defect mended at a time, and the "
+            "paper's.",
+        ),
+        Variants(
+            "figure5_flip_range",
+            "model.r",
+            "5",
+            "Figure 5, flip range",
+            "SIGMA by r, the number of items that the flip leaves in place.",
+            log_names=FLIPS | {"50": "sigma w/o partial flipping"},
+        ),
+    )
+}

@@ -17,7 +17,7 @@ from experiments.rows import MixedProtocolError, frame
 from sigma.errors import UserError
 from tests.experiments.rows import BEAUTY, GROUPS, beauty, write
 
-VARIANTS = {variants.experiment: variants for variants in tables.VARIANTS}
+VARIANTS = tables.VARIANTS
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from sigma.ranking.metrics import RankingMetrics
 from tests.experiments.rows import BEAUTY, DATA, beauty, write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "runs"),
     [

@@ -47,6 +47,7 @@ def lasting(folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path: Path) -> None:
     data = write_sequences(tmp_path / "data.txt")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -80,6 +81,7 @@ def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path:
     assert sorted(ended) == sorted(set(lasting(whole)) - before)
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_recorded_and_the_rest_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
