@@ -156,18 +156,18 @@ def test_gradients(kind: type, options: dict) -> None:
 
 def test_sampled_losses_score_only_what_they_drew() -> None:
     for kind in SAMPLED:
-        loss, asked = kind(torch.tensor(COUNTS), negatives=3), []
+        loss, requests = kind(torch.tensor(COUNTS), negatives=3), []
 
         def logits(states: Tensor, items: Tensor | None = None) -> Tensor:
-            asked.append(items)  # noqa: B023
+            requests.append(items)  # noqa: B023
             return table_scores(states, items)
 
         scores, targets = example()
         torch.manual_seed(0)
         loss(scores, targets, logits)
         negatives = torch.tensor(negatives_of(loss, targets))
-        assert len(asked) == 1
-        assert torch.equal(asked[0], torch.cat([targets[:, None], negatives], dim=1))
+        assert len(requests) == 1
+        assert torch.equal(requests[0], torch.cat([targets[:, None], negatives], dim=1))
 
 
 @pytest.mark.parametrize(
@@ -197,10 +197,10 @@ def test_a_target_of_0_is_left_out_of_the_mean(
     filled.requires_grad_()
     want, got = loss(scores, targets, table_scores), loss(filled, more, table_scores)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
-    (wanted,), (found,) = torch.autograd.grad(want, scores), torch.autograd.grad(got, filled)
-    torch.testing.assert_close(found[places], wanted, rtol=1e-12, atol=1e-15)
-    found[places] = 0
-    assert not found.any()
+    (plain,), (grad,) = torch.autograd.grad(want, scores), torch.autograd.grad(got, filled)
+    torch.testing.assert_close(grad[places], plain, rtol=1e-12, atol=1e-15)
+    grad[places] = 0
+    assert not grad.any()
 
 
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
@@ -260,8 +260,8 @@ def test_sampled_softmax_nears_the_softmax(distribution: str) -> None:
     counts = torch.tensor([4, 1, 2, 9, 2, 6, 3])
     scores, targets = example(spread=1.0)
     scores.requires_grad_()
-    whole = CrossEntropy(counts)(scores, targets, table_scores)
-    (want,) = torch.autograd.grad(whole, scores)
+    full = CrossEntropy(counts)(scores, targets, table_scores)
+    (want,) = torch.autograd.grad(full, scores)
     errors = []
     for number, correction in ((10, True), (40_000, True), (40_000, False)):
         loss = SampledSoftmax(counts, number, distribution, correction=correction)
