@@ -118,7 +118,8 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     except Exception:  # an annotation that pydantic cannot read
         return
     try:
-        adapter.validate_json(json.dumps(value), strict=True)  # of JSON a list is a tuple, too
+        # Of JSON, where a list is a tuple, too.
+        adapter.validate_json(json.dumps(value, default=str), strict=True)
         return
     except ValidationError as error:
         errors = error.errors(include_url=False)
@@ -127,13 +128,13 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
         inside = isinstance(value, dict) and part in value
         if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             key, value = f"{key}.{part}", value[part]
-    shown = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     if not readable:
-        raise UserError(f"{key}={shown} needs a mapping with a _target_; leave the default there.")
+        raise UserError(f"{key}={text} needs a mapping with a _target_; leave the default there.")
     texts = [
         e["msg"].removeprefix("Input should be ").removeprefix("Value error, ") for e in readable
     ]
-    raise UserError(f"{key}={shown} must be {' or '.join(dict.fromkeys(texts))}.")
+    raise UserError(f"{key}={text} must be {' or '.join(dict.fromkeys(texts))}.")
 
 
 def check_node(key: str, node: dict[str, Any]) -> None:

@@ -79,7 +79,6 @@ REFUSED: list[tuple[str, list[Any]]] = [
     ("model.hidden_size", ["wide", 8.5, True]),
     ("model.mamba", [None]),
     ("dataset.user_bounds", [5]),
-    ("callbacks.best.monitor", ["val/hr@5"]),
 ]
 
 
@@ -102,6 +101,7 @@ def test_refused(key: str, value: Any, config: dict[str, Any]) -> None:
         ("task.by_length", True, "^task has no key 'by_length'; there are: capture"),
         ("dataset.batchsize", 1, "^dataset has no key 'batchsize'; did you mean 'batch_size'"),
         ("task.optimizer._target_", "torch.optim.Adamm", "Adamm cannot be imported"),
+        ("callbacks.best.monitor", "val/hr@5", "monitor"),
         ("evaluation.sampled", {"number": 2}, "needs evaluation=sampled"),
     ],
 )
