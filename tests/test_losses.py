@@ -115,22 +115,6 @@ def test_cross_entropy_by_hand() -> None:
     assert got.item() == pytest.approx(want / len(targets), rel=1e-12)
 
 
-def test_values_with_two_items() -> None:
-    # The only negative there can be is the other item, so nothing is left to chance.
-    scores, targets, counts = torch.tensor([[1.5, 0.25]]).double(), torch.tensor([1]), [3, 5]
-    want = {
-        CrossEntropy: -1.5 + math.log(math.exp(1.5) + math.exp(0.25)),
-        BPR: math.log(1 + math.exp(-1.25)),
-        BCE: math.log(1 + math.exp(-1.5)) + math.log(1 + math.exp(0.25)),
-        GBCE: (math.log(1 + math.exp(-1.5)) + 6 * math.log(1 + math.exp(0.25))) / 7,
-        SampledSoftmax: -1.5 + math.log(math.exp(1.5) + math.exp(0.25)),
-    }
-    settings: dict[type, dict] = {GBCE: {"negatives": 6, "t": 0}, SampledSoftmax: {"negatives": 6}}
-    for kind, value in want.items():
-        loss = kind(torch.tensor(counts), **settings.get(kind, {}))
-        assert loss(scores, targets, table_scores).item() == pytest.approx(value, rel=1e-12)
-
-
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
