@@ -165,8 +165,11 @@ class Search:
             )
         study.set_user_attr("settings", settings)
         for trial in study.trials:
-            if trial.state.name == "RUNNING":  # nobody else is at this search: it was killed
+            # Nobody else is at this search, so what runs was killed, perhaps while it was drawn.
+            if trial.state.name == "RUNNING" and trial.params.keys() == self.space.keys():
                 self.run_trial(study, trial.number, trial.params)
+            elif trial.state.name == "RUNNING":
+                study.tell(trial.number, state=TrialState.FAIL)
         for _ in range(self.words.n_trials - len(ended(study))):
             number = len(study.trials)
             study.sampler = optuna.samplers.TPESampler(seed=number)  # the same after a stop
@@ -237,9 +240,9 @@ def main() -> None:
         print(__doc__)
         return
     with explained():
-        own = [word for word in typed if word.partition("=")[0] in WORDS]
-        words = OmegaConf.merge(OmegaConf.create(WORDS), OmegaConf.from_dotlist(own))
-        parsed = OverridesParser.create().parse_overrides([w for w in typed if w not in own])
+        ours = [word for word in typed if word.partition("=")[0] in WORDS]
+        words = OmegaConf.merge(OmegaConf.create(WORDS), OmegaConf.from_dotlist(ours))
+        parsed = OverridesParser.create().parse_overrides([w for w in typed if w not in ours])
         several = [o for o in parsed if o.key_or_group in STARTS and o.is_sweep_override()]
         shared = [str(o.input_line) for o in parsed if o not in several]
         values = [[f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] for o in several]

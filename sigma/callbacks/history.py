@@ -67,19 +67,14 @@ def draw(history: History, path: Path) -> None:
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     frame, best = pd.DataFrame(history.epochs), history.best()
-    shown = [str(n) for n in frame if re.fullmatch(r"val/\w*(hr|ndcg|mrr)@10", str(n))]
+    names = [str(n) for n in frame if re.fullmatch(r"val/\w*(hr|ndcg|mrr)@10", str(n))]
     every = max(1, len(frame) // 15)
-    for at, names in enumerate((["train/loss"], sorted(shown))):
+    for at, curves in enumerate((["train/loss"], sorted(names))):
         axes = figure.add_subplot(1, 2, at + 1, title="Validation" if at else "Training loss")
-        for name, (colour, marker) in zip(names, STYLES, strict=False):
-            style: dict[str, Any] = {
-                "color": colour,
-                "marker": marker,
-                "markersize": 4,
-                "markevery": every,
-            }
+        for name, (colour, marker) in zip(curves, STYLES, strict=False):
             if name in frame:  # a counted model has no loss
-                axes.plot(frame["epoch"], frame[name], label=name, **style)
+                points = frame["epoch"], frame[name]
+                axes.plot(*points, color=colour, marker=marker, ms=4, markevery=every, label=name)
         if best:
             text = f"best epoch {best['epoch']:.0f}: {best[history.monitor]:.4f}"
             axes.axvline(best["epoch"], color="grey", linestyle="--", linewidth=1, label=text)

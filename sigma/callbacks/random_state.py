@@ -49,8 +49,8 @@ class RandomState(Callback):
         random.setstate((version, tuple(numbers), following))
         if "cuda" in state and torch.cuda.is_available():
             states = state["cuda"]  # older checkpoints hold one for each device there was
-            own = min(torch.cuda.current_device(), len(states) - 1)
-            torch.cuda.set_rng_state(states[own].cpu())
+            place = min(torch.cuda.current_device(), len(states) - 1)
+            torch.cuda.set_rng_state(states[place].cpu())
         if trainer.global_rank:
             # A checkpoint holds the first process's; the others must not draw the same.
             torch.manual_seed(int(torch.randint(2**31, ())) + trainer.global_rank)

@@ -87,9 +87,9 @@ def popularity_hit_rate(data: SequenceDataModule) -> float:
     assert data.sequences is not None
     counts = data.item_counts()
     order = counts.sort().values
-    own = counts[torch.from_numpy(data.sequences.items[data.split.test]).long() - 1]
-    greater = len(counts) - torch.searchsorted(order, own, right=True)
-    ties = len(counts) - greater - torch.searchsorted(order, own) - 1
+    popular = counts[torch.from_numpy(data.sequences.items[data.split.test]).long() - 1]
+    greater = len(counts) - torch.searchsorted(order, popular, right=True)
+    ties = len(counts) - greater - torch.searchsorted(order, popular) - 1
     return float(expected_gains(gain_table("hr", 10), greater, ties).mean())
 
 

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,35 +60,34 @@ def start(folder: Path, run_id: str, init_timeout: float, described: dict[str, A
     """A W&B run with the folder's config; offline where an online one cannot be started in time."""
     import wandb
 
-    settings = wandb.Settings(
-        silent=True, console="off", init_timeout=init_timeout, finish_timeout=FINISH_SECONDS
+    path, place = folder / CONFIG, folder / "wandb"
+    place.mkdir(parents=True, exist_ok=True)
+    os.environ["WANDB_DATA_DIR"] = str(place.absolute())  # the home may be read-only
+    described = {**described, "id": run_id, "resume": "allow", "dir": str(folder)}
+    init = partial(
+        wandb.init,
+        **described,
+        config=json.loads(path.read_text()) if path.is_file() else {},
+        reinit="create_new",  # jobs of a multirun share a process; each has its own run
+        settings=wandb.Settings(
+            silent=True, console="off", init_timeout=init_timeout, finish_timeout=FINISH_SECONDS
+        ),
     )
-    # Jobs of a multirun share a process; each has its own run.
-    own: dict[str, Any] = {
-        "id": run_id,
-        "resume": "allow",
-        "dir": str(folder),
-        "reinit": "create_new",
-    }
-    if (folder / CONFIG).is_file():
-        own["config"] = json.loads((folder / CONFIG).read_text())
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    os.environ["WANDB_DATA_DIR"] = str((folder / "wandb").absolute())  # the home may be read-only
     mode = choose_mode()
     try:
-        run = wandb.init(mode=mode, settings=settings, **described, **own)
+        run = init(mode=mode)
     except Exception as error:
         if mode != "online":
             raise
         log.warning("W&B cannot be reached, so this run is logged offline: %s", one_line(error))
         wandb.teardown()  # the service holds on to the id of a start that failed
-        run = wandb.init(mode="offline", settings=settings, **described, **own)
+        run = init(mode="offline")
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
     return run
 
 
-def kept_id(folder: Path, run_id: str | None) -> str:
+def id_of(folder: Path, run_id: str | None) -> str:
     """The id of this folder's W&B run, written down there: the one asked for, as before, or new."""
     path = folder / WANDB
     before = json.loads(path.read_text())["id"] if path.is_file() else None
@@ -131,7 +131,7 @@ class WandbLogger(LightningLogger):
         """The W&B run, started at first use; None once it is closed."""
         if self.run is None and not self.closed:
             try:
-                self.id = kept_id(self.folder, self.id)
+                self.id = id_of(self.folder, self.id)
                 self.run = start(self.folder, self.id, self.init_timeout, self.described)
             except Exception as error:
                 self.fail(error)

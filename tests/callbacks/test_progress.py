@@ -136,9 +136,9 @@ def test_the_popularity_ranking_by_hand(tmp_path: Path) -> None:
     counts = data.item_counts().tolist()
     hits = []
     for target in data.sequences.items[data.split.test]:
-        own = counts[target - 1]
-        above, beside = sum(c > own for c in counts), counts.count(own)
-        hits.append(max(0, min(10 - above, beside)) / beside)
+        count = counts[target - 1]
+        above, ties = sum(c > count for c in counts), counts.count(count)
+        hits.append(max(0, min(10 - above, ties)) / ties)
     assert popularity_hit_rate(data) == pytest.approx(sum(hits) / len(hits))
 
 
@@ -179,15 +179,15 @@ def test_a_terminal_gets_a_bar_and_the_lines(tmp_path: Path) -> None:
     size = {"COLUMNS": "140", "TERM": "xterm-256color"}
     with subprocess.Popen(typed, cwd=ROOT, env=environment() | size, stdout=theirs) as running:
         os.close(theirs)
-        shown = b""
+        output = b""
         try:
             while part := os.read(ours, 65536):
-                shown += part
+                output += part
         except OSError:  # how Linux says that the other end has closed
             pass
         assert running.wait() == 0
     os.close(ours)
-    text = shown.decode(errors="replace")
+    text = output.decode(errors="replace")
     assert "━" in text
     assert "epoch   1  loss " in text
     assert "╭" in text  # tables with drawn borders

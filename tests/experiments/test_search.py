@@ -58,11 +58,11 @@ def test_a_search_that_is_killed_ends_where_it_would_have_ended(data: Path, tmp_
     """One of its trials fails; another search in its folder is refused."""
     draws = ["model.num_heads=choice(1,3)", "n_trials=3", "trainer.max_epochs=25"]
     entire, killed = tmp_path / "entire" / NAME, tmp_path / "killed" / NAME
-    shown = run(*command(entire, data, *draws))
+    output = run(*command(entire, data, *draws))
     trials = study(entire).trials
     states = [trial.state.name for trial in trials]
     assert set(states) == {"COMPLETE", "FAIL"}  # three heads do not divide a width of 8
-    assert "model.num_heads=3" in shown
+    assert "model.num_heads=3" in output
     for trial in trials:
         folder = entire / f"trial-{trial.number:03d}"
         assert (folder / "row.json").exists() == (trial.state.name == "COMPLETE")
@@ -76,7 +76,7 @@ def test_a_search_that_is_killed_ends_where_it_would_have_ended(data: Path, tmp_
             assert (row.search.trials, row.config.group) == (3, "fair_search")
     assert pd.read_csv(entire / "trials.csv")["state"].tolist() == states
     best = study(entire).best_trial
-    (line,) = [text for text in shown.splitlines() if text.startswith("python train.py")]
+    (line,) = [text for text in output.splitlines() if text.startswith("python train.py")]
     assert all(f"{key}={value}" in line for key, value in best.params.items())
 
     typed = command(killed, data, *draws)
@@ -133,8 +133,8 @@ def test_a_trial_that_is_pruned_leaves_no_row(data: Path, tmp_path: Path) -> Non
     for _ in range(5):
         better = dict.fromkeys(range(9), 0.9)
         trials.add_trial(optuna.create_trial(value=0.9, intermediate_values=better))
-    shown = run(*typed)
-    assert "trial 5: pruned before epoch 6" in shown
+    output = run(*typed)
+    assert "trial 5: pruned before epoch 6" in output
     assert study(folder).trials[5].state.name == "PRUNED"
     assert (folder / "trial-005" / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "trial-005" / "row.json").exists()
@@ -144,10 +144,10 @@ def test_a_trial_that_is_pruned_leaves_no_row(data: Path, tmp_path: Path) -> Non
 def test_every_model_has_a_space_of_its_own_keys(model: str) -> None:
     config = composed([f"model={model}"])
     search = Search([f"model={model}"], OmegaConf.create(WORDS))
-    for key, drawn in search.space.items():
+    for key, spread in search.space.items():
         now = OmegaConf.select(config, key, throw_on_missing=True)
         assert now is not None, key
-        assert not drawn.single(), key
+        assert not spread.single(), key
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,6 @@ def test_what_cannot_be_searched_is_one_sentence(
     typed: list[str], answer: str, tmp_path: Path
 ) -> None:
     words = [sys.executable, "-m", "experiments.search", *typed, f"folder={tmp_path / 'search'}"]
-    shown = run(*words, expect=1)
-    assert answer in shown
+    output = run(*words, expect=1)
+    assert answer in output
     assert not (tmp_path / "search").exists()
