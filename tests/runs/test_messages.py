@@ -93,10 +93,7 @@ BAD = [
     ),
     (["task.ks=[5]"], "it must hold positive cut-offs and 10"),
     (["callbacks.early_stopping.patience=-1"], "patience=-1 must be at least 0."),
-    (
-        ["callbacks.early_stopping.monitor=val/foo"],
-        "callbacks.early_stopping has no key 'monitor'",
-    ),
+    (["callbacks.early_stopping.monitor=val/foo"], "callbacks.early_stopping has no key 'monitor'"),
     (["evaluation.monitor=val/nope@10"], "monitor=val/nope@10 is not available"),
     (["evaluation.sampled.number=2"], "evaluation.sampled has no key 'number'; another option"),
     (["+evaluation.sampled.number=2"], "evaluation.sampled needs evaluation=sampled beside it."),
