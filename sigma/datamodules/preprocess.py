@@ -23,10 +23,8 @@ class Sequences:
         items: (n,) int32, item ids from 1 (0 is padding), user by user, oldest first.
         offsets: (users + 1,) int64; user u owns ``items[offsets[u]:offsets[u + 1]]``.
         timestamps: (n,) int64 beside ``items``, or None.
-        user_ids: raw user ids; user u is ``user_ids[u]``.
         item_ids: raw item ids; item j is ``item_ids[j - 1]``.
         item_info: frame with ``title`` / ``genres`` in the order of ``item_ids``, or None.
-        skipped: malformed lines of the raw file that were left out, or None.
     """
 
     items: np.ndarray
@@ -72,7 +70,6 @@ def preprocess(
     time keep the file's order. Item ids follow the first appearance in that file, too.
 
     Args:
-        data: what a reader returned.
         user_bounds: users stay who have ``lower <= interactions < upper``; None is no bound.
         item_bounds: the same for items.
         drop_duplicates: keep only the first interaction (in time) of a user with an item.
@@ -85,23 +82,24 @@ def preprocess(
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"{name}=[{lower}, {upper}) keeps nothing: lower must be below upper")
     if len(data) == 0:
-        raise UserError(
-            "The data set holds no interactions; check the file dataset.path points at."
-        )
+        raise UserError("The data set holds no interactions; check the file of dataset.path.")
     users, items, times = _filtered(data, user_bounds, item_bounds, drop_duplicates)
     users, user_codes = _densify(users)
     items, item_codes = _densify(items)
     counts = np.bincount(users, minlength=len(user_codes))
     order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
     del users
-    item_ids = data.item_ids[item_codes]
+    item_ids, info = data.item_ids[item_codes], data.item_info
+    if info is not None:
+        once = info[~info.index.duplicated()]  # of an item named twice, the first
+        info = once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
     return Sequences(
         items=items[order] + np.int32(1),
         offsets=np.concatenate([[0], np.cumsum(counts)]),
         timestamps=None if times is None else times[order],
         user_ids=data.user_ids[user_codes],
         item_ids=item_ids,
-        item_info=_info_of(item_ids, data.item_info),
+        item_info=info,
         skipped=data.skipped,
     )
 
@@ -129,14 +127,6 @@ def _filtered(
     return users, items, times
 
 
-def _info_of(item_ids: np.ndarray, info: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Titles and genres in the order of ``item_ids``; of an item named twice, the first."""
-    if info is None:
-        return None
-    once = info[~info.index.duplicated()]
-    return once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
-
-
 def _interval(bounds: Bounds) -> str:
     lower, upper = bounds
     return f"[{0 if lower is None else lower}, {'inf' if upper is None else upper})"
@@ -146,9 +136,7 @@ def _inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Mask (n,) of the interactions whose user (or item) has a number of them within bounds."""
     counts = np.bincount(codes)
     lower, upper = bounds
-    good = np.ones(len(counts), dtype=bool)
-    if lower is not None:
-        good &= counts >= lower
+    good = counts >= (lower or 0)
     if upper is not None:
         good &= counts < upper
     return good[codes]
@@ -157,11 +145,8 @@ def _inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
 def _first_occurrences(data: Interactions) -> np.ndarray:
     """Mask (n,) of each user's earliest interaction with each item."""
     pair = data.users.astype(np.int64) * len(data.item_ids) + data.items
-    order = (
-        np.arange(len(pair))
-        if data.timestamps is None
-        else np.argsort(data.timestamps, kind="stable")
-    )
+    times = data.timestamps
+    order = np.arange(len(pair)) if times is None else np.argsort(times, kind="stable")
     mask = np.zeros(len(pair), dtype=bool)
     mask[order[np.unique(pair[order], return_index=True)[1]]] = True
     return mask

@@ -31,7 +31,7 @@ class DatasetStatistics:
     items: int
     interactions: int
     average_length: float
-    sparsity: float
+    sparsity: float  # 1 - interactions / (users * items)
     train_samples: int
     val_samples: int
     test_samples: int
@@ -57,22 +57,10 @@ class DatasetStatistics:
 def describe(
     name: str, data: Sequences, split: Split, expected: Expected | None
 ) -> DatasetStatistics:
-    """Count; sparsity is ``1 - interactions / (users * items)``."""
-    users, items, n = counts = (data.num_users, data.num_items, len(data.items))
-    known = [
-        (getattr(expected, side, None), count) for side, count in zip(SIDES, counts, strict=True)
-    ]
-    known = [(wish, count) for wish, count in known if wish is not None]
-    return DatasetStatistics(
-        name=name,
-        users=users,
-        items=items,
-        interactions=n,
-        average_length=n / users,
-        sparsity=1 - n / (users * items),
-        train_samples=len(split.train),
-        val_samples=len(split.val),
-        test_samples=len(split.test),
-        expected=expected,
-        matches=all(wish == count for wish, count in known) if known else None,
-    )
+    users, items, n = counts = data.num_users, data.num_items, len(data.items)
+    samples = len(split.train), len(split.val), len(split.test)
+    wishes = [getattr(expected, side, None) for side in SIDES]
+    pairs = [pair for pair in zip(wishes, counts, strict=True) if pair[0] is not None]
+    matches = all(wish == count for wish, count in pairs) if pairs else None
+    shape = n / users, 1 - n / (users * items)
+    return DatasetStatistics(name, *counts, *shape, *samples, expected, matches)

@@ -21,7 +21,7 @@ ROWS = raw.interactions(users=20, items=12, n=400)
 NAMES = sorted({p.stem for p in CONF.glob("[!_]*.yaml")} - {"simulated"})
 
 
-def dataset(name: str, root: Path, **settings: Any) -> SequenceDataModule:
+def dataset(name: str, root: Path = Path("data"), **settings: Any) -> SequenceDataModule:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(name)
     config.update(root=str(root), **settings)
