@@ -103,22 +103,18 @@ class SequenceDataModule(L.LightningDataModule):
         self.test_fraction = test_fraction
         self.mask_history = mask_history
         self.seed = seed
-        columns = columns or {}
-        self.columns = {str(role): str(name) for role, name in columns.items() if name is not None}
+        self.columns = {str(k): str(v) for k, v in (columns or {}).items() if v is not None}
         self.malformed = malformed
         self.objective = objective or NextItem()
 
     def raw(self) -> RawData:
         """The raw file: ``path``, or what lies in ``root/<name>``, or a download into it."""
-        folder = self.root / self.name
-        unpack = self.root / "unpacked" / self.name
-        if self.path is not None:
-            return locate(self.path, unpack, self.files, self.columns)
-        if not folder.is_dir() or search(folder, self.files) is None:
+        folder, unpack = self.root / self.name, self.root / "unpacked" / self.name
+        if self.path is None and not (folder.is_dir() and search(folder, self.files)):
             if not self.sources:
                 raise UserError(self.missing.format(name=self.name, folder=folder.absolute()))
             download(self.name, self.sources, folder)
-        return locate(folder, unpack, self.files, self.columns)
+        return locate(self.path or folder, unpack, self.files, self.columns)
 
     def build(self) -> Sequences:
         """Raw data to sequences, from the cache under ``root/processed`` if it holds them."""

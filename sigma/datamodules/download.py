@@ -15,16 +15,14 @@ from sigma.errors import UserError
 
 
 class Source:
-    """One file of the original publishers: the name to save it under, mirrors, a checksum.
+    """One file of the original publishers: the name to save it under, mirrors, and a
+    checksum such as ``md5:0e33…``.
 
     Without a checksum, the reader's checks of the structure are all there is.
     """
 
-    def __init__(
-        self, file: str, *urls: str, sha256: str | None = None, md5: str | None = None
-    ) -> None:
-        self.file, self.urls = file, urls
-        self.checksum = f"sha256:{sha256}" if sha256 else f"md5:{md5}" if md5 else None
+    def __init__(self, file: str, *urls: str, checksum: str | None = None) -> None:
+        self.file, self.urls, self.checksum = file, urls, checksum
 
 
 def download(name: str, sources: tuple[Source, ...], folder: Path, timeout: float = 30.0) -> Path:

@@ -92,25 +92,22 @@ class Twins(NextItem):
     """
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
-        targets = torch.from_numpy(data.items[split.train]).long()
-        self._positions, self._targets = torch.from_numpy(split.train), targets
-        # Samples of one target follow each other in ``_order``, the lower first, so these keys
-        # rise, too, and a search among them says where a sample stands.
-        self._order = targets.argsort(stable=True)
-        self._keys = targets[self._order] * len(targets) + self._order
-        self._counts = torch.bincount(targets)
+        self._positions = torch.from_numpy(split.train)
+        self._targets = torch.from_numpy(data.items[split.train]).long()
+        self._order = self._targets.argsort(stable=True)  # samples of one target side by side
+        self._place = self._order.argsort()  # of each sample in that order
+        self._counts = torch.bincount(self._targets)
         self._first = self._counts.cumsum(0) - self._counts
-        return torch.arange(len(targets))
+        return torch.arange(len(self._targets))
 
     def twins(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Another sample (M,) with the target of each sample (M,), uniform among the others."""
         targets = self._targets[rows]
-        first, others = self._first[targets], self._counts[targets] - 1
+        others = self._counts[targets] - 1
         share = torch.rand(len(rows), generator=generator, dtype=torch.float64)
-        place = first + (share * others).long()
-        itself = torch.searchsorted(self._keys, targets * len(self._targets) + rows)
+        place = self._first[targets] + (share * others).long()
         # From the sample itself on, an index stands for the next.
-        return self._order[place + ((place >= itself) & (others > 0))]
+        return self._order[place + ((place >= self._place[rows]) & (others > 0))]
 
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
         other = flat.batch(self._positions[self.twins(rows, generator)])

@@ -37,9 +37,8 @@ class Sequences:
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of who had what, in which order; of times only the order."""
-        digest = hashlib.blake2b(self.items.tobytes(), digest_size=8)
-        digest.update(self.offsets.tobytes())
-        return digest.hexdigest()
+        content = self.items.tobytes() + self.offsets.tobytes()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     @property
     def num_users(self) -> int:
@@ -48,14 +47,6 @@ class Sequences:
     @property
     def num_items(self) -> int:
         return len(self.item_ids)
-
-    def title(self, item: int) -> str:
-        """Title of item id ``item`` (from 1), or its raw id where no title is known."""
-        if self.item_info is not None and "title" in self.item_info:
-            title = self.item_info["title"].iloc[item - 1]
-            if isinstance(title, str):
-                return title
-        return str(self.item_ids[item - 1])
 
 
 def preprocess(

@@ -15,7 +15,7 @@ from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
 
 CONTENT = bytes(range(256)) * 4000
-SHA = hashlib.sha256(CONTENT).hexdigest()
+SHA = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 
 class Server:
@@ -76,7 +76,7 @@ def server() -> Iterator[Server]:
 
 
 def fetch(folder: Path, *urls: str, checksum: str | None = SHA) -> Path:
-    return download("toy", (Source("file.bin", *urls, sha256=checksum),), folder, timeout=5)
+    return download("toy", (Source("file.bin", *urls, checksum=checksum),), folder, timeout=5)
 
 
 def visible(folder: Path) -> list[str]:
@@ -160,8 +160,8 @@ def test_wrong_checksum_is_refused(server: Server, bad: Server, tmp_path: Path) 
 
 def test_second_source_is_used_when_the_first_cannot_be_had(server: Server, tmp_path: Path) -> None:
     sources = (
-        Source("first.bin", "http://127.0.0.1:9/first.bin", sha256=SHA),
-        Source("second.bin", server.url, sha256=SHA),
+        Source("first.bin", "http://127.0.0.1:9/first.bin", checksum=SHA),
+        Source("second.bin", server.url, checksum=SHA),
     )
     assert download("toy", sources, tmp_path).name == "second.bin"
 

@@ -34,60 +34,60 @@ MAKE: dict[str, Callable[[Path], Path]] = {
     "reviews.gz": lambda p: raw.amazon_reviews(p / "a.json.gz", ROWS),
     "yelp": lambda p: raw.yelp(p, ROWS) / "yelp_academic_dataset_review.json",
 }
-JUNK: dict[str, tuple[str, list[str | bytes], str]] = {
-    "csv fields": ("csv", ["1,2", "1,2,3,4"], "expected 3 fields separated by ',', got 2"),
-    "csv ids": ("csv", [",2,3", "1,NaN,3"], "the column 'user_id' has no value"),
-    "csv times": (
-        "csv",
-        ["1,2,soon", "1,2,-4", "1,2,", "1,2,inf", "1,2,2018-10-31"],
-        "the time 'soon' in the column 'timestamp' is not a number like the rest",
+UTF8 = "the bytes are not UTF-8 text"
+HTTP = "https://files.grouplens.org/datasets/movielens/ml-latest-small1"
+TIME = "the field 'unixReviewTime' should be a whole number, got"
+JUNK: list[tuple[str, str | bytes, str]] = [
+    ("csv", "1,2", "expected 3 fields separated by ',', got 2"),
+    ("csv", "1,2,3,4", "expected 3 fields separated by ',', got 4"),
+    ("csv", "  ", "expected 3 fields separated by ',', got 1"),
+    ("csv", ",2,3", "the column 'user_id' has no value"),
+    ("csv", "1,NaN,3", "the column 'item_id' has no value"),
+    ("csv", "1,2,", "the time in the column 'timestamp' is missing"),
+    *(
+        ("csv", f"1,2,{time}", f"the time '{time}' in the column 'timestamp' is")
+        for time in ("soon", "-4", "inf", "1e30", "2018-10-31")
     ),
-    "csv bytes": ("csv", [b"1,caf\xe9,3", b"\xff\xfe"], "the bytes are not UTF-8 text"),
-    "csv quotes": (
-        "csv",
-        ['1,"2,3', '"1"",2,3'],
-        "a quote stands out of place in the column 'item_id'",
-    ),
-    "csv fields and quotes": ("csv", ['1,2,3,"4'], "got a quote or a line end out of place"),
-    "csv blanks": ("csv", ["  "], "got 1"),
-    "csv of several kinds": ("csv", ["1,2,x", "1", b"\xff,1,1"], "the time 'x'"),
-    "gzipped csv": ("csv.gz", ["1,2"], "got 2"),
-    "movielens csv": (
+    ("csv", b"1,caf\xe9,3", UTF8),
+    ("csv", b"\xff\xfe", UTF8),
+    ("csv", '1,"2,3', "a quote stands out of place in the column 'item_id'"),
+    ("csv", '"1"",2,3', "a quote stands out of place in the column 'user_id'"),
+    ("csv", '1,2,3,"4', "got a quote or a line end out of place"),
+    ("csv.gz", "1,2", "got 2"),
+    (
         "movielens csv",
-        ["5,39,3.0,84743496 https://files.grouplens.org/datasets/movielens/ml-latest-small1"],
+        f"5,39,3.0,84743496 {HTTP}",
         "the time '84743496 https://files.grouplens.org/",
     ),
-    "dat": ("dat", ["1::2::3", "1::2::3::x"], "expected 4 fields separated by '::', got 3"),
-    "u.data": ("u.data", ["1\t2\t3\t4\t5"], "expected 4 fields separated by 'tab', got 5"),
-    "inter": ("inter", ["1\t2\t3\tx", "1\t2"], "the time 'x' in the column 'timestamp:float'"),
-    "amazon": ("amazon", ["A1,B"], "expected 4 fields"),
-    "reviews": (
-        "reviews",
-        [
-            '{"asin": ',
-            "[1]",
-            "7",
-            *(json.dumps(REVIEW | {"asin": value}) for value in (None, 7)),
-            *(json.dumps(REVIEW | {"unixReviewTime": t}) for t in ("5", 5.5, -5, True, 10**30)),
-        ],
-        "not a JSON object (Expecting value",
+    ("dat", "1::2::3", "expected 4 fields separated by '::', got 3"),
+    ("dat", "1::2::3::x", "the time 'x'"),
+    ("u.data", "1\t2\t3\t4\t5", "expected 4 fields separated by 'tab', got 5"),
+    ("inter", "1\t2\t3\tx", "the time 'x' in the column 'timestamp:float'"),
+    ("inter", "1\t2", "got 2"),
+    ("amazon", "A1,B", "expected 4 fields"),
+    ("reviews", '{"asin": ', "not a JSON object (Expecting value"),
+    ("reviews", "[1]", "not a JSON object"),
+    ("reviews", "7", "not a JSON object"),
+    ("reviews", json.dumps(REVIEW | {"asin": None}), "the column 'asin' has no value"),
+    ("reviews", json.dumps(REVIEW | {"asin": 7}), "the field 'asin' should be text, got 7"),
+    *(
+        ("reviews", json.dumps(REVIEW | {"unixReviewTime": time}), reason)
+        for time, reason in (
+            *(("5", f'{TIME} "5"'), (5.5, f"{TIME} 5.5"), (True, f"{TIME} true")),
+            *((-5, "the time"), (10**30, "unixReviewTime")),
+        )
     ),
-    "reviews bytes": (
-        "reviews.gz",
-        [json.dumps(REVIEW).replace("A1", "é").encode("latin-1")],
-        "the bytes are not UTF-8 text",
-    ),
-    "yelp": ("yelp", [json.dumps(YELP | {"date": "May 4"})], "the time 'May 4' in the column"),
-}
+    ("reviews.gz", json.dumps(REVIEW).replace("A1", "é").encode("latin-1"), UTF8),
+    ("yelp", json.dumps(YELP | {"date": "May 4"}), "the time 'May 4' in the column"),
+]
 
 
-def insert(path: Path, junk: list[str | bytes], at: int = AT, step: int = 3) -> None:
-    """Put lines into a file, the first as line ``at``."""
+def insert(path: Path, junk: list[str | bytes], at: int = AT) -> None:
+    """Put lines into a file, the first as line ``at``, the others a few lines apart."""
     with stream.Lines(path, "", False).open() as file:
         lines = file.read().splitlines(keepends=True)
     for k, line in enumerate(junk):
-        data = line if isinstance(line, bytes) else line.encode()
-        lines.insert(at - 1 + k * step, data + b"\n")
+        lines.insert(at - 1 + 3 * k, (line if isinstance(line, bytes) else line.encode()) + b"\n")
     content = b"".join(lines)
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
@@ -113,12 +113,13 @@ def test_clean_file_is_read_as_ever(
     assert read(path).skipped is None
 
 
-@pytest.mark.parametrize("case", JUNK)
-def test_malformed_lines_are_left_out_alone(case: str, tmp_path: Path) -> None:
-    source, junk, reason = JUNK[case]
+@pytest.mark.parametrize(("source", "junk", "reason"), JUNK)
+def test_malformed_line_is_left_out_alone(
+    source: str, junk: str | bytes, reason: str, tmp_path: Path
+) -> None:
     path = MAKE[source](tmp_path)
     clean = read(path)
-    insert(path, junk)
+    insert(path, [junk])
     with pytest.raises(UserError) as error:
         read(path, "error")
     assert f"{path.name}, line {AT}: " in str(error.value)
@@ -126,22 +127,28 @@ def test_malformed_lines_are_left_out_alone(case: str, tmp_path: Path) -> None:
     data = read(path)
     assert same(data, clean)
     header = source in ("csv", "csv.gz", "movielens csv", "inter")
-    assert data.skipped.lines == len(junk)
-    assert data.skipped.of == len(ROWS) + header + len(junk)
-    assert data.skipped.first == AT
-    assert reason in data.skipped.reason
+    skipped = data.skipped
+    assert (skipped.lines, skipped.of, skipped.first) == (1, len(ROWS) + header + 1, AT)
+    assert reason in skipped.reason
     assert reason in str(error.value)
 
 
-@pytest.mark.parametrize(("source", "junk"), [("dat", "1::2::3"), ("csv", "1,2,2018-10-31")])
-def test_first_and_last_line(source: str, junk: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["csv", "dat", "reviews"])
+def test_lines_of_several_kinds_the_first_and_the_last_among_them(
+    source: str, tmp_path: Path
+) -> None:
     path = MAKE[source](tmp_path)
     clean = read(path)
-    insert(path, [junk], 1 if source == "dat" else 2)
-    path.write_bytes(path.read_bytes() + junk.encode())  # without a line end, as if cut off
+    junk = [line for of, line, _ in JUNK if of == source and '"' not in str(line)[:9]][:9]
+    first = 2 if source == "csv" else 1
+    if source == "reviews":  # its first line tells the format
+        first, junk = 2, [line for of, line, _ in JUNK if of == source]
+    insert(path, junk, first)
+    # Without a line end, as if cut off.
+    path.write_bytes(path.read_bytes() + str(junk[0]).encode())
     data = read(path)
     assert same(data, clean)
-    assert data.skipped.lines == 2
+    assert (data.skipped.lines, data.skipped.first) == (len(junk) + 1, first)
 
 
 def test_what_no_one_reads_may_be_of_any_kind(tmp_path: Path) -> None:

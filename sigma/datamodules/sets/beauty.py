@@ -1,10 +1,9 @@
 """Amazon Beauty, 2014 5-core (the paper's)."""
 
-from sigma.datamodules.base import SequenceDataModule
+from sigma.datamodules.base import Expected, SequenceDataModule
 from sigma.datamodules.sets.publishers import amazon_2014, recbole
-from sigma.datamodules.statistics import Expected
 
-SHA256 = "17d5232b90444beecfe758ce1446e5300230491f3a88ac802992ca95fc4c150f"
+SHA256 = "sha256:17d5232b90444beecfe758ce1446e5300230491f3a88ac802992ca95fc4c150f"
 
 
 class Beauty(SequenceDataModule):

@@ -1,10 +1,9 @@
 """Amazon Video Games, 2018 ratings (the paper's)."""
 
-from sigma.datamodules.base import SequenceDataModule
+from sigma.datamodules.base import Expected, SequenceDataModule
 from sigma.datamodules.sets.publishers import amazon_2018, recbole
-from sigma.datamodules.statistics import Expected
 
-SHA256 = "c3fec1cce4ee67f0d51f8b53a7e294d8bbe6f75ca1d8732256e900b3c46606d8"
+SHA256 = "sha256:c3fec1cce4ee67f0d51f8b53a7e294d8bbe6f75ca1d8732256e900b3c46606d8"
 
 
 class Games(SequenceDataModule):

@@ -1,8 +1,7 @@
 """Amazon Video Games, 2014 5-core (many papers', not SIGMA's)."""
 
-from sigma.datamodules.base import SequenceDataModule
+from sigma.datamodules.base import Expected, SequenceDataModule
 from sigma.datamodules.sets.publishers import amazon_2014
-from sigma.datamodules.statistics import Expected
 
 
 class Games2014(SequenceDataModule):

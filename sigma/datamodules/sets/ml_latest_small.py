@@ -1,8 +1,7 @@
 """MovieLens latest-small; it changes from time to time, so there is no checksum to hold it to."""
 
-from sigma.datamodules.base import SequenceDataModule
+from sigma.datamodules.base import Expected, SequenceDataModule
 from sigma.datamodules.sets.publishers import movielens
-from sigma.datamodules.statistics import Expected
 
 
 class MLLatestSmall(SequenceDataModule):

@@ -4,11 +4,10 @@ The paper does not say which release. The 2014 one has 35,598 users with five in
 too few, so 2018 is expected and downloaded.
 """
 
-from sigma.datamodules.base import SequenceDataModule
+from sigma.datamodules.base import Expected, SequenceDataModule
 from sigma.datamodules.sets.publishers import amazon_2018, recbole
-from sigma.datamodules.statistics import Expected
 
-SHA256 = "da8d746f1602d5ff01d4056c8f55b228996a30d40069b658d71388b0bf3df5d6"
+SHA256 = "sha256:da8d746f1602d5ff01d4056c8f55b228996a30d40069b658d71388b0bf3df5d6"
 
 
 class Sports(SequenceDataModule):
