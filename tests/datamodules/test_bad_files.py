@@ -17,8 +17,8 @@ from tests.datamodules import raw_files as raw
 
 ROWS = raw.interactions(n=60)
 CSV = "user_id,item_id,timestamp\n"
-REVIEW = '{"reviewerID": "A1", "asin": "B1", "unixReviewTime": 5}\n'
-YELP = '{"user_id": "u", "business_id": "b", "date": "2018-10-31 12:00:00"}\n'
+PACKED = gzip.compress(CSV.encode() + b"1,2,3\n")
+DAMAGED = "is damaged or incomplete"
 NOT_UTF8 = "the bytes are not UTF-8"
 Make = Callable[[Path], Path]
 
@@ -41,41 +41,25 @@ CONTENTS: dict[str, tuple[str, str | bytes, str]] = {
     "UTF-16": ("a.csv", (CSV + "1,2,3\n").encode("utf-16"), NOT_UTF8),
     "binary as csv": ("a.csv", bytes(range(128, 256)) * 9, NOT_UTF8),
     "amazon: neither column is an item": ("a.csv", "a,b,5.0,1\nc,d,5.0,2\n", "has no header"),
-    "amazon: both columns are items": (
-        *("a.csv", "A000000001,B000000002,5.0,1\n"),
-        "cannot tell users from items",
-    ),
+    "amazon: two items": ("a.csv", "A000000001,B000000002,5.0,1\n", "cannot tell users from items"),
     "reviews: a list": ("a.json", "[1, 2]\n", "but this file has 1, 2"),
     "reviews: first line no JSON": ("a.json", "hello\n", "line 1: not a JSON object"),
     "json of something else": ("a.json", '{"a": 1}\n', "but this file has a; convert it"),
     "recbole: no types": ("a.inter", "user_id\titem_id\n1\t2\n", "names its fields 'name:type'"),
-    "recbole: sequences": (
-        *("a.inter", "user_id:token\titem_id:token_seq\n1\t2 3\n"),
-        "holds sequences",
-    ),
+    "recbole: lists": ("a.inter", "user_id:token\titem_id:token_seq\n1\t2 3\n", "holds sequences"),
     "recbole: no item": ("a.inter", "user_id:token\tx:float\n1\t2\n", "no column that looks"),
     "text: no items": ("a.txt", "1 2 3\n2\n", "line 2: expected 'user item item"),
     "text: a user twice": ("a.txt", "1 2 3\n1 4\n", "line 2: user '1' stands on an earlier"),
     "text: not UTF-8": ("a.txt", b"1 2 3\n2 \xff 4\n", f"line 2: {NOT_UTF8}"),
-    "gzip that is none": ("a.csv.gz", b"user_id,item_id\n1,2\n", "damaged or incomplete"),
-    "gzip with a wrong checksum": (
-        *("a.csv.gz", gzip.compress(CSV.encode() + b"1,2,3\n")[:-8] + b"\0" * 8),
-        "is damaged or incomplete",
-    ),
+    "gzip that is none": ("a.csv.gz", b"user_id,item_id\n1,2\n", DAMAGED),
+    "gzip with a wrong checksum": ("a.csv.gz", PACKED[:-8] + b"\0" * 8, DAMAGED),
     "zip that is none": ("ml-1m.zip", b"<html>", "not a whole zip archive"),
     "parquet that is none": ("a.parquet", b"user_id", "is not a readable Parquet file"),
 }
 
 
 def containing(name: str, content: str | bytes) -> Make:
-    if isinstance(content, str):
-        return lambda folder: raw.write(folder / name, content)
-
-    def make(folder: Path) -> Path:
-        (folder / name).write_bytes(content)
-        return folder / name
-
-    return make
+    return lambda folder: raw.write(folder / name, content)
 
 
 def cut(make: Make) -> Make:
@@ -127,37 +111,22 @@ NAN = float("nan")
 CASES: dict[str, tuple[Make, str]] = {
     **{case: (containing(*of), answer) for case, (*of, answer) in CONTENTS.items()},
     "no such path": (lambda p: p / "nothing.csv", "does not exist; check the path"),
-    "empty folder": (
-        empty_folder,
-        "holds no known raw file (such as *.inter, ratings.dat, u.data)",
-    ),
+    "empty folder": (empty_folder, "no known raw file (such as *.inter, ratings.dat, u.data)"),
     "folder of something else": (other_folder, "it holds: picture.png"),
     "folder of several tables": (several, "several files that could be meant: a.csv, b.csv"),
     "films without titles": (films("movieId,name\n1,x\n"), "but movieId and title are needed"),
     "films torn": (films('movieId,title\n1,"x\n2,y\n'), "not a list of films"),
     "meta: not records": (no_meta, "meta_Beauty.json, line 1: not a product's record"),
-    "gzip cut off": (
-        cut(lambda p: raw.amazon_2014(p / "ratings_Beauty.csv.gz", ROWS)),
-        "is damaged or incomplete",
-    ),
-    "gzip json cut off": (
-        cut(lambda p: raw.amazon_reviews(p / "r.json.gz", ROWS)),
-        "is damaged or incomplete",
-    ),
+    "gzip cut off": (cut(lambda p: raw.amazon_2014(p / "ratings_Beauty.csv.gz", ROWS)), DAMAGED),
+    "gzip json cut off": (cut(lambda p: raw.amazon_reviews(p / "r.json.gz", ROWS)), DAMAGED),
     "zip cut off": (cut(lambda p: raw.zipped(raw.ml_1m(p / "x", ROWS))), "not a whole zip archive"),
-    "zip of something else": (
-        lambda p: raw.zipped(other_folder(p)),
-        "no known raw file; unpack it",
-    ),
+    "zip of something else": (lambda p: raw.zipped(other_folder(p)), "no known raw file; unpack"),
     "zip that reaches outside": (unsafe_zip, "no known raw file; unpack it"),
     "parquet cut off": (cut(parquet()), "is not a readable Parquet file"),
     "parquet: no user column": (parquet(user_id=None), "no column that looks like the user"),
     "parquet: missing id": (parquet(user_id=pa.array([1, None, 2])), "row 2: the column 'user_id'"),
     "parquet: NaN id": (parquet(item_id=pa.array([1.0, NAN, 2.0])), "row 2: the column"),
-    "parquet: id is a fraction": (
-        parquet(item_id=pa.array([1.0, 2.5, 2.0])),
-        "row 2: the id 2.5 in the column 'item_id' is not a whole number",
-    ),
+    "parquet: id is a fraction": (parquet(item_id=pa.array([1.0, 2.5, 2.0])), "row 2: the id 2.5"),
     "parquet: ids are lists": (parquet(item_id=pa.array([[1], [2], [3]])), "is of type list"),
     "parquet: missing time": (parquet(timestamp=pa.array([1, 2, None])), "row 3: the time"),
     "parquet: times are flags": (parquet(timestamp=pa.array([True] * 3)), "is of type bool"),
@@ -196,19 +165,20 @@ def test_bad_file_gets_one_sentence(case: str, tmp_path: Path) -> None:
     )
 
 
-def test_wanted_column_that_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        (
+            "who",
+            "has no column 'who' for dataset.columns.user; it has: user_id, item_id, timestamp.",
+        ),
+        ("item_id", "name the same column"),
+    ],
+)
+def test_columns_that_cannot_be(name: str, answer: str, tmp_path: Path) -> None:
+    columns = {"user": name}
     path = raw.csv_table(tmp_path / "a.csv", ROWS)
-    with pytest.raises(UserError) as error:
-        locate(path, tmp_path, columns={"user": "who"}).read({"user": "who"})
-    assert str(error.value) == (
-        f"{path} has no column 'who' for dataset.columns.user; it has: user_id, item_id, timestamp."
-    )
-
-
-def test_same_column_twice(tmp_path: Path) -> None:
-    columns = {"user": "item_id"}
-    path = raw.csv_table(tmp_path / "a.csv", ROWS)
-    with pytest.raises(UserError, match="name the same column"):
+    with pytest.raises(UserError, match=re.escape(answer)):
         locate(path, tmp_path, columns=columns).read(columns)
 
 

@@ -133,19 +133,21 @@ def test_malformed_line_is_left_out_alone(
     assert reason in str(error.value)
 
 
-@pytest.mark.parametrize("source", ["csv", "dat", "reviews"])
+@pytest.mark.parametrize(
+    ("source", "first", "junk"),
+    [
+        ("csv", 2, ["1,2,x", "1", b"\xff,1,1", '1,2,3,"4', ",2,3", '"1"",2,3', "1,2,2018-10-31"]),
+        ("dat", 1, ["1::2::3", "1::2::3::x"]),
+        ("reviews", 2, ['{"asin": ', "[1]", json.dumps(REVIEW | {"asin": 7})]),
+    ],
+)
 def test_lines_of_several_kinds_the_first_and_the_last_among_them(
-    source: str, tmp_path: Path
+    source: str, first: int, junk: list[str | bytes], tmp_path: Path
 ) -> None:
     path = MAKE[source](tmp_path)
     clean = read(path)
-    junk = [line for of, line, _ in JUNK if of == source and '"' not in str(line)[:9]][:9]
-    first = 2 if source == "csv" else 1
-    if source == "reviews":  # its first line tells the format
-        first, junk = 2, [line for of, line, _ in JUNK if of == source]
     insert(path, junk, first)
-    # Without a line end, as if cut off.
-    path.write_bytes(path.read_bytes() + str(junk[0]).encode())
+    path.write_bytes(path.read_bytes() + junk[0].encode())  # without a line end, as if cut off
     data = read(path)
     assert same(data, clean)
     assert (data.skipped.lines, data.skipped.first) == (len(junk) + 1, first)
@@ -154,11 +156,9 @@ def test_lines_of_several_kinds_the_first_and_the_last_among_them(
 def test_what_no_one_reads_may_be_of_any_kind(tmp_path: Path) -> None:
     """A column of text in another encoding, with quotes and line ends, costs no row."""
     text = b"user_id,item_id,text\n" + b'1,2,"caf\xe9\nan ""x"", y"\n3,4,5\xe9\n' * 30
-    path = tmp_path / "a.csv"
-    path.write_bytes(text)
+    path = raw.write(tmp_path / "a.csv", text)
     clean = read(path, "error")
-    path.write_bytes(text + b'1,2\n5,6,"never closed\n7,8,9\n')
-    data = read(path)
+    data = read(raw.write(path, text + b'1,2\n5,6,"never closed\n7,8,9\n'))
     assert (data.skipped.lines, data.skipped.first) == (1, 92)
     assert len(data) == len(clean) + 2
     assert data.user_ids.tolist() == ["1", "3", "5", "7"]
@@ -196,18 +196,15 @@ def test_row_over_several_lines_is_left_out_whole(tmp_path: Path) -> None:
 
 
 def test_sequence_text(tmp_path: Path) -> None:
-    lines = [b"1 2 3", b"2", b"3 \xff", b"1 9", b"4 2"]
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"\n".join(lines))
+    path = raw.write(tmp_path / "a.txt", b"1 2 3\n2\n3 \xff\n1 9\n4 2")
     with pytest.raises(UserError, match=r"line 2: .*, or leave such lines out with dataset\.malf"):
         read(path, "error")
     data = read(path)
     assert data.user_ids.tolist() == ["1", "4"]
     assert data.item_ids.tolist() == ["2", "3"]
     assert data.users.tolist() == [0, 0, 1]
-    skipped = data.skipped
-    assert (skipped.lines, skipped.of, skipped.first) == (3, 5, 2)
-    assert "got only '2'" in skipped.reason
+    assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (3, 5, 2)
+    assert "got only '2'" in data.skipped.reason
 
 
 def test_parquet_has_no_lines(tmp_path: Path) -> None:
@@ -239,9 +236,8 @@ def test_too_many_are_refused(lines: int, limit: int, tmp_path: Path) -> None:
 
 def test_nothing_but_malformed_lines(tmp_path: Path) -> None:
     path = raw.write(tmp_path / "a.csv", "user,item,time\n1,2,\n1,,2\n")
-    data = Custom(path=str(path), root=str(tmp_path / "root"), malformed="skip")
     with pytest.raises(UserError, match="holds no interactions"):
-        data.setup()
+        Custom(path=path, root=tmp_path / "root", malformed="skip").setup()
 
 
 def test_every_start_warns_once_and_the_setting_is_part_of_the_cache(
