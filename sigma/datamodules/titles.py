@@ -12,8 +12,6 @@ from sigma.datamodules.readers.movielens import read_movies_dat, read_u_item
 from sigma.datamodules.readers.table import USUAL, header_fields, read_recbole_items, usual_column
 from sigma.errors import UserError
 
-FILES = ("u.item", "movies.dat", "movies.csv", "*.item")
-"""Names a file of titles has in the releases, looked for in a folder."""
 ROLES = {
     "item": USUAL["item"] + " id",
     "title": "title movietitle name itemname productname",
@@ -39,21 +37,15 @@ def titles_of(data: Sequences) -> dict[str, Title]:
 def read_titles(path: Path) -> dict[str, Title]:
     """Raw item id -> title and genres of a file.
 
-    It is ``u.item``, ``movies.dat``, ``movies.csv``, a RecBole ``.item`` file (or a folder with one
-    of these), or a table (CSV, TSV, Parquet) with columns for item, title and, perhaps, genres,
-    which in a cell are parted by ``|``, ``;`` or ``,``.
+    It is ``u.item``, ``movies.dat``, ``movies.csv``, a RecBole ``.item`` file, or a table (CSV,
+    TSV, Parquet) with columns for item, title and, perhaps, genres parted by ``|``, ``;`` or ``,``.
 
     Raises:
         UserError: nothing there, or nothing that can be read.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        files = [file for pattern in FILES for file in sorted(path.glob(pattern))]
-        if not files:
-            raise UserError(f"The folder {path} holds no file of titles ({', '.join(FILES)}).")
-        path = files[0]
     if not path.is_file():
-        raise UserError(f"The file of titles {path} does not exist; check the path.")
+        raise UserError(f"The file of titles {path} is no file; check the path.")
     name, ending = path.name.lower(), path.suffix.lower()
     special = {".dat": read_movies_dat, ".item": read_recbole_items}
     read = read_u_item if name == "u.item" else special.get(ending, _read_table)

@@ -36,6 +36,10 @@ CONTENTS: dict[str, tuple[str, str | bytes, str]] = {
     "too many fields": ("a.csv", CSV + "1,2,3\n\n1,2,3,4\n", "line 4: expected 3 fields"),
     "no such day": ("a.csv", CSV + "1,2,2018-10-31\n1,2,2018-02-30\n", "line 3: the time"),
     "dates and numbers": ("a.csv", CSV + "1,2,2018-10-31\n1,2,77\n", "line 3: the time"),
+    "times of no kind": (
+        *("a.csv", CSV + "1,2,07/14/2017\n1,3,07/15/2017\n"),
+        "line 2: the time '07/14/2017' in the column 'timestamp' is neither a number",
+    ),
     "a name twice": ("a.csv", "user_id,item_id,user_id\n1,2,3\n", "several columns 'user"),
     "not UTF-8 header": ("a.csv", b"us\xe9r,item\n1,2\n", f"line 1: {NOT_UTF8}"),
     "UTF-16": ("a.csv", (CSV + "1,2,3\n").encode("utf-16"), NOT_UTF8),
@@ -50,6 +54,7 @@ CONTENTS: dict[str, tuple[str, str | bytes, str]] = {
     "recbole: no item": ("a.inter", "user_id:token\tx:float\n1\t2\n", "no column that looks"),
     "text: no items": ("a.txt", "1 2 3\n2\n", "line 2: expected 'user item item"),
     "text: a user twice": ("a.txt", "1 2 3\n1 4\n", "line 2: user '1' stands on an earlier"),
+    "text: a user again": ("ml-1m.txt", "1 5 3\n2 5 4 8\n1 9 3\n", "stands on an earlier line"),
     "text: not UTF-8": ("a.txt", b"1 2 3\n2 \xff 4\n", f"line 2: {NOT_UTF8}"),
     "gzip that is none": ("a.csv.gz", b"user_id,item_id\n1,2\n", DAMAGED),
     "gzip with a wrong checksum": ("a.csv.gz", PACKED[:-8] + b"\0" * 8, DAMAGED),

@@ -40,10 +40,6 @@ def loader(n: int = 103, **settings: Any) -> BatchLoader:
     )
 
 
-def tensors(batch: Batch) -> list[torch.Tensor]:
-    return [x for x in (*batch, batch.rows.offsets) if isinstance(x, torch.Tensor)]
-
-
 def positions(batch: Batch) -> list[int]:
     """Of one long history the length before the cut is the position."""
     return batch.history_lengths.tolist()
@@ -76,7 +72,7 @@ def test_batch_against_plain_python(seed: int, mask_history: bool) -> None:
         if item != data[user][k]
     ]
     assert seen == (expected if mask_history else [])
-    assert {x.dtype for x in tensors(batch)} == {torch.int64}
+    assert {x.dtype for x in worlds.tensors(batch)} == {torch.int64}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -99,7 +95,7 @@ def test_windows_against_plain_python(seed: int) -> None:
     assert batch.num_targets == 0
     for part in (batch.places, batch.targets, batch.seen_rows, batch.seen_items):
         assert not len(part)
-    assert {x.dtype for x in tensors(batch)} == {torch.int64}
+    assert {x.dtype for x in worlds.tensors(batch)} == {torch.int64}
 
 
 def test_spans_of_no_item_are_gathered_as_nothing() -> None:

@@ -29,10 +29,8 @@ def test_leave_one_out_of_one_user(
     length: int, train: list[int], val: list[int], test: list[int], train_end: int
 ) -> None:
     split = leave_one_out(sequences([[0] * length]))
-    assert split.train.tolist() == train
-    assert split.val.tolist() == val
-    assert split.test.tolist() == test
-    assert split.train_end.tolist() == [train_end]
+    positions = [p.tolist() for p in (split.train, split.val, split.test, split.train_end)]
+    assert positions == [train, val, test, [train_end]]
 
 
 def test_leave_one_out_of_several_users() -> None:
