@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,11 +71,9 @@ JUNK: list[tuple[str, str | bytes, str]] = [
     ("reviews", json.dumps(REVIEW | {"asin": 7}), "the field 'asin' should be text, got 7"),
     *(
         ("reviews", json.dumps(REVIEW | {"unixReviewTime": time}), reason)
-        for time, reason in (
-            *(("5", f'{TIME} "5"'), (5.5, f"{TIME} 5.5"), (True, f"{TIME} true")),
-            *((-5, "the time"), (10**30, "unixReviewTime")),
-        )
+        for time, reason in (("5", f'{TIME} "5"'), (5.5, TIME), (True, TIME), (10**30, "Review"))
     ),
+    ("reviews", json.dumps(REVIEW | {"unixReviewTime": -5}), "the time"),
     ("reviews.gz", json.dumps(REVIEW).replace("A1", "é").encode("latin-1"), UTF8),
     ("yelp", json.dumps(YELP | {"date": "May 4"}), "the time 'May 4' in the column"),
 ]
@@ -104,9 +101,7 @@ def same(a: Interactions, b: Interactions) -> bool:
 
 
 @pytest.mark.parametrize("source", MAKE)
-def test_clean_file_is_read_as_ever(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clean_file(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = MAKE[source](tmp_path)
     monkeypatch.setattr(stream, "scan", None)  # would fail if it were called: nothing is slower
     assert same(read(path), read(path, "error"))
@@ -170,8 +165,7 @@ def test_stray_quotes_in_a_title_cost_no_row(tmp_path: Path) -> None:
     text = "user_id\titem_id\ttimestamp\ttitle\n" + "\n".join(lines) + "\n"
     data = read(raw.write(tmp_path / "a.tsv", text), "error")
     assert data.user_ids.tolist() == ["u1", "u2", "u3", "u4"]
-    assert data.timestamps.tolist() == [5, 6, 7, 8]
-    assert data.skipped is None
+    assert (data.timestamps.tolist(), data.skipped) == ([5, 6, 7, 8], None)
     # In an id a quote may have taken something along; that row alone is refused.
     stray = raw.write(tmp_path / "b.tsv", text + '"u5\ti5\t9\tx\nu6\ti6\t9\ty\n')
     with pytest.raises(UserError, match="line 6: a quote stands out of place in the column 'user_"):
@@ -189,8 +183,8 @@ def test_quoted_line_ends_over_block_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_row_over_several_lines_is_left_out_whole(tmp_path: Path) -> None:
-    path = raw.write(tmp_path / "a.csv", 'user,item,time,text\n1,2,x,"a\n1,2,3,b\nc"\n1,2,3,d\n')
-    data = read(path)
+    text = 'user,item,time,text\n1,2,x,"a\n1,2,3,b\nc"\n1,2,3,d\n'
+    data = read(raw.write(tmp_path / "a.csv", text))
     assert len(data) == 1
     assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (3, 5, 2)
 
@@ -200,9 +194,8 @@ def test_sequence_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 2: .*, or leave such lines out with dataset\.malf"):
         read(path, "error")
     data = read(path)
-    assert data.user_ids.tolist() == ["1", "4"]
+    assert (data.user_ids.tolist(), data.users.tolist()) == (["1", "4"], [0, 0, 1])
     assert data.item_ids.tolist() == ["2", "3"]
-    assert data.users.tolist() == [0, 0, 1]
     assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (3, 5, 2)
     assert "got only '2'" in data.skipped.reason
 
@@ -216,22 +209,23 @@ def test_parquet_has_no_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("lines", "limit"), [(40, 10), (1000, 10), (3000, 30)])
-def test_too_many_are_refused(lines: int, limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "head", "good", "bad"),
+    [("a.csv", "user,item,time\n", "{0},2,{0}\n", "1,2,x\n"), ("a.txt", "", "{0} 2\n", "7\n")],
+)
+def test_too_many_are_refused(
+    lines: int, limit: int, name: str, head: str, good: str, bad: str, tmp_path: Path
+) -> None:
     """Up to 10 lines or 1 % are left out, one more is refused."""
-    for source, bad in (("a.csv", "1,2,x\n"), ("a.txt", "7\n")):
-        head = ["user,item,time\n"] if source == "a.csv" else []
-        for count in (limit, limit + 1):
-            good = [f"{k},2,{k}\n" if head else f"{k} 2\n" for k in range(lines - count)]
-            text = [*head, *good[:5], *[bad] * count, *good[5:]][:lines]
-            path = raw.write(tmp_path / source, "".join(text))
-            if count == limit:
-                assert read(path).skipped.lines == limit
-                continue
-            with pytest.raises(UserError) as error:
-                read(path)
-            assert f"more than {limit} of its {lines:,} lines are malformed" in str(error.value)
-            assert f"the first is line {6 + len(head)}: " in str(error.value)
-            assert "\n" not in str(error.value)
+    rows = [good.format(k) for k in range(lines - limit - bool(head))]
+    path = raw.write(tmp_path / name, "".join([head, *rows[:5], bad * limit, *rows[5:]]))
+    assert read(path).skipped.lines == limit
+    raw.write(path, "".join([head, *rows[:5], bad * (limit + 1), *rows[5:-1]]))
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert f"more than {limit} of its {lines:,} lines are malformed" in str(error.value)
+    assert f"the first is line {6 + bool(head)}: " in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_nothing_but_malformed_lines(tmp_path: Path) -> None:
@@ -248,9 +242,8 @@ def test_every_start_warns_once_and_the_setting_is_part_of_the_cache(
     for _ in range(2):
         caplog.clear()
         data = Custom(path=str(path), root=str(tmp_path / "root"), malformed="skip")
-        with caplog.at_level(logging.WARNING):
-            data.prepare_data()
-            data.setup()
+        data.prepare_data()
+        data.setup()
         (warning,) = caplog.messages
         assert "2 of 1,503 lines left out as malformed, the first of them line 522: the" in warning
         monkeypatch.setattr("sigma.datamodules.base.preprocess", None)  # only the cache is left

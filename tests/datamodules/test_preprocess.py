@@ -81,13 +81,6 @@ def test_filter_and_order_against_brute_force(seed: int, users: Bounds, items: B
     assert data.items.dtype == np.int32
 
 
-def test_both_sides_are_filtered_again_until_nothing_changes() -> None:
-    # Without item 9, user 2 has one interaction; without user 2, item 8 has one; and so on.
-    rows = [(1, 7, 0), (1, 8, 1), (2, 8, 2), (2, 9, 3), (3, 7, 4), (3, 6, 5), (1, 6, 6)]
-    data = preprocess(interactions(rows), (2, None), (2, None))
-    assert histories(data) == {1: [(7, 0), (6, 6)], 3: [(7, 4), (6, 5)]}
-
-
 def test_ties_keep_the_order_of_the_file() -> None:
     rows = [(1, 5, 3), (2, 1, 0), (1, 4, 2), (1, 3, 3), (1, 2, 2), (1, 1, 3)]
     assert [i for i, _ in histories(preprocess(interactions(rows)))[1]] == [4, 2, 5, 3, 1]

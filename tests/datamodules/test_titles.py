@@ -102,20 +102,21 @@ def test_files_that_are_none(name: str, text: str, answer: str, tmp_path: Path) 
         read_titles(tmp_path / "none.csv")
 
 
-JUMANJI = ("Adventure", "Children", "Fantasy")
-FILMS = {
-    "ml_100k": ("ml-100k.item", "1", Title("Toy Story", ("Animation", "Children's", "Comedy"))),
-    "ml_latest_small": ("movies.csv", "2", Title("Jumanji (1995)", JUMANJI)),
+REAL = {
+    "ml-100k": ("ml-100k.item", "1", Title("Toy Story", ("Animation", "Children's", "Comedy"))),
+    "ml-latest-small": (
+        *("movies.csv", "2"),
+        Title("Jumanji (1995)", ("Adventure", "Children", "Fantasy")),
+    ),
 }
 
 
 @pytest.mark.parametrize("path", [real("ml-100k"), real("ml-latest-small")])
 def test_real_films(path: Path, tmp_path: Path) -> None:
-    name = path.name.replace("-", "_")
-    file, item, expected = FILMS[name]
-    module = dataset(name, tmp_path, path=str(path), malformed="skip")
+    file, item, expected = REAL[path.name]
+    module = dataset("custom", tmp_path, path=str(path), malformed="skip")
     mine, titles = titles_of(module.sequences), read_titles(path / file)
     assert titles[item] == mine[item] == expected
     assert len(mine) == module.num_items  # every film has a title
-    assert all(titles[i] == title for i, title in mine.items())
+    assert titles.items() >= mine.items()
     assert sum(bool(t.genres) for t in mine.values()) > 0.99 * len(mine)
