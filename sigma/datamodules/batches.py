@@ -17,32 +17,18 @@ NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
-    """What a model and the task see of the data.
+    """What a model and the task see: T places, B rows, M targets, S items of masked histories."""
 
-    Attributes:
-        items: (T,) int64, the rows' item ids end to end; 0 behind the last row.
-        rows: where they lie; ``longest`` is the same for all batches of a loader.
-        places: (M,) int64, ascending, into T: whose state predicts (M = B for one target a row).
-        targets: (M,) int64, item ids to predict; 0 where a place only fills the batch up.
-        num_targets: targets that are none of those, at least 1.
-        users: (B,) int64, user index of each row.
-        history_lengths: (B,) int64, length of the history before it was cut to L.
-        seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.
-        seen_items: (S,) int64 items to leave out of that row's ranking.
-        twins: items and rows of other sequences, the b-th with the target of row b; of objectives
-            that have them.
-    """
-
-    items: Tensor
-    rows: Rows
-    places: Tensor
-    targets: Tensor
-    num_targets: int
-    users: Tensor
-    history_lengths: Tensor
-    seen_rows: Tensor = NOTHING
-    seen_items: Tensor = NOTHING
-    twins: tuple[Tensor, Rows] | None = None
+    items: Tensor  # (T,) int64, the rows' item ids end to end; 0 behind the last row
+    rows: Rows  # where they lie; ``longest`` is the same for all batches of a loader
+    places: Tensor  # (M,) int64, ascending, into T: whose state predicts (one a row: M = B)
+    targets: Tensor  # (M,) int64, item ids to predict; 0 where a place only fills the batch up
+    num_targets: int  # targets that are none of those, at least 1
+    users: Tensor  # (B,) int64, user index of each row
+    history_lengths: Tensor  # (B,) int64, length of the history before it was cut to L
+    seen_rows: Tensor = NOTHING  # (S,) int64, rows of ``seen_items``
+    seen_items: Tensor = NOTHING  # (S,) int64, to leave out of that row's ranking
+    twins: tuple[Tensor, Rows] | None = None  # other sequences, the b-th with the target of row b
 
 
 def size_class(number: int) -> int:
@@ -158,23 +144,16 @@ class BatchLoader:
     Lightning calls ``set_epoch`` through ``batch_sampler``, and saves ``state_dict`` in
     checkpoints, so a run resumed in the middle of an epoch goes on with the very next batch.
 
-    Args:
-        make: rows and a generator (on the CPU, for random draws) to a batch.
-        rows: (rows, …) what batches consist of, such as target positions.
-        batch_size: rows per step over all ranks (the last batch may be smaller).
-        shuffle: a new order each epoch.
-        rank: this process among ``world_size``; every row goes to exactly one rank.
-
     Raises:
         UserError: fewer rows a step than processes.
     """
 
-    make: Callable[[Tensor, torch.Generator], Batch]
-    rows: Tensor
-    batch_size: int
-    shuffle: bool = False
+    make: Callable[[Tensor, torch.Generator], Batch]  # of rows; the generator is for its draws
+    rows: Tensor  # (rows, …) what batches consist of, such as target positions
+    batch_size: int  # rows per step over all ranks (the last batch may be smaller)
+    shuffle: bool = False  # a new order each epoch
     seed: int = 0
-    rank: int = 0
+    rank: int = 0  # of this process; every row goes to exactly one rank
     world_size: int = 1
 
     def __post_init__(self) -> None:

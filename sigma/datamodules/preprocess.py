@@ -17,22 +17,14 @@ Bounds = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class Sequences:
-    """All histories in one flat array, so memory grows with interactions alone.
+    """All histories in one flat array, so memory grows with interactions alone."""
 
-    Attributes:
-        items: (n,) int32, item ids from 1 (0 is padding), user by user, oldest first.
-        offsets: (users + 1,) int64; user u owns ``items[offsets[u]:offsets[u + 1]]``.
-        timestamps: (n,) int64 beside ``items``, or None.
-        item_ids: raw item ids; item j is ``item_ids[j - 1]``.
-        item_info: frame with ``title`` / ``genres`` in the order of ``item_ids``, or None.
-    """
-
-    items: np.ndarray
-    offsets: np.ndarray
-    timestamps: np.ndarray | None
-    user_ids: np.ndarray
-    item_ids: np.ndarray
-    item_info: pd.DataFrame | None = None
+    items: np.ndarray  # (n,) int32, ids from 1 (0 is padding), user by user, oldest first
+    offsets: np.ndarray  # (users + 1,) int64; user u has ``items[offsets[u]:offsets[u + 1]]``
+    timestamps: np.ndarray | None  # (n,) int64 beside ``items``
+    user_ids: np.ndarray  # raw
+    item_ids: np.ndarray  # raw; item j is ``item_ids[j - 1]``
+    item_info: pd.DataFrame | None = None  # ``title``, ``genres`` in the order of ``item_ids``
     skipped: Skipped | None = None
 
     def fingerprint(self) -> str:
@@ -60,10 +52,8 @@ def preprocess(
     Order: by user (first appearance in the file), then time, then the order of the file: ties in
     time keep the file's order. Item ids follow the first appearance in that file, too.
 
-    Args:
-        user_bounds: users stay who have ``lower <= interactions < upper``; None is no bound.
-        item_bounds: the same for items.
-        drop_duplicates: keep only the first interaction (in time) of a user with an item.
+    Users (items) stay that have ``lower <= interactions < upper``; None is no bound. Of duplicates
+    the first (in time) interaction of a user with an item stays.
 
     Raises:
         ValueError: bounds that exclude everything.

@@ -14,15 +14,12 @@ from sigma.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Target positions, each (samples,) int64 and increasing.
-
-    ``train_end[u]`` (users,) is the first position of user u that training must not see.
-    """
+    """Target positions, each (samples,) int64 and increasing."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
-    train_end: np.ndarray
+    train_end: np.ndarray  # (users,) first position of each user that training must not see
 
 
 def leave_one_out(data: Sequences) -> Split:

@@ -10,13 +10,9 @@ SIDES = ("users", "items", "interactions")
 
 @dataclass(frozen=True)
 class Expected:
-    """Counts after filtering that a data set should have; None is not known.
+    """Counts after filtering that a data set should have; None is not known."""
 
-    Attributes:
-        vintage: which release, filtered how; ends a sentence.
-    """
-
-    vintage: str
+    vintage: str  # which release, filtered how; ends a sentence
     users: int | None = None
     items: int | None = None
     interactions: int | None = None
