@@ -155,8 +155,9 @@ class SequenceDataModule(L.LightningDataModule):
             split = global_time(self.sequences, self.val_fraction, self.test_fraction)
         if not (len(split.train) and len(split.val) and len(split.test)):
             raise UserError(
-                f"{self.name} leaves no samples to train, validate and test on: some user needs "
-                "four interactions or more; raise dataset.user_bounds or take more data."
+                f"{self.name} split by {self.split_name} leaves no samples to train, validate and "
+                "test on; raise dataset.user_bounds until some user has four interactions, change "
+                "the fractions of global_time, or take more data."
             )
         return split
 

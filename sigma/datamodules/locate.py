@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sigma.datamodules.formats import KNOWN, RawData, Settings, recognise
+from sigma.datamodules.readers.lines import readable
 from sigma.errors import UserError
 
 SIDE_FILES = (
@@ -79,18 +80,18 @@ def _is_side_file(path: Path) -> bool:
 
 def unzip(path: Path, into: Path) -> Path:
     """Unpack an archive once per content, all or nothing, and nothing outside; the folder."""
-    folder: Path | None = None
+    with readable(path), path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
+    folder = into / f"{path.stem}-{digest}"
+    if folder.is_dir():
+        return folder
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
-        folder = into / f"{path.stem}-{digest}"
-        if not folder.is_dir():
-            into.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=into) as partial:
-                content = Path(partial, "content")
-                content.mkdir()
-                shutil.unpack_archive(path, content, "zip")
-                content.rename(folder)
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=into) as partial:
+            content = Path(partial, "content")
+            content.mkdir()
+            shutil.unpack_archive(path, content, "zip")
+            content.rename(folder)
     except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
         raise UserError(f"{path} is not a whole zip archive ({e}); fetch it again.") from e
     except RuntimeError as error:  # zipfile's word for a password
@@ -98,6 +99,6 @@ def unzip(path: Path, into: Path) -> Path:
             f"{path} is locked by a password; unpack it and name the folder with dataset.path=."
         ) from error
     except OSError as error:
-        if folder is None or not folder.is_dir():  # else another process was first
+        if not folder.is_dir():  # else another process was first
             raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
     return folder

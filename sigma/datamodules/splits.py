@@ -48,7 +48,7 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
 
     Raises:
         ValueError: fractions out of range.
-        UserError: no timestamps, or a period left empty.
+        UserError: no timestamps.
     """
     if data.timestamps is None:
         raise UserError(
@@ -69,13 +69,5 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
     before = np.concatenate([[0], np.cumsum(period == 0)])
     train_end = data.offsets[:-1] + before[data.offsets[1:]] - before[data.offsets[:-1]]
     period[data.offsets[:-1]] = -1  # a first item is no sample
-    positions = {
-        name: np.flatnonzero(period == k) for k, name in enumerate(("train", "val", "test"))
-    }
-    for name, some in positions.items():
-        if len(some) == 0:
-            raise UserError(
-                f"The split by global_time leaves no {name} samples; change val_fraction and "
-                "test_fraction."
-            )
-    return Split(**positions, train_end=train_end)
+    train, val, test = (np.flatnonzero(period == k) for k in range(3))
+    return Split(train, val, test, train_end)

@@ -72,9 +72,7 @@ def cut(make: Make) -> Make:
 
     def damaged(folder: Path) -> Path:
         path = make(folder)
-        data = path.read_bytes()
-        path.write_bytes(data[: int(len(data) * 0.6)])
-        return path
+        return raw.write(path, path.read_bytes()[: path.stat().st_size * 6 // 10])
 
     return damaged
 
@@ -84,19 +82,13 @@ def parquet(**columns: pa.Array) -> Make:
 
 
 def several(folder: Path) -> Path:
-    raw.csv_table(folder / "a.csv", ROWS)
-    return raw.csv_table(folder / "b.csv", ROWS).parent
+    return raw.write(raw.write(folder / "a.csv", CSV).with_name("b.csv"), CSV).parent
 
 
 def unsafe_zip(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.writestr("../ratings.csv", "x")
     return folder / "a.zip"
-
-
-def empty_folder(folder: Path) -> Path:
-    (folder / "empty").mkdir()
-    return folder / "empty"
 
 
 def other_folder(folder: Path) -> Path:
@@ -116,7 +108,7 @@ NAN = float("nan")
 CASES: dict[str, tuple[Make, str]] = {
     **{case: (containing(*of), answer) for case, (*of, answer) in CONTENTS.items()},
     "no such path": (lambda p: p / "nothing.csv", "does not exist; check the path"),
-    "empty folder": (empty_folder, "no known raw file (such as *.inter, ratings.dat, u.data)"),
+    "empty folder": (lambda p: p, "no known raw file (such as *.inter, ratings.dat, u.data)"),
     "folder of something else": (other_folder, "it holds: picture.png"),
     "folder of several tables": (several, "several files that could be meant: a.csv, b.csv"),
     "films without titles": (films("movieId,name\n1,x\n"), "but movieId and title are needed"),
@@ -139,15 +131,10 @@ CASES: dict[str, tuple[Make, str]] = {
 }
 
 
-SKIP = "dataset.malformed=skip"
 # The first line, which tells the format, and files beside the interactions.
 NO_LINE_TO_LEAVE_OUT = {
-    "not UTF-8 header",
-    "UTF-16",
-    "binary as csv",
-    "gzip that is none",
+    *("not UTF-8 header", "UTF-16", "binary as csv", "gzip that is none", "meta: not records"),
     "reviews: first line no JSON",
-    "meta: not records",
 }
 
 
@@ -165,9 +152,8 @@ def test_bad_file_gets_one_sentence(case: str, tmp_path: Path) -> None:
     assert "\n" not in answer
     assert answer.endswith((".", ")"))
     malformed_text = re.search(r"\.(csv|txt|json|inter|data|dat), line \d+: ", answer)
-    assert (f", or leave such lines out with {SKIP}." in answer) == (
-        malformed_text is not None and case not in NO_LINE_TO_LEAVE_OUT
-    )
+    advice = ", or leave such lines out with dataset.malformed=skip." in answer
+    assert advice == (malformed_text is not None and case not in NO_LINE_TO_LEAVE_OUT)
 
 
 @pytest.mark.parametrize(

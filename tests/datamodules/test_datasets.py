@@ -134,11 +134,18 @@ def test_settings_that_leave_nothing(
         dataset("custom", tmp_path, path=str(path), **settings).setup()
 
 
-def test_histories_too_short_for_a_split(tmp_path: Path) -> None:
-    path, bounds = raw.write(tmp_path / "a.txt", "1 1 2\n2 1 2\n"), {"user_bounds": [1, None]}
-    data = dataset("custom", tmp_path, path=str(path), item_bounds=[1, None], **bounds)
+@pytest.mark.parametrize(
+    ("name", "text", "split"),
+    [
+        ("a.txt", "1 1 2\n2 1 2\n", "leave_one_out"),
+        ("a.csv", "user,item,time\n" + "1,2,5\n" * 9, "global_time"),
+    ],
+)
+def test_data_that_leaves_no_samples(name: str, text: str, split: str, tmp_path: Path) -> None:
+    path = str(raw.write(tmp_path / name, text))
+    bounds = {"user_bounds": [1, None], "item_bounds": [1, None]}
     with pytest.raises(UserError, match="leaves no samples to train, validate and test on"):
-        data.setup()
+        dataset("custom", tmp_path, path=path, split=split, **bounds).setup()
 
 
 def test_zip_in_a_folder_that_is_not_ours_is_unpacked_into_root(tmp_path: Path) -> None:

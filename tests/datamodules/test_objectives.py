@@ -1,5 +1,6 @@
 """Objectives: what is predicted from what, that nothing held out is seen, who may be trained."""
 
+import functools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -75,16 +76,11 @@ def test_processes_share_the_coin_but_not_the_masks() -> None:
     data = random_sequences(160, K, 2, 25, seed=0)
     objective = Cloze(mask_ratio=0.5, fine_tune_ratio=0.5)
     rows = objective.setup(data, leave_one_out(data), L)
+    make = functools.partial(objective.batch, flat(data, L))
 
     def kinds(rank: int, world_size: int) -> list[bool]:
-        def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-            return objective.batch(flat(data, L), chosen, generator)
-
         loader = BatchLoader(make, rows, 16, True, 5, rank, world_size)
-        return [
-            len(b.places) == len(b.users) and torch.equal(b.places, b.rows.offsets[1:] - 1)
-            for b in loader
-        ]
+        return [equal(b.places, b.rows.offsets[1:] - 1) for b in loader]
 
     alone = kinds(0, 1)
     assert {True, False} == set(alone)
