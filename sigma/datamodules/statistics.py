@@ -38,11 +38,10 @@ class DatasetStatistics:
         """One sentence when the counts are not those expected, else None."""
         if self.matches is not False or self.expected is None:
             return None
-        pairs = {side: (getattr(self, side), getattr(self.expected, side)) for side in SIDES}
         differences = [
-            f"{count:,} {side} instead of {expected:,}"
-            for side, (count, expected) in pairs.items()
-            if expected not in (None, count)
+            f"{getattr(self, side):,} {side} instead of {wish:,}"
+            for side in SIDES
+            if (wish := getattr(self.expected, side)) not in (None, getattr(self, side))
         ]
         return (
             f"{self.name} has {', '.join(differences)}, so it is not the expected vintage "

@@ -46,10 +46,9 @@ def read_titles(path: Path) -> dict[str, Title]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"The file of titles {path} is no file; check the path.")
-    name, ending = path.name.lower(), path.suffix.lower()
-    special = {".dat": read_movies_dat, ".item": read_recbole_items}
-    read = read_u_item if name == "u.item" else special.get(ending, _read_table)
-    table = read(path)
+    ending = "u.item" if path.name.lower() == "u.item" else path.suffix.lower()
+    special = {"u.item": read_u_item, ".dat": read_movies_dat, ".item": read_recbole_items}
+    table = special.get(ending, _read_table)(path)
     if "title" not in table:
         raise UserError(f"{path} has no column of titles; name one 'title'.")
     return _titles(table.index, table)
@@ -92,9 +91,7 @@ def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:
 def _split(genres: Any) -> tuple[str, ...]:
     """Genres of a cell: a text, parted by the first of ``| ; ,`` it holds, or a list."""
     if isinstance(genres, str):
-        parting = next((sign for sign in "|;," if sign in genres), "|")
-        parts: list[Any] = genres.split(parting)
-    else:
-        parts = list(genres) if pd.api.types.is_list_like(genres) else []
+        genres = genres.split(next((sign for sign in "|;," if sign in genres), "|"))
+    parts = genres if pd.api.types.is_list_like(genres) else ()
     stripped = (str(part).strip() for part in parts)
     return tuple(part for part in stripped if part not in NONE)

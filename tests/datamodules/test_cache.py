@@ -3,7 +3,6 @@
 import dataclasses
 import multiprocessing
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from sigma.datamodules import cache
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.sets.custom import Custom
 from tests.datamodules import raw_files as raw
-from tests.datamodules.test_datasets import real
 
 
 @pytest.fixture
@@ -182,11 +180,3 @@ def test_ids_and_titles_of_all_kinds_come_back(title: str, tmp_path: Path) -> No
     expected = pd.DataFrame({"title": [title.replace("\ud83d", "?"), None]}, dtype=object)
     assert same(loaded, dataclasses.replace(data, item_info=expected))
     assert loaded.timestamps is None
-
-
-@pytest.mark.parametrize("path", [real("beauty.txt")])
-def test_second_start_on_beauty_is_under_a_second(path: Path, tmp_path: Path) -> None:
-    fresh(tmp_path, path)
-    start = time.perf_counter()
-    fresh(tmp_path, path)
-    assert time.perf_counter() - start < 1

@@ -111,7 +111,7 @@ def test_part_that_cannot_go_on_is_thrown_away(server: Server, tmp_path: Path, p
     assert fetch(tmp_path, server.url, server.url).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("status", [403, 404, 500, 503])
+@pytest.mark.parametrize("status", [404, 503])
 def test_dead_mirror_is_passed_over(
     server: Server, bad: Server, tmp_path: Path, status: int
 ) -> None:
@@ -130,11 +130,9 @@ def test_wrong_checksum_is_refused(server: Server, bad: Server, tmp_path: Path) 
 
 
 def test_second_source_is_used_when_the_first_cannot_be_had(server: Server, tmp_path: Path) -> None:
-    sources = (
-        Source("first.bin", "http://127.0.0.1:9/first.bin", checksum=SHA),
-        Source("second.bin", server.url, checksum=SHA),
-    )
-    assert download("toy", sources, tmp_path).name == "second.bin"
+    first = Source("first.bin", "http://127.0.0.1:9/first.bin", checksum=SHA)
+    second = Source("second.bin", server.url, checksum=SHA)
+    assert download("toy", (first, second), tmp_path).name == "second.bin"
 
 
 def test_no_network_says_which_file_to_put_where(tmp_path: Path) -> None:

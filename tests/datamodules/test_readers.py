@@ -80,16 +80,13 @@ for values, numbers in TIMES:
     TEXTS[f"times {values}"] = ("a.csv", table, "a a", "b b", numbers)
 
 
-def number(raw_id: object) -> int:
-    """The number in a raw id such as B000000007, u7 or 7."""
-    return int("".join(c for c in str(raw_id) if c.isdigit()))
-
-
 def rows_of(data: Interactions) -> list[raw.Row]:
-    return [
-        raw.Row(number(data.user_ids[u]), number(data.item_ids[i]), int(t))
-        for u, i, t in zip(data.users, data.items, data.timestamps, strict=True)
-    ]
+    """The numbers in raw ids such as B000000007, u7 or 7."""
+    users, items = (
+        [int("".join(c for c in str(i) if c.isdigit())) for i in ids]
+        for ids in (data.user_ids[data.users], data.item_ids[data.items])
+    )
+    return list(map(raw.Row, users, items, data.timestamps.tolist()))
 
 
 @pytest.mark.parametrize(("name", "text", "users", "items", "times"), TEXTS.values(), ids=TEXTS)

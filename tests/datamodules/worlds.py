@@ -41,7 +41,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
 def equal(a: Any, b: Any) -> bool:
     """Of what a batch holds."""
     if isinstance(a, tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
