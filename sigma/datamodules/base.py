@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,21 +31,8 @@ Bound = Annotated[int, Field(ge=0)] | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a data module is once its data is ready."""
-
-    sequences: Sequences
-    split: Split
-    flat: FlatSequences
-
-
 class SequenceDataModule(L.LightningDataModule):
     """Base of every data set; a subclass says only what differs.
-
-    Class attributes a data set sets: ``files``, the names its raw file may have, the best first;
-    ``sources``, where to download it; ``missing``, the sentence for when there are none;
-    ``expected``, the counts it should have.
 
     Args:
         name: of the data set, as in run folders and tables.
@@ -57,16 +43,12 @@ class SequenceDataModule(L.LightningDataModule):
         batch_size: rows of the objective (samples, or windows of histories) per training step, over
             all processes.
         eval_batch_size: users per evaluation step.
-        user_bounds: [lower, upper) on a user's interactions, None for no bound.
-        item_bounds: the same for items.
+        user_bounds, item_bounds: [lower, upper) on a user's (item's) interactions.
         drop_duplicates: keep only the first interaction of a user with an item.
-        split: which of ``splits.py``.
-        val_fraction: share of interactions in validation, for ``global_time``.
-        test_fraction: share of interactions in test, for ``global_time``.
+        val_fraction, test_fraction: shares of the interactions, for ``global_time``.
         mask_history: leave a user's history out of the ranking (the paper does not).
         seed: of the training order.
-        columns: names of the ``user``, ``item`` and ``timestamp`` columns of a table; those left
-            out are recognised by their usual names.
+        columns: names of a table's columns; those left out are recognised by their usual names.
         malformed: ``error`` refuses a file of text with a malformed line; ``skip`` leaves such
             lines out and says so, up to 1 % of the lines (or 10). Parquet has no lines.
         objective: which samples an epoch holds; None is ``NextItem``.
@@ -75,9 +57,9 @@ class SequenceDataModule(L.LightningDataModule):
         ValueError: an argument out of its range.
     """
 
-    files: tuple[str, ...] = ()
-    sources: tuple[Source, ...] = ()
-    missing: str = (
+    files: tuple[str, ...] = ()  # names the raw file may have, the best first
+    sources: tuple[Source, ...] = ()  # where to download it
+    missing = (  # the sentence for when there are none
         "The data set {name} is not downloaded by itself; put its file into {folder}, or name a "
         "local copy with dataset.path=."
     )
@@ -121,29 +103,21 @@ class SequenceDataModule(L.LightningDataModule):
         self.test_fraction = test_fraction
         self.mask_history = mask_history
         self.seed = seed
-        columns = columns or {}
-        self.columns = {str(role): str(name) for role, name in columns.items() if name is not None}
+        self.columns = {str(k): str(v) for k, v in (columns or {}).items() if v is not None}
         self.malformed = malformed
         self.objective = objective or NextItem()
 
     def raw(self) -> RawData:
-        """The raw file: ``path``, or what lies in ``root/<name>``, or a download into it.
-
-        Raises:
-            UserError: there is none and none can be had; says which file to put where.
-        """
-        folder = self.root / self.name
-        unpack = self.root / "unpacked" / self.name
-        if self.path is not None:
-            return locate(self.path, unpack, self.files, self.columns)
-        if not folder.is_dir() or search(folder, self.files) is None:
+        """The raw file: ``path``, or what lies in ``root/<name>``, or a download into it."""
+        folder, unpack = self.root / self.name, self.root / "unpacked" / self.name
+        if self.path is None and not (folder.is_dir() and search(folder, self.files)):
             if not self.sources:
                 raise UserError(self.missing.format(name=self.name, folder=folder.absolute()))
             download(self.name, self.sources, folder)
-        return locate(folder, unpack, self.files, self.columns)
+        return locate(self.path or folder, unpack, self.files, self.columns)
 
     def build(self) -> Sequences:
-        """Raw data -> sequences, from the cache under ``root/processed`` if it holds them."""
+        """Raw data to sequences, from the cache under ``root/processed`` if it holds them."""
         raw = self.raw()
         filters = (self.user_bounds, self.item_bounds, self.drop_duplicates)
         with readable(raw.path):
@@ -162,48 +136,43 @@ class SequenceDataModule(L.LightningDataModule):
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Prepare the data, unless it is.
+        """Read, filter and split the data, unless it is.
 
         Raises:
             UserError: no data, data that cannot be read, or too little of it.
         """
-        _ = self.prepared
+        _ = self.flat
 
     @cached_property
-    def prepared(self) -> Prepared:
-        """The data read, filtered and split; ``setup`` makes it."""
-        sequences = self.build()
+    def sequences(self) -> Sequences:
+        return self.build()
+
+    @cached_property
+    def split(self) -> Split:
         if self.split_name == "leave_one_out":
-            split = leave_one_out(sequences)
+            split = leave_one_out(self.sequences)
         else:
-            split = global_time(sequences, self.val_fraction, self.test_fraction)
+            split = global_time(self.sequences, self.val_fraction, self.test_fraction)
         if not (len(split.train) and len(split.val) and len(split.test)):
             raise UserError(
-                f"{self.name} leaves no samples to train, validate and test on: some user needs "
-                "four interactions or more; raise dataset.user_bounds or take more data."
+                f"{self.name} split by {self.split_name} leaves no samples to train, validate and "
+                "test on; raise dataset.user_bounds until some user has four interactions, change "
+                "the fractions of global_time, or take more data."
             )
-        items, offsets = torch.from_numpy(sequences.items), torch.from_numpy(sequences.offsets)
-        mismatch = describe(self.name, sequences, split, self.expected).mismatch()
-        if mismatch is not None:
-            log.warning(mismatch)
-        return Prepared(sequences, split, FlatSequences(items, offsets, self.max_length))
+        return split
 
-    @property
-    def sequences(self) -> Sequences:
-        return self.prepared.sequences
-
-    @property
-    def split(self) -> Split:
-        return self.prepared.split
-
-    @property
-    def flat(self) -> FlatSequences:
-        return self.prepared.flat
-
-    @property
+    @cached_property
     def statistics(self) -> DatasetStatistics:
         """Counts of the data, beside those expected."""
         return describe(self.name, self.sequences, self.split, self.expected)
+
+    @cached_property
+    def flat(self) -> FlatSequences:
+        mismatch = self.statistics.mismatch()
+        if mismatch is not None:
+            log.warning(mismatch)
+        items, offsets = self.sequences.items, self.sequences.offsets
+        return FlatSequences(torch.from_numpy(items), torch.from_numpy(offsets), self.max_length)
 
     @property
     def num_items(self) -> int:
@@ -222,12 +191,11 @@ class SequenceDataModule(L.LightningDataModule):
 
     def training_histories(self) -> tuple[Tensor, Tensor]:
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""
-        starts, stops = self.sequences.offsets[:-1], self.sequences.offsets[1:]
-        ends = self.split.train_end
-        parts = np.stack([ends - starts, stops - ends], axis=1)
-        seen = np.repeat(np.tile([True, False], len(starts)), parts.ravel())
-        offsets = np.concatenate([[0], np.cumsum(parts[:, 0])])
-        return torch.from_numpy(self.sequences.items[seen]), torch.from_numpy(offsets)
+        items, starts = self.sequences.items, self.sequences.offsets[:-1]
+        ends = np.repeat(self.split.train_end, np.diff(self.sequences.offsets))
+        offsets = np.concatenate([[0], np.cumsum(self.split.train_end - starts)])
+        seen = np.arange(len(items)) < ends
+        return torch.from_numpy(items[seen]), torch.from_numpy(offsets)
 
     def item_counts(self) -> Tensor:
         """Training interactions (K,) int64 of items 1 … K."""

@@ -1,8 +1,4 @@
-"""Batches of rows laid end to end, gathered vectorised from the flat array.
-
-No Python runs per sample, and the lengths are known on the host, so that nothing need ask the
-device for them.
-"""
+"""Batches of rows laid end to end, gathered from the flat array without a loop over samples."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from sigma.errors import UserError
@@ -20,32 +17,18 @@ NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
-    """What a model and the task see of the data.
+    """What a model and the task see: T places, B rows, M targets, S items of masked histories."""
 
-    Attributes:
-        items: (T,) int64, the rows' item ids end to end; 0 behind the last row.
-        rows: where they lie; ``longest`` is the same for all batches of a loader.
-        places: (M,) int64, ascending, into T: whose state predicts (M = B for one target a row).
-        targets: (M,) int64, item ids to predict; 0 where a place only fills the batch up.
-        num_targets: targets that are none of those, at least 1.
-        users: (B,) int64, user index of each row.
-        history_lengths: (B,) int64, length of the history before it was cut to L.
-        seen_rows: (S,) int64 rows of ``seen_items``; empty unless the history is masked.
-        seen_items: (S,) int64 items to leave out of that row's ranking.
-        twins: items and rows of other sequences, the b-th with the target of row b; of objectives
-            that have them.
-    """
-
-    items: Tensor
-    rows: Rows
-    places: Tensor
-    targets: Tensor
-    num_targets: int
-    users: Tensor
-    history_lengths: Tensor
-    seen_rows: Tensor = NOTHING
-    seen_items: Tensor = NOTHING
-    twins: tuple[Tensor, Rows] | None = None
+    items: Tensor  # (T,) int64, the rows' item ids end to end; 0 behind the last row
+    rows: Rows  # where they lie; ``longest`` is the same for all batches of a loader
+    places: Tensor  # (M,) int64, ascending, into T: whose state predicts (one a row: M = B)
+    targets: Tensor  # (M,) int64, item ids to predict; 0 where a place only fills the batch up
+    num_targets: int  # targets that are none of those, at least 1
+    users: Tensor  # (B,) int64, user index of each row
+    history_lengths: Tensor  # (B,) int64, length of the history before it was cut to L
+    seen_rows: Tensor = NOTHING  # (S,) int64, rows of ``seen_items``
+    seen_items: Tensor = NOTHING  # (S,) int64, to leave out of that row's ranking
+    twins: tuple[Tensor, Rows] | None = None  # other sequences, the b-th with the target of row b
 
 
 def size_class(number: int) -> int:
@@ -79,83 +62,54 @@ def pinned(batch: Batch, pin_memory: bool = True) -> Batch:
 
     All of it lies in one piece, since to pin memory takes longer than to fill it.
     """
-    tensors = list(tensors_of(batch))
+    tensors: list[Tensor] = []
+    apply_to_collection(batch, Tensor, tensors.append)
     sizes = [tensor.numel() for tensor in tensors]
     memory = torch.empty(sum(sizes), dtype=torch.int64, pin_memory=pin_memory)
     pieces = iter(torch.cat(tensors, out=memory).split(sizes))
-    result: Batch = with_tensors(batch, pieces)
+    result: Batch = apply_to_collection(batch, Tensor, lambda _: next(pieces))
     return result
 
 
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """The tensors of a batch, or of a part of it, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from tensors_of(part)
-
-
-def with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same with other tensors, in the order of ``tensors_of``."""
-    if isinstance(value, Tensor):
-        return next(tensors)
-    if isinstance(value, tuple):
-        parts = [with_tensors(part, tensors) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value
-
-
+@dataclass
 class FlatSequences:
-    """The flat arrays as tensors, and the gather that makes batches of them.
+    """All histories as tensors, and the gather that makes batches of them."""
 
-    Args:
-        items: (n,) int32 or int64 item ids.
-        offsets: (users + 1,) int64.
-        max_length: L, the number of last items a row may hold.
-    """
-
-    def __init__(self, items: Tensor, offsets: Tensor, max_length: int) -> None:
-        self.items = items
-        self.offsets = offsets
-        self.max_length = max_length
+    items: Tensor  # (n,) int32 or int64
+    offsets: Tensor  # (users + 1,) int64
+    max_length: int  # L, the number of last items a row may hold
 
     def batch(self, positions: Tensor, mask_history: bool = False) -> Batch:
-        """One row per target position; the input is the last L items before it.
+        """One row per target position (B,); the input is the last L items before it.
 
-        Args:
-            positions: (B,) int64 target positions.
-            mask_history: fill ``seen_*`` with all of each row's history (but the target).
+        With ``mask_history``, ``seen_*`` hold all of each row's history but for a repeated target,
+        which is still ranked.
         """
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
         lengths = history.clamp(max=self.max_length)
         rows = rows_of(lengths, self.max_length)
+        targets = self.items[positions].long()
         batch = Batch(
             items=self.gather(positions - lengths, lengths),
             rows=rows,
             places=rows.offsets[1:] - 1,
-            targets=self.items[positions].long(),
+            targets=targets,
             num_targets=len(positions),
             users=users,
             history_lengths=history,
         )
-        return self._with_seen(batch, positions) if mask_history else batch
-
-    def _with_seen(self, batch: Batch, positions: Tensor) -> Batch:
-        """With full histories, but for a repeated target, which is still ranked."""
-        history = batch.history_lengths
+        if not mask_history:
+            return batch
         seen = self.gather(positions - history, history)
-        other = seen != batch.targets.repeat_interleave(history)
-        rows = torch.arange(len(positions)).repeat_interleave(history)
-        return batch._replace(seen_rows=rows[other], seen_items=seen[other])
+        other = seen != targets.repeat_interleave(history)
+        seen_rows = torch.arange(len(positions)).repeat_interleave(history)
+        return batch._replace(seen_rows=seen_rows[other], seen_items=seen[other])
 
     def window(self, spans: Tensor, longest: int | None = None) -> Batch:
-        """One row per span of positions, without targets: an objective adds them.
+        """One row per span (B, 2) of positions, without targets: an objective adds them.
 
-        Args:
-            spans: (B, 2) int64, first position and one past the last.
-            longest: of ``Rows``, L by default.
+        A span is a first position and one past the last; ``longest`` is that of ``Rows``, or L.
         """
         first, stop = spans.T.contiguous()
         users = torch.searchsorted(self.offsets, first, right=True) - 1
@@ -190,24 +144,16 @@ class BatchLoader:
     Lightning calls ``set_epoch`` through ``batch_sampler``, and saves ``state_dict`` in
     checkpoints, so a run resumed in the middle of an epoch goes on with the very next batch.
 
-    Args:
-        make: rows and a generator (on the CPU, for random draws) -> batch.
-        rows: (rows, …) what batches consist of, such as target positions.
-        batch_size: rows per step over all ranks (the last batch may be smaller).
-        shuffle: draw a new order each epoch.
-        seed: of the shuffle.
-        rank: this process among ``world_size``; every row goes to exactly one rank.
-
     Raises:
         UserError: fewer rows a step than processes.
     """
 
-    make: Callable[[Tensor, torch.Generator], Batch]
-    rows: Tensor
-    batch_size: int
-    shuffle: bool = False
+    make: Callable[[Tensor, torch.Generator], Batch]  # of rows; the generator is for its draws
+    rows: Tensor  # (rows, …) what batches consist of, such as target positions
+    batch_size: int  # rows per step over all ranks (the last batch may be smaller)
+    shuffle: bool = False  # a new order each epoch
     seed: int = 0
-    rank: int = 0
+    rank: int = 0  # of this process; every row goes to exactly one rank
     world_size: int = 1
 
     def __post_init__(self) -> None:
@@ -216,8 +162,7 @@ class BatchLoader:
                 f"A batch of {self.batch_size} leaves some of the {self.world_size} processes "
                 "without a row; batch_size is of all of them together, so give at least one each."
             )
-        self.epoch = 0
-        self.position = 0
+        self.epoch = self.position = 0
         self._resumed = False
 
     @property
@@ -244,16 +189,17 @@ class BatchLoader:
         if self.shuffle:
             generator.manual_seed(epoch_seed)
             order = order[torch.randperm(len(order), generator=generator).to(order.device)]
+
+        def seed_of(place: int) -> int:
+            """Of the place in the epoch alone: a resumed run draws what it would have drawn."""
+            return (epoch_seed * 1_000_003 + place + 1) % 2**63
+
         while self.position < len(self):
             start = self.position * self.batch_size
             some = order[start : start + self.batch_size][self.rank :: self.world_size]
-            # Of the place in the epoch alone: a resumed run draws what it would have drawn.
-            place = self.position * self.world_size + self.rank + 1
-            generator.manual_seed((epoch_seed * 1_000_003 + place) % 2**63)
+            generator.manual_seed(seed_of(self.position * self.world_size + self.rank))
             if self.world_size > 1:
-                generator.shared = torch.Generator().manual_seed(
-                    (epoch_seed * 1_000_003 + self.position + 1) % 2**63
-                )
+                generator.shared = torch.Generator().manual_seed(seed_of(self.position))
             self.position += 1
             yield self.make(some.contiguous(), generator)
 
@@ -261,6 +207,5 @@ class BatchLoader:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch = state["epoch"]
-        self.position = state["position"]
+        self.epoch, self.position = state["epoch"], state["position"]
         self._resumed = True

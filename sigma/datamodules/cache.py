@@ -33,8 +33,7 @@ def cache_key(files: Iterable[Path], settings: Any) -> str:
     for file in files:
         with file.open("rb") as stream:
             parts.append(hashlib.file_digest(stream, "blake2b").hexdigest())
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return str(_hash(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest())
 
 
 def load(path: Path, key: str) -> Sequences | None:

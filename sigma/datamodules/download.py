@@ -15,34 +15,21 @@ from sigma.errors import UserError
 
 
 class Source:
-    """One file of the original publishers.
+    """One file of the original publishers: the name to save it under, mirrors, and a
+    checksum such as ``md5:0e33…``.
 
-    Args:
-        file: name it is saved under.
-        urls: mirrors of the same bytes, tried in order.
-        sha256: its checksum, or
-        md5: where that is what is published. Without either, the reader's checks of the structure
-            are all there is.
+    Without a checksum, the reader's checks of the structure are all there is.
     """
 
-    def __init__(
-        self, file: str, *urls: str, sha256: str | None = None, md5: str | None = None
-    ) -> None:
-        self.file, self.urls = file, urls
-        self.checksum = f"sha256:{sha256}" if sha256 else f"md5:{md5}" if md5 else None
+    def __init__(self, file: str, *urls: str, checksum: str | None = None) -> None:
+        self.file, self.urls, self.checksum = file, urls, checksum
 
 
 def download(name: str, sources: tuple[Source, ...], folder: Path, timeout: float = 30.0) -> Path:
     """Fetch the first source that can be had into ``folder``; returns its path.
 
     A broken download stays as ``.part`` and is continued by the next attempt; one whose checksum
-    is wrong is thrown away.
-
-    Args:
-        name: of the data set, for messages.
-        sources: alternatives, the best first.
-        folder: where the file is put.
-        timeout: seconds without a byte before a mirror counts as gone.
+    is wrong is thrown away. After ``timeout`` seconds without a byte a mirror counts as gone.
 
     Raises:
         UserError: no source could be had; says which file to put where.

@@ -18,6 +18,15 @@ KNOWN = (
 )
 """Names of raw files, the most telling first."""
 
+WITH_INFO = {
+    "movielens dat": movielens.read_ratings_dat,
+    "movielens tab": movielens.read_u_data,
+    "movielens csv": movielens.read_ratings_csv,
+    "amazon ratings": amazon.read_amazon_ratings,
+    "amazon reviews": amazon.read_amazon_reviews,
+    "amazon reviews 2023": amazon.read_amazon_reviews_2023,
+    "yelp": yelp.read_yelp,
+}
 Settings = Mapping[str, str | None] | None
 
 
@@ -34,12 +43,7 @@ class RawData:
         return [self.path] if self.info is None else [self.path, self.info]
 
     def read(self, columns: Settings = None, malformed: str = "error") -> Interactions:
-        """All interactions in the order of the file.
-
-        Args:
-            columns: see ``choose_columns``.
-            malformed: ``skip`` leaves malformed lines out (of text), ``error`` refuses them.
-        """
+        """All interactions in the order of the file; the settings are those of a data module."""
         match self.format:
             case "sequences":
                 return sequence_text.read_sequence_text(self.path, malformed)
@@ -51,36 +55,19 @@ class RawData:
                 return table.read_parquet(self.path, columns)
             case "csv":
                 return table.read_csv(self.path, columns, malformed)
-            case "movielens dat":
-                return movielens.read_ratings_dat(self.path, self.info, malformed)
-            case "movielens tab":
-                return movielens.read_u_data(self.path, self.info, malformed)
-            case "movielens csv":
-                return movielens.read_ratings_csv(self.path, self.info, malformed)
-            case "amazon ratings":
-                return amazon.read_amazon_ratings(self.path, self.info, malformed)
-            case "amazon reviews":
-                return amazon.read_amazon_reviews(self.path, self.info, malformed)
-            case "amazon reviews 2023":
-                return amazon.read_amazon_reviews_2023(self.path, self.info, malformed)
-            case "yelp":
-                return yelp.read_yelp(self.path, self.info, malformed)
-        raise ValueError(f"no reader for {self.format}")
+        return WITH_INFO[self.format](self.path, self.info, malformed)
 
 
 def recognise(path: Path, columns: Settings = None) -> RawData:
-    """The format of a file, and where its titles are.
+    """The format of an existing file, and where its titles are.
 
-    Args:
-        path: an existing file.
-        columns: if any is named, text is taken for a table with a header.
+    If any of the ``columns`` is named, text is taken for a table with a header.
 
     Raises:
         UserError: no format fits.
     """
-    name = path.name.removesuffix(".gz").lower()
-    ending = Path(name).suffix
-    named = any((columns or {}).values())
+    name = path.name.removesuffix(".gz")
+    ending = Path(name).suffix.lower()
     if ending in (".parquet", ".pq"):
         return RawData(path, "parquet")
     if ending not in (".inter", ".dat", ".data", ".csv", ".tsv", ".txt", ".json", ".jsonl"):
@@ -89,29 +76,28 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
             ".data, .inter (these also with .gz), .parquet or .zip; rename or convert the file."
         )
     if ending == ".inter":
-        items = f"{Path(path.name.removesuffix('.gz')).stem}.item"
-        return RawData(path, "recbole", _neighbour(path, items))
+        return RawData(path, "recbole", _find(path, f"{Path(name).stem}.item"))
     if ending in (".json", ".jsonl"):
         return _json_lines(path)
     delimiter, fields = table.header_fields(path)
     if fields == [""]:
         raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
-    if named:
+    if any((columns or {}).values()):
         return RawData(path, "csv")
     if "::" in delimiter.join(fields) or ending == ".dat":
-        return RawData(path, "movielens dat", _neighbour(path, "movies.dat"))
+        return RawData(path, "movielens dat", _find(path, "movies.dat"))
     if delimiter == "," and {"userId", "movieId", "timestamp"} <= set(fields):
-        return RawData(path, "movielens csv", _neighbour(path, "movies.csv"))
+        return RawData(path, "movielens csv", _find(path, "movies.csv"))
     if ending == ".data":
-        return RawData(path, "movielens tab", _neighbour(path, "u.item"))
+        return RawData(path, "movielens tab", _find(path, "u.item"))
     unnamed = delimiter == "\t" and not any(
         table.usual_column(fields, usual) for usual in table.USUAL.values()
     )
     if ending == ".txt" and (len(fields) == 1 or table.is_number(fields[0]) or unnamed):
         return RawData(path, sequence_text.kind(path))
     if delimiter == "," and amazon.is_rating(fields):
-        stem = name.removesuffix(".csv").removeprefix("ratings_")
-        meta = _find(path, (f"meta_{_original(path, stem)}.json", "meta_*.json"))
+        category = Path(name).stem.removeprefix("ratings_")
+        meta = _find(path, f"meta_{category}.json", "meta_*.json")
         return RawData(path, "amazon ratings", meta)
     return RawData(path, "csv")
 
@@ -128,11 +114,11 @@ def _json_lines(path: Path) -> RawData:
             f"{path}, line 1: not a JSON object ({error}); each line must hold one review."
         ) from error
     if {"business_id", "user_id"} <= fields:
-        return RawData(path, "yelp", _find(path, ("yelp_academic_dataset_business.json",)))
+        return RawData(path, "yelp", _find(path, "yelp_academic_dataset_business.json"))
     if {"asin", "reviewerID"} <= fields:
-        return RawData(path, "amazon reviews", _find(path, ("meta_*.json",)))
+        return RawData(path, "amazon reviews", _find(path, "meta_*.json"))
     if {"parent_asin", "user_id", "timestamp"} <= fields:
-        return RawData(path, "amazon reviews 2023", _find(path, ("meta_*.jsonl",)))
+        return RawData(path, "amazon reviews 2023", _find(path, "meta_*.jsonl"))
     raise UserError(
         f"{path}: a line of Amazon reviews holds reviewerID, asin and unixReviewTime (of 2023 "
         "user_id, parent_asin and timestamp), one of Yelp user_id, business_id and date, but this "
@@ -141,18 +127,7 @@ def _json_lines(path: Path) -> RawData:
     )
 
 
-def _original(path: Path, lowered: str) -> str:
-    """The part of the file's name that ``lowered`` is the lower case of."""
-    start = path.name.lower().find(lowered)
-    return path.name[start : start + len(lowered)]
-
-
-def _neighbour(path: Path, name: str) -> Path | None:
-    other = path.with_name(name)
-    return other if other.is_file() else None
-
-
-def _find(path: Path, patterns: tuple[str, ...]) -> Path | None:
+def _find(path: Path, *patterns: str) -> Path | None:
     """The only file beside ``path`` with one of these names, gzipped or not."""
     for pattern in patterns:
         files = [*path.parent.glob(pattern), *path.parent.glob(pattern + ".gz")]

@@ -9,19 +9,12 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Skipped:
-    """Malformed lines of a raw file that were left out.
+    """Malformed lines of a raw file that were left out."""
 
-    Attributes:
-        lines: how many.
-        of: lines the file has.
-        first: number of the first of them, from 1.
-        reason: what is wrong with it.
-    """
-
-    lines: int
-    of: int
-    first: int
-    reason: str
+    lines: int  # how many
+    of: int  # lines the file has
+    first: int  # number of the first of them, from 1
+    reason: str  # what is wrong with it
 
     def sentence(self, path: Path) -> str:
         return (
@@ -32,33 +25,15 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Interactions:
-    """Interactions of one data set, in the order of the file (it decides ties in time).
+    """Interactions of one data set, in the order of the file (it decides ties in time)."""
 
-    Attributes:
-        users: (n,) int32, code of each interaction's user, an index into ``user_ids``.
-        items: (n,) int32, code of each interaction's item, an index into ``item_ids``.
-        timestamps: (n,) int64, seconds (or any unit that orders), or None when the file itself
-            is in order and holds no time.
-        user_ids: raw user ids, one per code.
-        item_ids: raw item ids, one per code.
-        item_info: optional frame indexed by raw item id (as a string), with any of the columns
-            ``title`` and ``genres``; items it lacks have no title.
-        skipped: malformed lines that were left out, None where there were none.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    timestamps: np.ndarray | None
+    users: np.ndarray  # (n,) int32, code of each interaction's user, an index into ``user_ids``
+    items: np.ndarray  # (n,) int32, the same of its item, into ``item_ids``
+    timestamps: np.ndarray | None  # (n,) int64, of any unit; None where the file is in order
     user_ids: np.ndarray
     item_ids: np.ndarray
-    item_info: pd.DataFrame | None = None
+    item_info: pd.DataFrame | None = None  # ``title``, ``genres`` by raw item id (as a string)
     skipped: Skipped | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.users) != len(self.items) or (
-            self.timestamps is not None and len(self.timestamps) != len(self.users)
-        ):
-            raise ValueError("users, items and timestamps must have the same length")
 
     def __len__(self) -> int:
         return len(self.users)

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sigma.datamodules.formats import KNOWN, RawData, Settings, recognise
+from sigma.datamodules.readers.lines import readable
 from sigma.errors import UserError
 
 SIDE_FILES = (
@@ -26,7 +27,6 @@ def locate(
         path: a raw file, a folder that holds one (or a zip of one), or a zip as downloaded.
         unpack: folder that zips are unpacked into.
         prefer: names of this data set's files, the best first; then come all known names.
-        columns: see ``recognise``.
 
     Raises:
         UserError: nothing there, nothing known there, or several files that could be meant.
@@ -52,25 +52,16 @@ def locate(
 
 
 def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
-    """The raw file in a folder (or one level below), else a zip in it, else None.
-
-    Raises:
-        UserError: the folder cannot be listed, or several files fit equally well.
-    """
+    """The raw file in a folder (or one level below), else a zip in it, else None."""
     try:
-        here = sorted(p for p in folder.iterdir() if p.is_file())
-        below = sorted(
-            p
-            for d in folder.iterdir()
-            if d.is_dir() and d.name != "__MACOSX"
-            for p in d.iterdir()
-            if p.is_file()
-        )
+        below = [d for d in folder.iterdir() if d.is_dir() and d.name != "__MACOSX"]
+        levels = [list(folder.iterdir()), [p for d in below for p in d.iterdir()]]
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be listed ({error.strerror}).") from error
-    for files in (here, below):
+    for level in levels:
+        files = sorted(p for p in level if p.is_file() and not _is_side_file(p))
         for pattern in (*prefer, *KNOWN, "*.zip"):
-            fits = [p for p in files if fnmatch(p.name, pattern) and not _is_side_file(p)]
+            fits = [p for p in files if fnmatch(p.name, pattern)]
             if len(fits) > 1 and pattern not in prefer:
                 raise UserError(
                     f"The folder {folder} holds several files that could be meant: "
@@ -88,25 +79,19 @@ def _is_side_file(path: Path) -> bool:
 
 
 def unzip(path: Path, into: Path) -> Path:
-    """Unpack an archive once per content, all or nothing; returns the folder.
-
-    What would leave the folder is not unpacked.
-
-    Raises:
-        UserError: a damaged archive, one with a password, or no room.
-    """
-    folder: Path | None = None
+    """Unpack an archive once per content, all or nothing, and nothing outside; the folder."""
+    with readable(path), path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
+    folder = into / f"{path.stem}-{digest}"
+    if folder.is_dir():
+        return folder
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
-        folder = into / f"{path.stem}-{digest}"
-        if not folder.is_dir():
-            into.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=into) as partial:
-                content = Path(partial, "content")
-                content.mkdir()
-                shutil.unpack_archive(path, content, "zip")
-                content.rename(folder)
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=into) as partial:
+            content = Path(partial, "content")
+            content.mkdir()
+            shutil.unpack_archive(path, content, "zip")
+            content.rename(folder)
     except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
         raise UserError(f"{path} is not a whole zip archive ({e}); fetch it again.") from e
     except RuntimeError as error:  # zipfile's word for a password
@@ -114,6 +99,6 @@ def unzip(path: Path, into: Path) -> Path:
             f"{path} is locked by a password; unpack it and name the folder with dataset.path=."
         ) from error
     except OSError as error:
-        if folder is None or not folder.is_dir():  # else another process was first
+        if not folder.is_dir():  # else another process was first
             raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
     return folder

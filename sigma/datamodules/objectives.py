@@ -1,7 +1,5 @@
 """Objectives: which rows an epoch holds, what is predicted from each, and how evaluation reads.
 
-An objective turns the training part of the histories into rows (``setup``), rows into training
-batches (``batch``) and may reshape evaluation batches (``evaluation``). The trainer stays the same.
 Of a model it knows the class attributes of ``sigma.models.base.Model`` alone.
 """
 
@@ -30,14 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def windows(starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
-    """Cut each span into windows of at most ``width``, counted from its end, (rows, 2) int64.
+    """Cut spans into windows (rows, 2) of at most ``width``, counted from the end of each.
 
-    Every position of every span lies in exactly one window; only a span's first may be shorter.
-
-    Args:
-        starts: (spans,) first position of each.
-        stops: (spans,) one past the last; empty spans give no window.
-        width: L.
+    Every position of every span, ``starts`` (spans,) to below ``stops``, lies in exactly one
+    window; only a span's first may be shorter.
     """
     counts = -(-(stops - starts).clip(min=0) // width)
     span = np.repeat(np.arange(len(starts)), counts)
@@ -48,22 +42,17 @@ def windows(starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
 
 
 class Objective:
-    """Base: rows are target positions, evaluation batches stay as they are.
+    """Base: rows are target positions, evaluation batches stay as they are."""
 
-    Attributes:
-        masks: it asks by mask tokens.
-        counts: it trains nothing.
-    """
-
-    masks = False
-    counts = False
+    masks = False  # it asks by mask tokens
+    counts = False  # it trains nothing
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         """The rows of one training epoch, along the first dimension."""
         return torch.from_numpy(split.train)
 
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
-        """A training batch of some rows; draws come from ``generator`` alone."""
+        """A training batch of rows; draws come from ``generator`` alone."""
         return flat.batch(rows)
 
     def evaluation(self, batch: Batch, num_items: int) -> Batch:
@@ -76,14 +65,19 @@ class Objective:
         Raises:
             UserError: says why, and what to use instead.
         """
+        reason: str | None
         if model.counted and not self.counts:
-            raise UserError(
-                f"{model.name} is counted, not trained; use objective=counted, its default."
-            )
-        if model.mask_token is not None and not self.masks:
-            raise UserError(
-                f"{model.name} predicts masked items; use objective=cloze, its default."
-            )
+            reason = f"{model.name} is counted, not trained; use objective=counted, its default."
+        elif model.mask_token is not None and not self.masks:
+            reason = f"{model.name} predicts masked items; use objective=cloze, its default."
+        else:
+            reason = self.refusal(model)
+        if reason:
+            raise UserError(reason)
+
+    def refusal(self, model: Model) -> str | None:
+        """Why this objective alone cannot train a model."""
+        return None
 
 
 class NextItem(Objective):
@@ -93,31 +87,27 @@ class NextItem(Objective):
 class Twins(NextItem):
     """``NextItem``, each sample with another training sample of the same target.
 
-    ``Batch.twins`` holds them, new ones each time; a sample whose target occurs once is its twin
-    itself. For contrastive terms (FEARec; the "semantic augmentation" of DuoRec, Qiu et al., WSDM
-    2022).
+    New ones each time; a sample whose target occurs once is its twin itself. For contrastive terms
+    (FEARec; the "semantic augmentation" of DuoRec, Qiu et al., WSDM 2022).
     """
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
-        targets = torch.from_numpy(data.items[split.train]).long()
-        self._positions, self._targets = torch.from_numpy(split.train), targets
-        # Samples of one target follow each other in ``_order``, the lower first, so these keys
-        # rise, too, and a search among them says where a sample stands.
-        self._order = targets.argsort(stable=True)
-        self._keys = targets[self._order] * len(targets) + self._order
-        self._counts = torch.bincount(targets)
+        self._positions = torch.from_numpy(split.train)
+        self._targets = torch.from_numpy(data.items[split.train]).long()
+        self._order = self._targets.argsort(stable=True)  # samples of one target side by side
+        self._place = self._order.argsort()  # of each sample in that order
+        self._counts = torch.bincount(self._targets)
         self._first = self._counts.cumsum(0) - self._counts
-        return torch.arange(len(targets))
+        return torch.arange(len(self._targets))
 
     def twins(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Another sample (M,) with the target of each sample (M,), uniform among the others."""
         targets = self._targets[rows]
-        first, others = self._first[targets], self._counts[targets] - 1
+        others = self._counts[targets] - 1
         share = torch.rand(len(rows), generator=generator, dtype=torch.float64)
-        place = first + (share * others).long()
-        itself = torch.searchsorted(self._keys, targets * len(self._targets) + rows)
+        place = self._first[targets] + (share * others).long()
         # From the sample itself on, an index stands for the next.
-        return self._order[place + ((place >= itself) & (others > 0))]
+        return self._order[place + ((place >= self._place[rows]) & (others > 0))]
 
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
         other = flat.batch(self._positions[self.twins(rows, generator)])
@@ -146,15 +136,12 @@ class AllPositions(Objective):
         return torch.from_numpy(rows[np.isin(rows[:, 1], stops)] if self.last_window else rows)
 
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
-        batch = flat.window(rows)
         first, stop = rows.T
         targets = flat.gather(first + 1, stop - first)
-        return batch._replace(
-            places=torch.arange(len(targets)), targets=targets, num_targets=len(targets)
-        )
+        places = torch.arange(len(targets))
+        return flat.window(rows)._replace(places=places, targets=targets, num_targets=len(targets))
 
-    def check(self, model: Model) -> None:
-        super().check(model)
+    def refusal(self, model: Model) -> str | None:
         if model.leaks_on_purpose:
             log.warning(
                 "%s is trained at every position although it sees the items it must predict "
@@ -162,10 +149,11 @@ class AllPositions(Objective):
                 model.name,
             )
         elif not model.causal:
-            raise UserError(
+            return (
                 f"objective=all_positions predicts every position in one pass, and {model.name} "
                 "is not causal: it would see the items it must predict. Use objective=next_item."
             )
+        return None
 
 
 class Cloze(Objective):
@@ -195,9 +183,7 @@ class Cloze(Objective):
         fine_tune_ratio: Share = 0.5,
         copies: Count = 1,
     ) -> None:
-        self.mask_ratio = mask_ratio
-        self.fine_tune_ratio = fine_tune_ratio
-        self.copies = copies
+        self.mask_ratio, self.fine_tune_ratio, self.copies = mask_ratio, fine_tune_ratio, copies
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         self._mask_token = data.num_items + 1
@@ -206,17 +192,15 @@ class Cloze(Objective):
 
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
         batch = flat.window(rows, flat.max_length + 1)
-        lengths, last = rows[:, 1] - rows[:, 0], batch.rows.offsets[1:] - 1
+        starts, stops = batch.rows.offsets[:-1], batch.rows.offsets[1:]
+        places = stops - 1
         # One coin for the step: all processes mask in the same way, each in its rows.
         coin = torch.rand((), generator=getattr(generator, "shared", generator))
-        if coin < self.fine_tune_ratio:
-            places = last
-        else:
+        if coin >= self.fine_tune_ratio:
             masked = torch.rand(len(batch.items), generator=generator) < self.mask_ratio
-            spare = (torch.rand(len(lengths), generator=generator) * lengths).long()
+            spare = (torch.rand(len(rows), generator=generator) * (stops - starts)).long()
             before = F.pad(masked.cumsum(0), (1, 0))
-            none = before[batch.rows.offsets[1:]] == before[batch.rows.offsets[:-1]]
-            masked[(batch.rows.offsets[:-1] + spare)[none]] = True
+            masked[(starts + spare)[before[stops] == before[starts]]] = True
             places = masked.nonzero().squeeze(1)
         return batch._replace(
             items=batch.items.index_fill(0, places, self._mask_token),
@@ -228,19 +212,18 @@ class Cloze(Objective):
     def evaluation(self, batch: Batch, num_items: int) -> Batch:
         one_more = torch.arange(len(batch.rows.offsets))
         rows = Rows(batch.rows.offsets + one_more, batch.rows.longest + 1)
-        items = torch.full((len(batch.items) + len(batch.users),), num_items + 1)
-        before = torch.ones_like(items, dtype=torch.bool)
-        before[rows.offsets[1:] - 1] = False
-        items[before] = batch.items
-        return batch._replace(items=items, rows=rows, places=rows.offsets[1:] - 1)
+        places = rows.offsets[1:] - 1
+        items = torch.full((len(batch.items) + len(places),), num_items + 1)
+        items[torch.ones_like(items, dtype=torch.bool).index_fill(0, places, False)] = batch.items
+        return batch._replace(items=items, rows=rows, places=places)
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        if model.mask_token is None:
-            raise UserError(
-                f"objective=cloze needs a model with a mask token, and {model.name} has none; use "
-                "model=bert4rec or objective=next_item."
-            )
+    def refusal(self, model: Model) -> str | None:
+        if model.mask_token is not None:
+            return None
+        return (
+            f"objective=cloze needs a model with a mask token, and {model.name} has none; use "
+            "model=bert4rec or objective=next_item."
+        )
 
 
 class Counted(Objective):
@@ -251,10 +234,10 @@ class Counted(Objective):
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         return torch.from_numpy(split.train[:1])
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        if not model.counted:
-            raise UserError(
-                f"objective=counted trains nothing, and {model.name} learns by gradients; use "
-                "objective=next_item."
-            )
+    def refusal(self, model: Model) -> str | None:
+        if model.counted:
+            return None
+        return (
+            f"objective=counted trains nothing, and {model.name} learns by gradients; use "
+            "objective=next_item."
+        )

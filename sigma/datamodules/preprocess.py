@@ -17,31 +17,20 @@ Bounds = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class Sequences:
-    """All histories in one flat array, so memory grows with interactions alone.
+    """All histories in one flat array, so memory grows with interactions alone."""
 
-    Attributes:
-        items: (n,) int32, item ids from 1 (0 is padding), user by user, oldest first.
-        offsets: (users + 1,) int64; user u owns ``items[offsets[u]:offsets[u + 1]]``.
-        timestamps: (n,) int64 beside ``items``, or None.
-        user_ids: raw user ids; user u is ``user_ids[u]``.
-        item_ids: raw item ids; item j is ``item_ids[j - 1]``.
-        item_info: frame with ``title`` / ``genres`` in the order of ``item_ids``, or None.
-        skipped: malformed lines of the raw file that were left out, or None.
-    """
-
-    items: np.ndarray
-    offsets: np.ndarray
-    timestamps: np.ndarray | None
-    user_ids: np.ndarray
-    item_ids: np.ndarray
-    item_info: pd.DataFrame | None = None
+    items: np.ndarray  # (n,) int32, ids from 1 (0 is padding), user by user, oldest first
+    offsets: np.ndarray  # (users + 1,) int64; user u has ``items[offsets[u]:offsets[u + 1]]``
+    timestamps: np.ndarray | None  # (n,) int64 beside ``items``
+    user_ids: np.ndarray  # raw
+    item_ids: np.ndarray  # raw; item j is ``item_ids[j - 1]``
+    item_info: pd.DataFrame | None = None  # ``title``, ``genres`` in the order of ``item_ids``
     skipped: Skipped | None = None
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of who had what, in which order; of times only the order."""
-        digest = hashlib.blake2b(self.items.tobytes(), digest_size=8)
-        digest.update(self.offsets.tobytes())
-        return digest.hexdigest()
+        content = self.items.tobytes() + self.offsets.tobytes()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     @property
     def num_users(self) -> int:
@@ -50,14 +39,6 @@ class Sequences:
     @property
     def num_items(self) -> int:
         return len(self.item_ids)
-
-    def title(self, item: int) -> str:
-        """Title of item id ``item`` (from 1), or its raw id where no title is known."""
-        if self.item_info is not None and "title" in self.item_info:
-            title = self.item_info["title"].iloc[item - 1]
-            if isinstance(title, str):
-                return title
-        return str(self.item_ids[item - 1])
 
 
 def preprocess(
@@ -71,11 +52,8 @@ def preprocess(
     Order: by user (first appearance in the file), then time, then the order of the file: ties in
     time keep the file's order. Item ids follow the first appearance in that file, too.
 
-    Args:
-        data: what a reader returned.
-        user_bounds: users stay who have ``lower <= interactions < upper``; None is no bound.
-        item_bounds: the same for items.
-        drop_duplicates: keep only the first interaction (in time) of a user with an item.
+    Users (items) stay that have ``lower <= interactions < upper``; None is no bound. Of duplicates
+    the first (in time) interaction of a user with an item stays.
 
     Raises:
         ValueError: bounds that exclude everything.
@@ -85,23 +63,24 @@ def preprocess(
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"{name}=[{lower}, {upper}) keeps nothing: lower must be below upper")
     if len(data) == 0:
-        raise UserError(
-            "The data set holds no interactions; check the file dataset.path points at."
-        )
+        raise UserError("The data set holds no interactions; check the file of dataset.path.")
     users, items, times = _filtered(data, user_bounds, item_bounds, drop_duplicates)
     users, user_codes = _densify(users)
     items, item_codes = _densify(items)
     counts = np.bincount(users, minlength=len(user_codes))
     order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
     del users
-    item_ids = data.item_ids[item_codes]
+    item_ids, info = data.item_ids[item_codes], data.item_info
+    if info is not None:
+        once = info[~info.index.duplicated()]  # of an item named twice, the first
+        info = once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
     return Sequences(
         items=items[order] + np.int32(1),
         offsets=np.concatenate([[0], np.cumsum(counts)]),
         timestamps=None if times is None else times[order],
         user_ids=data.user_ids[user_codes],
         item_ids=item_ids,
-        item_info=_info_of(item_ids, data.item_info),
+        item_info=info,
         skipped=data.skipped,
     )
 
@@ -129,14 +108,6 @@ def _filtered(
     return users, items, times
 
 
-def _info_of(item_ids: np.ndarray, info: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Titles and genres in the order of ``item_ids``; of an item named twice, the first."""
-    if info is None:
-        return None
-    once = info[~info.index.duplicated()]
-    return once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
-
-
 def _interval(bounds: Bounds) -> str:
     lower, upper = bounds
     return f"[{0 if lower is None else lower}, {'inf' if upper is None else upper})"
@@ -146,9 +117,7 @@ def _inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Mask (n,) of the interactions whose user (or item) has a number of them within bounds."""
     counts = np.bincount(codes)
     lower, upper = bounds
-    good = np.ones(len(counts), dtype=bool)
-    if lower is not None:
-        good &= counts >= lower
+    good = counts >= (lower or 0)
     if upper is not None:
         good &= counts < upper
     return good[codes]
@@ -157,11 +126,8 @@ def _inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
 def _first_occurrences(data: Interactions) -> np.ndarray:
     """Mask (n,) of each user's earliest interaction with each item."""
     pair = data.users.astype(np.int64) * len(data.item_ids) + data.items
-    order = (
-        np.arange(len(pair))
-        if data.timestamps is None
-        else np.argsort(data.timestamps, kind="stable")
-    )
+    times = data.timestamps
+    order = np.arange(len(pair)) if times is None else np.argsort(times, kind="stable")
     mask = np.zeros(len(pair), dtype=bool)
     mask[order[np.unique(pair[order], return_index=True)[1]]] = True
     return mask

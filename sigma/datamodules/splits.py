@@ -14,15 +14,12 @@ from sigma.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Target positions, each (samples,) int64 and increasing.
-
-    ``train_end[u]`` (users,) is the first position of user u that training must not see.
-    """
+    """Target positions, each (samples,) int64 and increasing."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
-    train_end: np.ndarray
+    train_end: np.ndarray  # (users,) first position of each user that training must not see
 
 
 def leave_one_out(data: Sequences) -> Split:
@@ -35,13 +32,9 @@ def leave_one_out(data: Sequences) -> Split:
     samples = ends - starts - 1
     test = ends[samples >= 2] - 1
     val = ends[samples >= 3] - 2
-    held_out = np.clip(samples - 1, 0, 2)
-    train_end = ends - held_out
     is_train = np.ones(len(data.items), dtype=bool)
-    is_train[starts] = False
-    is_train[test] = False
-    is_train[val] = False
-    return Split(np.flatnonzero(is_train), val, test, train_end)
+    is_train[np.concatenate([starts, test, val])] = False
+    return Split(np.flatnonzero(is_train), val, test, ends - np.clip(samples - 1, 0, 2))
 
 
 def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float = 0.1) -> Split:
@@ -55,7 +48,7 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
 
     Raises:
         ValueError: fractions out of range.
-        UserError: no timestamps, or a period left empty.
+        UserError: no timestamps.
     """
     if data.timestamps is None:
         raise UserError(
@@ -69,21 +62,12 @@ def global_time(data: Sequences, val_fraction: float = 0.1, test_fraction: float
         )
     times = data.timestamps
     n = len(times)
-    ordered = np.sort(times)
     # A fraction of less than one interaction rounds to a place behind the last.
-    val_from = ordered[min(int(n * (1 - val_fraction - test_fraction)), n - 1)]
-    test_from = ordered[min(int(n * (1 - test_fraction)), n - 1)]
-    period = (times >= val_from).astype(np.int8) + (times >= test_from)
-    is_sample = np.ones(n, dtype=bool)
-    is_sample[data.offsets[:-1]] = False
-    cumulative = np.concatenate([[0], np.cumsum(period == 0)])
-    train_end = data.offsets[:-1] + cumulative[data.offsets[1:]] - cumulative[data.offsets[:-1]]
-    train, val, test = (np.flatnonzero(is_sample & (period == k)) for k in range(3))
-    split = Split(train, val, test, train_end)
-    for name, positions in (("train", train), ("val", val), ("test", test)):
-        if len(positions) == 0:
-            raise UserError(
-                f"The split by global_time leaves no {name} samples; change val_fraction and "
-                "test_fraction."
-            )
-    return split
+    cuts = [int(n * (1 - val_fraction - test_fraction)), int(n * (1 - test_fraction))]
+    moments = np.sort(times)[np.minimum(cuts, n - 1)]
+    period = np.searchsorted(moments, times, side="right")
+    before = np.concatenate([[0], np.cumsum(period == 0)])
+    train_end = data.offsets[:-1] + before[data.offsets[1:]] - before[data.offsets[:-1]]
+    period[data.offsets[:-1]] = -1  # a first item is no sample
+    train, val, test = (np.flatnonzero(period == k) for k in range(3))
+    return Split(train, val, test, train_end)

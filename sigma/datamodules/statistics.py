@@ -10,13 +10,9 @@ SIDES = ("users", "items", "interactions")
 
 @dataclass(frozen=True)
 class Expected:
-    """Counts after filtering that a data set should have; None is not known.
+    """Counts after filtering that a data set should have; None is not known."""
 
-    Attributes:
-        vintage: which release, filtered how; ends a sentence.
-    """
-
-    vintage: str
+    vintage: str  # which release, filtered how; ends a sentence
     users: int | None = None
     items: int | None = None
     interactions: int | None = None
@@ -31,7 +27,7 @@ class DatasetStatistics:
     items: int
     interactions: int
     average_length: float
-    sparsity: float
+    sparsity: float  # 1 - interactions / (users * items)
     train_samples: int
     val_samples: int
     test_samples: int
@@ -42,11 +38,10 @@ class DatasetStatistics:
         """One sentence when the counts are not those expected, else None."""
         if self.matches is not False or self.expected is None:
             return None
-        pairs = {side: (getattr(self, side), getattr(self.expected, side)) for side in SIDES}
         differences = [
-            f"{count:,} {side} instead of {expected:,}"
-            for side, (count, expected) in pairs.items()
-            if expected not in (None, count)
+            f"{getattr(self, side):,} {side} instead of {wish:,}"
+            for side in SIDES
+            if (wish := getattr(self.expected, side)) not in (None, getattr(self, side))
         ]
         return (
             f"{self.name} has {', '.join(differences)}, so it is not the expected vintage "
@@ -57,22 +52,10 @@ class DatasetStatistics:
 def describe(
     name: str, data: Sequences, split: Split, expected: Expected | None
 ) -> DatasetStatistics:
-    """Count; sparsity is ``1 - interactions / (users * items)``."""
-    users, items, n = counts = (data.num_users, data.num_items, len(data.items))
-    known = [
-        (getattr(expected, side, None), count) for side, count in zip(SIDES, counts, strict=True)
-    ]
-    known = [(wish, count) for wish, count in known if wish is not None]
-    return DatasetStatistics(
-        name=name,
-        users=users,
-        items=items,
-        interactions=n,
-        average_length=n / users,
-        sparsity=1 - n / (users * items),
-        train_samples=len(split.train),
-        val_samples=len(split.val),
-        test_samples=len(split.test),
-        expected=expected,
-        matches=all(wish == count for wish, count in known) if known else None,
-    )
+    users, items, n = counts = data.num_users, data.num_items, len(data.items)
+    samples = len(split.train), len(split.val), len(split.test)
+    wishes = [getattr(expected, side, None) for side in SIDES]
+    pairs = [pair for pair in zip(wishes, counts, strict=True) if pair[0] is not None]
+    matches = all(wish == count for wish, count in pairs) if pairs else None
+    shape = n / users, 1 - n / (users * items)
+    return DatasetStatistics(name, *counts, *shape, *samples, expected, matches)

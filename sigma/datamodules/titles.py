@@ -12,11 +12,11 @@ from sigma.datamodules.readers.movielens import read_movies_dat, read_u_item
 from sigma.datamodules.readers.table import USUAL, header_fields, read_recbole_items, usual_column
 from sigma.errors import UserError
 
-FILES = ("u.item", "movies.dat", "movies.csv", "*.item")
-"""Names a file of titles has in the releases, looked for in a folder."""
-ITEM = USUAL["item"] + " id"
-TITLE = "title movietitle name itemname productname"
-GENRES = "genres genre class categories category"
+ROLES = {
+    "item": USUAL["item"] + " id",
+    "title": "title movietitle name itemname productname",
+    "genres": "genres genre class categories category",
+}
 NONE = ("", "(no genres listed)", "unknown")  # MovieLens' words for no genre
 
 
@@ -37,40 +37,21 @@ def titles_of(data: Sequences) -> dict[str, Title]:
 def read_titles(path: Path) -> dict[str, Title]:
     """Raw item id -> title and genres of a file.
 
-    Args:
-        path: ``u.item``, ``movies.dat``, ``movies.csv``, a RecBole ``.item`` file, a table (CSV,
-            TSV or Parquet) with columns for item, title and genres, or a folder with one of the
-            first four. Of a table the genres may be missing; in a cell they are parted by ``|``,
-            ``;`` or ``,``.
+    It is ``u.item``, ``movies.dat``, ``movies.csv``, a RecBole ``.item`` file, or a table (CSV,
+    TSV, Parquet) with columns for item, title and, perhaps, genres parted by ``|``, ``;`` or ``,``.
 
     Raises:
         UserError: nothing there, or nothing that can be read.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        path = _in_folder(path)
     if not path.is_file():
-        raise UserError(f"The file of titles {path} does not exist; check the path.")
-    ending = path.suffix.lower()
-    if path.name.lower() == "u.item":
-        table = read_u_item(path)
-    elif ending == ".dat":
-        table = read_movies_dat(path)
-    elif ending == ".item":
-        table = read_recbole_items(path)
-    else:
-        table = _read_table(path)
+        raise UserError(f"The file of titles {path} is no file; check the path.")
+    ending = "u.item" if path.name.lower() == "u.item" else path.suffix.lower()
+    special = {"u.item": read_u_item, ".dat": read_movies_dat, ".item": read_recbole_items}
+    table = special.get(ending, _read_table)(path)
     if "title" not in table:
         raise UserError(f"{path} has no column of titles; name one 'title'.")
     return _titles(table.index, table)
-
-
-def _in_folder(folder: Path) -> Path:
-    for pattern in FILES:
-        files = sorted(folder.glob(pattern))
-        if files:
-            return files[0]
-    raise UserError(f"The folder {folder} holds no file of titles ({', '.join(FILES)}).")
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -87,16 +68,15 @@ def _read_table(path: Path) -> pd.DataFrame:
                 "with columns for item, title and genres."
             ) from error
     names = [str(c) for c in table.columns]
-    roles = {"item": ITEM, "title": TITLE, "genres": GENRES}
-    columns = {role: usual_column(names, usual) for role, usual in roles.items()}
+    columns = {role: usual_column(names, usual) for role, usual in ROLES.items()}
     for role in ("item", "title"):
         if columns[role] is None:
             raise UserError(
                 f"{path} has no column that looks like the {role}; it has: {', '.join(names)}. "
                 f"Name it '{role}'."
             )
-    table = table.rename(columns={name: role for role, name in columns.items() if name})
-    return table.set_index("item")
+    roles = {name: role for role, name in columns.items() if name}
+    return table.rename(columns=roles).set_index("item")
 
 
 def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:
@@ -111,9 +91,7 @@ def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:
 def _split(genres: Any) -> tuple[str, ...]:
     """Genres of a cell: a text, parted by the first of ``| ; ,`` it holds, or a list."""
     if isinstance(genres, str):
-        parting = next((sign for sign in "|;," if sign in genres), "|")
-        parts: list[Any] = genres.split(parting)
-    else:
-        parts = list(genres) if pd.api.types.is_list_like(genres) else []
+        genres = genres.split(next((sign for sign in "|;," if sign in genres), "|"))
+    parts = genres if pd.api.types.is_list_like(genres) else ()
     stripped = (str(part).strip() for part in parts)
     return tuple(part for part in stripped if part not in NONE)

@@ -29,11 +29,13 @@ def interactions(users: int = 12, items: int = 9, n: int = 150, seed: int = 1) -
     return [Row(int(u), int(i), 964_982_703 + int(t)) for u, i, t in zip(*columns, strict=True)]
 
 
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    """Write text, gzipped where the name says so."""
+def write(path: Path, content: str | bytes, encoding: str = "utf-8") -> Path:
+    """Write text, gzipped where the name says so, or bytes as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = text.encode(encoding)
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    if isinstance(content, str):
+        content = content.encode(encoding)
+        content = gzip.compress(content) if path.suffix == ".gz" else content
+    path.write_bytes(content)
     return path
 
 
@@ -78,18 +80,9 @@ def amazon_2018(path: Path, rows: list[Row]) -> Path:
 
 
 def amazon_reviews(path: Path, rows: list[Row]) -> Path:
+    same = {"reviewerName": 'J. "Mac"', "helpful": [2, 3], "reviewText": "Fine.\nReally…"}
     records = (
-        {
-            "reviewerID": reviewer(u),
-            "asin": asin(i),
-            "reviewerName": 'J. "Mac"',
-            "helpful": [2, 3],
-            "reviewText": "Fine.\nReally…",
-            "overall": 5.0,
-            "summary": "ok",
-            "unixReviewTime": t,
-            "reviewTime": "09 13, 2009",
-        }
+        {"reviewerID": reviewer(u), "asin": asin(i), **same, "overall": 5.0, "unixReviewTime": t}
         for u, i, t in rows
     )
     return write(path, "".join(json.dumps(r) + "\n" for r in records))
@@ -97,9 +90,8 @@ def amazon_reviews(path: Path, rows: list[Row]) -> Path:
 
 def amazon_meta(path: Path) -> Path:
     """Product records as of 2014: Python literals, not JSON."""
-    return write(
-        path, "".join(f"{ {'asin': asin(i), 'title': f'Thing {i}'} }\n" for i in range(1, 50))
-    )
+    records = ({"asin": asin(i), "title": f"Thing {i}"} for i in range(1, 50))
+    return write(path, "".join(f"{record}\n" for record in records))
 
 
 def yelp(folder: Path, rows: list[Row]) -> Path:
@@ -128,11 +120,11 @@ def sequence_text(path: Path, rows: list[Row]) -> Path:
     histories: dict[int, list[Row]] = {}
     for row in rows:
         histories.setdefault(row.user, []).append(row)
-    lines = []
+    text = ""
     for user, history in histories.items():
         ordered = sorted(history, key=lambda row: row.time)
-        lines.append(" ".join(map(str, [user, *(row.item for row in ordered)])))
-    return write(path, "\n".join(lines) + "\n")
+        text += " ".join(map(str, [user, *(row.item for row in ordered)])) + "\n"
+    return write(path, text)
 
 
 def csv_table(path: Path, rows: list[Row], header: str = "user_id,item_id,timestamp") -> Path:

@@ -1,6 +1,5 @@
 """Every data set through its own YAML, on generated raw files and on the real ones."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ ROWS = raw.interactions(users=20, items=12, n=400)
 NAMES = sorted({p.stem for p in CONF.glob("[!_]*.yaml")} - {"simulated"})
 
 
-def dataset(name: str, root: Path, **settings: Any) -> SequenceDataModule:
+def dataset(name: str, root: Path = Path("data"), **settings: Any) -> SequenceDataModule:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(name)
     config.update(root=str(root), **settings)
@@ -60,18 +59,16 @@ def test_data_set_from_its_own_folder(name: str, tmp_path: Path) -> None:
     RAW[name](tmp_path / name)
     data = dataset(name, tmp_path)
     data.setup()
-    assert data.name == name
-    assert data.seed == 5
+    assert (data.name, data.seed) == (name, 5)
     stats = data.statistics
     assert (stats.users, stats.items, stats.interactions) == (20, 12, 400)
-    assert stats.average_length == 20
-    assert stats.sparsity == 1 - 400 / 240
-    assert stats.test_samples == stats.val_samples == 20
-    assert stats.train_samples == 400 - 20 * 3
+    assert (stats.average_length, stats.sparsity) == (20, 1 - 400 / 240)
+    assert (stats.train_samples, stats.val_samples, stats.test_samples) == (340, 20, 20)
     assert stats.matches is (None if name == "custom" else False)
     assert data.max_length == (200 if name == "ml_1m" else 50)
-    batch = next(iter(data.train_dataloader()))
-    assert batch.items.max() <= data.num_items == 12
+    upper = {"sports": 200, "yelp": 100}.get(name)  # the paper's
+    assert data.user_bounds == data.item_bounds == (5, upper)
+    assert next(iter(data.train_dataloader())).items.max() <= data.num_items == 12
     assert len(next(iter(data.val_dataloader())).users) == 20
 
 
@@ -87,28 +84,18 @@ def test_any_data_set_takes_any_format(name: str, tmp_path: Path) -> None:
         assert dataset(name, tmp_path / "root", path=str(path)).statistics.interactions == 400
 
 
-def test_bounds_of_the_papers_sports_and_yelp() -> None:
-    for name, upper in (("sports", 200), ("yelp", 100), ("beauty", None)):
-        data = dataset(name, Path("data"))
-        assert data.user_bounds == data.item_bounds == (5, upper)
-
-
 def test_mismatch_is_a_warning_that_names_the_vintage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = raw.amazon_2014(tmp_path / "ratings_Beauty.csv", ROWS)
-    with caplog.at_level(logging.WARNING):
-        dataset("beauty", tmp_path, path=str(path)).setup()
+    dataset("beauty", tmp_path, path=str(path)).setup()
     assert "beauty has 20 users instead of 22,363, 12 items instead of 12,101" in caplog.text
     assert "not the expected vintage (Amazon 2014, users and items in [5, inf))" in caplog.text
 
 
-def test_yelp_says_where_to_get_it(tmp_path: Path) -> None:
+def test_where_data_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"asks for a form.*put it into .*yelp, or name"):
         dataset("yelp", tmp_path).setup()
-
-
-def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     raw.csv_table(tmp_path / "mine.csv", ROWS)
     assert dataset("custom", tmp_path, path="~/mine.csv").statistics.interactions == 400
@@ -147,11 +134,18 @@ def test_settings_that_leave_nothing(
         dataset("custom", tmp_path, path=str(path), **settings).setup()
 
 
-def test_histories_too_short_for_a_split(tmp_path: Path) -> None:
-    path = raw.sequence_text(tmp_path / "a.txt", [raw.Row(u, i, i) for u in (1, 2) for i in (1, 2)])
-    data = dataset("custom", tmp_path, path=str(path), user_bounds=[1, None], item_bounds=[1, None])
+@pytest.mark.parametrize(
+    ("name", "text", "split"),
+    [
+        ("a.txt", "1 1 2\n2 1 2\n", "leave_one_out"),
+        ("a.csv", "user,item,time\n" + "1,2,5\n" * 9, "global_time"),
+    ],
+)
+def test_data_that_leaves_no_samples(name: str, text: str, split: str, tmp_path: Path) -> None:
+    path = str(raw.write(tmp_path / name, text))
+    bounds = {"user_bounds": [1, None], "item_bounds": [1, None]}
     with pytest.raises(UserError, match="leaves no samples to train, validate and test on"):
-        data.setup()
+        dataset("custom", tmp_path, path=path, split=split, **bounds).setup()
 
 
 def test_zip_in_a_folder_that_is_not_ours_is_unpacked_into_root(tmp_path: Path) -> None:
@@ -188,35 +182,24 @@ def test_real_data(path: Path, name: str, tmp_path: Path) -> None:
     assert (stats.users, stats.items, stats.interactions) == counts
     assert stats.matches is not bool(mismatch)
     assert mismatch in (stats.mismatch() or "")
-
-
-@pytest.mark.parametrize("path", [real("beauty.txt")])
-def test_samples_of_the_real_beauty(path: Path, tmp_path: Path) -> None:
-    stats = dataset("beauty", tmp_path, path=str(path)).statistics
-    assert (stats.train_samples, stats.val_samples, stats.test_samples) == (131_413, 22_363, 22_363)
-    assert (round(stats.average_length, 2), round(stats.sparsity, 4)) == (8.88, 0.9993)
+    if name == "beauty":
+        samples = (stats.train_samples, stats.val_samples, stats.test_samples)
+        assert samples == (131_413, 22_363, 22_363)
+        assert (round(stats.average_length, 2), round(stats.sparsity, 4)) == (8.88, 0.9993)
 
 
 @pytest.mark.parametrize("path", [real("ml-latest-small")])
-def test_real_ml_latest_small_has_a_damaged_line(path: Path, tmp_path: Path) -> None:
+def test_real_ml_latest_small_has_a_damaged_line(
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The shared copy has text in the time of line 522, which is said. Mended, it matches."""
     with pytest.raises(UserError, match=r"ratings\.csv, line 522: the time "):
         dataset("ml_latest_small", tmp_path, path=str(path)).setup()
     lines = (path / "ratings.csv").read_text().splitlines()
     lines[521] = "5,39,3.0,847434961"
-    raw.write(tmp_path / "x" / "ratings.csv", "\n".join(lines) + "\n")
-    raw.write(tmp_path / "x" / "movies.csv", (path / "movies.csv").read_text())
-    assert dataset("ml_latest_small", tmp_path, path=str(tmp_path / "x")).statistics.matches is True
-
-
-@pytest.mark.parametrize("path", [real("ml-latest-small")])
-def test_real_ml_latest_small_without_its_damaged_line(
-    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """User 5 and item 39 have many more, so that the filter takes nothing along with the line."""
-    data = dataset("ml_latest_small", tmp_path, path=str(path), malformed="skip")
-    with caplog.at_level(logging.WARNING):
-        data.setup()
+    mended = raw.write(tmp_path / "x" / "ratings.csv", "\n".join(lines) + "\n")
+    assert dataset("ml_latest_small", tmp_path, path=str(mended)).statistics.matches is True
+    # User 5 and item 39 have many more, so that the filter takes nothing along with the line.
+    stats = dataset("ml_latest_small", tmp_path, path=str(path), malformed="skip").statistics
     assert "1 of 100,837 lines left out as malformed, the first of them line 522: " in caplog.text
-    stats = data.statistics
     assert (stats.users, stats.items, stats.interactions) == (610, 3_650, 90_274 - 1)

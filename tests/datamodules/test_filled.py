@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sigma.capture import Inputs
-from sigma.datamodules import base, batches
-from sigma.datamodules.batches import Batch, filled, size_class
+from sigma.datamodules import base
+from sigma.datamodules.batches import Batch, filled, pinned, size_class
 from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.splits import leave_one_out
@@ -22,20 +22,18 @@ from sigma.models.mamba import Mamba
 from sigma.models.sasrec import SASRec
 from sigma.models.sigma import Sigma
 from sigma.task import SequenceTask
-from tests.datamodules.worlds import flat, random_sequences
+from tests.datamodules.worlds import equal, flat, random_sequences, tensors
 
 L, K = 6, 9
 COUNTS = torch.arange(1, K + 1)
 MAMBA = functools.partial(Mamba, state_size=3)
 SMALL: dict[str, Any] = {"hidden_size": 8, "dropout": 0.0}
+SIGMA: dict[str, Any] = {**SMALL, "mamba": MAMBA}
 HEADS: dict[str, Any] = {**SMALL, "max_length": L, "inner_size": 5, "attention_dropout": 0.0}
 # Each objective beside models that it trains.
 CASES: dict[str, tuple[Objective, Any]] = {
-    "next_item": (NextItem(), functools.partial(Sigma, mamba=MAMBA, r=2, **SMALL)),
-    "all_positions": (
-        AllPositions(),
-        functools.partial(Sigma, mamba=MAMBA, partial_flip=False, **SMALL),
-    ),
+    "next_item": (NextItem(), functools.partial(Sigma, r=2, **SIGMA)),
+    "all_positions": (AllPositions(), functools.partial(Sigma, partial_flip=False, **SIGMA)),
     "all_positions, attention": (AllPositions(), functools.partial(SASRec, **HEADS)),
     "cloze": (Cloze(mask_ratio=0.25, fine_tune_ratio=0.0), functools.partial(BERT4Rec, **HEADS)),
     "cloze of the last item": (Cloze(fine_tune_ratio=1.0), functools.partial(BERT4Rec, **HEADS)),
@@ -59,25 +57,19 @@ def model(name: str) -> Model:
     return built.double()
 
 
-# --- sizes ---
-
-
-def test_a_size_is_at_most_an_eighth_above() -> None:
-    for number in range(1, 5000):
+def test_sizes_are_few_and_at_most_an_eighth_above() -> None:
+    sizes = {size_class(number) for number in range(1, 10_000)}
+    for number in range(1, 4000):
         size = size_class(number)
         assert number <= size <= number * 9 / 8
-        assert size_class(size) == size
-        assert size <= size_class(number + 1)
+        assert size_class(size) == size <= size_class(number + 1)
+        assert sum(number < size <= 2 * number for size in sizes) <= 8
     assert size_class(0) == 0
 
 
-def test_there_are_few_sizes() -> None:
-    sizes = {size_class(number) for number in range(1, 10_000)}
-    for number in range(1, 4000):
-        assert sum(number < size <= 2 * number for size in sizes) <= 8
-
-
-# --- layout ---
+def begins_with(longer: Tensor, part: Tensor, rest: int, length: int) -> bool:
+    """``part``, filled up to ``length`` with ``rest``."""
+    return torch.equal(longer, torch.cat([part, torch.full((length - len(part),), rest)]))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -86,43 +78,24 @@ def test_there_are_few_sizes() -> None:
 def test_a_filled_batch_begins_with_the_batch(name: str, size: int, seed: int) -> None:
     batch = batch_of(CASES[name][0], size, seed)
     longer = filled(batch)
-    t, m = len(batch.items), len(batch.places)
-    assert torch.equal(longer.items[:t], batch.items)
-    assert not longer.items[t:].any()
-    assert len(longer.items) == size_class(t + 1) > t
-    assert longer.rows is batch.rows
-    assert torch.equal(longer.places[:m], batch.places)
-    assert torch.equal(longer.targets[:m], batch.targets)
-    assert (longer.places[m:] == len(longer.items) - 1).all()
-    assert not longer.targets[m:].any()
-    assert bool((longer.places.diff() >= 0).all())
+    t, m = size_class(len(batch.items) + 1), len(batch.places)
+    m = m if m == len(batch.users) else size_class(m)
+    assert begins_with(longer.items, batch.items, 0, t)
+    assert begins_with(longer.places, batch.places, t - 1, m)
+    assert begins_with(longer.targets, batch.targets, 0, m)
     assert longer.num_targets == batch.num_targets == int((longer.targets > 0).sum())
-    if m == len(batch.users):
-        assert len(longer.places) == m
-    else:
-        assert len(longer.places) == size_class(m)
-    same = ("users", "history_lengths", "seen_rows", "seen_items")
+    same = ("rows", "users", "history_lengths", "seen_rows", "seen_items")
     assert all(getattr(longer, part) is getattr(batch, part) for part in same)
-    if batch.twins is None:
-        assert longer.twins is None
-    else:
+    assert (longer.twins is None) == (batch.twins is None)
+    if batch.twins is not None:
         (items, rows), (other, same_rows) = batch.twins, longer.twins
-        assert torch.equal(other[: len(items)], items)
-        assert not other[len(items) :].any()
-        assert len(other) == size_class(len(items) + 1) > len(items)
+        assert begins_with(other, items, 0, size_class(len(items) + 1))
         assert same_rows is rows
-
-
-def test_the_place_behind_the_last_row_is_in_no_row() -> None:
-    for size in (1, 5, 37):
-        longer = filled(batch_of(NextItem(), size))
-        index = longer.rows.row_of(torch.arange(len(longer.items)))
-        assert index[-1] == size
-        assert torch.equal(index.bincount()[:size], longer.rows.offsets.diff())
-        assert longer.rows.positions(len(longer.items)).max() < L
-
-
-# --- results ---
+    # The place behind the last row is in no row.
+    index = longer.rows.row_of(torch.arange(t))
+    assert index[-1] == len(batch.users)
+    assert torch.equal(index.bincount()[:-1], longer.rows.offsets.diff())
+    assert longer.rows.positions(t).max() < longer.rows.longest
 
 
 def outcome(
@@ -156,13 +129,7 @@ def test_a_filled_batch_has_the_loss_and_gradients_of_the_batch(name: str, kind:
         if gradient is None:
             assert others[parameter] is None, parameter
             continue
-        torch.testing.assert_close(
-            others[parameter],
-            gradient,
-            rtol=1e-10,
-            atol=1e-12,
-            msg=lambda text, of=parameter: f"{of}: {text}",
-        )
+        torch.testing.assert_close(others[parameter], gradient, rtol=1e-10, atol=1e-12)
     assert sum(g is not None and bool(g.any()) for g in gradients.values()) > len(gradients) / 2
 
 
@@ -192,36 +159,29 @@ def test_a_filled_batch_has_the_ranks_of_the_batch(name: str, mask_history: bool
     assert want.greater.unique().numel() > 3
 
 
-# --- where batches are filled ---
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_batches_are_filled_for_cuda_alone(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Simulated(name="shop", max_length=12, batch_size=70, eval_batch_size=90)
     data.setup()
-    pinned: list[Batch] = []
-    monkeypatch.setattr(base, "pinned", lambda batch: pinned.append(batch) or batch)
-    firsts = {}
-    for trainer in (None, device):
-        if trainer is not None:
-            strategy = SimpleNamespace(root_device=torch.device(trainer))
-            data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
+    calls: list[Batch] = []
+    monkeypatch.setattr(base, "pinned", lambda batch: calls.append(batch) or batch)
+
+    def firsts() -> list[Batch]:
         loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-        firsts[trainer] = [next(iter(loader)) for loader in loaders]
-    assert len(pinned) == (3 if device == "cuda" else 0)
-    for plain, laid_out in zip(firsts[None], firsts[device], strict=True):
-        want = filled(plain) if device == "cuda" else plain
-        assert len(want.items) == len(laid_out.items)
-        assert torch.equal(want.items, laid_out.items)
-        assert torch.equal(want.targets, laid_out.targets)
+        return [next(iter(loader)) for loader in loaders]
+
+    plain = firsts()
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
+    batches = firsts()
+    assert len(calls) == (3 if device == "cuda" else 0)
+    want = [filled(batch) for batch in plain] if device == "cuda" else plain
+    assert equal(tuple(batches), tuple(want))
 
 
 def test_a_batch_for_the_device_lies_in_one_piece() -> None:
     for objective in (NextItem(), Twins()):
         batch = batch_of(objective)
-        moved = batches.pinned(batch, pin_memory=False)
-        tensors, copies = list(batches.tensors_of(batch)), list(batches.tensors_of(moved))
-        assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
-        assert len({tensor.untyped_storage().data_ptr() for tensor in copies}) == 1
-        assert (moved.twins is None) == (batch.twins is None)
-        assert (moved.rows.longest, moved.num_targets) == (batch.rows.longest, batch.num_targets)
+        moved = pinned(batch, pin_memory=False)
+        assert equal(moved, batch)
+        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(moved)}) == 1

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,60 +33,54 @@ MAKE: dict[str, Callable[[Path], Path]] = {
     "reviews.gz": lambda p: raw.amazon_reviews(p / "a.json.gz", ROWS),
     "yelp": lambda p: raw.yelp(p, ROWS) / "yelp_academic_dataset_review.json",
 }
-JUNK: dict[str, tuple[str, list[str | bytes], str]] = {
-    "csv fields": ("csv", ["1,2", "1,2,3,4"], "expected 3 fields separated by ',', got 2"),
-    "csv ids": ("csv", [",2,3", "1,NaN,3"], "the column 'user_id' has no value"),
-    "csv times": (
-        "csv",
-        ["1,2,soon", "1,2,-4", "1,2,", "1,2,inf", "1,2,2018-10-31"],
-        "the time 'soon' in the column 'timestamp' is not a number like the rest",
+UTF8 = "the bytes are not UTF-8 text"
+HTTP = "https://files.grouplens.org/datasets/movielens/ml-latest-small1"
+TIME = "the field 'unixReviewTime' should be a whole number, got"
+JUNK: list[tuple[str, str | bytes, str]] = [
+    ("csv", "1,2", "expected 3 fields separated by ',', got 2"),
+    ("csv", "1,2,3,4", "expected 3 fields separated by ',', got 4"),
+    ("csv", "  ", "expected 3 fields separated by ',', got 1"),
+    ("csv", ",2,3", "the column 'user_id' has no value"),
+    ("csv", "1,NaN,3", "the column 'item_id' has no value"),
+    ("csv", "1,2,", "the time in the column 'timestamp' is missing"),
+    *(
+        ("csv", f"1,2,{time}", f"the time '{time}' in the column 'timestamp' is")
+        for time in ("soon", "-4", "inf", "1e30", "2018-10-31")
     ),
-    "csv bytes": ("csv", [b"1,caf\xe9,3", b"\xff\xfe"], "the bytes are not UTF-8 text"),
-    "csv quotes": (
-        "csv",
-        ['1,"2,3', '"1"",2,3'],
-        "a quote stands out of place in the column 'item_id'",
+    ("csv", b"1,caf\xe9,3", UTF8),
+    ("csv", b"\xff\xfe", UTF8),
+    ("csv", '1,"2,3', "a quote stands out of place in the column 'item_id'"),
+    ("csv", '"1"",2,3', "a quote stands out of place in the column 'user_id'"),
+    ("csv", '1,2,3,"4', "got a quote or a line end out of place"),
+    ("csv.gz", "1,2", "got 2"),
+    ("movielens csv", f"5,39,3.0,84743496 {HTTP}", f"the time '84743496 {HTTP[:30]}"),
+    ("dat", "1::2::3", "expected 4 fields separated by '::', got 3"),
+    ("dat", "1::2::3::x", "the time 'x'"),
+    ("u.data", "1\t2\t3\t4\t5", "expected 4 fields separated by 'tab', got 5"),
+    ("inter", "1\t2\t3\tx", "the time 'x' in the column 'timestamp:float'"),
+    ("inter", "1\t2", "got 2"),
+    ("amazon", "A1,B", "expected 4 fields"),
+    ("reviews", '{"asin": ', "not a JSON object (Expecting value"),
+    ("reviews", "[1]", "not a JSON object"),
+    ("reviews", "7", "not a JSON object"),
+    ("reviews", json.dumps(REVIEW | {"asin": None}), "the column 'asin' has no value"),
+    ("reviews", json.dumps(REVIEW | {"asin": 7}), "the field 'asin' should be text, got 7"),
+    *(
+        ("reviews", json.dumps(REVIEW | {"unixReviewTime": time}), reason)
+        for time, reason in (("5", f'{TIME} "5"'), (5.5, TIME), (True, TIME), (10**30, "Review"))
     ),
-    "csv fields and quotes": ("csv", ['1,2,3,"4'], "got a quote or a line end out of place"),
-    "csv blanks": ("csv", ["  "], "got 1"),
-    "csv of several kinds": ("csv", ["1,2,x", "1", b"\xff,1,1"], "the time 'x'"),
-    "gzipped csv": ("csv.gz", ["1,2"], "got 2"),
-    "movielens csv": (
-        "movielens csv",
-        ["5,39,3.0,84743496 https://files.grouplens.org/datasets/movielens/ml-latest-small1"],
-        "the time '84743496 https://files.grouplens.org/",
-    ),
-    "dat": ("dat", ["1::2::3", "1::2::3::x"], "expected 4 fields separated by '::', got 3"),
-    "u.data": ("u.data", ["1\t2\t3\t4\t5"], "expected 4 fields separated by 'tab', got 5"),
-    "inter": ("inter", ["1\t2\t3\tx", "1\t2"], "the time 'x' in the column 'timestamp:float'"),
-    "amazon": ("amazon", ["A1,B"], "expected 4 fields"),
-    "reviews": (
-        "reviews",
-        [
-            '{"asin": ',
-            "[1]",
-            "7",
-            *(json.dumps(REVIEW | {"asin": value}) for value in (None, 7)),
-            *(json.dumps(REVIEW | {"unixReviewTime": t}) for t in ("5", 5.5, -5, True, 10**30)),
-        ],
-        "not a JSON object (Expecting value",
-    ),
-    "reviews bytes": (
-        "reviews.gz",
-        [json.dumps(REVIEW).replace("A1", "é").encode("latin-1")],
-        "the bytes are not UTF-8 text",
-    ),
-    "yelp": ("yelp", [json.dumps(YELP | {"date": "May 4"})], "the time 'May 4' in the column"),
-}
+    ("reviews", json.dumps(REVIEW | {"unixReviewTime": -5}), "the time"),
+    ("reviews.gz", json.dumps(REVIEW).replace("A1", "é").encode("latin-1"), UTF8),
+    ("yelp", json.dumps(YELP | {"date": "May 4"}), "the time 'May 4' in the column"),
+]
 
 
-def insert(path: Path, junk: list[str | bytes], at: int = AT, step: int = 3) -> None:
-    """Put lines into a file, the first as line ``at``."""
+def insert(path: Path, junk: list[str | bytes], at: int = AT) -> None:
+    """Put lines into a file, the first as line ``at``, the others a few lines apart."""
     with stream.Lines(path, "", False).open() as file:
         lines = file.read().splitlines(keepends=True)
     for k, line in enumerate(junk):
-        data = line if isinstance(line, bytes) else line.encode()
-        lines.insert(at - 1 + k * step, data + b"\n")
+        lines.insert(at - 1 + 3 * k, (line if isinstance(line, bytes) else line.encode()) + b"\n")
     content = b"".join(lines)
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
@@ -104,21 +97,20 @@ def same(a: Interactions, b: Interactions) -> bool:
 
 
 @pytest.mark.parametrize("source", MAKE)
-def test_clean_file_is_read_as_ever(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clean_file(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = MAKE[source](tmp_path)
     monkeypatch.setattr(stream, "scan", None)  # would fail if it were called: nothing is slower
     assert same(read(path), read(path, "error"))
     assert read(path).skipped is None
 
 
-@pytest.mark.parametrize("case", JUNK)
-def test_malformed_lines_are_left_out_alone(case: str, tmp_path: Path) -> None:
-    source, junk, reason = JUNK[case]
+@pytest.mark.parametrize(("source", "junk", "reason"), JUNK)
+def test_malformed_line_is_left_out_alone(
+    source: str, junk: str | bytes, reason: str, tmp_path: Path
+) -> None:
     path = MAKE[source](tmp_path)
     clean = read(path)
-    insert(path, junk)
+    insert(path, [junk])
     with pytest.raises(UserError) as error:
         read(path, "error")
     assert f"{path.name}, line {AT}: " in str(error.value)
@@ -126,32 +118,38 @@ def test_malformed_lines_are_left_out_alone(case: str, tmp_path: Path) -> None:
     data = read(path)
     assert same(data, clean)
     header = source in ("csv", "csv.gz", "movielens csv", "inter")
-    assert data.skipped.lines == len(junk)
-    assert data.skipped.of == len(ROWS) + header + len(junk)
-    assert data.skipped.first == AT
-    assert reason in data.skipped.reason
+    skipped = data.skipped
+    assert (skipped.lines, skipped.of, skipped.first) == (1, len(ROWS) + header + 1, AT)
+    assert reason in skipped.reason
     assert reason in str(error.value)
 
 
-@pytest.mark.parametrize(("source", "junk"), [("dat", "1::2::3"), ("csv", "1,2,2018-10-31")])
-def test_first_and_last_line(source: str, junk: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "first", "junk"),
+    [
+        ("csv", 2, ["1,2,x", "1", b"\xff,1,1", '1,2,3,"4', ",2,3", '"1"",2,3', "1,2,2018-10-31"]),
+        ("dat", 1, ["1::2::3", "1::2::3::x"]),
+        ("reviews", 2, ['{"asin": ', "[1]", json.dumps(REVIEW | {"asin": 7})]),
+    ],
+)
+def test_lines_of_several_kinds_the_first_and_the_last_among_them(
+    source: str, first: int, junk: list[str | bytes], tmp_path: Path
+) -> None:
     path = MAKE[source](tmp_path)
     clean = read(path)
-    insert(path, [junk], 1 if source == "dat" else 2)
-    path.write_bytes(path.read_bytes() + junk.encode())  # without a line end, as if cut off
+    insert(path, junk, first)
+    path.write_bytes(path.read_bytes() + junk[0].encode())  # without a line end, as if cut off
     data = read(path)
     assert same(data, clean)
-    assert data.skipped.lines == 2
+    assert (data.skipped.lines, data.skipped.first) == (len(junk) + 1, first)
 
 
 def test_what_no_one_reads_may_be_of_any_kind(tmp_path: Path) -> None:
     """A column of text in another encoding, with quotes and line ends, costs no row."""
     text = b"user_id,item_id,text\n" + b'1,2,"caf\xe9\nan ""x"", y"\n3,4,5\xe9\n' * 30
-    path = tmp_path / "a.csv"
-    path.write_bytes(text)
+    path = raw.write(tmp_path / "a.csv", text)
     clean = read(path, "error")
-    path.write_bytes(text + b'1,2\n5,6,"never closed\n7,8,9\n')
-    data = read(path)
+    data = read(raw.write(path, text + b'1,2\n5,6,"never closed\n7,8,9\n'))
     assert (data.skipped.lines, data.skipped.first) == (1, 92)
     assert len(data) == len(clean) + 2
     assert data.user_ids.tolist() == ["1", "3", "5", "7"]
@@ -163,8 +161,7 @@ def test_stray_quotes_in_a_title_cost_no_row(tmp_path: Path) -> None:
     text = "user_id\titem_id\ttimestamp\ttitle\n" + "\n".join(lines) + "\n"
     data = read(raw.write(tmp_path / "a.tsv", text), "error")
     assert data.user_ids.tolist() == ["u1", "u2", "u3", "u4"]
-    assert data.timestamps.tolist() == [5, 6, 7, 8]
-    assert data.skipped is None
+    assert (data.timestamps.tolist(), data.skipped) == ([5, 6, 7, 8], None)
     # In an id a quote may have taken something along; that row alone is refused.
     stray = raw.write(tmp_path / "b.tsv", text + '"u5\ti5\t9\tx\nu6\ti6\t9\ty\n')
     with pytest.raises(UserError, match="line 6: a quote stands out of place in the column 'user_"):
@@ -182,25 +179,21 @@ def test_quoted_line_ends_over_block_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_row_over_several_lines_is_left_out_whole(tmp_path: Path) -> None:
-    path = raw.write(tmp_path / "a.csv", 'user,item,time,text\n1,2,x,"a\n1,2,3,b\nc"\n1,2,3,d\n')
-    data = read(path)
+    text = 'user,item,time,text\n1,2,x,"a\n1,2,3,b\nc"\n1,2,3,d\n'
+    data = read(raw.write(tmp_path / "a.csv", text))
     assert len(data) == 1
     assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (3, 5, 2)
 
 
 def test_sequence_text(tmp_path: Path) -> None:
-    lines = [b"1 2 3", b"2", b"3 \xff", b"1 9", b"4 2"]
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"\n".join(lines))
+    path = raw.write(tmp_path / "a.txt", b"1 2 3\n2\n3 \xff\n1 9\n4 2")
     with pytest.raises(UserError, match=r"line 2: .*, or leave such lines out with dataset\.malf"):
         read(path, "error")
     data = read(path)
-    assert data.user_ids.tolist() == ["1", "4"]
+    assert (data.user_ids.tolist(), data.users.tolist()) == (["1", "4"], [0, 0, 1])
     assert data.item_ids.tolist() == ["2", "3"]
-    assert data.users.tolist() == [0, 0, 1]
-    skipped = data.skipped
-    assert (skipped.lines, skipped.of, skipped.first) == (3, 5, 2)
-    assert "got only '2'" in skipped.reason
+    assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (3, 5, 2)
+    assert "got only '2'" in data.skipped.reason
 
 
 def test_parquet_has_no_lines(tmp_path: Path) -> None:
@@ -212,29 +205,29 @@ def test_parquet_has_no_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("lines", "limit"), [(40, 10), (1000, 10), (3000, 30)])
-def test_too_many_are_refused(lines: int, limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "head", "good", "bad"),
+    [("a.csv", "user,item,time\n", "{0},2,{0}\n", "1,2,x\n"), ("a.txt", "", "{0} 2\n", "7\n")],
+)
+def test_too_many_are_refused(
+    lines: int, limit: int, name: str, head: str, good: str, bad: str, tmp_path: Path
+) -> None:
     """Up to 10 lines or 1 % are left out, one more is refused."""
-    for source, bad in (("a.csv", "1,2,x\n"), ("a.txt", "7\n")):
-        head = ["user,item,time\n"] if source == "a.csv" else []
-        for count in (limit, limit + 1):
-            good = [f"{k},2,{k}\n" if head else f"{k} 2\n" for k in range(lines - count)]
-            text = [*head, *good[:5], *[bad] * count, *good[5:]][:lines]
-            path = raw.write(tmp_path / source, "".join(text))
-            if count == limit:
-                assert read(path).skipped.lines == limit
-                continue
-            with pytest.raises(UserError) as error:
-                read(path)
-            assert f"more than {limit} of its {lines:,} lines are malformed" in str(error.value)
-            assert f"the first is line {6 + len(head)}: " in str(error.value)
-            assert "\n" not in str(error.value)
+    rows = [good.format(k) for k in range(lines - limit - bool(head))]
+    path = raw.write(tmp_path / name, "".join([head, *rows[:5], bad * limit, *rows[5:]]))
+    assert read(path).skipped.lines == limit
+    raw.write(path, "".join([head, *rows[:5], bad * (limit + 1), *rows[5:-1]]))
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert f"more than {limit} of its {lines:,} lines are malformed" in str(error.value)
+    assert f"the first is line {6 + bool(head)}: " in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_nothing_but_malformed_lines(tmp_path: Path) -> None:
     path = raw.write(tmp_path / "a.csv", "user,item,time\n1,2,\n1,,2\n")
-    data = Custom(path=str(path), root=str(tmp_path / "root"), malformed="skip")
     with pytest.raises(UserError, match="holds no interactions"):
-        data.setup()
+        Custom(path=path, root=tmp_path / "root", malformed="skip").setup()
 
 
 def test_every_start_warns_once_and_the_setting_is_part_of_the_cache(
@@ -245,9 +238,8 @@ def test_every_start_warns_once_and_the_setting_is_part_of_the_cache(
     for _ in range(2):
         caplog.clear()
         data = Custom(path=str(path), root=str(tmp_path / "root"), malformed="skip")
-        with caplog.at_level(logging.WARNING):
-            data.prepare_data()
-            data.setup()
+        data.prepare_data()
+        data.setup()
         (warning,) = caplog.messages
         assert "2 of 1,503 lines left out as malformed, the first of them line 522: the" in warning
         monkeypatch.setattr("sigma.datamodules.base.preprocess", None)  # only the cache is left

@@ -1,5 +1,6 @@
 """Objectives: what is predicted from what, that nothing held out is seen, who may be trained."""
 
+import functools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -8,21 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from sigma.datamodules import objectives
 from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences
-from sigma.datamodules.objectives import (
-    AllPositions,
-    Cloze,
-    Counted,
-    NextItem,
-    Objective,
-    Twins,
-    windows,
-)
+from sigma.datamodules.objectives import AllPositions, Cloze, Counted, NextItem, Objective, Twins
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split, global_time, leave_one_out
 from sigma.errors import UserError
 from sigma.models.base import Model
-from tests.datamodules.worlds import flat, random_sequences, sequences
+from sigma.ops.rows import rows_of
+from tests.datamodules.worlds import equal, flat, random_sequences, sequences
 
 L, K = 6, 9
 
@@ -42,17 +37,8 @@ def epoch(
     return rows, objective.batch(histories, rows, torch.Generator().manual_seed(seed))
 
 
-def equal(a: Any, b: Any) -> bool:
-    """Of what a batch holds."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
 def test_windows_by_hand() -> None:
-    got = windows(np.array([0, 10, 20, 30]), np.array([3, 17, 20, 42]), 6)
+    got = objectives.windows(np.array([0, 10, 20, 30]), np.array([3, 17, 20, 42]), 6)
     assert got.tolist() == [[0, 3], [10, 11], [11, 17], [30, 36], [36, 42]]
 
 
@@ -64,9 +50,7 @@ def test_all_positions_predict_the_samples_of_next_item_once_each(world: tuple) 
     owner = np.searchsorted(data.offsets, split.train, side="right") - 1
     expected = Counter(zip(owner.tolist(), data.items[split.train].tolist(), strict=True))
     assert predicted == expected
-    assert batch.rows.offsets.diff().tolist() == [stop - first for first, stop in rows.tolist()]
-    assert batch.rows.offsets[0] == 0
-    assert batch.rows.longest == L
+    assert equal(batch.rows, rows_of(rows[:, 1] - rows[:, 0], L))
     assert batch.places.tolist() == list(range(len(batch.items)))
     assert batch.num_targets == len(batch.targets) == len(split.train)
     read = [data.items[first:stop] for first, stop in rows.tolist()]
@@ -84,8 +68,7 @@ def test_the_last_window_alone(world: tuple) -> None:
     assert rows[:, 1].tolist() == stops[some].tolist()
     assert rows[:, 0].tolist() == np.maximum(stops - L, data.offsets[:-1])[some].tolist()
     assert len(batch.targets) == int((rows[:, 1] - rows[:, 0]).sum())
-    every, _ = epoch(AllPositions(), world)
-    assert len(rows) < len(every)
+    assert len(rows) < len(epoch(AllPositions(), world)[0])
 
 
 def test_processes_share_the_coin_but_not_the_masks() -> None:
@@ -93,16 +76,11 @@ def test_processes_share_the_coin_but_not_the_masks() -> None:
     data = random_sequences(160, K, 2, 25, seed=0)
     objective = Cloze(mask_ratio=0.5, fine_tune_ratio=0.5)
     rows = objective.setup(data, leave_one_out(data), L)
+    make = functools.partial(objective.batch, flat(data, L))
 
     def kinds(rank: int, world_size: int) -> list[bool]:
-        def make(chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-            return objective.batch(flat(data, L), chosen, generator)
-
         loader = BatchLoader(make, rows, 16, True, 5, rank, world_size)
-        return [
-            len(b.places) == len(b.users) and torch.equal(b.places, b.rows.offsets[1:] - 1)
-            for b in loader
-        ]
+        return [equal(b.places, b.rows.offsets[1:] - 1) for b in loader]
 
     alone = kinds(0, 1)
     assert {True, False} == set(alone)
@@ -113,17 +91,13 @@ def test_processes_share_the_coin_but_not_the_masks() -> None:
 def test_nothing_held_out_is_seen(objective: Objective, world: tuple) -> None:
     data, split, _ = world
     # Whatever stands in the held-out places must not reach any training batch.
-    held = np.ones(len(data.items), dtype=bool)
-    for user, end in enumerate(split.train_end):
-        held[data.offsets[user] : end] = False
     other = data.items.copy()
-    other[held] = other[held] % K + 1
+    for start, stop in zip(split.train_end, data.offsets[1:], strict=True):
+        other[start:stop] = other[start:stop] % K + 1
+    assert (other != data.items).any()
     changed = replace(data, items=other)
     _, before = epoch(objective, world)
-    _, after = epoch(objective, (changed, split, flat(changed, L)))
-    for a, b in zip(before, after, strict=True):
-        assert equal(a, b)
-    assert held.any()
+    assert equal(before, epoch(objective, (changed, split, flat(changed, L)))[1])
     assert len(before.targets)
 
 
@@ -135,31 +109,27 @@ def test_cloze_masks_what_it_asks_for(world: tuple) -> None:
     assert equal(batch.rows, plain.rows)
     assert batch.rows.longest == L + 1
     masked = batch.items != plain.items
+    row_of = batch.rows.row_of(batch.places)
     assert torch.equal(masked.nonzero().squeeze(1), batch.places)
     assert (batch.items[masked] == K + 1).all()
     assert torch.equal(batch.targets, plain.items[masked])
     assert batch.num_targets == len(batch.targets)
     lengths = batch.rows.offsets.diff()
-    per_row = torch.tensor([int(row.sum()) for row in masked.split(lengths.tolist())])
+    per_row = row_of.bincount(minlength=len(rows))
     assert per_row.min() == 1  # never a row without a target
     full = lengths == L + 1
     # Of seven items at 0.3, given that a row without one gets one: 2.1 + 0.7^7.
     assert per_row[full].double().mean().item() == pytest.approx(2.1 + 0.7**7, abs=0.1)
     # And each of the seven alike, the first and the last as well.
     at = batch.rows.positions(len(batch.items))[batch.places]
-    at = at[full[batch.rows.row_of(torch.arange(len(batch.items)))[batch.places]]]
+    at = at[full[row_of]]
     shares = torch.bincount(at, minlength=L + 1) / full.sum()
     assert (shares - (0.3 + 0.7**7 / 7)).abs().max() < 0.06
-    # One a row without any, at random among its items.
-    one = lengths == 1
-    assert (per_row[one] == 1).all()
     # Every training item of every history, its first and last among them, is visited and masked.
     spans = sum(int(b) - int(a) for a, b in rows[: len(rows) // 50].tolist())
     assert spans == int((split.train_end - data.offsets[:-1]).sum())
-    again = objective.batch(histories, rows, torch.Generator().manual_seed(0))
-    assert torch.equal(again.items, batch.items)
-    other = objective.batch(histories, rows, torch.Generator().manual_seed(1))
-    assert not torch.equal(other.items, batch.items)
+    assert equal(epoch(objective, world)[1], batch)
+    assert not torch.equal(epoch(objective, world, seed=1)[1].items, batch.items)
 
 
 def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> None:
@@ -167,9 +137,7 @@ def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> No
     objective = Cloze(mask_ratio=1e-12, fine_tune_ratio=0.0, copies=200)
     rows, batch = epoch(objective, world)
     lengths = rows[:, 1] - rows[:, 0]
-    assert torch.equal(
-        batch.rows.row_of(torch.arange(len(batch.items)))[batch.places], torch.arange(len(rows))
-    )
+    assert torch.equal(batch.rows.row_of(batch.places), torch.arange(len(rows)))
     at = batch.rows.positions(len(batch.items))[batch.places]
     for length in range(1, L + 2):
         counts = torch.bincount(at[lengths == length], minlength=length).double()
@@ -180,15 +148,11 @@ def test_cloze_masks_one_item_at_random_where_none_was_drawn(world: tuple) -> No
 
 def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
     rows, batch = epoch(Cloze(fine_tune_ratio=1.0), world)
-    assert len(batch.places) == len(rows)
     assert torch.equal(batch.places, batch.rows.offsets[1:] - 1)
     assert torch.equal(batch.targets, world[2].items[rows[:, 1] - 1].long())
-    objective, kinds = Cloze(mask_ratio=0.99, fine_tune_ratio=0.25), []
-    rows = objective.setup(*world[:2], L)
-    for seed in range(400):
-        batch = objective.batch(world[2], rows[:8], torch.Generator().manual_seed(seed))
-        kinds.append(len(batch.targets) == 8)
-    assert 0.15 < sum(kinds) / 400 < 0.35
+    objective = Cloze(mask_ratio=0.99, fine_tune_ratio=0.25)
+    batches = [epoch(objective, world, seed)[1] for seed in range(400)]
+    assert 0.15 < sum(len(batch.targets) == len(rows) for batch in batches) / 400 < 0.35
 
 
 @pytest.mark.parametrize("mask_history", [False, True])
@@ -201,13 +165,10 @@ def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
     lengths = plain.rows.offsets.diff()
     expected = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
     assert answer.items.tolist() == [item for row in expected for item in row]
-    assert torch.equal(answer.rows.offsets.diff(), lengths + 1)
-    assert answer.rows.offsets[0] == 0
-    assert answer.rows.longest == plain.rows.longest + 1 == L + 1
+    assert equal(answer.rows, rows_of(lengths + 1, L + 1))
     assert torch.equal(answer.places, answer.rows.offsets[1:] - 1)
-    changed = {"items", "rows", "places"}
-    for name in set(Batch._fields) - changed:
-        assert equal(getattr(answer, name), getattr(plain, name)), name
+    same = {name: getattr(plain, name) for name in ("items", "rows", "places")}
+    assert equal(answer._replace(**same), plain)
     # It reads at a place that training has predicted, too, in the longest row as well.
     assert lengths.max() == L
     batch = epoch(Cloze(fine_tune_ratio=1.0), world)[1]
@@ -221,9 +182,8 @@ def test_twins_are_other_samples_of_the_same_target(world: tuple) -> None:
     objective = Twins()
     rows = objective.setup(data, split, L)
     targets = data.items[split.train]
-    draws = torch.stack(
-        [objective.twins(rows, torch.Generator().manual_seed(s)) for s in range(300)]
-    )
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(300)]
+    draws = torch.stack([objective.twins(rows, generator) for generator in seeds])
     for row in rows.tolist():
         same = {i for i in range(len(targets)) if targets[i] == targets[row] and i != row}
         got = Counter(draws[:, row].tolist())
@@ -248,8 +208,7 @@ def test_a_lone_target_is_its_own_twin() -> None:
 
 def toy(**traits: Any) -> Model:
     model = Model()
-    for name, value in {"name": "toy", **traits}.items():
-        setattr(model, name, value)
+    model.__dict__.update({"name": "toy", **traits})
     return model
 
 

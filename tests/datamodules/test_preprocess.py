@@ -1,17 +1,14 @@
 """Filtering against a brute-force reference, order and ties, duplicates, dense ids, titles."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.locate import locate
 from sigma.datamodules.preprocess import Bounds, Sequences, preprocess
 from sigma.errors import UserError
-from tests.datamodules import raw_files as raw
 
 
 def interactions(rows: list[tuple[int, int, int]], timed: bool = True) -> Interactions:
@@ -24,17 +21,14 @@ def interactions(rows: list[tuple[int, int, int]], timed: bool = True) -> Intera
 
 def histories(data: Sequences) -> dict[int, list[tuple[int, int | None]]]:
     """Raw user -> [(raw item, time)] in order."""
-    out: dict[int, list[tuple[int, int | None]]] = {}
-    for u in range(data.num_users):
-        span = range(data.offsets[u], data.offsets[u + 1])
-        out[int(data.user_ids[u])] = [
-            (
-                int(data.item_ids[data.items[p] - 1]),
-                None if data.timestamps is None else int(data.timestamps[p]),
-            )
-            for p in span
-        ]
-    return out
+    items = data.item_ids[data.items - 1].tolist()
+    times = [None] * len(items) if data.timestamps is None else data.timestamps.tolist()
+    pairs = list(zip(items, times, strict=True))
+    ends = zip(data.offsets, data.offsets[1:], strict=False)
+    return {
+        int(user): pairs[start:stop]
+        for user, (start, stop) in zip(data.user_ids, ends, strict=True)
+    }
 
 
 def reference(
@@ -72,12 +66,8 @@ BOUNDS: list[tuple[Bounds, Bounds]] = [
 def test_filter_and_order_against_brute_force(seed: int, users: Bounds, items: Bounds) -> None:
     rng = np.random.default_rng(seed)
     n = 250
-    rows = [
-        (int(u), int(i), int(t))
-        for u, i, t in zip(
-            rng.zipf(1.6, n) % 40, rng.zipf(1.5, n) % 30, rng.integers(0, 20, n), strict=True
-        )
-    ]
+    columns = rng.zipf(1.6, n) % 40, rng.zipf(1.5, n) % 30, rng.integers(0, 20, n)
+    rows = [tuple(map(int, row)) for row in zip(*columns, strict=True)]
     expected = reference(rows, users, items)
     if not expected:
         with pytest.raises(UserError, match="No interactions are left"):
@@ -91,21 +81,10 @@ def test_filter_and_order_against_brute_force(seed: int, users: Bounds, items: B
     assert data.items.dtype == np.int32
 
 
-def test_both_sides_are_filtered_again_until_nothing_changes() -> None:
-    # Without item 9, user 2 has one interaction; without user 2, item 8 has one; and so on.
-    rows = [(1, 7, 0), (1, 8, 1), (2, 8, 2), (2, 9, 3), (3, 7, 4), (3, 6, 5), (1, 6, 6)]
-    data = preprocess(interactions(rows), (2, None), (2, None))
-    assert histories(data) == {1: [(7, 0), (6, 6)], 3: [(7, 4), (6, 5)]}
-
-
-def test_upper_bound_is_exclusive() -> None:
-    rows = [(1, i, 0) for i in range(5)] + [(2, i, 0) for i in range(4)]
-    assert list(histories(preprocess(interactions(rows), (None, 5)))) == [2]
-
-
 def test_ties_keep_the_order_of_the_file() -> None:
     rows = [(1, 5, 3), (2, 1, 0), (1, 4, 2), (1, 3, 3), (1, 2, 2), (1, 1, 3)]
     assert [i for i, _ in histories(preprocess(interactions(rows)))[1]] == [4, 2, 5, 3, 1]
+    assert list(histories(preprocess(interactions(rows), (None, 5)))) == [2]  # below, not at
 
 
 def test_times_one_second_apart_stay_apart() -> None:
@@ -114,11 +93,8 @@ def test_times_one_second_apart_stay_apart() -> None:
     data = preprocess(interactions([(1, 5, late), (1, 6, early)]))
     assert histories(data)[1] == [(6, early), (5, late)]
 
-
-def test_no_times_keep_the_order_of_the_file() -> None:
-    rows = [(1, 5, 9), (2, 5, 9), (1, 4, 1), (1, 3, 5)]
-    data = preprocess(interactions(rows, timed=False))
-    assert histories(data)[1] == [(5, None), (4, None), (3, None)]
+    data = preprocess(interactions([(1, 5, 9), (2, 5, 9), (1, 4, 1), (1, 3, 5)], timed=False))
+    assert histories(data)[1] == [(5, None), (4, None), (3, None)]  # the file's order
 
 
 @pytest.mark.parametrize("timed", [True, False])
@@ -135,33 +111,6 @@ def test_duplicates_are_dropped_before_counting() -> None:
     rows = [(1, 5, t) for t in range(6)] + [(2, i, 0) for i in (5, 6)]
     data = preprocess(interactions(rows), (2, None), drop_duplicates=True)
     assert list(histories(data)) == [2]
-
-
-def test_nothing_to_drop_still_filters() -> None:
-    rows = [(1, 5, 0), (1, 6, 1), (2, 5, 2)]
-    assert list(histories(preprocess(interactions(rows), (2, None), drop_duplicates=True))) == [1]
-
-
-def test_titles_follow_the_dense_ids(tmp_path: Path) -> None:
-    path = raw.ml_csv(tmp_path / "x", raw.interactions())
-    data = preprocess(locate(path, tmp_path).read(), (5, None), (5, None))
-    for item in range(1, data.num_items + 1):
-        assert data.title(item) == f"Café, the {data.item_ids[item - 1]} (1995)"
-
-
-def test_a_title_given_twice_is_the_first(tmp_path: Path) -> None:
-    folder = raw.ml_1m(tmp_path / "x", raw.interactions())
-    films = (folder / "movies.dat").read_text("latin-1")
-    (folder / "movies.dat").write_text(films + films.replace("Café", "Cite"), "latin-1")
-    data = preprocess(locate(folder, tmp_path).read(), (None, None), (None, None))
-    assert data.title(1).startswith("Café")
-
-
-def test_item_without_a_title_is_called_by_its_id(tmp_path: Path) -> None:
-    path = raw.csv_table(tmp_path / "a.csv", [raw.Row(1, 77, 0), raw.Row(1, 78, 1)])
-    assert preprocess(locate(path, tmp_path).read()).title(2) == "78"
-    raw.ml_csv(tmp_path / "x", [raw.Row(1, 77, 0)])  # movies.csv ends at 49
-    assert preprocess(locate(tmp_path / "x", tmp_path).read()).title(1) == "77"
 
 
 @pytest.mark.parametrize("bounds", [(5, 5), (6, 5)])

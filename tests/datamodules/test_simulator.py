@@ -1,17 +1,13 @@
 """The simulator: reproducible, long-tailed, and its claimed probabilities are the true ones."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from sigma.datamodules.sets.simulated import Simulated
-from sigma.datamodules.simulator import DAY, SUCCESSORS, Achievable, Shop
-
-CONF = Path(__file__).parents[2] / "conf"
+from sigma.datamodules.simulator import DAY, SUCCESSORS, Shop
+from tests.datamodules.test_datasets import dataset
 
 
 @pytest.fixture(scope="module")
@@ -24,30 +20,26 @@ def shop_items(data: Simulated) -> np.ndarray:
     return data.sequences.item_ids[data.sequences.items - 1]
 
 
-def hit_rate(module: Simulated, scores: np.ndarray, positions: np.ndarray, k: int = 10) -> float:
+def probabilities(data: Simulated, positions: np.ndarray, **settings: float) -> np.ndarray:
+    """(m, I) of the shop's own items, were its settings these."""
+    shop = replace(data.shop, **settings)
+    return shop.probabilities(shop_items(data), data.sequences.offsets, positions)
+
+
+def hit_rate(data: Simulated, scores: np.ndarray, positions: np.ndarray, k: int = 10) -> float:
     """HR@k of ``scores`` (m, items) for the targets at ``positions``."""
     best = np.argpartition(-scores, k, axis=1)[:, :k]
-    return float((best == module.sequences.items[positions, None] - 1).any(axis=1).mean())
+    return float((best == data.sequences.items[positions, None] - 1).any(axis=1).mean())
 
 
-def in_training(module: Simulated) -> np.ndarray:
-    """(n,) bool: positions that training sees."""
-    lengths = np.diff(module.sequences.offsets)
-    return np.arange(len(module.sequences.items)) < np.repeat(module.split.train_end, lengths)
-
-
-def test_same_seed_same_data() -> None:
+def test_same_seed_same_data_and_more_users_shop_in_the_same_catalogue() -> None:
     shop = Shop(num_users=200)
     one, two, other = (s.interactions() for s in (shop, replace(shop), replace(shop, seed=1)))
     for name in ("users", "items", "timestamps"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
     assert not np.array_equal(one.items[:500], other.items[:500])
-
-
-def test_more_users_shop_in_the_same_catalogue() -> None:
-    small, large = Shop(num_users=10).catalogue, Shop(num_users=99).catalogue
-    for one, other in zip(small, large, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for small, large in zip(shop.catalogue, replace(shop, num_users=99).catalogue, strict=True):
+        np.testing.assert_array_equal(small, large)
 
 
 def test_default_sizes_and_long_tails(data: Simulated) -> None:
@@ -55,22 +47,18 @@ def test_default_sizes_and_long_tails(data: Simulated) -> None:
     lengths = np.diff(sequences.offsets)
     assert (sequences.num_users, sequences.num_items) == (2500, 500)
     assert 25_000 < len(sequences.items) < 33_000
-    assert lengths.min() == 5
-    assert lengths.max() == 100
+    assert (lengths.min(), lengths.max()) == (5, 100)
     assert 7 <= np.median(lengths) < 0.85 * lengths.mean()
     assert 0.05 < (lengths > 20).mean() < 0.2
     counts = np.sort(np.bincount(sequences.items)[1:])
     gini = 1 - 2 * (np.cumsum(counts) / counts.sum()).mean()
     assert gini > 0.3
     assert counts[-1] > 20 * counts[0]
-
-
-def test_the_filter_keeps_the_data(data: Simulated) -> None:
     assert data.survivors == 1.0
-    for seed in range(1, 4):
-        other = Simulated(Shop(seed=seed))
-        other.setup()
-        assert other.survivors >= 0.98
+    # Titles and genres follow the ids of the sequences.
+    category = data.shop.catalogue.category[sequences.item_ids[6]]
+    names = [f"item {sequences.item_ids[6]}", f"category {category}"]
+    assert sequences.item_info.iloc[6].tolist() == names
 
 
 def test_days_have_ties_and_keep_the_order_of_purchase(data: Simulated) -> None:
@@ -87,15 +75,6 @@ def test_days_have_ties_and_keep_the_order_of_purchase(data: Simulated) -> None:
     follows = data.shop.catalogue.transitions[items[:-1], items[1:]][inside] > 0
     assert follows[gaps == 0].mean() == pytest.approx(follows[gaps > 0].mean(), abs=0.03)
     assert follows.mean() > data.shop.short_term
-
-
-def test_catalogue_tables_are_distributions() -> None:
-    tables = Shop().catalogue
-    assert tables.popularity.sum() == pytest.approx(1)
-    np.testing.assert_allclose(tables.within.sum(1), 1)
-    np.testing.assert_allclose(tables.transitions.sum(1), 1)
-    assert not tables.transitions.diagonal().any()
-    assert np.bincount(tables.category).min() == np.bincount(tables.category).max() == 10
 
 
 def slow_probabilities(shop: Shop, history: list[int]) -> np.ndarray:
@@ -118,26 +97,15 @@ def slow_probabilities(shop: Shop, history: list[int]) -> np.ndarray:
 
 
 def test_oracle_equals_the_slow_version(data: Simulated) -> None:
-    shop, sequences = data.shop, data.sequences
-    items = shop_items(data)
+    items, offsets = shop_items(data), data.sequences.offsets
     positions = np.concatenate([data.split.test[:5], data.split.train[:5], data.split.val[-3:]])
-    fast = shop.probabilities(items, sequences.offsets, positions)
+    fast = probabilities(data, positions)
     np.testing.assert_allclose(fast.sum(1), 1)
     for position, p in zip(positions, fast, strict=True):
-        start = sequences.offsets[sequences.offsets <= position].max()
-        np.testing.assert_allclose(p, slow_probabilities(shop, items[start:position].tolist()))
-
-
-def test_oracle_looks_only_back(data: Simulated) -> None:
-    items = shop_items(data)
-    before = data.shop.probabilities(items, data.sequences.offsets, data.split.val)
-    changed = items.copy()
-    changed[data.split.val] = 0
-    changed[data.split.test] = 0
-    after = data.shop.probabilities(changed, data.sequences.offsets, data.split.val)
-    np.testing.assert_array_equal(before, after)
+        history = items[offsets[offsets <= position].max() : position].tolist()
+        np.testing.assert_allclose(p, slow_probabilities(data.shop, history))
     with pytest.raises(ValueError, match="history"):
-        data.shop.probabilities(items, data.sequences.offsets, data.sequences.offsets[:1])
+        data.shop.probabilities(items, offsets, offsets[:1])
 
 
 def test_purchases_follow_the_claimed_probabilities() -> None:
@@ -163,84 +131,44 @@ def test_purchases_follow_the_claimed_probabilities() -> None:
     assert freedom - 5 * np.sqrt(2 * freedom) < statistic < cells + 5 * np.sqrt(2 * cells)
 
 
-def test_every_draw_has_the_probability_claimed(data: Simulated) -> None:
-    """Calibration over the real histories: the mean of p[target] equals the mean of sum p^2."""
-    sequences, positions = data.sequences, np.flatnonzero(in_training(data))[1:]
-    positions = np.setdiff1d(positions, sequences.offsets[:-1])[:6000]
-    items = shop_items(data)
-    p = data.shop.probabilities(items, sequences.offsets, positions)
-    difference = p[np.arange(len(p)), items[positions]] - (p**2).sum(1)
-    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(p))
-
-
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_realised_hits_are_those_expected_and_beat_simple_rankings(
     data: Simulated, split: str
 ) -> None:
-    positions = getattr(data.split, split)
-    best = data.shop.achievable(data.sequences, positions)
-    assert data.achievable_hit_rate(10, split) == best.expected
-    error = np.sqrt(best.expected * (1 - best.expected) / len(positions))
-    assert abs(best.realised - best.expected) < 3 * error
-    assert 0.7 < best.expected < 0.75
+    positions, sequences = getattr(data.split, split), data.sequences
+    best = data.achievable_hit_rate(10, split)
+    realised = hit_rate(data, probabilities(data, positions)[:, sequences.item_ids], positions)
+    assert abs(realised - best) < 3 * np.sqrt(best * (1 - best) / len(positions))
+    assert 0.7 < best < 0.75
 
-    sequences, seen = data.sequences, in_training(data)
     items = sequences.items - 1
-    popularity = np.bincount(items[seen], minlength=500).astype(float)
+    popularity = data.item_counts().double().numpy()
     follows = np.zeros((500, 500))
     np.add.at(follows, (items[data.split.train - 1], items[data.split.train]), 1)
     markov = follows + 1e-6 * popularity
     by_popularity = hit_rate(data, popularity[None].repeat(len(positions), 0), positions)
     by_markov = hit_rate(data, markov[items[positions - 1]], positions)
     assert 0.05 < by_popularity < 0.12
-    assert by_popularity + 0.3 < by_markov < best.expected - 0.2
-
-
-def test_no_ranking_of_the_true_shop_is_worse_for_knowing_less(data: Simulated) -> None:
-    """Short-term and long-term parts both matter: dropping either costs hits."""
-    sequences, positions = data.sequences, data.split.test
-    items = shop_items(data)
-    best = data.achievable_hit_rate()
+    assert by_popularity + 0.3 < by_markov < best - 0.2
+    # Short-term and long-term parts both matter: dropping either costs hits.
     for short_term, long_term in ((0.0, 0.9), (0.9, 0.0)):
-        shop = replace(data.shop, short_term=short_term, long_term=long_term)
-        scores = shop.probabilities(items, sequences.offsets, positions)[:, sequences.item_ids]
-        assert hit_rate(data, scores, positions) < best - 0.15
+        scores = probabilities(data, positions, short_term=short_term, long_term=long_term)
+        assert hit_rate(data, scores[:, sequences.item_ids], positions) < best - 0.15
 
 
-def test_achievable_by_hand() -> None:
+def test_achievable_by_hand(data: Simulated) -> None:
     """Without a user's memory the k best of T are all there is: k=1 finds the first successor."""
     shop = Shop(num_users=300, short_term=0.999, long_term=0.0)
     module = Simulated(shop, item_bounds=(None, None))
     for k in (1, 2, 3):
         expected = module.achievable_hit_rate(k)
         assert expected == pytest.approx(sum(SUCCESSORS[:k]), abs=0.02)
-
-
-def test_chunks_change_nothing_and_k_beyond_the_items_hits_always(data: Simulated) -> None:
-    in_one = data.shop.achievable(data.sequences, data.split.test)
-    parts = data.shop.achievable(data.sequences, data.split.test, chunk=333)
-    assert parts == pytest.approx(in_one)
-    best = data.shop.achievable(data.sequences, data.split.test[:50], k=10_000)
-    assert best == Achievable(pytest.approx(1), 1)
-
-
-def test_global_time_split_has_an_oracle_too() -> None:
-    module = Simulated(split="global_time")
-    best = module.shop.achievable(module.sequences, module.split.test)
-    error = 0.5 / np.sqrt(len(module.split.test))
-    assert abs(best.realised - best.expected) < 3 * error
+    assert data.achievable_hit_rate(10_000) == pytest.approx(1)
 
 
 def test_unknown_where_settings_change_the_process() -> None:
     for options in ({"drop_duplicates": True}, {"mask_history": True}, {"item_bounds": (20, None)}):
         assert Simulated(Shop(num_users=800), **options).achievable_hit_rate() is None
-
-
-def test_titles_and_genres_reach_the_sequences(data: Simulated) -> None:
-    sequences = data.sequences
-    assert sequences.title(1) == f"item {sequences.item_ids[0]}"
-    category = data.shop.catalogue.category[sequences.item_ids[6]]
-    assert sequences.item_info["genres"].iloc[6] == f"category {category}"
 
 
 @pytest.mark.parametrize(
@@ -264,11 +192,8 @@ def test_a_path_or_a_typo_is_refused() -> None:
 
 
 def test_config_is_the_default_shop_whatever_the_training_seed(data: Simulated) -> None:
-    with initialize_config_dir(str(CONF / "dataset"), version_base="1.3"):
-        module = instantiate(compose("simulated"), seed=7, _convert_="all")
-    assert module.seed == 7
-    assert module.name == "simulated"
-    assert module.shop == Shop()
+    module = dataset("simulated")
+    assert (module.seed, module.name, module.shop) == (5, "simulated", Shop())
     np.testing.assert_array_equal(module.sequences.items, data.sequences.items)
     batch = next(iter(module.train_dataloader()))
     assert (len(batch.users), batch.rows.longest) == (128, 15)

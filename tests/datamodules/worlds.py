@@ -1,5 +1,7 @@
 """Random histories as the arrays of a data set."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -27,6 +29,20 @@ def random_sequences(users: int, items: int, shortest: int, longest: int, seed: 
     data = sequences([rng.integers(1, items + 1, n).tolist() for n in lengths], times)
     assert data.num_items == items
     return data
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """Of a batch, or of a part of it, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [t for part in value for t in tensors(part)] if isinstance(value, tuple) else []
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Of what a batch holds."""
+    if isinstance(a, tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def flat(data: Sequences, max_length: int) -> FlatSequences:

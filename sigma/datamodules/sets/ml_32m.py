@@ -1,19 +1,11 @@
-"""MovieLens 32M: 200,948 users, 32,000,204 ratings before the filter."""
+"""MovieLens 32M: 32,000,204 ratings before the filter."""
 
-from sigma.datamodules.base import SequenceDataModule
-from sigma.datamodules.download import Source
-from sigma.datamodules.statistics import Expected
+from sigma.datamodules.base import Expected, SequenceDataModule
+from sigma.datamodules.sets.publishers import movielens
 
 
 class ML32M(SequenceDataModule):
     files = ("ratings.csv", "ml-32m.zip")
     # Every user of the release has 20 ratings or more; its items after the filter: not known.
     expected = Expected("MovieLens 32M, users and items in [5, inf)", 200_948)
-    sources = (
-        Source(
-            "ml-32m.zip",
-            "https://files.grouplens.org/datasets/movielens/ml-32m.zip",
-            "http://files.grouplens.org/datasets/movielens/ml-32m.zip",
-            md5="d472be332d4daa821edc399621853b57",
-        ),
-    )
+    sources = (movielens("ml-32m", "md5:d472be332d4daa821edc399621853b57"),)

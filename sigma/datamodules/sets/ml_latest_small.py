@@ -1,8 +1,7 @@
-"""MovieLens latest-small: 610 users, 3,650 items, 90,274 interactions after the filter."""
+"""MovieLens latest-small; it changes from time to time, so there is no checksum to hold it to."""
 
-from sigma.datamodules.base import SequenceDataModule
-from sigma.datamodules.download import Source
-from sigma.datamodules.statistics import Expected
+from sigma.datamodules.base import Expected, SequenceDataModule
+from sigma.datamodules.sets.publishers import movielens
 
 
 class MLLatestSmall(SequenceDataModule):
@@ -10,10 +9,4 @@ class MLLatestSmall(SequenceDataModule):
     expected = Expected(
         "MovieLens latest-small of September 2018, users and items in [5, inf)", 610, 3_650, 90_274
     )
-    sources = (
-        Source(  # changes from time to time, so there is no checksum to hold it to
-            "ml-latest-small.zip",
-            "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
-            "http://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
-        ),
-    )
+    sources = (movielens("ml-latest-small"),)

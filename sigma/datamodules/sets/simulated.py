@@ -12,10 +12,7 @@ class Simulated(SequenceDataModule):
 
     Args:
         shop: what to simulate; None is the default shop.
-        options: arguments of ``SequenceDataModule``, which rejects those it does not know.
-
-    Raises:
-        ValueError: a path is among them.
+        options: of ``SequenceDataModule``, but for ``path``.
     """
 
     def __init__(self, shop: Shop | None = None, **options: Any) -> None:
@@ -33,11 +30,11 @@ class Simulated(SequenceDataModule):
     def achievable_hit_rate(self, k: int = 10, split: str = "test") -> float | None:
         """Best HR@k that any model can expect on ``val`` or ``test``.
 
-        It goes by the full history, so a model that sees only ``max_length`` items of it has a
-        little less to reach. None where settings change the process that the shop knows:
-        duplicates dropped, history masked, or over 2 % of the data filtered away.
+        By the full history, so a model that sees ``max_length`` items has a little less to reach.
+        None where settings change the process that the shop knows: duplicates dropped, history
+        masked, or over 2 % of the data filtered away.
         """
         positions = {"val": self.split.val, "test": self.split.test}[split]
         if self.drop_duplicates or self.mask_history or self.survivors < 0.98:
             return None
-        return self.shop.achievable(self.sequences, positions, k).expected
+        return self.shop.achievable(self.sequences, positions, k)

@@ -1,7 +1,6 @@
 """Yelp Open Dataset: 82,899 users, 64,209 items (the paper's; it does not say which release)."""
 
-from sigma.datamodules.base import SequenceDataModule
-from sigma.datamodules.statistics import Expected
+from sigma.datamodules.base import Expected, SequenceDataModule
 
 
 class Yelp(SequenceDataModule):
