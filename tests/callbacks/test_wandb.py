@@ -19,6 +19,8 @@ from tests.in_process import call
 
 __all__ = ["service"]
 
+Patch, Logged = pytest.MonkeyPatch, pytest.LogCaptureFixture
+
 KEY = "0123456789" * 4
 SMALL = [
     *("dataset=simulated", "dataset.shop.num_users=120", "dataset.shop.num_items=60"),
@@ -27,7 +29,7 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True)
-def _no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_login(tmp_path: Path, monkeypatch: Patch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -37,13 +39,13 @@ def arguments(tmp_path: Path, *overrides: str) -> list[str]:
     return [*SMALL, f"dataset.root={tmp_path / 'data'}", *overrides]
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog: Logged) -> list[str]:
     """Of this project."""
     records = [r for r in caplog.records if r.levelno >= logging.WARNING]
     return [r.getMessage() for r in records if r.name.startswith("sigma")]
 
 
-def test_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
+def test_what_a_run_logs(tmp_path: Path, monkeypatch: Patch, service: Service) -> None:
     folder = tmp_path / "run"
     typed = ["trainer.max_epochs=3", "group=table4", "tags=[mine]", "model.r=2"]
     assert call(monkeypatch, *arguments(tmp_path, *typed, f"hydra.run.dir={folder}")) == 0
@@ -60,10 +62,10 @@ def test_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servic
     pd.testing.assert_frame_equal(curves[list(epochs)], epochs, check_index_type=False)
 
     row = json.loads((folder / ROW).read_text())
-    scores = {f"test/{name}": value for name, value in row["metrics"]["test"].items()}
-    scores |= {f"best/val/{name}": value for name, value in row["metrics"]["val"].items()}
-    scores |= {f"efficiency/{name}": value for name, value in row["efficiency"].items()}
-    scores |= {"best/epoch": row["best_epoch"], "efficiency/parameters": row["parameters"]}
+    scores = {"best/epoch": row["best_epoch"], "efficiency/parameters": row["parameters"]}
+    parts = {"test": row["metrics"]["test"], "best/val": row["metrics"]["val"]}
+    for part, values in (parts | {"efficiency": row["efficiency"]}).items():
+        scores |= {f"{part}/{name}": value for name, value in values.items()}
     assert scores.items() <= run.summary.items()
 
     ranks = pd.read_parquet(folder / RANKS)
@@ -76,7 +78,7 @@ def test_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servic
 
 
 def test_a_real_offline_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     typed = arguments(tmp_path, "trainer.max_epochs=1", f"hydra.run.dir={folder}")
@@ -95,7 +97,7 @@ def test_a_real_offline_run(
 
 
 def test_jobs_of_a_multirun_end_and_a_stopped_one_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service
+    tmp_path: Path, monkeypatch: Patch, service: Service
 ) -> None:
     errors = [UserError("the second epoch cannot start")]  # of the first job alone
 
@@ -143,10 +145,7 @@ def test_a_row_of_an_earlier_end_is_not_logged(tmp_path: Path, service: Service)
 
 
 def test_what_cannot_be_reached_is_logged_offline(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    service: Service,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, monkeypatch: Patch, service: Service, caplog: Logged
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     service.broken = wandb.errors.CommError("no route\nto host")
@@ -160,9 +159,7 @@ def test_what_cannot_be_reached_is_logged_offline(
 
 
 @pytest.mark.slow
-def test_no_server_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_server_in_time(tmp_path: Path, monkeypatch: Patch, caplog: Logged) -> None:
     """With W&B itself."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -175,11 +172,7 @@ def test_no_server_in_time(
 
 @pytest.mark.parametrize("breaks", ["init", "log", "summary"])
 def test_an_error_of_wandb_ends_wandb_alone(
-    breaks: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    service: Service,
-    caplog: pytest.LogCaptureFixture,
+    breaks: str, tmp_path: Path, monkeypatch: Patch, service: Service, caplog: Logged
 ) -> None:
     def gone(*_: Any, **__: Any) -> None:
         raise ConnectionError("the service has gone")
@@ -197,9 +190,7 @@ def test_an_error_of_wandb_ends_wandb_alone(
     assert all(run.exit_code == 1 for run in service.runs)
 
 
-def test_the_mode_is_told_from_wandbs_own_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mode_is_told_from_wandbs_own_settings(tmp_path: Path, monkeypatch: Patch) -> None:
     assert choose_mode() == "offline"
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
     assert has_login()
