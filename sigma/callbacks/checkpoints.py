@@ -1,14 +1,15 @@
-"""The paper's stopping rule, the best checkpoint, and the last one for going on after a stop."""
+"""The paper's stopping rule, the best checkpoint, and what a run goes on from after a stop."""
 
 import logging
-import os
+import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -18,11 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class PaperEarlyStopping(EarlyStopping):
-    """RecBole's rule: an equal score is an improvement; stops when more than ``patience`` fail.
-
-    Args:
-        patience: failing validations allowed; the next one stops the run (the 11th for 10).
-    """
+    """RecBole's rule: an equal score improves; failure number ``patience`` + 1 stops the run."""
 
     # Private to this class: Lightning's own comparison is strict.
     mode_dict = {"min": torch.le, "max": torch.ge}  # noqa: RUF012
@@ -48,31 +45,23 @@ class BestCheckpoint(ModelCheckpoint):
     """The best epoch's weights; of equal scores the later one, as in RecBole."""
 
     def __init__(self) -> None:
-        super().__init__(
-            filename=Path(BEST).stem,
-            mode="max",
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        )
+        super().__init__(mode="max", enable_version_counter=False, save_on_train_epoch_end=False)
+        self.filename = Path(BEST).stem
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.monitor = str(pl_module.monitor)
         self.dirpath = str((Path(trainer.default_root_dir) / BEST).parent)
         super().setup(trainer, pl_module, stage)
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, task: Any, checkpoint: dict[str, Any]) -> None:
         """The test takes the best epoch's weights; the callbacks still know all epochs."""
         if trainer.state.fn != TrainerFn.FITTING:
             checkpoint["callbacks"].clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As it was, in this folder: a run may have been moved, and Lightning would then forget the
-        best score and test the old folder's checkpoint.
-        """
+        """As it was, in this folder: of a run that has moved Lightning would test the old file."""
         if state_dict["best_model_path"]:
-            path = str(Path(str(self.dirpath)) / Path(BEST).name)
+            path = f"{self.dirpath}/{Path(BEST).name}"
             paths = {"best_model_path": path, "kth_best_model_path": path}
             best = {path: state_dict["best_model_score"]}
             state_dict = {**state_dict, **paths, "best_k_models": best}
@@ -85,15 +74,11 @@ class BestCheckpoint(ModelCheckpoint):
         return super().check_monitor_top_k(trainer, current)
 
 
-class LastCheckpoint(Callback):
-    """``last.ckpt``, replaced in one step at each epoch's end and after so many seconds within one.
+class LastCheckpoint(L.Callback):
+    """``last.ckpt``, replaced in one step at each epoch's end and every so many seconds within one.
 
-    A run killed at any moment finds either the older or the newer whole file, never one of weights
-    that are not finite: nothing could go on from those. Lightning's ``ModelCheckpoint`` knows
-    neither, and would save while gradients wait for their step.
-
-    Args:
-        every_seconds: of training between two checkpoints within an epoch.
+    A run killed at any moment has the older or the newer file, complete and of finite weights.
+    Lightning's ``ModelCheckpoint`` would save while gradients wait for their step, too.
     """
 
     def __init__(self, every_seconds: float = 60.0) -> None:
@@ -105,8 +90,7 @@ class LastCheckpoint(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = Path(trainer.default_root_dir) / LAST
-        checks = [p.isfinite().all() for p in trainer.lightning_module.parameters()]
-        finite = not checks or bool(torch.stack(checks).all())  # read at once
+        finite = all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters())
         self.saved_at = time.monotonic()
         if not trainer.strategy.reduce_boolean_decision(finite):
             log.warning("The weights are not finite any more; %s is not replaced.", path)
@@ -115,7 +99,7 @@ class LastCheckpoint(Callback):
         try:
             trainer.save_checkpoint(partial, weights_only=False)
             if trainer.is_global_zero:
-                os.replace(partial, path)
+                partial.replace(path)
         finally:
             if trainer.is_global_zero:  # a part of it would keep a full disk full
                 partial.unlink(missing_ok=True)
@@ -128,10 +112,47 @@ class LastCheckpoint(Callback):
         if batches % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return
         due = time.monotonic() - self.saved_at >= self.every_seconds
-        if trainer.world_size > 1:  # clocks differ, and saving is done together or not at all
-            due = trainer.strategy.broadcast(due)
-        if due:
+        if trainer.strategy.broadcast(due):  # clocks differ, and processes save together
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
+
+
+class RandomState(L.Callback):
+    """The random generators: a resumed run draws what it would have drawn. They are restored at the
+    first training batch, so that nothing drawn while the run starts up counts.
+    """
+
+    def __init__(self) -> None:
+        self.restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        kind, keys, *others = cast(tuple, np.random.get_state(legacy=True))
+        # As plain numbers and tensors: checkpoints load with weights_only=True.
+        state: dict[str, Any] = {
+            "torch": torch.get_rng_state(),
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *others],
+            "python": random.getstate(),
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = [torch.cuda.get_rng_state()]  # the next machine may have fewer devices
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restored = state_dict
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if self.restored is None:
+            return
+        state, self.restored = self.restored, None
+        torch.set_rng_state(state["torch"].cpu())
+        kind, words, *others = state["numpy"]
+        np.random.set_state((kind, words.cpu().numpy().astype(np.uint32), *others))
+        version, numbers, following = state["python"]
+        random.setstate((version, tuple(numbers), following))
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"][0].cpu())
+        if trainer.global_rank:
+            # A checkpoint holds the first process's; the others must not draw the same.
+            torch.manual_seed(int(torch.randint(2**31, ())) + trainer.global_rank)

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from sigma.datamodules.batches import Batch
 from sigma.runs.provenance import peak_bytes
@@ -13,19 +12,12 @@ from sigma.runs.provenance import peak_bytes
 STATE = ("train_seconds", "train_samples", "eval_seconds", "peak_bytes", "sessions")
 
 
-class Efficiency(Callback):
-    """Measures training (validation apart), evaluation and memory.
-
-    Of a counted model the counting is its training. Lightning's ``Timer`` would count saving and
-    drawing as training, and neither waits for the device nor counts samples.
-    """
+class Efficiency(L.Callback):
+    """Training (of a counted model the counting), evaluation, and memory."""
 
     def __init__(self) -> None:
-        self.train_seconds = 0.0
-        self.train_samples = 0
-        self.eval_seconds = 0.0
-        self.peak_bytes = 0
-        self.sessions = 0
+        self.train_seconds = self.eval_seconds = 0.0
+        self.train_samples = self.peak_bytes = self.sessions = 0
         self.since = 0.0  # when what is measured now began
 
     def lap(self) -> float:
@@ -42,14 +34,13 @@ class Efficiency(Callback):
         self.sessions += 1
         self.train_seconds += getattr(pl_module, "count_seconds", 0.0)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.lap()  # a run resumed within an epoch starts no epoch
-
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.lap()
 
+    on_train_start = on_train_epoch_start  # a run resumed within an epoch starts no epoch
+
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, idx: int
+        self, trainer: L.Trainer, task: Any, outputs: Any, batch: Batch, index: int
     ) -> None:
         self.train_seconds += self.lap()
         self.train_samples += batch.num_targets if outputs else 0  # none of a counted model
@@ -68,12 +59,8 @@ class Efficiency(Callback):
 
     def numbers(self) -> dict[str, float]:
         """Seconds, bytes, and samples per second of training, as a result row has them."""
-        values = {
-            "train_seconds": round(self.train_seconds, 3),
-            "eval_seconds": round(self.eval_seconds, 3),
-            "peak_memory_bytes": self.peak_bytes,
-            "sessions": self.sessions,
-        }
+        values = {n: round(getattr(self, n), 3) for n in ("train_seconds", "eval_seconds")}
+        values |= {"peak_memory_bytes": self.peak_bytes, "sessions": self.sessions}
         if self.train_samples:
             values["train_samples"] = self.train_samples
             rate = self.train_samples / max(self.train_seconds, 1e-9)
@@ -84,5 +71,4 @@ class Efficiency(Callback):
         return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name in STATE:
-            setattr(self, name, state_dict[name])
+        vars(self).update(state_dict)

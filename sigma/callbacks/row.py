@@ -10,31 +10,20 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History, find
 from sigma.ops import backend_of
-from sigma.runs.files import CONFIG, RANKS, ROW, atomic_path
+from sigma.runs.files import CHECKOUT, CONFIG, RANKS, ROW, atomic_path
 from sigma.runs.identity import SCHEMA
 from sigma.runs.provenance import git_state, hardware, versions
 from sigma.runs.row import Code, Data, Metrics, Row, Split
 from sigma.task import Ranks
 
 
-def evaluation(config: dict[str, Any]) -> str:
-    """What targets were ranked among: ``full``, or such as ``1000 uniform negatives``."""
-    sampled = config["evaluation"]["sampled"]
-    if sampled is None:
-        return "full"
-    return f"{sampled['number']} {sampled['distribution']} negatives"
-
-
 def portable_config(folder: Path) -> dict[str, Any]:
-    """The run's config as a row holds it: rows travel, folders do not.
-
-    Paths within the run's folder are relative to it, and data is named without its place. A custom
-    data set has no other name than its path.
+    """The run's config, with paths relative to the run's folder and data named without its place,
+    but for a custom data set, which has no other name than its path.
     """
     text = (folder / CONFIG).read_text()
     config: dict[str, Any] = json.loads(text.replace(json.dumps(str(folder))[1:-1], "."))
@@ -45,7 +34,7 @@ def portable_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-class ResultRow(Callback):
+class ResultRow(L.Callback):
     """Writes ``row.json`` (see ``Row``) and ``ranks.parquet`` when the test has ended.
 
     ``ranks.parquet`` holds for each test sample: user (raw id), target (raw id), history_length,
@@ -59,9 +48,7 @@ class ResultRow(Callback):
         self.trials = trials
         self.ranks: list[Ranks] = []
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, *args: Any) -> None:
         self.ranks.append(Ranks(*(x.cpu() for x in outputs)))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -78,32 +65,32 @@ class ResultRow(Callback):
                 self.ranks_frame(trainer, ranks).to_parquet(partial, index=False)
             self.row(trainer, portable_config(folder)).write(folder / ROW)
 
-    def ranks_frame(self, trainer: L.Trainer, ranks: Ranks) -> pd.DataFrame:
+    def ranks_frame(self, trainer: Any, ranks: Ranks) -> pd.DataFrame:
         """One line a test sample, in the order of users."""
-        sequences = trainer.datamodule.sequences  # type: ignore[attr-defined]
+        sequences = trainer.datamodule.sequences
+        prefix = trainer.lightning_module.ranking("test").prefix
         order = np.lexsort((ranks.history_lengths.numpy(), ranks.users.numpy()))
-        task: Any = trainer.lightning_module
-        prefix = task.ranking("test").prefix
+        users, targets, lengths, greater, ties = (x.numpy()[order] for x in ranks)
         return pd.DataFrame(
             {
-                "user": [str(u) for u in sequences.user_ids[ranks.users.numpy()[order]]],
-                "target": [str(i) for i in sequences.item_ids[ranks.targets.numpy()[order] - 1]],
-                "history_length": ranks.history_lengths.numpy()[order],
-                f"{prefix}greater": ranks.greater.numpy()[order],
-                f"{prefix}ties": ranks.ties.numpy()[order],
+                "user": [str(u) for u in sequences.user_ids[users]],
+                "target": [str(i) for i in sequences.item_ids[targets - 1]],
+                "history_length": lengths,
+                f"{prefix}greater": greater,
+                f"{prefix}ties": ties,
             }
         )
 
-    def row(self, trainer: L.Trainer, config: dict[str, Any]) -> Row:
+    def row(self, trainer: Any, config: dict[str, Any]) -> Row:
         """Everything a table needs to know of this run."""
         history, efficiency = find(trainer, History), find(trainer, Efficiency)
-        assert history is not None, "callbacks.history is missing"
-        assert efficiency is not None, "callbacks.efficiency is missing"
-        best = history.best()
-        tested = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        best, tested = history.best(), trainer.callback_metrics
         val: Metrics = {k[4:]: v for k, v in best.items() if k.startswith("val/")}
-        test: Metrics = {k[5:]: v for k, v in tested.items() if k.startswith("test/")}
-        task, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+        test: Metrics = {k[5:]: float(v) for k, v in tested.items() if k.startswith("test/")}
+        evaluation = "full"
+        if sampled := config["evaluation"]["sampled"]:
+            evaluation = f"{sampled['number']} {sampled['distribution']} negatives"
+        task, data = trainer.lightning_module, trainer.datamodule
         device = trainer.strategy.root_device
         return Row(
             schema=SCHEMA,
@@ -111,16 +98,15 @@ class ResultRow(Callback):
             dataset=config["dataset"].get("name"),
             seed=config["seed"],
             objective=type(data.objective).__name__,
-            evaluation=evaluation(config),
+            evaluation=evaluation,
             metrics=Split(val, test),
             best_epoch=int(best["epoch"]) if best else None,
             epochs=len(history.epochs),
-            # As trained: on a CPU Lightning makes 16-mixed bf16-mixed.
-            precision=trainer.precision,
+            precision=trainer.precision,  # as trained: on a CPU 16-mixed becomes bf16-mixed
             parameters=sum(p.numel() for p in task.parameters()),
             data=Data(**asdict(data.statistics)),
             efficiency=efficiency.numbers(),
-            git=Code(**git_state(Path(__file__).parents[2])),
+            git=Code(**git_state(CHECKOUT)),
             versions=versions(),
             hardware=hardware(device),
             scan=backend_of(task, device)[0],

@@ -8,51 +8,36 @@ from typing import Any
 import lightning as L
 import rich
 import torch
-from lightning.pytorch.callbacks import Callback
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from sigma.callbacks.history import History, find
-from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.statistics import DatasetStatistics
 from sigma.ops import backend_of
-from sigma.ranking.metrics import expected_gains, gain_table
+from sigma.ranking.metrics import METRICS, expected_gains, gain_table
 from sigma.runs.files import ROW
 
 log = logging.getLogger(__name__)
 
-SHOWN = ("hr@10", "ndcg@10", "mrr@10")
-
 
 def show(table: Table) -> None:
-    """Print to standard output; without a terminal in plain characters and a fixed width."""
+    """Print; without a terminal in plain characters and a fixed width."""
     console = rich.get_console()
     if not console.is_terminal:
         table.box = box.ASCII2
         console = Console(width=110, force_terminal=False)
-    if table.title is not None:
-        # Its own line: rich would pad a title to the table's width.
-        console.print(table.title, style="bold", highlight=False)
-        table.title = None
     console.print(table)
 
 
 def data_table(data: DatasetStatistics) -> Table:
     """Counts of the data set in one line."""
-    table = Table(title=f"Data: {data.name}", box=box.ROUNDED)
-    cells = {
-        "users": f"{data.users:,}",
-        "items": f"{data.items:,}",
-        "interactions": f"{data.interactions:,}",
-        "per user": f"{data.average_length:.1f}",
-        "sparsity": f"{data.sparsity:.2%}",
-        "train": f"{data.train_samples:,}",
-        "val": f"{data.val_samples:,}",
-        "test": f"{data.test_samples:,}",
-    }
+    cells = {name: f"{getattr(data, name):,}" for name in ("users", "items", "interactions")}
+    cells |= {"per user": f"{data.average_length:.1f}", "sparsity": f"{data.sparsity:.2%}"}
+    cells |= {part: f"{getattr(data, f'{part}_samples'):,}" for part in ("train", "val", "test")}
     if data.matches is not None:
         cells["expected counts"] = "match" if data.matches else "differ"
+    table = Table(title=f"Data: {data.name}", title_justify="left", box=box.ROUNDED)
     for name in cells:
         table.add_column(name, justify="right")
     table.add_row(*cells.values())
@@ -60,15 +45,9 @@ def data_table(data: DatasetStatistics) -> Table:
 
 
 def result_table(title: str, scores: Mapping[str, float], prefix: str = "") -> Table:
-    """Overall and by group of users: metrics of the best validation and of the test.
-
-    Args:
-        title: above the table.
-        scores: ``val/hr@10`` of the best epoch, ``test/hr@10``, ``test/short/hr@10`` ….
-        prefix: of the metrics' names, such as ``sampled_``.
-    """
-    table = Table("users", title=title, box=box.ROUNDED)
-    columns = [(stage, f"{prefix}{name}") for stage in ("val", "test") for name in SHOWN]
+    """Overall and by group of users, from ``val/hr@10``, ``test/short/hr@10`` and their like."""
+    table = Table("users", title=title, title_justify="left", box=box.ROUNDED)
+    columns = [(stage, f"{prefix}{name}@10") for stage in ("val", "test") for name in METRICS]
     for stage, name in columns:
         table.add_column(f"{stage}\n{name.replace('_', ' ').upper()}", justify="right")
     for group in dict.fromkeys(name.partition("/")[2].rpartition("/")[0] for name in scores):
@@ -78,13 +57,8 @@ def result_table(title: str, scores: Mapping[str, float], prefix: str = "") -> T
     return table
 
 
-def popularity_hit_rate(data: SequenceDataModule) -> float:
-    """Test HR@10 of ranking all items by how often they occur in training, ties at random.
-
-    Items of the user's history are ranked, too, so it says nothing where those are left out.
-    """
-    assert data.split is not None
-    assert data.sequences is not None
+def popularity_hit_rate(data: Any) -> float:
+    """Test HR@10 of ranking all items by how often they occur in training, ties at random."""
     counts = data.item_counts()
     order = counts.sort().values
     popular = counts[torch.from_numpy(data.sequences.items[data.split.test]).long() - 1]
@@ -93,13 +67,25 @@ def popularity_hit_rate(data: SequenceDataModule) -> float:
     return float(expected_gains(gain_table("hr", 10), greater, ties).mean())
 
 
-class Tables(Callback):
+def compare(data: Any, hit_rate: float) -> None:
+    """The test's HR@10 beside what needs no model, and beside the best a simulation allows."""
+    if not data.mask_history:  # else popular items of the history are not ranked
+        popularity = popularity_hit_rate(data)
+        times = f", {hit_rate / popularity:.1f} times as much" if popularity > 0 else ""
+        log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, popularity, times)
+    achievable = getattr(data, "achievable_hit_rate", None)
+    if achievable is not None and (limit := achievable(k=10, split="test")):
+        share = f"share reached {hit_rate / limit:.1%}"
+        log.info("Achievable test HR@10 of this simulation %.4f; %s", limit, share)
+
+
+class Tables(L.Callback):
     """Shows the data and the model when training starts, and the results when the test ends."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        show(data_table(trainer.datamodule.statistics))  # type: ignore[attr-defined]
+        show(data_table(trainer.datamodule.statistics))
         device = trainer.strategy.root_device
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         parameters = sum(p.numel() for p in pl_module.parameters())
@@ -109,14 +95,11 @@ class Tables(Callback):
         if backend is not None:
             log.info("Selective scan: %s (%s)", backend, reason)
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_end(self, trainer: Any, task: Any) -> None:
         if not trainer.is_global_zero:
             return
-        data: SequenceDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        task: Any = pl_module
-        prefix = task.ranking("test").prefix
-        history = find(trainer, History)
-        best = history.best() if history is not None else {}
+        data = trainer.datamodule
+        prefix, best = task.ranking("test").prefix, find(trainer, History).best()
         scores = {n: v for n, v in best.items() if n.startswith("val/")}
         scores |= {n: float(v) for n, v in trainer.callback_metrics.items() if n[:5] == "test/"}
         title = f"Results: {data.name}" + (f", best epoch {best['epoch']:.0f}" if best else "")
@@ -127,20 +110,7 @@ class Tables(Callback):
         if not prefix:
             compare(data, scores["test/hr@10"])
         path = Path(trainer.default_root_dir) / ROW
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            text = "Development run: %s batch(es) of everything; no checkpoint, row or log written."
-            log.info(text, trainer.num_training_batches)
+        if trainer.fast_dev_run:
+            log.info("Development run: no checkpoint, row or log is written.")
         elif path.is_file():
             log.info("Result row: %s", path)
-
-
-def compare(data: SequenceDataModule, hit_rate: float) -> None:
-    """The test's HR@10 beside what needs no model, and beside the best a simulation allows."""
-    if not data.mask_history:
-        popularity = popularity_hit_rate(data)
-        times = f", {hit_rate / popularity:.1f} times as much" if popularity > 0 else ""
-        log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, popularity, times)
-    achievable = getattr(data, "achievable_hit_rate", None)
-    if achievable is not None and (limit := achievable(k=10, split="test")):
-        share = f"share reached {hit_rate / limit:.1%}"
-        log.info("Achievable test HR@10 of this simulation %.4f; %s", limit, share)

@@ -2,18 +2,14 @@
 
 import json
 import logging
-import netrc
 import os
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.loggers import WandbLogger as LightningLogger
@@ -27,23 +23,16 @@ from sigma.runs.row import Row
 
 log = logging.getLogger(__name__)
 
-FINISH_SECONDS = 60.0  # how long a finished run waits for its upload; the files stay anyway
-SAMPLE_LINES = 10_000  # of the table of ranks; W&B shows no more of a table at once
-K = 10
-# Lower ends, in doubling steps that keep to the paper's groups [0, 5), [5, 20) and [20, …).
-HISTORY_BINS = (0, 3, 5, 10, 20, 50, 100)
+# Doubling steps that keep to the paper's groups [0, 5), [5, 20) and [20, …).
+HISTORY_BINS = {"0-2": 0, "3-4": 3, "5-9": 5, "10-19": 10, "20-49": 20, "50-99": 50, "100-": 100}
 
 
 def has_login() -> bool:
     """Whether a key is set or a netrc file knows W&B's host."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    from requests.utils import get_netrc_auth  # as W&B's own client reads it
+
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(host))
 
 
 def choose_mode() -> Any:
@@ -56,21 +45,32 @@ def choose_mode() -> Any:
     return mode if mode != "online" or has_login() else "offline"
 
 
-def start(folder: Path, run_id: str, init_timeout: float, described: dict[str, Any]) -> Any:
+def start(folder: Path, run_id: str | None, init_timeout: float, **described: Any) -> Any:
     """A W&B run with the folder's config; offline where an online one cannot be started in time."""
     import wandb
 
-    path, place = folder / CONFIG, folder / "wandb"
+    if run_id is None and (folder / WANDB).is_file():
+        run_id = json.loads((folder / WANDB).read_text())["id"]
+    # Not from a seeded generator: two runs of one seed are two runs.
+    run_id = run_id or uuid.uuid4().hex[:8]
+    with atomic_path(folder / WANDB) as part:
+        part.write_text(json.dumps({"id": run_id}))
+    config, place = folder / CONFIG, folder / "wandb"
     place.mkdir(parents=True, exist_ok=True)
     os.environ["WANDB_DATA_DIR"] = str(place.absolute())  # the home may be read-only
-    described = {**described, "id": run_id, "resume": "allow", "dir": str(folder)}
     init = partial(
         wandb.init,
         **described,
-        config=json.loads(path.read_text()) if path.is_file() else {},
+        id=run_id,
+        resume="allow",
+        dir=str(folder),
+        config=json.loads(config.read_text()) if config.is_file() else {},
         reinit="create_new",  # jobs of a multirun share a process; each has its own run
         settings=wandb.Settings(
-            silent=True, console="off", init_timeout=init_timeout, finish_timeout=FINISH_SECONDS
+            silent=True,
+            console="off",
+            init_timeout=init_timeout,
+            finish_timeout=60.0,  # seconds to wait for the upload; the files stay anyway
         ),
     )
     mode = choose_mode()
@@ -87,29 +87,15 @@ def start(folder: Path, run_id: str, init_timeout: float, described: dict[str, A
     return run
 
 
-def id_of(folder: Path, run_id: str | None) -> str:
-    """The id of this folder's W&B run, written down there: the one asked for, as before, or new."""
-    path = folder / WANDB
-    before = json.loads(path.read_text())["id"] if path.is_file() else None
-    # Not from a seeded generator: two runs of one seed are two runs.
-    run_id = run_id or before or uuid.uuid4().hex[:8]
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps({"id": run_id}))
-    return run_id
-
-
 class WandbLogger(LightningLogger):
     """Lightning's, with the run's config, one summary, and two tables of the test's ranks.
 
-    A resumed run goes on under its id, which is kept in the run's folder. When the test has ended,
-    the summary gets the row's ``best/…``, ``test/…`` and ``efficiency/…`` (see ``summary``), and
-    the run is closed, so that each job of a multirun is a run of its own. Whatever W&B raises ends
-    W&B, not the run.
+    A resumed run goes on under its id, which is kept in the run's folder. After the test it is
+    closed: each job of a multirun is a run of its own. What W&B raises ends W&B, not the run.
 
     Args:
-        save_dir: the run's folder; W&B's files go to ``<save_dir>/wandb``.
-        id: W&B's id of the run, for one that is resumed on another machine. None for the one that
-            the folder knows, or a new one.
+        save_dir: the run's folder.
+        id: of a W&B run that goes on here; None for the one the folder knows, or a new one.
         init_timeout: seconds an online start may take before the run goes offline.
         **described: of ``wandb.init``: project, name, group, job_type, tags, entity, ….
     """
@@ -119,68 +105,65 @@ class WandbLogger(LightningLogger):
     ) -> None:
         super().__init__(save_dir=save_dir, id=id, **described)
         os.environ.setdefault("WANDB_SILENT", "true")  # it would repeat what the run says itself
-        self.folder, self.id = Path(save_dir), id
-        self.init_timeout, self.described = init_timeout, described
+        self.folder = Path(save_dir)
+        self.described = {"run_id": id, "init_timeout": init_timeout, **described}
         self.run: Any = None
         self.closed = False
         self.tested: dict[str, float] = {}
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What W&B raises in here ends W&B."""
+        try:
+            yield
+        except Exception as error:
+            log.warning("W&B is off for the rest of this run: %s", one_line(error))
+            self.close(1)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, started at first use; None once it is closed."""
         if self.run is None and not self.closed:
-            try:
-                self.id = id_of(self.folder, self.id)
-                self.run = start(self.folder, self.id, self.init_timeout, self.described)
-            except Exception as error:
-                self.fail(error)
+            with self.guarded():
+                self.run = start(self.folder, **self.described)
         return self.run
-
-    @property
-    def version(self) -> str | None:
-        return self.id
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.tested |= {n[5:]: v for n, v in metrics.items() if n.startswith("test/")}
-        run = self.experiment
-        if run is None:
+        if (run := self.experiment) is None:
             return
-        try:
-            if self.tested and step is not None:  # one number per run, not a curve
+        with self.guarded():
+            if self.tested:  # one number per run, not a curve
                 run.summary.update(metrics)
             else:
-                run.log(dict(metrics) if step is None else {**metrics, "step": step})
-        except Exception as error:
-            self.fail(error)
+                run.log({**metrics, "step": step})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Close after the test or a failure; Lightning also calls this between fit and test."""
         if self.run is None or (status == "success" and not self.tested):
             return
-        try:
+        with self.guarded():
             if status == "success" and (self.folder / ROW).is_file():
                 row = Row.read(self.folder / ROW)
                 if row.metrics.test == self.tested:  # else it is of an earlier end of the run
                     self.log_results(row)
-        except Exception as error:
-            self.fail(error)
         self.close(0 if status == "success" else 1)
-
-    def fail(self, error: Exception) -> None:
-        """What W&B raises ends W&B."""
-        log.warning("W&B is off for the rest of this run: %s", one_line(error))
-        self.close(1)
 
     def log_results(self, row: Row) -> None:
         """Add the row's numbers and two tables of ranks to the run."""
-        self.run.summary.update(summary(row))
+        from wandb import Table
+
+        val = {f"best/val/{name}": value for name, value in row.metrics.val.items()}
+        measured = {f"efficiency/{name}": value for name, value in row.efficiency.items()}
+        counts = {"efficiency/parameters": row.parameters, "efficiency/epochs": row.epochs}
+        self.run.summary.update({**val, **measured, **counts, "best/epoch": row.best_epoch})
         lines = user_lines(pd.read_parquet(self.folder / RANKS))
-        evenly = np.linspace(0, len(lines) - 1, min(len(lines), SAMPLE_LINES)).round().astype(int)
-        self.log_table("ranks/users_sample", dataframe=lines.iloc[evenly])
-        self.log_table("ranks/by_history", dataframe=by_history(lines))
+        sample = lines.iloc[:: len(lines) // 10_000 + 1]  # W&B shows no more of a table at once
+        tables = {"ranks/users_sample": sample, "ranks/by_history": by_history(lines)}
+        self.run.log({name: Table(dataframe=table) for name, table in tables.items()})
 
     def close(self, exit_code: int) -> None:
         """End the run, and say where it is; nothing is logged from here on."""
@@ -191,53 +174,30 @@ class WandbLogger(LightningLogger):
             run.finish(exit_code=exit_code)
         if run.settings.mode == "offline":
             folders = sorted((self.folder / "wandb").glob(f"offline-run-*-{run.id}"))
-            log.info("Upload to W&B: wandb sync %s", " ".join(str(f) for f in folders))
+            log.info("Upload to W&B: wandb sync %s", " ".join(map(str, folders)))
         elif run.url:
             log.info("W&B: %s", run.url)
 
 
-def summary(row: Row) -> dict[str, float | None]:
-    """``best/…``, ``test/…`` and ``efficiency/…`` of a result row."""
-    return {
-        **{f"best/val/{name}": value for name, value in row.metrics.val.items()},
-        **{f"test/{name}": value for name, value in row.metrics.test.items()},
-        **{f"efficiency/{name}": value for name, value in row.efficiency.items()},
-        "best/epoch": row.best_epoch,
-        "efficiency/parameters": row.parameters,
-        "efficiency/epochs": row.epochs,
-    }
-
-
 def user_lines(ranks: pd.DataFrame) -> pd.DataFrame:
-    """Each test sample's expected rank and its part in HR, NDCG and MRR@10, ties at random.
-
-    Args:
-        ranks: what ``ranks.parquet`` holds.
-
-    Returns:
-        ``line`` (of ``ranks.parquet``: the same user in every run on the same data, and no raw id
-        leaves the machine), ``history_length``, ``rank`` (from 1), ``ties``, ``hr@10``, … ; names
-        carry ``sampled_`` as in the file.
+    """Of ``ranks.parquet``, but no raw id leaves the machine: ``line`` in it, ``history_length``,
+    expected ``rank`` (from 1), ``ties``, and the part in ``hr@10``, ``ndcg@10`` and ``mrr@10``.
     """
-    greater, ties = (str(name) for name in ranks.columns[-2:])
-    prefix = greater.removesuffix("greater")
-    lines = ranks[["history_length"]].assign(**{f"{prefix}rank": ranks[greater] + 1})
-    lines[f"{prefix}rank"] += ranks[ties] / 2
-    lines[ties] = ranks[ties]
-    counts = [torch.tensor(ranks[name].to_numpy(), dtype=torch.int64) for name in (greater, ties)]
+    prefix = str(ranks.columns[-1]).removesuffix("ties")
+    greater, ties = ranks[f"{prefix}greater"], ranks[f"{prefix}ties"]
+    lines = ranks[["history_length"]].copy()
+    lines[f"{prefix}rank"] = greater + 1 + ties / 2
+    lines[f"{prefix}ties"] = ties
+    counts = [torch.tensor(column.to_numpy(), dtype=torch.int64) for column in (greater, ties)]
     for name in METRICS:
-        lines[f"{prefix}{name}@{K}"] = expected_gains(gain_table(name, K), *counts).numpy()
+        lines[f"{prefix}{name}@10"] = expected_gains(gain_table(name, 10), *counts).numpy()
     return lines.rename_axis("line").reset_index()
 
 
 def by_history(lines: pd.DataFrame) -> pd.DataFrame:
-    """Number of samples and means of rank and metrics by history length, ``0-2``, ``3-4``, ….
-
-    Args:
-        lines: as from ``user_lines``.
-    """
-    names = [f"{a}-{b - 1}" for a, b in pairwise(HISTORY_BINS)] + [f"{HISTORY_BINS[-1]}-"]
-    bins = pd.cut(lines["history_length"], [*HISTORY_BINS, np.inf], right=False, labels=names)
+    """Number of samples and means of what ``user_lines`` gives, by history length."""
+    edges = [*HISTORY_BINS.values(), float("inf")]
+    bins = pd.cut(lines["history_length"], edges, right=False, labels=list(HISTORY_BINS))
     groups = lines.drop(columns=["line", "history_length"]).groupby(bins, observed=True)
     table = groups.mean()
     table.insert(0, "samples", groups.size())

@@ -1,15 +1,11 @@
 """W&B's runs at their public seam: what ``wandb.init`` was asked for and what the run was given."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 wandb = pytest.importorskip("wandb")
-
-
-class Settings:
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
 
 
 class Run:
@@ -19,7 +15,7 @@ class Run:
 
     def __init__(self, **options: Any) -> None:
         self.options, self.id = options, options["id"]
-        self.settings = Settings(options["mode"])
+        self.settings = SimpleNamespace(mode=options["mode"])
         self.history: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
         self.exit_code: int | None = None

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, PaperEarlyStopping
-
-LAST = "checkpoints/last.ckpt"
+from sigma.runs.files import BEST, LAST
 
 
 class Line(L.LightningModule):
@@ -54,18 +53,10 @@ class Noted(LastCheckpoint):
 
 
 def fit(folder: Path, callbacks: list[L.Callback], module: Line, **settings: Any) -> L.Trainer:
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=bool(module.scores),
-        callbacks=callbacks,
-        default_root_dir=folder,
-        num_sanity_val_steps=0,
-        **settings,
-    )
+    settings |= {"accelerator": "cpu", "devices": 1, "logger": False, "num_sanity_val_steps": 0}
+    settings |= {"enable_progress_bar": False, "enable_model_summary": False}
+    settings |= {"enable_checkpointing": bool(module.scores)}
+    trainer = L.Trainer(callbacks=callbacks, default_root_dir=folder, **settings)
     points = DataLoader(TensorDataset(torch.linspace(-1, 1, 10)[:, None]))
     trainer.fit(module, points, points if module.scores else None)
     return trainer
@@ -122,11 +113,9 @@ def test_of_equal_scores_the_later_is_the_best(patience: int, epochs: int, tmp_p
     callbacks = [PaperEarlyStopping(patience), BestCheckpoint()]
     trainer = fit(tmp_path, callbacks, module, max_epochs=6)
     assert trainer.current_epoch == epochs
-    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    best = torch.load(tmp_path / BEST, weights_only=True)
     assert best["epoch"] == 2
     assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.3)  # type: ignore[union-attr]
     # By the names that checkpoints of earlier versions know them by.
-    assert {key.partition("{")[0] for key in best["callbacks"]} == {
-        "PaperEarlyStopping",
-        "BestCheckpoint",
-    }
+    names = {key.partition("{")[0] for key in best["callbacks"]}
+    assert names == {"PaperEarlyStopping", "BestCheckpoint"}

@@ -5,7 +5,6 @@ import logging
 import os
 import pty
 import re
-import struct
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from matplotlib.image import imread
 from rich.console import Console
 
 from sigma.callbacks import history
@@ -24,6 +24,7 @@ from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.statistics import DatasetStatistics, Expected
 from sigma.errors import UserError
+from sigma.runs.files import CURVES, LAST
 from sigma.task import SequenceTask
 from tests.runs.front_door import ROOT, command, environment, write_sequences
 
@@ -71,7 +72,8 @@ def test_one_process_of_several_prints(first: bool, caplog: pytest.LogCaptureFix
         current_epoch=2,
         max_epochs=5,
         callback_metrics={"val/ndcg@10": 0.5, "train/loss": 1.5},
-        callbacks=[history_of(0.1, 0.6, 0.5), efficiency, stopped],
+        callbacks=[history_of(0.1, 0.6, 0.5), efficiency],
+        early_stopping_callback=stopped,
     )
     progress.on_train_epoch_start(trainer, TASK)
     efficiency.train_samples, efficiency.train_seconds = 100, 0.5
@@ -100,9 +102,9 @@ def test_an_error_says_how_to_go_on(
     error: BaseException, checkpoint: bool, note: str | None, tmp_path: Path
 ) -> None:
     if checkpoint:
-        (tmp_path / "checkpoints").mkdir()
-        (tmp_path / "checkpoints" / "last.ckpt").touch()
-    trainer: Any = SimpleNamespace(default_root_dir=tmp_path, fast_dev_run=False)
+        (tmp_path / LAST).parent.mkdir()
+        (tmp_path / LAST).touch()
+    trainer: Any = SimpleNamespace(default_root_dir=tmp_path)
     Progress().on_exception(trainer, TASK, error)
     notes = getattr(error, "__notes__", [])
     assert len(notes) == (note is not None)
@@ -142,18 +144,17 @@ def test_the_popularity_ranking_by_hand(tmp_path: Path) -> None:
     assert popularity_hit_rate(data) == pytest.approx(sum(hits) / len(hits))
 
 
+def draw_curves(folder: Path, *scores: float) -> None:
+    options = {"fast_dev_run": False, "is_global_zero": True, "default_root_dir": folder}
+    Curves().on_fit_end(SimpleNamespace(callbacks=[history_of(*scores)], **options), TASK)
+
+
 @pytest.mark.parametrize("epochs", [0, 1, 60])
 def test_a_readable_picture(epochs: int, tmp_path: Path) -> None:
-    filled = history_of(*[0.1] * epochs)
-    trainer: Any = SimpleNamespace(
-        callbacks=[filled], fast_dev_run=False, is_global_zero=True, default_root_dir=tmp_path
-    )
-    Curves().on_fit_end(trainer, TASK)
-    assert (tmp_path / "curves.png").exists() == (epochs > 0)
+    draw_curves(tmp_path, *[0.1] * epochs)
+    assert (tmp_path / CURVES).exists() == (epochs > 0)
     if epochs:
-        content = (tmp_path / "curves.png").read_bytes()
-        assert content.startswith(b"\x89PNG")
-        width, height = struct.unpack(">II", content[16:24])
+        height, width, _ = imread(tmp_path / CURVES, format="png").shape
         assert (width, height) >= (1000, 400)
 
 
@@ -164,10 +165,7 @@ def test_a_failing_picture_is_a_warning(
         raise OSError("no fonts")
 
     monkeypatch.setattr(history, "draw", broken)
-    trainer: Any = SimpleNamespace(
-        callbacks=[history_of(0.1)], fast_dev_run=False, is_global_zero=True, default_root_dir="."
-    )
-    Curves().on_fit_end(trainer, TASK)
+    draw_curves(tmp_path, 0.1)
     assert "no fonts" in caplog.text
 
 

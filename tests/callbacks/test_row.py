@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sigma.runs.files import EPOCHS, ROW
 from sigma.runs.row import Row
 from tests.in_process import arguments, call
 from tests.runs.front_door import write_sequences
@@ -19,13 +20,13 @@ def test_a_row_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     typed += ["callbacks.row.trials=7"]
     folder = tmp_path / "run"
     assert call(monkeypatch, *arguments(folder, data, *typed)) == 0
-    row = Row.read(folder / "row.json")
+    row = Row.read(folder / ROW)
     assert row.precision == "bf16-mixed"
     assert row.config["trainer"]["precision"] == "16-mixed"
     assert row.config["trainer"]["default_root_dir"] == "."
     assert row.search == {"trials": 7}
-    assert row.content() == json.loads((folder / "row.json").read_text())
-    epochs = pd.read_csv(folder / "metrics.csv")
+    assert row.content() == json.loads((folder / ROW).read_text())
+    epochs = pd.read_csv(folder / EPOCHS)
     assert epochs["epoch"].tolist() == [0, 1]
     assert row.best_epoch in (0, 1)
     best = epochs.iloc[row.best_epoch]

@@ -12,11 +12,14 @@ import pytest
 
 from sigma.callbacks.wandb import WandbLogger, by_history, choose_mode, has_login, user_lines
 from sigma.errors import UserError
+from sigma.runs.files import CONFIG, EPOCHS, RANKS, ROW, WANDB
 from sigma.task import SequenceTask
-from tests.callbacks.fake_wandb import Service, service, wandb
+from tests.callbacks.fake_wandb import Run, Service, service, wandb
 from tests.in_process import call
 
 __all__ = ["service"]
+
+Patch, Logged = pytest.MonkeyPatch, pytest.LogCaptureFixture
 
 KEY = "0123456789" * 4
 SMALL = [
@@ -26,7 +29,7 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True)
-def _no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_login(tmp_path: Path, monkeypatch: Patch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -36,13 +39,13 @@ def arguments(tmp_path: Path, *overrides: str) -> list[str]:
     return [*SMALL, f"dataset.root={tmp_path / 'data'}", *overrides]
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog: Logged) -> list[str]:
     """Of this project."""
     records = [r for r in caplog.records if r.levelno >= logging.WARNING]
     return [r.getMessage() for r in records if r.name.startswith("sigma")]
 
 
-def test_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
+def test_what_a_run_logs(tmp_path: Path, monkeypatch: Patch, service: Service) -> None:
     folder = tmp_path / "run"
     typed = ["trainer.max_epochs=3", "group=table4", "tags=[mine]", "model.r=2"]
     assert call(monkeypatch, *arguments(tmp_path, *typed, f"hydra.run.dir={folder}")) == 0
@@ -50,22 +53,22 @@ def test_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servic
     assert run.exit_code == 0
     described = [run.options[name] for name in ("name", "group", "job_type", "tags", "mode")]
     assert described == ["sigma-simulated-s2020", "table4", "sigma", ["mine"], "offline"]
-    assert run.options["config"] == json.loads((folder / "config.json").read_text())
+    assert run.options["config"] == json.loads((folder / CONFIG).read_text())
 
     curves = pd.DataFrame([line for line in run.history if "epoch" in line])
     curves = curves.groupby("epoch").first().drop(columns="step")
-    epochs = pd.read_csv(folder / "metrics.csv", index_col="epoch")
+    epochs = pd.read_csv(folder / EPOCHS, index_col="epoch")
     assert {"train/loss", "val/ndcg@10", "val/short/hr@10"} <= set(epochs)
     pd.testing.assert_frame_equal(curves[list(epochs)], epochs, check_index_type=False)
 
-    row = json.loads((folder / "row.json").read_text())
-    scores = {f"test/{name}": value for name, value in row["metrics"]["test"].items()}
-    scores |= {f"best/val/{name}": value for name, value in row["metrics"]["val"].items()}
-    scores |= {f"efficiency/{name}": value for name, value in row["efficiency"].items()}
-    scores |= {"best/epoch": row["best_epoch"], "efficiency/parameters": row["parameters"]}
+    row = json.loads((folder / ROW).read_text())
+    scores = {"best/epoch": row["best_epoch"], "efficiency/parameters": row["parameters"]}
+    parts = {"test": row["metrics"]["test"], "best/val": row["metrics"]["val"]}
+    for part, values in (parts | {"efficiency": row["efficiency"]}).items():
+        scores |= {f"{part}/{name}": value for name, value in values.items()}
     assert scores.items() <= run.summary.items()
 
-    ranks = pd.read_parquet(folder / "ranks.parquet")
+    ranks = pd.read_parquet(folder / RANKS)
     lines, bins = run.table("ranks/users_sample"), run.table("ranks/by_history")
     assert lines["rank"].tolist() == (ranks["greater"] + 1 + ranks["ties"] / 2).tolist()
     for name in ("hr@10", "ndcg@10", "mrr@10"):
@@ -75,12 +78,12 @@ def test_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servic
 
 
 def test_a_real_offline_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     typed = arguments(tmp_path, "trainer.max_epochs=1", f"hydra.run.dir={folder}")
     assert call(monkeypatch, *typed) == 0
-    state = json.loads((folder / "wandb.json").read_text())
+    state = json.loads((folder / WANDB).read_text())
     (place,) = folder.glob("wandb/offline-run-*")
     assert place.name.endswith(state["id"])
     deadline = time.monotonic() + 20  # its service writes in its own time
@@ -94,7 +97,7 @@ def test_a_real_offline_run(
 
 
 def test_jobs_of_a_multirun_end_and_a_stopped_one_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service
+    tmp_path: Path, monkeypatch: Patch, service: Service
 ) -> None:
     errors = [UserError("the second epoch cannot start")]  # of the first job alone
 
@@ -109,7 +112,7 @@ def test_jobs_of_a_multirun_end_and_a_stopped_one_goes_on(
     failed, finished, again = service.runs
     assert (failed.exit_code, finished.exit_code, again.exit_code) == (1, 0, 0)
     assert failed.id == again.id != finished.id
-    assert {failed.id, finished.id} == {p.parent.name for p in tmp_path.glob("sweep/*/row.json")}
+    assert {failed.id, finished.id} == {p.parent.name for p in tmp_path.glob(f"sweep/*/{ROW}")}
     assert not failed.summary
     assert "test/ndcg@10" in finished.summary
     assert again.summary["efficiency/sessions"] == 2
@@ -126,7 +129,6 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path, service: Service) -> None:
         logger.finalize("failed")
         logger.log_metrics({"epoch": 1}, step=1)  # to nobody
         assert service.runs[-1].exit_code == 1
-        assert logger.version == service.runs[-1].id
     first, resumed, other = (run.id for run in service.runs)
     assert first == resumed != other
     moved = WandbLogger(str(tmp_path / "b"), project="p", id=first)
@@ -136,17 +138,14 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path, service: Service) -> None:
 
 def test_a_row_of_an_earlier_end_is_not_logged(tmp_path: Path, service: Service) -> None:
     logger = WandbLogger(str(tmp_path), project="p")
-    (tmp_path / "row.json").write_text("{}")
+    (tmp_path / ROW).write_text("{}")
     logger.log_metrics({"test/ndcg@10": 0.25}, step=1)
     logger.finalize("success")
     assert service.runs[0].summary == {"test/ndcg@10": 0.25}
 
 
 def test_what_cannot_be_reached_is_logged_offline(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    service: Service,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, monkeypatch: Patch, service: Service, caplog: Logged
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     service.broken = wandb.errors.CommError("no route\nto host")
@@ -160,9 +159,7 @@ def test_what_cannot_be_reached_is_logged_offline(
 
 
 @pytest.mark.slow
-def test_no_server_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_server_in_time(tmp_path: Path, monkeypatch: Patch, caplog: Logged) -> None:
     """With W&B itself."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -175,22 +172,16 @@ def test_no_server_in_time(
 
 @pytest.mark.parametrize("breaks", ["init", "log", "summary"])
 def test_an_error_of_wandb_ends_wandb_alone(
-    breaks: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    service: Service,
-    caplog: pytest.LogCaptureFixture,
+    breaks: str, tmp_path: Path, monkeypatch: Patch, service: Service, caplog: Logged
 ) -> None:
     def gone(*_: Any, **__: Any) -> None:
         raise ConnectionError("the service has gone")
 
     logger = WandbLogger(str(tmp_path), project="p")
-    if breaks == "init":
-        monkeypatch.setattr(wandb, "init", gone)
+    if breaks == "summary":
+        logger.experiment.summary = None
     else:
-        run = logger.experiment
-        monkeypatch.setattr(run, "log", gone) if breaks == "log" else None
-        run.summary = None if breaks == "summary" else run.summary
+        monkeypatch.setattr(*{"init": (wandb, "init"), "log": (Run, "log")}[breaks], gone)
     for epoch in range(3):
         logger.log_metrics({"epoch": epoch}, step=epoch)
     logger.log_metrics({"test/ndcg@10": 0.25}, step=3)
@@ -199,9 +190,7 @@ def test_an_error_of_wandb_ends_wandb_alone(
     assert all(run.exit_code == 1 for run in service.runs)
 
 
-def test_the_mode_is_told_from_wandbs_own_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mode_is_told_from_wandbs_own_settings(tmp_path: Path, monkeypatch: Patch) -> None:
     assert choose_mode() == "offline"
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
     assert has_login()
