@@ -15,12 +15,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import wandb
-from hydra import compose, initialize_config_dir
 
+from experiments.grid import expand
 from sigma.callbacks.wandb import has_login
 from sigma.errors import UserError
-from sigma.runs.distributed import SCRIPT
-from sigma.runs.identity import identity, register, resolved
+from sigma.runs.identity import identity
 from sigma.runs.messages import explained, one_line
 
 try:
@@ -104,9 +103,7 @@ def panels(section: Section) -> list[Any]:
 @cache
 def settings(*overrides: str) -> dict[str, Any]:
     """Config keys and values that decide a run's result."""
-    register()
-    with initialize_config_dir(str(SCRIPT.parent / "conf"), version_base="1.3"):
-        return identity(resolved(compose("config", list(overrides), return_hydra_config=True)))
+    return identity(expand(overrides)[0].config)
 
 
 def runs(section: Section, dataset: str) -> Any:
