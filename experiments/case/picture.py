@@ -97,10 +97,10 @@ def draw_history(page: Page, case: Case, last: int) -> None:
     page.write(before + 0.2, y, "the true next item", style="italic")
 
 
-def draw_model(page: Page, x: float, y: float, model: pd.Series, lines: pd.DataFrame) -> None:
+def draw_model(page: Page, x: float, y: float, name: str, lines: pd.DataFrame) -> None:
     """A model's name, the target's rank, and its first recommendations."""
-    page.write(x, y, textwrap.shorten(model["model"], 30, placeholder="…"), fontweight="bold")
-    rank = f"rank {model['rank']:,g}"
+    page.write(x, y, textwrap.shorten(name, 30, placeholder="…"), fontweight="bold")
+    rank = f"rank {lines['rank'].iloc[0]:,g}"
     page.write(x + BLOCK - 0.35, y, rank, ha="right", color=GREY, fontsize=8)
     for _, line in lines.iterrows():
         y += ROW
@@ -133,9 +133,9 @@ def draw(case: Case, last: int = 20) -> Figure:
     height = bottom + 0.75 + 0.2 * len(caption)
     page = Page(width, height, palette(case))
     draw_history(page, case, last)
-    for i, model in case.models.iterrows():
+    for i, (name, lines) in enumerate(lists.items()):
         x, y = left + i // column_length * BLOCK, TOP + (i % column_length * tall + 0.3) * ROW
-        draw_model(page, x, y, model, lists[model["model"]])
+        draw_model(page, x, y, str(name), lines)
     draw_legend(page, case, 1 - bottom / height)
     for i, line in enumerate(caption):
         page.write(MARGIN, bottom + 0.7 + 0.2 * i, line, color="#222222")
