@@ -4,11 +4,10 @@
     python -m experiments.search model=sigma,sasrec dataset=beauty n_trials=50
     python -m experiments.search model=sasrec model.dropout='interval(0,0.7)' model.num_layers=1
 
-Words of its own: ``n_trials=20`` (of a search in all, those of an earlier start counted),
-``folder=search`` (each search lies in its ``<model>-<dataset>-s<seed>``), ``search=<name>`` (a
-space of ``conf/search.yaml``; the model's by default), ``prune=false``. All others are
-``train.py``'s. Several models, data sets or seeds are a search each, with as many trials, the same
-sampler, pruner and stopping rule.
+Words of its own: ``n_trials=20`` (of a search in all, those of an earlier start counted) and
+``folder=search`` (each search lies in its ``<model>-<dataset>-s<seed>``). All others are
+``train.py``'s; ``interval`` and ``choice`` add to the model's space in ``conf/search.yaml``.
+Several models, data sets or seeds are a search each, with as many trials.
 
 The same command again goes on where it was stopped, draws what it would have drawn, and shows what
 there is when all is done. A trial that does worse than the median of others after as many epochs
@@ -48,7 +47,7 @@ except ImportError:
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STARTS = ("model", "dataset", "seed")  # of several values, each is a search of its own
-WORDS = {"n_trials": 20, "folder": "search", "search": None, "prune": True}
+WORDS = {"n_trials": 20, "folder": "search"}
 
 
 class Pruning(Callback):
@@ -56,12 +55,6 @@ class Pruning(Callback):
 
     Not at an epoch's end: then its checkpoint and curves are still to be written. Optuna's own
     callback takes the living trial, which a command line cannot hold.
-
-    Args:
-        trial: its number.
-
-    Raises:
-        UserError: the trial is pruned.
     """
 
     def __init__(self, storage: str, study: str, trial: int) -> None:
@@ -86,8 +79,7 @@ class Pruning(Callback):
 def distribution(override: Override) -> Any:
     """What ``interval``, ``choice`` or ``a,b`` of Hydra's grammar lets a trial draw.
 
-    ``tag(log, interval(a, b))`` is uniform in the logarithm, ``int(interval(a, b))`` of whole
-    numbers with both ends. Choices are texts, as the command line takes them.
+    Choices are texts, as the command line takes them.
     """
     value = override.value()
     if not isinstance(value, IntervalSweep):
@@ -108,15 +100,7 @@ def composed(overrides: list[str]) -> Any:
 
 
 class Search:
-    """One search: what all trials have, what each draws, and its study.
-
-    Args:
-        overrides: ``train.py``'s, those with ``interval`` or ``choice`` drawn.
-        words: see ``WORDS``.
-
-    Raises:
-        UserError: nothing is to be drawn, or the folder holds another search or is in use.
-    """
+    """One search: what all trials have, what each draws, and its study."""
 
     def __init__(self, overrides: list[str], words: Any) -> None:
         parser, self.words = OverridesParser.create(), words
@@ -125,13 +109,13 @@ class Search:
         config = composed(self.fixed)
         model, dataset = (config.hydra.runtime.choices[group] for group in ("model", "dataset"))
         self.metric = config.evaluation.monitor.removeprefix("val/")
-        space: Any = OmegaConf.load(CONF / "search.yaml").get(words.search or model, {})
+        space: Any = OmegaConf.load(CONF / "search.yaml").get(model, {})
         written = parser.parse_overrides([f"{key}={value}" for key, value in space.items()])
         last = {o.get_key_element(): o for o in [*written, *typed]}  # of a key given twice
         self.space = {k: distribution(o) for k, o in last.items() if o.is_sweep_override()}
         if not self.space:
             raise UserError(
-                f"There is nothing to search: conf/search.yaml has no '{words.search or model}' "
+                f"There is nothing to search: conf/search.yaml has no '{model}' "
                 "and the command line no interval(…) or choice(…)."
             )
         some = {k: d.choices[0] if hasattr(d, "choices") else d.low for k, d in self.space.items()}
@@ -188,16 +172,11 @@ class Search:
 
     def train(self, folder: Path, number: int, params: dict[str, Any]) -> str:
         """Run ``train.py`` in a process of its own; the sentence it failed with, if it failed."""
-        words = {
-            **params,
-            "resume": "true",
-            "hydra.run.dir": quoted(str(folder)),
-            "callbacks.row.trials": self.words.n_trials,
-        }
-        if self.words.prune:
-            pruning = {"_target_": "experiments.search.Pruning", "trial": number}
-            pruning |= {"storage": quoted(self.storage), "study": quoted(self.name)}
-            words |= {f"+callbacks.pruning.{key}": value for key, value in pruning.items()}
+        pruning = {"_target_": "experiments.search.Pruning", "trial": number}
+        pruning |= {"storage": quoted(self.storage), "study": quoted(self.name)}
+        words = params | {f"+callbacks.pruning.{key}": value for key, value in pruning.items()}
+        words |= {"resume": "true", "hydra.run.dir": quoted(str(folder))}
+        words |= {"callbacks.row.trials": self.words.n_trials}
         typed = ["group=fair_search", *self.fixed, *(f"{k}={v}" for k, v in words.items())]
         command = [sys.executable, str(SCRIPT), *typed]
         with (

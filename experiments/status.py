@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,9 @@ def state(folder: Path) -> dict[str, Any]:
 
 def is_held(path: Path) -> bool:
     """Whether another process has this lock."""
-    try:
-        with FileLock(path, blocking=False) if path.is_file() else nullcontext():
-            return False
-    except Timeout:
-        return True
+    with suppress(Timeout), FileLock(path, blocking=False) if path.is_file() else nullcontext():
+        return False
+    return True
 
 
 def time_left(runs: pd.DataFrame) -> tuple[float, int]:

@@ -1,7 +1,6 @@
 """How fast a GPU is, in six minutes, as one table at the end.
 
-    python -m experiments.benchmarks.gpu <folder with beauty.txt and ml-1m.txt>
-    python -m experiments.benchmarks.gpu data --parts kernels models --out results/benchmarks
+    python -m experiments.benchmarks.gpu <folder with beauty.txt and ml-1m.txt> [--parts kernels]
 
 Parts, each a process of its own with a limit of its own, so that one that fails or hangs says so
 and costs no other; nothing else should run beside them:

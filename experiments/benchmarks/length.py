@@ -88,8 +88,8 @@ def main() -> None:
     axes = {"model": options.models, "stage": ["training", "inference"], "length": options.lengths}
     cases = measure.grid(options, **axes, rows=[options.rows], items=[options.items])
     table = measure.medians(cases, one, options.repeats, KEY, COLUMNS)
-    by_length = table.rename(columns=NAMES)[[*NAMES.values()]].reset_index("length")
-    fits = by_length.groupby(KEY[:2], sort=False).apply(
+    times = table.rename(columns=NAMES)[[*NAMES.values()]].reset_index("length")
+    fits = times.groupby(KEY[:2], sort=False).apply(
         lambda lines: lines.set_index("length").apply(exponent)
     )
     table.insert(0, "rows", options.rows)

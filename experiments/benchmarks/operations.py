@@ -95,7 +95,6 @@ def contender(case: Case) -> tuple[Callable[..., Tensor], list[Tensor]]:
 
 
 def mamba_ssm(*inputs: Tensor) -> Tensor:
-    """The scan by mamba-ssm's kernel, u, dt, B, C and z with positions last."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     return selective_scan_fn(*inputs, delta_softplus=True).transpose(1, 2)

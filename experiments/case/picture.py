@@ -18,18 +18,18 @@ TITLE, GAP, BLOCK = 2.4, 1.0, 3.4  # widths of a title, between the two sides, a
 LONGEST = 32  # characters of a title
 
 
-def genre(item: pd.Series) -> str | None:
-    """The first genre of an item, the main one."""
-    return item["genres"].split("|")[0] or None if isinstance(item["genres"], str) else None
+def genre(item: pd.Series) -> str:
+    """The first genre of an item, the main one; empty where it is not known."""
+    return item["genres"].split("|")[0] if isinstance(item["genres"], str) else ""
 
 
 def palette(case: Case) -> dict[str, str]:
     """Colours of the most frequent main genres in the picture; the others have none."""
-    columns = ["item", "title", "genres"]
-    items = pd.concat([case.history[columns], case.recommendations[columns]])
-    genres = pd.concat([items, case.target.to_frame().T]).apply(genre, axis=1).dropna()
-    counts = genres.value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    return dict(zip(counts.index, COLOURS, strict=False))
+    items = pd.concat([case.history, case.recommendations, case.target.to_frame().T])
+    genres = items.apply(genre, axis=1)
+    counts = genres[genres != ""].value_counts().sort_index()
+    names = counts.sort_values(ascending=False, kind="stable").index
+    return dict(zip(names, COLOURS, strict=False))
 
 
 class Page:
@@ -46,8 +46,7 @@ class Page:
         self.axes.text(x, y, text, **{"fontsize": 8.5, "va": "center", "parse_math": False} | style)
 
     def colour(self, item: pd.Series) -> str:
-        name = genre(item)
-        return UNKNOWN if name is None else self.colours.get(name, OTHER)
+        return self.colours.get(genre(item), OTHER) if genre(item) else UNKNOWN
 
     def dot(self, x: Any, y: Any, face: str, **style: Any) -> None:
         style = {"s": 62, "facecolor": face, "edgecolor": GREY, "linewidth": 0.8} | style
