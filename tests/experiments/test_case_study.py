@@ -70,14 +70,14 @@ def test_the_flip_is_the_models(runs: dict[str, TrainedRun], length: int) -> Non
 
 
 def test_a_flip_that_is_switched_off_is_none(runs: dict[str, TrainedRun]) -> None:
-    for name, key, value in (("sigma", "partial_flip", False), ("sigma_released", "flip_until", 0)):
+    def flip(name: str, **settings: Any) -> Any:
         config = runs[name].config.copy()
-        config.model[key] = value
-        assert study.flip_of(runs[name]._replace(config=config), 9) is None
-    config = runs["sigma_released"].config.copy()
-    config.model.flip_until, config.model.r = None, 3
-    mended = runs["sigma_released"]._replace(config=config)
-    assert study.flip_of(mended, 9) == study.flip_of(runs["sigma"], 9)
+        config.model.update(settings)
+        return study.flip_of(runs[name]._replace(config=config), 9)
+
+    assert flip("sigma", partial_flip=False) is None
+    assert flip("sigma_released", flip_until=0) is None
+    assert flip("sigma_released", flip_until=None, r=3) == flip("sigma")
 
 
 def test_a_case_is_what_the_runs_know(
