@@ -5,7 +5,6 @@ page becomes the columns b and c of ``results/benchmarks/a.csv`` (all of them, i
 """
 
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -38,20 +37,7 @@ def build_report(folder: Path) -> None:
     sys.path.insert(0, str(RESULTS.parent))  # experiments is not installed
     from experiments import report
 
-    if hasattr(report, "build"):
-        report.build(folder)
-    else:
-        copy_committed_report(folder)
-
-
-def copy_committed_report(folder: Path) -> None:
-    """The report as it is committed; to go when ``experiments.report.build`` is there."""
-    shutil.copytree(RESULTS / "report" / "figures", folder / "figures")
-    text = (RESULTS / "report" / "report.md").read_text()
-    for picture in sorted(RESULTS.glob("case_study/*/*.png")):
-        shutil.copy(picture, folder / "figures")
-        text = text.replace(f"../{picture.relative_to(RESULTS)}", f"figures/{picture.name}")
-    (folder / "report.md").write_text(text)
+    report.build(folder)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -23,7 +23,6 @@ class Job:
     """One run an experiment asks for.
 
     Attributes:
-        run_id: its name, see ``sigma.runs.identity.run_id``.
         overrides: what Hydra is given for it, ``key=value``.
         config: the resolved settings that decide its result.
     """
@@ -54,46 +53,40 @@ def experiments() -> list[str]:
     return sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
-@cache
-def jobs_of(*overrides: str) -> tuple[Job, ...]:
-    """``expand``, composed once a process."""
-    return tuple(expand(overrides))
-
-
 def expand(overrides: Sequence[str]) -> list[Job]:
     """The jobs of ``python train.py -m *overrides``, in Hydra's order.
 
     Raises:
         UserError: an override that Hydra refuses, or an unknown experiment.
     """
+    return list(jobs_of(*overrides))
+
+
+@cache
+def jobs_of(*overrides: str) -> tuple[Job, ...]:
+    """``expand``, composed once a process."""
     register()
-    for override in overrides:
-        name = override.removeprefix("experiment=")
-        if name != override and name not in experiments():
-            raise UserError(
-                f"There is no experiment '{name}'; there are: {', '.join(experiments())}."
-            )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return _expand(overrides)
+            return tuple(_jobs(overrides))
         except HydraException as error:
             raise UserError(" ".join(str(error).split())) from error
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{' '.join(overrides)}: {error}") from error
 
 
-def _expand(overrides: Sequence[str]) -> list[Job]:
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    single = [o for o, p in zip(overrides, parsed, strict=True) if not p.is_sweep_override()]
-    multirun = compose("config", single, return_hydra_config=True)
-    params = multirun.hydra.sweeper.get("params") or {}
-    values = _values([*(f"{k}={v}" for k, v in params.items()), *overrides])
-    seeds = values.pop("seed", [str(multirun.seed)])
+def _jobs(overrides: Sequence[str]) -> list[Job]:
+    values = _values(overrides)
+    if "experiment" in values:
+        values = choices(",".join(values["experiment"])) | values
+    seeds = values.pop("seed", None)
     jobs = []
     for combination in product(*values.values()):
         shared = [f"{key}={value}" for key, value in zip(values, combination, strict=True)]
         cfg = compose("config", shared, return_hydra_config=True)
-        for seed in seeds:  # composing takes a tenth of a second, another seed nothing
+        for seed in seeds or [cfg.seed]:  # composing takes a tenth of a second, a seed nothing
             cfg.seed = int(seed)
             config = resolved(cfg)
             jobs.append(Job(run_id(config), (*shared, f"seed={seed}"), config))
@@ -101,9 +94,18 @@ def _expand(overrides: Sequence[str]) -> list[Job]:
 
 
 def choices(experiment: str) -> dict[str, list[str]]:
-    """What an experiment sweeps over of itself, by key; composes nothing."""
-    content: Any = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
-    return _values([f"{k}={v}" for k, v in content.hydra.sweeper.params.items()])
+    """What an experiment sweeps over of itself, by key; composes nothing.
+
+    Raises:
+        UserError: there is no such experiment.
+    """
+    if experiment not in experiments():
+        raise UserError(
+            f"There is no experiment '{experiment}'; there are: {', '.join(experiments())}."
+        )
+    content = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    params = OmegaConf.select(content, "hydra.sweeper.params") or {}
+    return _values([f"{key}={value}" for key, value in params.items()])
 
 
 def _values(overrides: Sequence[str]) -> dict[str, list[str]]:

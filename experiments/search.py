@@ -4,11 +4,10 @@
     python -m experiments.search model=sigma,sasrec dataset=beauty n_trials=50
     python -m experiments.search model=sasrec model.dropout='interval(0,0.7)' model.num_layers=1
 
-Words of its own: ``n_trials=20`` (of a search in all, those of an earlier start counted),
-``folder=search`` (each search lies in its ``<model>-<dataset>-s<seed>``), ``search=<name>`` (a
-space of ``conf/search.yaml``; the model's by default), ``prune=false``, ``storage=sqlite:///…``
-(``search.db`` in that folder by default). All others are ``train.py``'s. Several models, data sets
-or seeds are a search each, with as many trials, the same sampler, pruner and stopping rule.
+Words of its own: ``n_trials=20`` (of a search in all, those of an earlier start counted) and
+``folder=search`` (each search lies in its ``<model>-<dataset>-s<seed>``). All others are
+``train.py``'s; ``interval`` and ``choice`` add to the model's space in ``conf/search.yaml``.
+Several models, data sets or seeds are a search each, with as many trials.
 
 The same command again goes on where it was stopped, draws what it would have drawn, and shows what
 there is when all is done. A trial that does worse than the median of others after as many epochs
@@ -17,7 +16,6 @@ is pruned and leaves no row.
 
 import shlex
 import sys
-from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
@@ -31,10 +29,11 @@ from hydra.core.override_parser.types import IntervalSweep, Override, Transforme
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
+from experiments.grid import CONF
 from sigma.errors import UserError
 from sigma.runs.command import quoted
-from sigma.runs.distributed import SCRIPT, passing_sigterm_on
-from sigma.runs.files import LOCK, ROW
+from sigma.runs.distributed import passing_sigterm_on
+from sigma.runs.files import LOCK, ROW, SCRIPT
 from sigma.runs.identity import register
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
@@ -46,9 +45,9 @@ try:
 except ImportError:
     raise SystemExit("error: A search needs Optuna: pip install -e '.[optuna]'.") from None
 
-CONF = SCRIPT.parent / "conf"
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 STARTS = ("model", "dataset", "seed")  # of several values, each is a search of its own
-WORDS = {"n_trials": 20, "folder": "search", "search": None, "prune": True, "storage": None}
+WORDS = {"n_trials": 20, "folder": "search"}
 
 
 class Pruning(Callback):
@@ -56,23 +55,14 @@ class Pruning(Callback):
 
     Not at an epoch's end: then its checkpoint and curves are still to be written. Optuna's own
     callback takes the living trial, which a command line cannot hold.
-
-    Args:
-        storage: of the study.
-        study: its name.
-        trial: its number.
-
-    Raises:
-        UserError: the trial is pruned.
     """
 
     def __init__(self, storage: str, study: str, trial: int) -> None:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5)
         loaded = optuna.load_study(study_name=study, storage=storage, pruner=pruner)
         trials = optuna.storages.get_storage(storage)
-        place = trials.get_study_id_from_name(study)
-        key = trials.get_trial_id_from_study_id_trial_number(place, trial)
-        self.trial = Trial(loaded, key)
+        key = trials.get_study_id_from_name(study)
+        self.trial = Trial(loaded, trials.get_trial_id_from_study_id_trial_number(key, trial))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -89,8 +79,7 @@ class Pruning(Callback):
 def distribution(override: Override) -> Any:
     """What ``interval``, ``choice`` or ``a,b`` of Hydra's grammar lets a trial draw.
 
-    ``tag(log, interval(a, b))`` is uniform in the logarithm, ``int(interval(a, b))`` of whole
-    numbers with both ends. Choices are texts, as the command line takes them.
+    Choices are texts, as the command line takes them.
     """
     value = override.value()
     if not isinstance(value, IntervalSweep):
@@ -111,15 +100,7 @@ def composed(overrides: list[str]) -> Any:
 
 
 class Search:
-    """One search: what all trials have, what each draws, and its study.
-
-    Args:
-        overrides: ``train.py``'s, those with ``interval`` or ``choice`` drawn.
-        words: see ``WORDS``.
-
-    Raises:
-        UserError: nothing is to be drawn, or the folder holds another search or is in use.
-    """
+    """One search: what all trials have, what each draws, and its study."""
 
     def __init__(self, overrides: list[str], words: Any) -> None:
         parser, self.words = OverridesParser.create(), words
@@ -128,24 +109,23 @@ class Search:
         config = composed(self.fixed)
         model, dataset = (config.hydra.runtime.choices[group] for group in ("model", "dataset"))
         self.metric = config.evaluation.monitor.removeprefix("val/")
-        space: Any = OmegaConf.load(CONF / "search.yaml").get(words.search or model, {})
+        space: Any = OmegaConf.load(CONF / "search.yaml").get(model, {})
         written = parser.parse_overrides([f"{key}={value}" for key, value in space.items()])
         last = {o.get_key_element(): o for o in [*written, *typed]}  # of a key given twice
         self.space = {k: distribution(o) for k, o in last.items() if o.is_sweep_override()}
         if not self.space:
             raise UserError(
-                f"There is nothing to search: conf/search.yaml has no '{words.search or model}' "
+                f"There is nothing to search: conf/search.yaml has no '{model}' "
                 "and the command line no interval(…) or choice(…)."
             )
         some = {k: d.choices[0] if hasattr(d, "choices") else d.low for k, d in self.space.items()}
         composed([*self.fixed, *(f"{key}={value}" for key, value in some.items())])
         self.name = f"{model}-{dataset}-s{config.seed}"
         self.folder = Path(words.folder, self.name).absolute()
-        self.storage = words.storage or f"sqlite:///{self.folder / 'search.db'}"
+        self.storage = f"sqlite:///{self.folder / 'search.db'}"
 
     def run(self) -> None:
         """Go through the trials that are left, and show all of them."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / LOCK, timeout=0):
@@ -178,7 +158,7 @@ class Search:
 
     def run_trial(self, study: Any, number: int, params: dict[str, Any]) -> None:
         """Run a trial to its end, and tell the study how it ended."""
-        folder, total = self.folder / f"trial-{number:03d}", self.words.n_trials
+        folder = self.folder / f"trial-{number:03d}"
         outcome = self.train(folder, number, params)
         if not outcome:
             score = Row.read(folder / ROW).metrics.val[self.metric]
@@ -187,25 +167,17 @@ class Search:
         else:
             pruned = "pruned" in study.trials[number].user_attrs
             study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
-        times = [trial.duration for trial in ended(study)]
-        left = sum(times, timedelta()) / max(len(times), 1) * (total - len(times))
-        rest = f"{len(times)} of {total}, about {str(left).partition('.')[0]} left"
+        rest = f"{len(ended(study))} of {self.words.n_trials}"
         print(f"{self.name} trial {number}: {outcome}  ({rest})", flush=True)
 
     def train(self, folder: Path, number: int, params: dict[str, Any]) -> str:
         """Run ``train.py`` in a process of its own; the sentence it failed with, if it failed."""
-        words = {
-            **({} if any(o.startswith("group=") for o in self.fixed) else {"group": "fair_search"}),
-            **params,
-            **{"resume": "true", "hydra.run.dir": quoted(str(folder))},
-            **{"callbacks.row.trials": self.words.n_trials},
-        }
-        if self.words.prune:
-            words["+callbacks.pruning._target_"] = "experiments.search.Pruning"
-            words["+callbacks.pruning.storage"] = quoted(self.storage)
-            words["+callbacks.pruning.study"] = quoted(self.name)
-            words["+callbacks.pruning.trial"] = number
-        typed = [*self.fixed, *(f"{key}={value}" for key, value in words.items())]
+        pruning = {"_target_": "experiments.search.Pruning", "trial": number}
+        pruning |= {"storage": quoted(self.storage), "study": quoted(self.name)}
+        words = params | {f"+callbacks.pruning.{key}": value for key, value in pruning.items()}
+        words |= {"resume": "true", "hydra.run.dir": quoted(str(folder))}
+        words |= {"callbacks.row.trials": self.words.n_trials}
+        typed = ["group=fair_search", *self.fixed, *(f"{k}={v}" for k, v in words.items())]
         command = [sys.executable, str(SCRIPT), *typed]
         with (
             Popen(command, stdout=DEVNULL, stderr=PIPE, text=True) as process,

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,13 @@ STATES = ("done", "running", "failed", "interrupted", "missing")
 
 def state(folder: Path) -> dict[str, Any]:
     """State, epochs so far, seconds it took and why it failed, by the run's folder alone."""
-    if folder.is_file():
-        return {"state": "failed", "reason": f"{folder} is a file; move it away"}
-    if (folder / ROW).is_file():
+    if (folder / ROW).exists():
         try:
             row = Row.read(folder / ROW)
-            seconds = sum(float(row.efficiency.get(f"{p}_seconds") or 0) for p in ("train", "eval"))
         except ValueError:
             reason = f"{folder / ROW} is damaged; delete it and start the same sweep again"
             return {"state": "failed", "reason": reason}
+        seconds = sum(float(row.efficiency.get(f"{p}_seconds") or 0) for p in ("train", "eval"))
         return {"state": "done", "epochs": row.epochs, "seconds": seconds}
     log = folder / EPOCHS
     epochs = max(len(log.read_text().splitlines()) - 1, 0) if log.is_file() else 0
@@ -54,13 +53,9 @@ def state(folder: Path) -> dict[str, Any]:
 
 def is_held(path: Path) -> bool:
     """Whether another process has this lock."""
-    if path.is_file():
-        try:
-            with FileLock(path, blocking=False):
-                pass
-        except Timeout:
-            return True
-    return False
+    with suppress(Timeout), FileLock(path, blocking=False) if path.is_file() else nullcontext():
+        return False
+    return True
 
 
 def time_left(runs: pd.DataFrame) -> tuple[float, int]:
@@ -90,19 +85,17 @@ def show(runs: pd.DataFrame) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.status",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("overrides", nargs="+", help="experiment=… and what narrows it")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs")
     options = parser.parse_args(arguments)
     if not options.runs.is_dir():
         print(f"There is no folder {options.runs} yet; --runs or SIGMA_RUNS names another.")
+    unknown = {"seconds": None, "epochs": 0}
     records = [
         {"run_id": job.run_id, "model": job.model, "data set": job.dataset}
-        | {"seconds": None, "epochs": 0}
+        | unknown
         | state(run_folder(options.runs, job.config))
         for job in expand(options.overrides)
     ]

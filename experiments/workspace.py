@@ -2,25 +2,22 @@
 
     python -m experiments.workspace --project sigma [--entity team] [--datasets beauty games]
 
-A report and not a workspace, because each section needs its own choice of runs: those of a W&B
-group (config key ``group``, such as ``table2``) and data set. A run that several experiments share
-has the group of the one that ran it first, so these few are found by their settings.
+A section shows the runs of a W&B group (config key ``group``, such as ``table2``) and data set. A
+run that several experiments share has the group of the one that ran it first, so these few are
+found by their settings.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from typing import Any, NamedTuple
 
 import wandb
-from hydra import compose, initialize_config_dir
 
+from experiments.grid import expand
 from sigma.callbacks.wandb import has_login
 from sigma.errors import UserError
-from sigma.runs.distributed import SCRIPT
-from sigma.runs.identity import identity, register, resolved
+from sigma.runs.identity import identity
 from sigma.runs.messages import explained, one_line
 
 try:
@@ -46,9 +43,9 @@ TRAINING = ("task.optimizer.lr", "trainer.max_epochs")
 class Section(NamedTuple):
     """One table or figure: ``metrics`` of the summary as bars, a panel each.
 
-    The bars are of runs of these W&B ``groups`` (none for all), and of ``shared`` ones, found by
-    their settings, averaged by the values of the config keys ``by``. With ``over``, the metrics are
-    points over this config key. ``lines`` are metrics over epochs, ``tables`` of the summary.
+    They are of these W&B ``groups`` (none for all) and of ``shared`` runs, averaged by the values
+    of the config keys ``by``, or with ``over`` points over this config key. ``lines`` are metrics
+    over epochs, ``tables`` of the summary.
     """
 
     title: str
@@ -83,7 +80,7 @@ SECTIONS = (
 
 def panels(section: Section) -> list[Any]:
     """The section's panels, in rows of two or three."""
-    # A panel groups by one key, a set of runs by several, and its panels with it.
+    # A panel groups by one key; by several it is grouped with its set of runs.
     by = wr.Config(section.by[0]) if len(section.by) == 1 else None
     panels: list[Any] = [wr.WeavePanelSummaryTable(table_name=name) for name in section.tables]
     for name in section.metrics:
@@ -104,9 +101,7 @@ def panels(section: Section) -> list[Any]:
 @cache
 def settings(*overrides: str) -> dict[str, Any]:
     """Config keys and values that decide a run's result."""
-    register()
-    with initialize_config_dir(str(SCRIPT.parent / "conf"), version_base="1.3"):
-        return identity(resolved(compose("config", list(overrides), return_hydra_config=True)))
+    return identity(expand(overrides)[0].config)
 
 
 def runs(section: Section, dataset: str) -> Any:
@@ -130,7 +125,7 @@ def runs(section: Section, dataset: str) -> Any:
 
 
 def report(project: str, entity: str = "", datasets: Sequence[str] | None = None) -> Any:
-    """The definition; needs no network. Without ``datasets`` each section has its own."""
+    """The definition; without ``datasets`` each section has its own."""
     blocks: list[Any] = [wr.TableOfContents()]
     for section in SECTIONS:
         blocks.append(wr.H1(section.title))
@@ -146,18 +141,13 @@ def main() -> None:
     parser.add_argument("--project", default="sigma", help="W&B project of the runs")
     parser.add_argument("--entity", default="", help="its owner; your own default if not given")
     parser.add_argument("--datasets", nargs="+", help="instead of the paper's")
-    parser.add_argument("--print", action="store_true", help="the definition as JSON, no network")
     typed = parser.parse_args()
     with explained():
-        definition = report(typed.project, typed.entity, typed.datasets)
-        if typed.print:
-            print(json.dumps(asdict(definition), indent=1, default=str))
-            return
         if not has_login():
-            raise UserError("There is no login to W&B: set WANDB_API_KEY, or see it with --print.")
+            raise UserError("There is no login to W&B: set WANDB_API_KEY.")
         try:
-            definition.entity = typed.entity or wandb.Api().default_entity
-            print(definition.save().url)
+            entity = typed.entity or wandb.Api().default_entity
+            print(report(typed.project, entity, typed.datasets).save().url)
         except Exception as error:
             raise UserError(f"W&B did not take the report: {one_line(error)}") from error
 

@@ -3,11 +3,10 @@
     git worktree add ../before fb4e1d1
     python -m experiments.benchmarks.against ../before dataset=beauty dataset.path=beauty.txt
 
-With ``--out results/benchmarks --name against_beauty`` it writes ``against_beauty.csv``, and so for
-the other names. Each measurement is a process of its own; the two checkouts take turns, so what
-slows the machine for a while hits both. An epoch's seconds are the median step times the steps of
-an epoch, batch making and optimizer included. ``operations`` are the ``aten::`` calls of one step
-(forward, loss, backward) as PyTorch's profiler counts them.
+``--out results/benchmarks --name against_beauty`` writes ``against_beauty.csv``. The two checkouts
+take turns, so what slows the machine for a while hits both. An epoch's seconds are the median step
+times the steps of an epoch, batch making and optimizer included. ``operations`` are the ``aten::``
+calls of one step (forward, loss, backward) as PyTorch's profiler counts them.
 """
 
 import json
@@ -66,23 +65,17 @@ def measure_here(overrides: list[str], least: float) -> dict[str, float]:
 
 def one(case: dict[str, Any]) -> dict[str, float]:
     """``measure_here`` by a checkout's own code."""
-    checkout, least = case["checkouts"][case["code"]], case["least"]
+    checkout = str(case["checkouts"][case["code"]])
     overrides = [f"model={case['model']}", *case["overrides"]]
-    script, environment = str(Path(__file__).resolve()), dict(os.environ)
-    process = subprocess.run(
-        [sys.executable, script, "--case", json.dumps([overrides, least])],
-        cwd=checkout,
-        env=environment | {"PYTHONPATH": str(checkout)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if process.returncode:
-        raise RuntimeError(f"{checkout} ended with {process.returncode}; see its messages above")
-    return json.loads(process.stdout.splitlines()[-1])
+    command = [sys.executable, __file__, "--case", json.dumps([overrides, case["least"]])]
+    environment = os.environ | {"PYTHONPATH": checkout}
+    text = subprocess.check_output(command, cwd=checkout, env=environment, text=True)
+    return json.loads(text.splitlines()[-1])
 
 
 def main() -> None:
     import pandas as pd
+    import torch
 
     from experiments.benchmarks import measure
 
@@ -99,10 +92,9 @@ def main() -> None:
     medians = measure.medians(cases, one, options.repeats, [*axes], COLUMNS)
     parts = {}
     for column in COLUMNS:
-        codes = [medians[column].xs(code, level="code") for code in checkouts]
-        parts |= {f"{column} this": codes[0], f"{column} other": codes[1]}
-        parts[f"{column} ratio"] = codes[0] / codes[1]
-    measure.keep(pd.DataFrame(parts), options.name, options.out, measure.device("cpu"))
+        this, other = (medians[column].xs(code, level="code") for code in checkouts)
+        parts |= {f"{column} this": this, f"{column} other": other, f"{column} ratio": this / other}
+    measure.keep(pd.DataFrame(parts), options.name, options.out, torch.device("cpu"))
 
 
 if __name__ == "__main__":

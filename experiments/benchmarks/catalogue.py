@@ -2,10 +2,9 @@
 
     python -m experiments.benchmarks.catalogue --repeats 1 --out results/benchmarks
 
-writes ``catalogue_cpu.csv``, or ``catalogue_cuda.csv``. SASRec (``conf/model/sasrec.yaml``) on
-random histories of up to 50 items, batch 2048, Adam; model and optimizer are in the memory, as in
-training. ``matrix`` is PyTorch's cross entropy of all scores at once, ``chunks`` is ours; a case
-that would need more than ``--limit`` GiB is left out.
+writes ``catalogue_cpu.csv``, or ``catalogue_cuda.csv``. SASRec on random histories of up to 50
+items, with Adam, whose states count as in training. ``matrix`` is PyTorch's cross entropy of all
+scores at once, ``chunks`` is ours; a case of more than ``--limit`` GiB is left out.
 """
 
 import torch
@@ -16,18 +15,18 @@ from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Case
 from sigma.losses import CrossEntropy
 
-WIDTH = 50  # the longest history
+LONGEST = 50
 
 
 def one(case: Case) -> Case:
     """Seconds and GiB of a training step with one loss over one number of items."""
     on, num_items = case["device"], case["items"]
     torch.manual_seed(0)
-    config = measure.composed("model=sasrec", f"dataset.max_length={WIDTH}").model
+    config = measure.composed("model=sasrec", f"dataset.max_length={LONGEST}").model
     memory = measure.Memory(on)
     model = instantiate(config, num_items=num_items, _convert_="all").to(on)
-    lengths = torch.randint(1, WIDTH + 1, (case["rows"],))
-    batch = measure.random_batch(lengths, WIDTH, num_items, on)
+    lengths = torch.randint(1, LONGEST + 1, (case["rows"],))
+    batch = measure.random_batch(lengths, LONGEST, num_items, on)
     chunks = CrossEntropy(torch.ones(num_items))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
@@ -52,9 +51,8 @@ def main() -> None:
     arguments.add_argument("--limit", type=float, default=12, help="GiB of scores, three times")
     options = arguments.parse_args()
     most = options.limit * 2**30 / 12 / options.rows  # scores in float32, three times
-    cases = measure.grid(
-        options, items=options.items, loss=["chunks", "matrix"], rows=[options.rows]
-    )
+    axes = {"items": options.items, "loss": ["chunks", "matrix"], "rows": [options.rows]}
+    cases = measure.grid(options, **axes)
     cases = [case for case in cases if case["loss"] == "chunks" or case["items"] < most]
     table = measure.medians(cases, one, options.repeats, ["loss", "items"], ["seconds", "peak_gib"])
     measure.keep(table, f"catalogue_{options.device.type}", options.out, options.device)

@@ -2,26 +2,27 @@
 
     python -m experiments.benchmarks.data --out results/benchmarks
 
-writes ``data.csv``. The file is made by a seed and has users and items of a long tail, int64 ids
-and seconds. ``first`` reads, filters, orders and splits it and takes one batch; ``second`` starts
-from the cache. Memory is the peak of the process above what it was once everything was imported.
+writes ``data.csv``. The file is made by a seed; users and items have a long tail. ``first`` reads,
+filters, orders and splits it and takes one batch; ``second`` starts from the cache. Memory is the
+peak of the process above what it was once everything was imported.
 """
 
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Case
 from sigma.datamodules.sets.custom import Custom
 
+CPU = torch.device("cpu")
 COLUMNS = ["seconds", "first_batch_seconds", "peak_mib", "users", "items"]
 
 
-def write(path: Path, number: int) -> None:
+def write(path: str, number: int) -> None:
     """``number`` interactions of about ``number / 40`` users with ``number / 200`` items."""
     rng = np.random.default_rng(2020)
     users = (rng.random(number) ** 2 * number / 40).astype(np.int64) * 7
@@ -32,15 +33,14 @@ def write(path: Path, number: int) -> None:
 
 def one(case: Case) -> Case:
     """Seconds and MiB from the file, or its cache, to one batch."""
-    memory = measure.Memory(measure.device("cpu"))
+    memory = measure.Memory(CPU)
     start = time.perf_counter()
     data = Custom(path=case["path"], root=case["root"])
     data.setup()
     ready = time.perf_counter()
     next(iter(data.train_dataloader()))
     end = time.perf_counter()
-    users, items = data.statistics.users, data.num_items
-    values = (end - start, end - ready, memory.mib(), users, items)
+    values = (end - start, end - ready, memory.mib(), data.statistics.users, data.num_items)
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -53,12 +53,12 @@ def main() -> None:
         cases = []
         for number in options.interactions:
             path = f"{folder}/{number}.parquet"
-            write(Path(path), number)
+            write(path, number)
             for turn in range(options.repeats):  # each with a cache of its own
                 case = {"interactions": number, "path": path, "root": f"{folder}/{number}-{turn}"}
                 cases += [case | {"start": "first"}, case | {"start": "second"}]
         table = measure.medians(cases, one, 1, ["start", "interactions"], COLUMNS)
-    measure.keep(table, "data", options.out, measure.device("cpu"))
+    measure.keep(table, "data", options.out, CPU)
 
 
 if __name__ == "__main__":

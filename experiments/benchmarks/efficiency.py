@@ -5,16 +5,13 @@
 
 writes ``tables_efficiency.csv``. A data set is named as in ``conf/dataset``, with its raw file;
 ``name=`` without one looks where ``train.py`` does. Data and models are built as ``train.py``
-builds them, with its deterministic algorithms (N = 200 on ML-1M, elsewhere 50). Each measurement is
-a process of its own.
+builds them (N = 200 on ML-1M, elsewhere 50).
 
 Inference is the evaluation step (states, scores of all items, ranks), scaled to a batch of 4,096
-test users. Training is a whole step (batch, forward, loss, backward, optimizer) on batches of the
-config. Memory is the peak from building the data to the last step: of the device (``gpu_mib``), or
-on the CPU of this process above its imports (``process_mib``). The paper's is of one NVIDIA L4.
-
-As hardware differs, the columns ``…_of_sigma`` give each model as a multiple of SIGMA on the same
-data (Table 5: of its single layer), ours and the paper's. The paper's Games is the set of 2018.
+test users; training is a whole step on batches of the config. Memory is the peak from building the
+data to the last step: of the device (``gpu_mib``), or on the CPU of this process above its imports
+(``process_mib``). The paper's is of one NVIDIA L4; so the columns ``…_of_sigma`` give each model as
+a multiple of SIGMA on the same data (Table 5: of its single layer), ours and the paper's.
 """
 
 import argparse
@@ -30,8 +27,10 @@ from experiments.paper.values import PAPER_SET, paper
 from sigma.errors import UserError
 
 MODELS = ["sasrec", "fearec", "linrec", "mamba4rec", "echo", "sigma"]
+LAYERED = "beauty"  # the data set of Table 5
 KEY = ["table", "dataset", "model"]
 COLUMNS = ["infer_ms", "infer_mib", "train_ms", "train_mib"]
+PRINTED = {"inference_ms_per_batch": "paper_ms", "gpu_memory_gb": "paper_gpu_gb"}
 
 
 def one(case: Case) -> Case:
@@ -44,8 +43,6 @@ def one(case: Case) -> Case:
     if case["stage"] == "inference":
         ms = evaluate(data, task, on, case["least"])["eval_ms_per_4096"]
         return {"infer_ms": ms, "infer_mib": memory.mib()}
-    if not task.trained:
-        return {}
     return {"train_ms": train(data, task, on, case["least"])["step_ms"], "train_mib": memory.mib()}
 
 
@@ -64,12 +61,10 @@ def printed() -> pd.DataFrame:
     layers = paper("table5_layers").assign(table="5")
     layers["model"] = "sigma x " + layers["layers"].astype(str)
     both = pd.concat([models, layers]).drop_duplicates(KEY)  # Yelp is in both tables
-    both = both.rename(
-        columns={"inference_ms_per_batch": "paper_ms", "gpu_memory_gb": "paper_gpu_gb"}
-    )
     names = {theirs: ours for ours, theirs in PAPER_SET.items()}
     other_vintage = both.assign(dataset=both["dataset"].map(names)).dropna(subset="dataset")
-    return pd.concat([both, other_vintage]).set_index(KEY)[["paper_ms", "paper_gpu_gb"]]
+    every = pd.concat([both, other_vintage]).rename(columns=PRINTED)
+    return every.set_index(KEY)[[*PRINTED.values()]]
 
 
 def relative(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,21 +87,17 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
         if reason := measure.isolated(prepare, overrides):
             print(f"{name} is skipped: {reason}", flush=True)
             continue
-        layers = options.layers if name == options.layers_on else []
-        models = [*options.models, *(f"sigma x {n}" for n in layers)]
-        axes = {"dataset": [name], "model": models, "stage": ["inference", "training"]}
-        cases += measure.grid(options, **axes, overrides=[overrides])
-    return [case | {"table": "5" if " x " in case["model"] else "3, 7"} for case in cases]
+        layers = [f"sigma x {n}" for n in (1, 2, 4)] if name == LAYERED else []
+        for table, models in (("3, 7", options.models), ("5", layers)):
+            axes = {"dataset": [name], "model": models, "stage": ["inference", "training"]}
+            cases += measure.grid(options, **axes, overrides=[overrides], table=[table])
+    return cases
 
 
 def main() -> None:
     arguments = measure.parser(__doc__, 3.0)
-    arguments.add_argument(
-        "--data", nargs="+", default=["simulated="], help="name=path of raw data"
-    )
+    arguments.add_argument("--data", nargs="+", required=True, metavar="NAME=PATH")
     arguments.add_argument("--models", nargs="+", default=MODELS)
-    arguments.add_argument("--layers", type=int, nargs="*", default=[1, 2, 4], help="for Table 5")
-    arguments.add_argument("--layers_on", default="beauty", help="data set of Table 5")
     options = arguments.parse_args()
     table = measure.medians(cases_of(options), one, options.repeats, KEY, COLUMNS)
     table = table.rename(columns={"low": "infer_low", "high": "infer_high"})

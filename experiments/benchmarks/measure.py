@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,7 @@ from sigma.task import SequenceTask
 
 ROOT = Path(__file__).parents[2]
 Case = dict[str, Any]
-
-
-def device(name: str) -> torch.device:
-    """The device called cpu, cuda or auto."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+Measure = Callable[[Case], Case]
 
 
 def parser(doc: str | None, least: float = 1.0) -> argparse.ArgumentParser:
@@ -49,7 +42,8 @@ def parser(doc: str | None, least: float = 1.0) -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=doc, formatter_class=layout)
     options.add_argument("--repeats", type=int, default=3, help="rounds over all cases")
-    options.add_argument("--device", type=device, default="auto", help="cpu, cuda or auto")
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    options.add_argument("--device", type=torch.device, default=best)
     options.add_argument("--seconds", type=float, default=least, help="least time of a measurement")
     options.add_argument("--out", type=Path, help="folder for the table")
     return options
@@ -71,48 +65,31 @@ def isolated(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(work, *arguments).result()
 
 
-def attempt(one: Callable[[Case], Case], case: Case) -> Case:
-    """What ``one`` measures, or the reason why it failed."""
-    try:
-        return one(case)
-    except Exception as error:
-        traceback.print_exc()
-        return {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-
-
-def rounds(cases: list[Case], one: Callable[[Case], Case], repeats: int) -> pd.DataFrame:
+def rounds(cases: list[Case], one: Measure, repeats: int) -> pd.DataFrame:
     """Measure all cases; a line per case and round, a failed one with its reason in ``failed``."""
     lines: list[Case] = []
     for turn, case in itertools.product(range(1, repeats + 1), cases):
         words = [str(value) for value in case.values() if not isinstance(value, list | dict)]
         print(f"{turn}/{repeats} {' '.join(words)[:80]}", file=sys.stderr, flush=True)
         try:
-            result = isolated(attempt, one, case)
-        except BrokenProcessPool:
-            result = {"failed": "its process was killed"}
-        if "failed" in result:
-            print(f"  failed: {result['failed']}", file=sys.stderr, flush=True)
+            result = isolated(one, case)
+        except Exception as error:  # also of a process that was killed
+            traceback.print_exc()
+            result = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
         lines.append(case | result)
     return pd.DataFrame(lines)
 
 
 def medians(
-    cases: list[Case], one: Callable[[Case], Case], repeats: int, by: list[str], columns: list[str]
+    cases: list[Case], one: Measure, repeats: int, by: list[str], columns: list[str]
 ) -> pd.DataFrame:
-    """Medians over rounds, with the least and the largest of the first column, ``low``, ``high``.
-
-    Args:
-        cases: in the order of the table's lines.
-        one: measures a case, in a new process.
-        repeats: rounds.
-        by: keys of a case that tell the lines of the table apart.
-        columns: of what ``one`` returns.
+    """Medians of ``columns`` over rounds, a line for each value of ``by``, in the cases' order;
+    ``low`` and ``high`` are the least and the largest of the first column.
     """
     lines = rounds(cases, one, repeats)
     if not set(columns) & set(lines):
         raise SystemExit("Nothing could be measured; the reasons are above.")
-    lines = lines.reindex(columns=[*by, *columns])
-    groups = lines.groupby(by, sort=False, dropna=False)
+    groups = lines.reindex(columns=[*by, *columns]).groupby(by, sort=False, dropna=False)
     table = groups.median(numeric_only=True)
     table.insert(1, "low", groups[columns[0]].min())
     table.insert(2, "high", groups[columns[0]].max())
@@ -169,32 +146,29 @@ def endless(loader: Iterable[Batch], on: torch.device) -> Iterator[Batch]:
 
 
 def random_batch(lengths: Tensor, longest: int, num_items: int, on: torch.device) -> Batch:
-    """A ``Batch`` of random rows of these lengths (B,), one target each, at the last item."""
+    """Random rows of these lengths (B,), one target each, at the last item."""
     generator = torch.Generator().manual_seed(0)
     rows, number, none = rows_of(lengths, longest), len(lengths), torch.empty(0, dtype=torch.int64)
-    size = (int(lengths.sum()) + number,)
-    items, targets = torch.randint(1, num_items + 1, size, generator=generator).split(
-        [size[0] - number, number]
-    )
+    sizes = [int(lengths.sum()), number]
+    ids = torch.randint(1, num_items + 1, (sum(sizes),), generator=generator)
+    items, targets = ids.split(sizes)
     last, users = rows.offsets[1:] - 1, torch.arange(number)
     batch = Batch(items, rows, last, targets, number, users, lengths, none, none)
     return move_data_to_device(batch, on)
 
 
-def stamp(on: torch.device) -> str:
-    """Hardware, threads, version and commit, in one line."""
+def keep(table: pd.DataFrame, name: str, out: Path | None, on: torch.device) -> None:
+    """Print a table, and write it into the folder ``out``, if any, as CSV.
+
+    Its stamp is hardware, threads, version and commit, in one line.
+    """
     machine, git = hardware(on), git_state(ROOT)
     threads = os.environ.get("OMP_NUM_THREADS", machine["threads"])
     where = machine.get("gpu") or f"{machine['cpu']}, {threads} threads"
     commit = (git["commit"] or "unknown")[:7] + ("+" if git["dirty"] else "")
-    return f"{where}; torch {versions()['torch']}; commit {commit}"
-
-
-def keep(table: pd.DataFrame, name: str, out: Path | None, on: torch.device) -> None:
-    """Print a table, and write it into the folder ``out``, if any, as CSV with its stamp."""
-    line = stamp(on)
-    print(f"\n{name}: {line}\n{table.round(4).to_string()}")
+    stamp = f"{where}; torch {versions()['torch']}; commit {commit}"
+    print(f"\n{name}: {stamp}\n{table.round(4).to_string()}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         # Significant digits: the columns span from microseconds to gigabytes.
-        table.convert_dtypes().assign(stamp=line).to_csv(out / f"{name}.csv", float_format="%.5g")
+        table.convert_dtypes().assign(stamp=stamp).to_csv(out / f"{name}.csv", float_format="%.5g")

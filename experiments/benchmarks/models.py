@@ -5,14 +5,12 @@
         --recbole env/bin/python dataset=beauty dataset.path=beauty.txt
 
 with ``--out results/benchmarks`` they write ``models.csv`` and ``peers.csv`` (its lines ``plain``,
-``reference`` and ``mambapy`` are of commit 3bb7780, which could still pad batches). Each model of
-``conf/model`` is built as ``train.py`` builds it (its own objective, loss and batch size), trained
-and evaluated for a while, in a process of its own; models take turns. Overrides go to every model.
-What an epoch holds is the objective's: all prefixes, all positions, or masked histories.
-``outside_percent`` is the share of the training's time spent making batches.
+``reference`` and ``mambapy`` are of commit 3bb7780, which could still pad batches). Each model is
+built as ``train.py`` builds it (its own objective, loss and batch size), trained and evaluated for
+a while. ``outside_percent`` is the share of the training's time spent making batches.
 
 ``--recbole`` names a Python that has RecBole 1.2.1 (with numpy < 2, pandas < 2.2, scipy < 1.13);
-its SASRec trains on the same data set with the same sizes.
+its SASRec trains for an epoch on the same data set with the same sizes.
 """
 
 import functools
@@ -21,7 +19,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +40,21 @@ COLUMNS = [
 ]
 
 
+Loss = Callable[[Inputs], Tensor]
+Measured = tuple[str, float, str, str]  # what, value, unit, note
+
+
 def one(case: Case) -> Case:
     """A model's parameters, its speed in training and evaluation, and its peak memory."""
-    name, _, code = case["model"].partition(" ")
-    config = measure.composed(f"model={name}", *case["overrides"])
-    on = case["device"]
-    data, task = measure.built(config, on)
-    if code:
+    on, (name, _, peer) = case["device"], case["model"].partition(" ")
+    data, task = measure.built(measure.composed(f"model={name}", *case["overrides"]), on)
+    if peer:
         return recbole(case, data)
     memory = measure.Memory(on)
     result = {"parameters": sum(p.numel() for p in task.parameters())}
     if task.trained:
         result |= train(data, task, on, case["least"])
     return result | evaluate(data, task, on, case["least"]) | {"peak_mib": memory.mib()}
-
-
-Loss = Callable[[Inputs], Tensor]
 
 
 def train(
@@ -69,10 +66,11 @@ def train(
     warm: int = 1,
     number: int = 3,
 ) -> Case:
-    """Training steps for a while, over again if the epoch is short.
+    """Training steps for a while, of which the first ``warm`` do not count.
 
-    The first ``warm`` steps do not count, at least ``number`` do; ``run`` computes the loss, by
-    default the task, operation by operation.
+    Args:
+        run: computes the loss; by default the task does, operation by operation.
+        number: the least number of steps that count.
     """
     task.train()
     run = run or task.batch_loss
@@ -102,18 +100,14 @@ def train(
 
 def launches(work: Callable[[], Any]) -> int:
     """Kernels that ``work`` launches."""
-    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
+    with torch.profiler.profile() as profile:
         work()
         torch.cuda.synchronize()
-    return sum(
-        event.count
-        for event in profile.key_averages()
-        if "LaunchKernel" in event.key or event.key == "cudaMemsetAsync"
-    )
+    names = [event.name for event in profile.events()]
+    return sum("LaunchKernel" in name or name == "cudaMemsetAsync" for name in names)
 
 
-def replay(overrides: list[str], on: torch.device, eager_too: bool) -> Case:
+def replay(overrides: list[str], on: torch.device, eager_too: bool) -> Iterator[Measured]:
     """A model's training steps on CUDA by replay, and if ``eager_too`` kernel by kernel."""
     config = measure.composed(*overrides)
     data, task = measure.built(config, on)
@@ -123,19 +117,17 @@ def replay(overrides: list[str], on: torch.device, eager_too: bool) -> Case:
     steps = len(data.train_dataloader())
     # A size is compiled when it is first seen and recorded the second time.
     timing = train(data, task, on, 0, half(captured), warm=min(steps, 80), number=40)
-    result = {
-        "note": f"{steps} steps an epoch, {len(captured.recordings)} sizes recorded"
-        + ("; the step cannot be captured" if captured.refused else ""),
-        "step by replay": timing["step_ms"],
-        "epoch of bare steps": timing["epoch_seconds"],
-    }
+    note = f"{steps} steps an epoch, {len(captured.recordings)} sizes recorded"
+    note += "; the step cannot be captured" if captured.refused else ""
+    yield "step by replay", timing["step_ms"], "ms", note
+    yield "epoch of bare steps", timing["epoch_seconds"], "s", ""
     if eager_too:
         eager = functools.partial(train, data, task, on, 0, half(task.batch_loss))
-        result["step kernel by kernel"] = eager(number=6)["step_ms"]
+        yield "step kernel by kernel", eager(number=6)["step_ms"], "ms", ""
         # The first step sets up the optimizer, too.
         extra = launches(lambda: eager(0, 2)) - launches(lambda: eager(0, 1))
-        result["kernels of an eager step"] = extra
-    return result | {"peak memory": memory.mib()}
+        yield "kernels of an eager step", extra, "", ""
+    yield "peak memory", memory.mib(), "MiB", ""
 
 
 @torch.inference_mode()
@@ -167,15 +159,11 @@ def recbole(case: Case, data: SequenceDataModule) -> Case:
         frame = pd.DataFrame({"user_id:token": users, "item_id:token": sequences.items})
         frame["timestamp:float"] = range(len(frame))
         frame.to_csv(path, sep="\t", index=False)
-        script = Path(__file__).with_name("recbole_sasrec.py")
-        sizes = [data.batch_size, data.max_length, case["device"].type, case["least"]]
-        command = [case["python"], str(script), folder, *map(str, sizes)]
-        process = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=environment
-        )
-    if process.returncode:
-        raise RuntimeError((process.stderr.strip().splitlines() or ["RecBole failed"])[-1])
-    return json.loads(process.stdout.splitlines()[-1])
+        script = str(Path(__file__).with_name("recbole_sasrec.py"))
+        sizes = [data.batch_size, data.max_length, case["device"].type]
+        command = [case["python"], script, folder, *map(str, sizes)]
+        text = subprocess.check_output(command, text=True, cwd=folder, env=environment)
+    return json.loads(text.splitlines()[-1])
 
 
 def main() -> None:

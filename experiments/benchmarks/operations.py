@@ -5,13 +5,8 @@
 
 The first writes ``scan_cpu.csv``, by default of 256 rows of 50 places; ``--ragged`` gives our own
 operations rows as on Beauty, six places on average. Peers, where importable: ``mambapy``'s parallel
-scan (pip install mambapy), ``mamba_ssm``'s kernel (CUDA), PyTorch's convolution, GRU (which
-multiplies the inputs, too) and attention.
-
-All scans compute the same function, softplus, skip and gate included, on the same seeded inputs;
-``error`` is how far the output is from the reference in float64. The floor is a machine that does
-nothing but move each input, output and gradient once and take each exponential once (forward, and
-again backward, as the states are recomputed); rates of both are measured here.
+scan, ``mamba_ssm``'s kernel (CUDA), PyTorch's convolution, GRU (inputs' product included) and
+attention. All scans compute the same function, softplus, skip and gate included.
 """
 
 from collections.abc import Callable
@@ -27,10 +22,11 @@ from sigma.ops import attend, causal_conv, gru, rows_of, selective_scan
 
 PEERS = ("mambapy", "mamba_ssm", "pytorch")
 SCANS = {
-    "cpu": ["cpu", "blocked", "reference", "mambapy", "floor"],
-    "cuda": ["triton", "blocked", "reference", "mambapy", "mamba_ssm", "floor"],
+    "cpu": ["cpu", "blocked", "reference", "mambapy"],
+    "cuda": ["triton", "blocked", "reference", "mambapy", "mamba_ssm"],
 }
 CHANNELS, STATES, DROPOUT = 128, 32, 0.3
+COLUMNS = ["ms", "forward_ms", "peak_mib"]
 T = 0  # stands for the number of places
 # Of the inputs, in the order of the operation's arguments.
 SHAPES: dict[str, list[tuple[int, ...]]] = {
@@ -59,7 +55,7 @@ def inputs_of(operation: str, places: int, kind: torch.dtype, on: torch.device) 
 
 
 def contender(case: Case) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """What is measured, ours on packed rows or a peer on the same rows side by side; its inputs."""
+    """What is measured, ours on packed rows or a peer on the same rows padded; its inputs."""
     operation, backend, length, on = (case[k] for k in ("operation", "backend", "length", "device"))
     lengths = torch.full((case["rows"],), length)
     if case["ragged"] and backend not in PEERS:
@@ -99,7 +95,6 @@ def contender(case: Case) -> tuple[Callable[..., Tensor], list[Tensor]]:
 
 
 def mamba_ssm(*inputs: Tensor) -> Tensor:
-    """The scan by mamba-ssm's kernel, u, dt, B, C and z with positions last."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     return selective_scan_fn(*inputs, delta_softplus=True).transpose(1, 2)
@@ -115,36 +110,9 @@ def mambapy(u: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any) 
     return ((states @ C.unsqueeze(-1)).squeeze(3) + D * u) * F.silu(z)
 
 
-def floor(places: int, kind: torch.dtype, on: torch.device) -> float:
-    """Seconds to move all of a scan's inputs, outputs and gradients and take its exponentials."""
-    block = torch.randn(2**22, device=on)  # 16 MiB; a copy reads and writes it
-    out = torch.empty_like(block)
-    move = median_seconds(lambda: out.copy_(block), 0.2) / (2 * block.nbytes)
-    chunk = block[: 2**14].clone() if on.type == "cpu" else block
-    target = out[: len(chunk)]
-    exponential = median_seconds(lambda: torch.exp(chunk, out=target), 0.2) / len(chunk)
-    # Forward reads u, dt, z, B, C and writes y; backward reads those and gy and writes as many.
-    moved = places * kind.itemsize * (11 * CHANNELS + 6 * STATES)
-    return max(moved * move, 2 * places * CHANNELS * STATES * exponential)
-
-
-@torch.no_grad()
-def scan_error(case: Case) -> float:
-    """Largest relative error over two rows, to the reference in float64."""
-    call, inputs = contender(case | {"rows": 2})
-    length, on, kind = case["length"], case["device"], getattr(torch, case["kind"])
-    rows = rows_of(torch.full((2,), length, device=on), length)
-    exact_inputs = (x.double() for x in inputs_of("scan", 2 * length, kind, on))
-    exact = selective_scan(*exact_inputs, rows, backend="reference")
-    error = call(*inputs).double().reshape(exact.shape) - exact
-    return (error.abs().max() / exact.abs().max()).item()
-
-
 def one(case: Case) -> Case:
     """Milliseconds and MiB of one operation by one backend."""
     on, least = case["device"], case["least"]
-    if case["backend"] == "floor":
-        return {"ms": 1e3 * floor(case["rows"] * case["length"], getattr(torch, case["kind"]), on)}
     call, inputs = contender(case)
     memory = measure.Memory(on)
     gradient = torch.randn_like(call(*inputs))
@@ -155,9 +123,7 @@ def one(case: Case) -> Case:
     ms = 1e3 * median_seconds(both_ways, least)
     with torch.no_grad():
         forward_ms = 1e3 * median_seconds(lambda: call(*inputs), least / 4)
-    result = {"ms": ms, "forward_ms": forward_ms, "peak_mib": memory.mib()}
-    full_scan = case["operation"] == "scan" and not case["ragged"]
-    return result | ({"error": scan_error(case)} if full_scan else {})
+    return {"ms": ms, "forward_ms": forward_ms, "peak_mib": memory.mib()}
 
 
 def main() -> None:
@@ -174,9 +140,8 @@ def main() -> None:
     backends = options.backends or every
     axes = {"kind": options.kinds, "length": options.lengths, "backend": backends}
     sizes = {"operation": [operation], "rows": [options.rows], "ragged": [options.ragged]}
-    columns = ["ms", "forward_ms", "peak_mib", "error"]
     cases = measure.grid(options, **axes, **sizes)
-    table = measure.medians(cases, one, options.repeats, [*axes], columns)
+    table = measure.medians(cases, one, options.repeats, [*axes], COLUMNS)
     best = table["ms"].xs(backends[0], level="backend").reindex(table.index.droplevel("backend"))
     table[f"times_{backends[0]}"] = table["ms"] / best.to_numpy()
     measure.keep(table, f"{operation.replace(' ', '_')}_{on.type}", options.out, on)

@@ -2,30 +2,27 @@
 
     python -m experiments.case --runs runs/sigma runs/sasrec --user 5050 --out results/case
 
-Figure 6 and Table 6 of SIGMA's paper, for any user of any data set. The runs are folders that
-``train.py`` wrote, all on the same data. The flip shown is that of the first run whose model has
-one. Titles and genres are those that came with the data, or of ``--titles`` (``u.item``,
-``movies.dat``, ``movies.csv``, a ``.item`` file or a table); without any, ids are shown.
+Figure 6 of SIGMA's paper (its Table 6 is in the report), for any user of any data set. The runs are
+folders that ``train.py`` wrote, all on the same data. The flip shown is that of the first run whose
+model has one. Titles and genres are those that came with the data, or of ``--titles``; without any,
+ids are shown.
 
 Without ``--user`` the user is chosen by a rule: of the test users whose history is of median length
 (the lower one of two), the one of the lowest id.
 
-Into ``--out``: ``case_<user>.png`` and ``.svg``, ``case_<user>.csv`` (the metrics),
-``…_history.csv`` and ``…_recommendations.csv``, and ``case_<user>.json`` (what the report says of
-it).
+Into ``--out``: ``case_<user>.png`` and ``.svg``, ``…_history.csv`` and ``…_recommendations.csv``.
 """
 
 import sigma.environment  # noqa: F401  isort: skip
 
 import argparse
-import json
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.case.picture import draw, save
-from experiments.case.study import Case, note, study
+from experiments.case.study import Case, study
 from sigma.datamodules.titles import read_titles
 from sigma.errors import UserError
 from sigma.recommend import load
@@ -37,14 +34,8 @@ def keep(case: Case, out: Path, last: int = 20) -> Path:
     stem = out / ("case_" + re.sub(r"[^\w.-]+", "_", case.user))
     out.mkdir(parents=True, exist_ok=True)
     save(draw(case, last), stem, f"Case study: user {case.user} of {case.dataset}")
-    content = {"user": case.user, "dataset": case.dataset, "caption": case.caption, "note": note()}
-    Path(f"{stem}.json").write_text(json.dumps(content, indent=1))
-    for ending, table in (
-        ("", case.models.assign(user=case.user)),
-        ("_history", case.history),
-        ("_recommendations", case.recommendations),
-    ):
-        table.to_csv(f"{stem}{ending}.csv", index=False)
+    case.history.to_csv(f"{stem}_history.csv", index=False)
+    case.recommendations.to_csv(f"{stem}_recommendations.csv", index=False)
     return stem
 
 
@@ -52,45 +43,36 @@ def show(case: Case) -> None:
     """Print all of it but the picture; ``*`` marks the true next item."""
     print(*case.caption, sep="\n")
     print(f"The true next item is {case.target['title'] or ''} ({case.target['item']}).\n")
-    print(case.models.round(4).to_string(index=False), "\n")
     lines = case.recommendations
-    titles = lines["title"].fillna(lines["item"]) + lines["hit"].map({True: " *", False: ""})
-    table = lines.assign(title=titles).pivot(index="place", columns="model", values="title")
-    print(table[lines["model"].unique()].fillna("").to_string(), "\n")
-    print(note())
+    marks = lines["hit"].map({True: " *", False: ""})
+    models = lines["model"] + lines["rank"].map(" (rank {:,g})".format)
+    table = lines.assign(text=lines["title"].fillna(lines["item"]) + marks, model=models)
+    table = table.pivot(index="place", columns="model", values="text")
+    print(table[models.unique()].fillna("").to_string(), "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
     parser.add_argument("--user", help="raw id")
-    parser.add_argument("--titles", type=Path, help="file of titles and genres")
+    kinds = "u.item, movies.dat, movies.csv, a .item file or a table"
+    parser.add_argument("--titles", type=Path, help=kinds)
     parser.add_argument("--last", type=int, default=20, help="items of the history to show")
     parser.add_argument("--top", type=int, default=5, help="recommendations of each model")
     parser.add_argument("--path", help="raw data, where it has moved since the runs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     options = parser.parse_args(arguments)
-    messages: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:  # each run reads the same data, and warns alike
-        number = len(messages)
-        messages.add(record.getMessage())
-        return len(messages) > number
-
-    handler = logging.StreamHandler()
-    handler.addFilter(is_new)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with explained():
         if min(options.last, options.top) < 1:
             raise UserError("--last and --top must be at least 1.")
-        titles = None if options.titles is None else read_titles(options.titles)
+        titles = options.titles and read_titles(options.titles)
         runs = [load(run, options.path) for run in options.runs]
         case = study(runs, options.user, titles, options.top)
         stem = keep(case, options.out, options.last)
         show(case)
-        print(f"Picture and tables: {stem}.png, .svg, .csv, .json")
+        print(f"Picture and tables: {stem}.png, .svg, _history.csv, _recommendations.csv")
 
 
 if __name__ == "__main__":

@@ -18,18 +18,18 @@ TITLE, GAP, BLOCK = 2.4, 1.0, 3.4  # widths of a title, between the two sides, a
 LONGEST = 32  # characters of a title
 
 
-def genre(item: pd.Series) -> str | None:
-    """The first genre of an item, the main one."""
-    return item["genres"].split("|")[0] or None if isinstance(item["genres"], str) else None
+def genre(item: pd.Series) -> str:
+    """The first genre of an item, the main one; empty where it is not known."""
+    return item["genres"].split("|")[0] if isinstance(item["genres"], str) else ""
 
 
 def palette(case: Case) -> dict[str, str]:
     """Colours of the most frequent main genres in the picture; the others have none."""
-    columns = ["item", "title", "genres"]
-    items = pd.concat([case.history[columns], case.recommendations[columns]])
-    genres = pd.concat([items, case.target.to_frame().T]).apply(genre, axis=1).dropna()
-    counts = genres.value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    return dict(zip(counts.index, COLOURS, strict=False))
+    items = pd.concat([case.history, case.recommendations, case.target.to_frame().T])
+    genres = items.apply(genre, axis=1)
+    counts = genres[genres != ""].value_counts().sort_index()
+    names = counts.sort_values(ascending=False, kind="stable").index
+    return dict(zip(names, COLOURS, strict=False))
 
 
 class Page:
@@ -46,8 +46,7 @@ class Page:
         self.axes.text(x, y, text, **{"fontsize": 8.5, "va": "center", "parse_math": False} | style)
 
     def colour(self, item: pd.Series) -> str:
-        name = genre(item)
-        return UNKNOWN if name is None else self.colours.get(name, OTHER)
+        return self.colours.get(genre(item), OTHER) if genre(item) else UNKNOWN
 
     def dot(self, x: Any, y: Any, face: str, **style: Any) -> None:
         style = {"s": 62, "facecolor": face, "edgecolor": GREY, "linewidth": 0.8} | style
@@ -97,10 +96,10 @@ def draw_history(page: Page, case: Case, last: int) -> None:
     page.write(before + 0.2, y, "the true next item", style="italic")
 
 
-def draw_model(page: Page, x: float, y: float, model: pd.Series, lines: pd.DataFrame) -> None:
+def draw_model(page: Page, x: float, y: float, name: str, lines: pd.DataFrame) -> None:
     """A model's name, the target's rank, and its first recommendations."""
-    page.write(x, y, textwrap.shorten(model["model"], 30, placeholder="…"), fontweight="bold")
-    rank = f"rank {model['rank']:,g}"
+    page.write(x, y, textwrap.shorten(name, 30, placeholder="…"), fontweight="bold")
+    rank = f"rank {lines['rank'].iloc[0]:,g}"
     page.write(x + BLOCK - 0.35, y, rank, ha="right", color=GREY, fontsize=8)
     for _, line in lines.iterrows():
         y += ROW
@@ -133,9 +132,9 @@ def draw(case: Case, last: int = 20) -> Figure:
     height = bottom + 0.75 + 0.2 * len(caption)
     page = Page(width, height, palette(case))
     draw_history(page, case, last)
-    for i, model in case.models.iterrows():
+    for i, (name, lines) in enumerate(lists.items()):
         x, y = left + i // column_length * BLOCK, TOP + (i % column_length * tall + 0.3) * ROW
-        draw_model(page, x, y, model, lists[model["model"]])
+        draw_model(page, x, y, str(name), lines)
     draw_legend(page, case, 1 - bottom / height)
     for i, line in enumerate(caption):
         page.write(MARGIN, bottom + 0.7 + 0.2 * i, line, color="#222222")

@@ -10,17 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.paper.values import paper
 from sigma.datamodules.titles import Title, titles_of
 from sigma.errors import UserError
 from sigma.ops.moves import flip_index
 from sigma.ops.rows import rows_of
-from sigma.ranking.metrics import RankingMetrics
 from sigma.recommend import TrainedRun, recommend
-from sigma.runs.files import ROW
-from sigma.runs.row import Row
 
-METRICS = ("hr@10", "ndcg@10", "mrr@10")
+COLUMNS = ["model", "rank", "place", "item", "score", "title", "genres", "hit"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +24,14 @@ class Case:
     """What picture and tables show; items are raw ids, genres of an item parted by ``|``.
 
     Attributes:
-        dataset: name.
         user: raw id.
         target: the true next item: ``item``, ``title``, ``genres``.
         history: as a model reads it, oldest first: ``position`` from 1, ``item``, ``title``,
             ``genres``; where a model flips it, too, ``flipped item`` and so on: what that direction
             reads at this place, NaN for padding.
         fixed: items at the history's end that the flip leaves in place.
-        models: a line a model: ``model``, ``rank`` of the target, METRICS of this user, and, named
-            ``all users …``, those of the whole test set.
-        recommendations: ``model``, ``place``, ``item``, ``score``, ``title``, ``hit``, ``genres``.
+        recommendations: ``model``, ``rank`` (of the target), ``place``, ``item``, ``score``,
+            ``title``, ``genres``, ``hit``.
         caption: sentences under the picture.
     """
 
@@ -46,25 +40,8 @@ class Case:
     target: pd.Series
     history: pd.DataFrame
     fixed: int
-    models: pd.DataFrame
     recommendations: pd.DataFrame
     caption: list[str]
-
-
-def note() -> str:
-    """What the metrics of one user can be, and what the paper's are."""
-    numbers = "; ".join(
-        f"{line['model']} " + " / ".join(f"{line[metric]:.4f}" for metric in METRICS)
-        for line in paper("table6_case_study").to_dict("records")
-    )
-    return (
-        "One user has one next item: HR@10 is 0 or 1 (between them only where ties reach over the "
-        "10th place), and NDCG and MRR follow from the one rank. So they tell nothing of a model "
-        "that the rank does not; compare models by the whole test set. The paper's Table 6 gives "
-        f"for user 5050 of ML-1M (HR / NDCG / MRR@10): {numbers}. Those cannot be metrics of one "
-        "user's next item, also not as a mean over five seeds; they are of the size of its whole "
-        "test set's (Table 2), without being equal to them."
-    )
 
 
 def described(items: Sequence[str], titles: Mapping[str, Title]) -> pd.DataFrame:
@@ -91,25 +68,8 @@ def flip_of(run: TrainedRun, length: int) -> tuple[list[int], int] | None:
     return index, min(int(model.r), length)
 
 
-def flip_sentence(run: TrainedRun | None, length: int) -> str:
-    """How a model flips a row of ``length`` items; of None, that there is no such model."""
-    flip = run and flip_of(run, length)
-    if run is None or flip is None:
-        return "None of the models flips the row."
-    name, until, stay = run.config.model.get("name"), run.config.model.get("flip_until"), flip[1]
-    if until is not None:
-        how = f"columns 1 to {until} whatever the row's length; what comes from padding is no item"
-    else:
-        how = f"the first {length - stay} of the {length} items it reads; the last r = {stay} stay"
-    return f"{name} reverses {how}."
-
-
 def check_data(runs: Sequence[TrainedRun]) -> None:
-    """All runs must hold the same sequences.
-
-    Raises:
-        UserError: names the first that does not.
-    """
+    """Refuse runs that do not hold the same sequences."""
     first = runs[0].sequences
     for run in runs[1:]:
         for name in ("items", "offsets", "user_ids", "item_ids"):
@@ -121,11 +81,10 @@ def check_data(runs: Sequence[TrainedRun]) -> None:
 
 
 def labels(runs: Sequence[TrainedRun]) -> list[str]:
-    """Names of the models; as far as it takes, with the run's seed, its folder, and a number."""
+    """Names of the models; as far as it takes, with the run's seed and a number."""
     names = pd.Series([str(run.config.model.get("name")) for run in runs])
     for mark in (
         [f", seed {run.config.seed}" for run in runs],
-        [f", {run.folder.resolve().name}" for run in runs],
         [f", {number}" for number in range(1, len(runs) + 1)],
     ):
         names = names.where(~names.duplicated(keep=False), names + pd.Series(mark))
@@ -162,25 +121,6 @@ def history_of(
     return history.join(flipped.add_prefix("flipped "))
 
 
-def target_metrics(greater: int, ties: int) -> dict[str, float]:
-    """HR, NDCG and MRR@10 of one target, ``greater`` items above it and ``ties`` others equal."""
-    metric = RankingMetrics(ks=(10,), alone=True)
-    metric.update(torch.tensor([greater]), torch.tensor([ties]), torch.tensor([0]))
-    return {name: float(value) for name, value in metric.compute().items()}
-
-
-def models_of(lines: pd.DataFrame, runs: Mapping[str, TrainedRun]) -> pd.DataFrame:
-    """Rank and metrics of this user, and metrics of the whole test set where a run has its row."""
-    entries = []
-    for line in lines.drop_duplicates("model").to_dict("records"):
-        file = runs[line["model"]].folder / ROW
-        test = Row.read(file).metrics.test if file.is_file() else {}
-        entry = {"model": line["model"], "rank": line["rank"]}
-        entry |= target_metrics(line["greater"], line["ties"])
-        entries.append(entry | {f"all users {name}": test.get(name) for name in METRICS})
-    return pd.DataFrame(entries)
-
-
 def study(
     runs: Sequence[TrainedRun],
     user: str | None = None,
@@ -199,12 +139,10 @@ def study(
         UserError: no such user, or runs on other data or another split.
     """
     check_data(runs)
-    flips = next((run for run in runs if flip_of(run, 2)), None)
-    reader = flips or runs[0]
+    reader = next((run for run in runs if flip_of(run, 2)), runs[0])
     user, why = median_user(reader) if user is None else (user, "Chosen by its id.")
-    by_label = dict(zip(labels(runs), runs, strict=True))
-    parts = {label: recommend(run, [user], k=top) for label, run in by_label.items()}
-    lines = pd.concat(parts, names=["model"]).reset_index("model")
+    parts = [recommend(run, [user], k=top) for run in runs]
+    lines = pd.concat(parts, keys=labels(runs), names=["model"]).reset_index("model")
     is_last = lines["history_length"] == lines["history_length"].max()  # of several targets
     lines = lines[is_last].reset_index(drop=True)
     if lines["target"].nunique() > 1 or lines["model"].nunique() < len(runs):
@@ -215,22 +153,25 @@ def study(
     lines = lines.join(described(lines["item"], titles)[["title", "genres"]])
     lines["hit"] = lines["item"] == target
     read = "" if len(history) == length else f", of which the last {len(history)} are read"
+    flip, fixed = flip_of(reader, len(history)), 0
+    flipped = "None of the models flips the row."
+    if flip is not None:
+        fixed = flip[1]
+        flipped = f"{reader.config.model.name} reads it flipped, too, but for its last {fixed}."
     caption = [
         f"User {user} of {reader.data.name}, {length} items of history{read}. {why}",
-        f"{flip_sentence(flips, len(history))} A dot's colour is the item's first genre.",
+        f"{flipped} A dot's colour is the item's first genre.",
         "Ranks are the true next item's among all "
         f"{reader.sequences.num_items:,} items, expected over the order of ties.",
     ]
     if missing := sum(item not in titles for item in {*history["item"], target}):
         caption.append(f"{missing} items have no known title; their ids are shown.")
-    flip = flip_of(reader, len(history))
     return Case(
         dataset=str(reader.data.name),
         user=user,
         target=described([target], titles).iloc[0],
         history=history,
-        fixed=flip[1] if flip else 0,
-        models=models_of(lines, by_label),
-        recommendations=lines[["model", "place", "item", "score", "title", "hit", "genres"]],
+        fixed=fixed,
+        recommendations=lines[COLUMNS],
         caption=caption,
     )

@@ -58,13 +58,14 @@ TINY = {
     "data": (data, "--interactions 20000"),
     "length": (length, "--lengths 8 16 --rows 4 --items 30 --models sigma sasrec"),
     "models": (models, f"{' '.join(SHOP)} --models popularity sasrec"),
-    "scan_cpu": (operations, "scan --rows 3 --lengths 5 --backends cpu blocked reference floor"),
+    "scan_cpu": (operations, "scan --rows 3 --lengths 5 --backends cpu blocked reference"),
 }
 
 
 def columns_of(name: str) -> list[str]:
-    """Of a committed table."""
-    return list(pd.read_csv(measure.ROOT / "results" / "benchmarks" / f"{name}.csv"))
+    """Of a committed table; a scan's had an error, too."""
+    frame = pd.read_csv(measure.ROOT / "results" / "benchmarks" / f"{name}.csv")
+    return [column for column in frame if column != "error"]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -79,42 +80,52 @@ def test_tables_have_the_columns_of_those_committed(
         assert lines["users"].tolist() == [500, 500]
     if name == "length":
         assert (len(lines), lines["ms_per_row"].min() > 0) == (2 * 2 * 2, True)
-        assert np.isfinite(pd.read_csv(tmp_path / "length_exponents.csv")["time"]).all()
+        fits = pd.read_csv(tmp_path / "length_exponents.csv")
+        assert list(fits) == columns_of("length_exponents")
+        assert np.isfinite(fits["time"]).all()
     if name == "models":
         assert lines["of_sasrec"].isna().tolist() == [True, False]
     if name == "scan_cpu":
-        assert (lines["error"].dropna() < 1e-5).all()
         assert lines["times_cpu"][0] == 1
 
 
 @pytest.mark.slow
 def test_efficiency(
-    lines_of: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+    lines_of: Callable[..., pd.DataFrame],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = "--data simulated= beauty=none.txt --models sasrec sigma nonesuch --layers 1 2"
-    lines = lines_of(efficiency, "tables_efficiency", f"{options} --layers_on simulated")
+    monkeypatch.setattr(efficiency, "LAYERED", "simulated")
+    options = "--data simulated= beauty=none.txt --models sasrec sigma nonesuch"
+    lines = lines_of(efficiency, "tables_efficiency", options)
     assert list(lines) == columns_of("tables_efficiency")
-    text = capsys.readouterr()
-    assert text.out.count("beauty is skipped") == 1
-    assert text.err.count("failed") == 2  # inference and training of nonesuch
+    assert capsys.readouterr().out.count("beauty is skipped") == 1
     lines = lines.set_index(["table", "model"])
-    names = ["sasrec", "sigma", "nonesuch", "sigma x 1", "sigma x 2"]
+    names = ["sasrec", "sigma", "nonesuch", "sigma x 1", "sigma x 2", "sigma x 4"]
     assert lines.index.get_level_values("model").tolist() == names
     columns = ["infer_ms", "infer_low", "train_ms", "infer_process_mib", "train_process_mib"]
     assert lines.drop(index="nonesuch", level="model")[columns].notna().all(axis=None)
     assert lines.loc[("3, 7", "sigma"), "infer_ms_of_sigma"] == 1
 
 
-@pytest.mark.parametrize("operation", ["conv", "attend 2x32"])
-def test_peers_compute_the_same(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("operation", "backend"),
+    [("conv", "pytorch"), ("attend 2x32", "pytorch"), ("scan", "mambapy"), ("scan", "blocked")],
+)
+def test_peers_compute_the_same(
+    operation: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "mambapy":
+        pytest.importorskip("mambapy")
     monkeypatch.setattr(operations, "DROPOUT", 0.0)
     case = {"operation": operation, "length": 6, "rows": 2, "ragged": False, "device": CPU}
     results = []
-    for backend in ("auto", "pytorch"):
-        call, inputs = operations.contender(case | {"backend": backend, "kind": "float32"})
+    for name in ("auto", backend):
+        call, inputs = operations.contender(case | {"backend": name, "kind": "float32"})
         results.append(call(*inputs))
     ours, theirs = results
-    torch.testing.assert_close(ours, theirs.transpose(1, 2).reshape(ours.shape))
+    theirs = theirs.transpose(1, 2) if backend == "pytorch" else theirs
+    torch.testing.assert_close(ours, theirs.reshape(ours.shape))
 
 
 def test_steps_of_training_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,21 +156,15 @@ def test_another_checkout_runs_its_own_code(tmp_path: Path) -> None:
     assert 100 < result["operations"] < 5000
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_the_gpus_benchmark_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["gpu", str(tmp_path)])
-    with pytest.raises(SystemExit, match="needs a CUDA device"):
-        gpu.main()
+def test_the_gpus_targets_are_of_its_parts() -> None:
     assert {part for part, _ in gpu.TARGETS} <= gpu.PARTS.keys() == gpu.LIMITS.keys()
 
 
 def test_the_papers_numbers() -> None:
     paper = efficiency.printed()
     assert len(paper) == 6 * 6 + 3  # Games of 2014 beside the paper's of 2018
-    both = [
-        paper.xs(("3, 7", name), level=("table", "dataset")) for name in ("games", "games_2014")
-    ]
-    assert both[0].equals(both[1])
+    games, of_2014 = (paper.loc["3, 7", name] for name in ("games", "games_2014"))
+    assert games.equals(of_2014)
     assert paper.index.is_unique
     ratios = efficiency.relative(paper)
     of_sigma = ratios.loc[("3, 7", "beauty", "sasrec"), "paper_ms_of_sigma"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import defaultdict
 from dataclasses import asdict
 from typing import Any
 
@@ -9,30 +10,21 @@ import pytest
 
 pytest.importorskip("wandb_workspaces")
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import workspace
-from sigma.runs.identity import register, resolved, run_id
-from tests.runs.front_door import ROOT
-
-
-def config_of(*overrides: str) -> dict[str, Any]:
-    """What decides a run's result, as W&B's config has it."""
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return resolved(compose("config", list(overrides), return_hydra_config=True))
-
-
-def nested(config: dict[str, Any], key: str) -> Any:
-    """Value of ``model.value.r``; None where another model has none."""
-    return OmegaConf.select(OmegaConf.create(config), key.replace(".value", "", 1))
+from experiments.grid import expand
 
 
 def shows(title: str, dataset: str, config: dict[str, Any], group: str) -> bool:
     """Whether a section shows a run of that config and group: its filter, by Python's rules."""
     (section,) = (s for s in workspace.SECTIONS if s.title.startswith(title))
-    names = {"Config": lambda key: nested(config, key), "Metric": {"Group": group}.__getitem__}
+    settings = OmegaConf.create(config)
+
+    def value(key: str) -> Any:  # of ``model.value.r``; None where another model has none
+        return OmegaConf.select(settings, key.replace(".value", "", 1))
+
+    names = {"Config": value, "Metric": {"Group": group}.__getitem__}
     return bool(eval(workspace.runs(section, dataset).filters, names))
 
 
@@ -58,28 +50,24 @@ ASKED = [
 
 @pytest.mark.slow
 def test_a_section_shows_its_runs_whoever_ran_them_first() -> None:
-    configs = [config_of(*typed, "dataset=beauty") for _, _, typed in ASKED]
-    sections = {title for titles, _, _ in ASKED for title in titles}
-    sigma = configs[0]
-    trial = json.loads(json.dumps(sigma))
+    jobs = [expand([*typed, "dataset=beauty", "seed=2020"])[0] for _, _, typed in ASKED]
+    askers: dict[str, set[str]] = defaultdict(set)  # sections of each run
+    for job, (titles, _, _) in zip(jobs, ASKED, strict=True):
+        askers[job.run_id] |= {*titles}
+    trial = json.loads(json.dumps(jobs[0].config))
     trial["task"]["optimizer"]["lr"] = 0.00123
     assert shows("Fair search", "beauty", trial, "fair_search")
-    for title in sections:
-        for config, (_, group, _) in zip(configs, ASKED, strict=True):
-            shared = [
-                t
-                for c, (t, _, _) in zip(configs, ASKED, strict=True)
-                if run_id(c) == run_id(config)
-            ]
-            expected = title in [name for names in shared for name in names]
+    for title in set().union(*askers.values()):
+        for job, (_, group, _) in zip(jobs, ASKED, strict=True):
             # Under the group of whoever ran it first.
-            assert shows(title, "beauty", config, group) == expected, (title, group)
+            expected = title in askers[job.run_id]
+            assert shows(title, "beauty", job.config, group) == expected, (title, group)
         assert not shows(title, "beauty", trial, "fair_search")
-        assert not shows(title, "ml_1m", sigma, "table2")
+        assert not shows(title, "ml_1m", jobs[0].config, "table2")
 
 
 def test_panels_lie_beside_each_other_and_ask_for_what_a_run_has() -> None:
-    sigma = config_of("model=sigma")
+    sigma = OmegaConf.create(expand(["model=sigma"])[0].config)
     definition = asdict(workspace.report("p", "e", ["beauty"]))
     assert (definition["project"], definition["entity"]) == ("p", "e")
     grids = [block for block in definition["blocks"] if "panels" in block]
@@ -90,7 +78,7 @@ def test_panels_lie_beside_each_other_and_ask_for_what_a_run_has() -> None:
         assert all(panel["layout"]["x"] + panel["layout"]["w"] <= 24 for panel in grid["panels"])
     keys = {key for section in workspace.SECTIONS[:-4] for key in (*section.by, section.over)}
     for key in keys - {""}:
-        assert OmegaConf.select(OmegaConf.create(sigma), key) is not None, key
+        assert OmegaConf.select(sigma, key) is not None, key
     names = {name for section in workspace.SECTIONS for name in section.metrics}
     assert {name.partition("/")[0] for name in names} == {"best", "efficiency", "test"}
 
