@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from experiments.ranks import RANKS_FOLDER, RESULTS, ranks_of
+from experiments.ranks import RANKS_FOLDER, RESULTS, USER, ranks_of
 from experiments.report import front_page
 from experiments.rows import ROWS, Entry, read
 from experiments.status import RUNS
@@ -25,8 +25,6 @@ from sigma.errors import UserError
 from sigma.runs.files import LOCK, atomic_path
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
-
-USER = ["user", "history_length"]
 
 
 def collect(places: Sequence[Path], out: Path) -> tuple[list[str], int, list[str]]:

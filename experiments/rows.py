@@ -20,29 +20,18 @@ from sigma.runs.identity import digest, identity
 from sigma.runs.row import Row
 
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
-# Settings that decide what a number means, not which model it is of.
-PROTOCOL = (
-    "dataset.max_length",
-    "model.max_length",  # of positions, the same number
-    "dataset.user_bounds",
-    "dataset.item_bounds",
-    "dataset.drop_duplicates",
-    "dataset.split",
-    "dataset.val_fraction",
-    "dataset.test_fraction",
-    "dataset.mask_history",
-    "evaluation",
-    "callbacks.early_stopping.patience",
-    "trainer.max_epochs",
-    "trainer.limit_train_batches",
-    "trainer.limit_val_batches",
-    "trainer.limit_test_batches",
-)
 # When training ends: of a counted model it says nothing.
 STOPPING = (
-    "callbacks.early_stopping.patience",
-    "trainer.max_epochs",
+    *("callbacks.early_stopping.patience", "trainer.max_epochs"),
     "trainer.limit_train_batches",
+)
+# Settings that decide what a number means, not which model it is of.
+PROTOCOL = (
+    *("dataset.max_length", "model.max_length"),  # of positions, the same number
+    *("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates"),
+    *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
+    *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
+    *STOPPING,
 )
 COUNTS = ("users", "items", "interactions")  # of the data: another vintage has others
 OTHERS = (*(f"data.{name}" for name in COUNTS), "tuning trials")  # protocol that is no setting
@@ -50,20 +39,13 @@ OTHERS = (*(f"data.{name}" for name in COUNTS), "tuning trials")  # protocol tha
 # three epochs for their seconds, trials of a search, sampled rankings of other lengths.
 ASIDE = ("table3", "mambarec_efficiency", "fair_search", "mambarec_context")
 METRICS = ("hr@10", "ndcg@10", "mrr@10")
-RUN = ("run_id", "model", "dataset", "seed", "setting", "group", "counted", "aside", "epochs")
-ORIGIN = (
-    "best_epoch",
-    "commit",
-    "dirty",
-    "device",
-    "threads",
-    "torch",
-    "finished",
-    "config",
-    "ranks",
+FIELDS = ("run_id", "model", "dataset", "seed", "best_epoch", "epochs", "finished", "config")
+COLUMNS = (
+    *FIELDS,
+    *("setting", "group", "counted", "aside", "commit", "dirty", "device", "threads", "torch"),
+    *("ranks", "data.matches", *OTHERS),
+    *(key for key in PROTOCOL if key != "evaluation"),
 )
-DATA = ("data.matches", "data.expected", *OTHERS)
-COLUMNS = (*RUN, *ORIGIN, *DATA, *(key for key in PROTOCOL if key != "evaluation"))
 
 
 class MixedProtocolError(UserError):
@@ -188,46 +170,35 @@ def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
 
 
 def _line(entry: Entry) -> dict[str, Any]:
-    row, counted = entry.row, not entry.row.parameters
+    row, hardware = entry.row, entry.row.hardware
+    counted, group = not row.parameters, row.config.get("group")
     trials = (row.search or {}).get("trials", 0)
-    group = row.config.get("group")
-    silent = STOPPING if counted else ()
     protocol = {
         key: json.dumps(value)
         for key, value in identity(row.config).items()
-        if is_protocol(key) and key not in silent
+        if is_protocol(key) and not (counted and key in STOPPING)
     }
-    data = {f"data.{k}": v for k, v in dataclasses.asdict(row.data).items() if k != "expected"}
-    metrics = {
-        f"{split}/{name}": value
-        for split in ("val", "test")
-        for name, value in getattr(row.metrics, split).items()
+    parts = {
+        "data.": dataclasses.asdict(row.data),
+        "val/": row.metrics.val,
+        "test/": row.metrics.test,
+        "efficiency.": row.efficiency,
     }
     return {
-        "run_id": row.run_id,
-        "model": row.model,
-        "dataset": row.dataset,
-        "seed": row.seed,
+        **{name: getattr(row, name) for name in FIELDS},
         "setting": setting(row.config),
         "group": group,
         "counted": counted,
         "aside": trials > 0 or group in ASIDE,
-        "best_epoch": row.best_epoch,
-        "epochs": row.epochs,
         "commit": row.git.commit,
         "dirty": bool(row.git.dirty),
-        "finished": row.finished,
-        "device": row.hardware.get("gpu") or row.hardware.get("cpu", "unknown"),
-        "threads": None if row.hardware.get("gpu") else row.hardware.get("threads"),
+        "device": hardware.get("gpu") or hardware.get("cpu", "unknown"),
+        "threads": None if hardware.get("gpu") else hardware.get("threads"),
         "torch": row.versions.get("torch"),
-        "config": row.config,
         "ranks": entry.ranks,
-        **data,
-        "data.expected": row.data.expected or {},
         "tuning trials": trials,
-        **metrics,
+        **{prefix + name: value for prefix, part in parts.items() for name, value in part.items()},
         **protocol,
-        **{f"efficiency.{name}": value for name, value in row.efficiency.items()},
     }
 
 

@@ -10,15 +10,13 @@ import pytest
 
 from experiments.grid import Job, expand
 from experiments.paper.values import logged
-from experiments.report import figures, front_page, others, page, tables
+from experiments.report import figures, front_page, others, page
 from experiments.report.__main__ import main
-from experiments.report.lines import best_marks, lines, model_label
+from experiments.report.lines import best_marks, lines
+from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
 from sigma.errors import UserError
 from tests.experiments.rows import BEAUTY, GROUPS, beauty, write
-
-VARIANTS = tables.VARIANTS
-
 
 @functools.cache
 def everything() -> tuple[Job, ...]:
@@ -26,7 +24,7 @@ def everything() -> tuple[Job, ...]:
     words = ["dataset=beauty", "seed=2020,2021,2022"]
     jobs = [
         job
-        for name in ("table2_overall", *VARIANTS)
+        for name in COMPARISONS
         for job in expand([f"experiment={name}", *words])
     ]
     jobs += expand(["experiment=yardsticks", "dataset=beauty"])
@@ -38,8 +36,12 @@ def everything() -> tuple[Job, ...]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("report")
     write(folder / "rows", everything())
-    main([str(folder / "rows"), "--out", str(folder / "out"), "--latex"])
+    main([str(folder / "rows"), "--out", str(folder / "out"), "--latex", "--html"])
     return folder / "out", frame([folder / "rows"])
+
+
+def overall(rows: pd.DataFrame, dataset: str) -> list[page.Table]:
+    return compare(COMPARISONS["table2_overall"], rows, dataset)
 
 
 def csv(folder: Path, name: str) -> pd.DataFrame:
@@ -61,13 +63,13 @@ def test_cells_are_means_of_their_rows(built: tuple[Path, pd.DataFrame]) -> None
         ]
         values = [row["test/ndcg@10"] for row in same]
         mean = sum(values) / len(values)
-        assert table.loc[model, "ours, test"] == pytest.approx(mean)
+        assert table.loc[model, "ours test"] == pytest.approx(mean)
         assert table.loc[model, "seeds"] == ("1 of 1" if model == "markov" else "3 of 5")
         if len(values) == 3:
             deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
-            assert table.loc[model, "ours, test sd"] == pytest.approx(deviation)
+            assert table.loc[model, "ours test sd"] == pytest.approx(deviation)
     assert table.loc["sigma", "paper"] == 0.0604
-    assert table.loc["sigma", "authors' log, test"] == 0.0452
+    assert table.loc["sigma", "log test"] == 0.0452
     flips = csv(folder, "figure5_flip_range_beauty")
     assert flips.index.tolist() == [0, 1, 3, 5, 10, 20, 30, 40, 50]
     (gru,) = csv(folder, "table4_ablation_beauty").loc[["no gru"]].to_dict("records")
@@ -124,7 +126,7 @@ def test_the_commands_ask_for_what_is_missing_and_no_more(tmp_path: Path) -> Non
     words = ["experiment=table2_overall", "dataset=ml_100k"]
     jobs = expand([*words, *short, "model=sasrec,sigma", "seed=2020,2021"])
     write(tmp_path, jobs)
-    table = tables.overall(frame([tmp_path]), "ml_100k")[0]
+    table = overall(frame([tmp_path]), "ml_100k")[0]
     assert (
         "Protocol of these runs, where not the experiment's: dataset.max_length=20 (not 50), "
         "trainer.limit_train_batches=0.25 (not null)."
@@ -164,7 +166,7 @@ def test_flips_that_are_none_at_a_length_are_not_missed(
 ) -> None:
     words = ["experiment=figure5_flip_range", "dataset=ml_100k", "seed=2020", "model.r=0,5"]
     write(tmp_path, expand([*words, f"dataset.max_length={length}"]))
-    (table,) = VARIANTS["figure5_flip_range"].tables(frame([tmp_path]), "ml_100k")
+    (table,) = compare(COMPARISONS["figure5_flip_range"], frame([tmp_path]), "ml_100k")
     every = [0, 1, 3, 5, 10, 20, 30, 40, 50]
     assert [int(r) for r in table.frame["setting"]] == [r for r in every if r <= last]
 
@@ -183,8 +185,8 @@ def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> N
         for job in jobs:
             write(tmp_path, [job], config=job.config | {"group": group}, search=search)
     rows = frame([tmp_path])
-    overall = tables.overall(rows, "beauty")[0].frame.set_index("model")
-    assert overall.loc[["sigma", "sasrec"], "seeds"].tolist() == ["1 of 5", "0 of 5"]
+    table = overall(rows, "beauty")[0].frame.set_index("model")
+    assert table.loc[["sigma", "sasrec"], "seeds"].tolist() == ["1 of 5", "0 of 5"]
     (tuned,) = others.tuned(rows)
     trials = rows[rows["tuning trials"] > 0]
     assert tuned.frame["run"].tolist() == [trials.loc[trials["val/ndcg@10"].idxmax(), "run_id"]]
@@ -196,7 +198,7 @@ def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> N
 
 def test_seeds_are_matched_not_counted(tmp_path: Path) -> None:
     write(tmp_path, beauty("model=sigma", "seed=1,2"))
-    table = tables.overall(frame([tmp_path]), "beauty")[0]
+    table = overall(frame([tmp_path]), "beauty")[0]
     assert table.frame.set_index("model")["seeds"]["sigma"] == "2: 1, 2"
     assert table.missing[0].endswith("# 40 of 40 runs are missing")
 
@@ -206,7 +208,7 @@ def test_differences_are_over_common_seeds(tmp_path: Path) -> None:
     write(tmp_path, beauty("model=sasrec", "seed=2021,2022"))
     rows = frame([tmp_path])
     values = rows.set_index(["model", "seed"])["test/ndcg@10"]
-    (line,) = tables.overall(rows, "beauty")[-1].frame.to_dict("records")
+    (line,) = overall(rows, "beauty")[-1].frame.to_dict("records")
     improvement = values["sigma", 2021] / values["sasrec", 2021] - 1
     assert line["improvement"] == pytest.approx(improvement)
     assert line["seeds in common"] == 1
@@ -242,7 +244,7 @@ def test_table_8_is_of_the_most_frequent_filter(tmp_path: Path) -> None:
 def test_bins_of_history_hold_every_user_once(tmp_path: Path) -> None:
     write(tmp_path, beauty("model=sigma", "seed=1"))
     rows = frame([tmp_path])
-    bins = figures.tail(lines(rows, model_label, *BEAUTY))
+    bins = figures.tail(lines(rows, *BEAUTY))
     expected = {"1–3": 4, "4": 2, "5": 2, "6–7": 4, "8–9": 4, "10–14": 10, "15–19": 10, "20–49": 24}
     assert dict(zip(bins["bin"], bins["users"], strict=True)) == expected
     mean = (bins["users"] * bins["value"]).sum() / bins["users"].sum()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from experiments.grid import expand, experiments
-from experiments.ranks import ranks_of
-from experiments.report.lines import lines, model_label
+from experiments.ranks import full_ranks
+from experiments.report.lines import lines
 from experiments.rows import MixedProtocolError, check_protocol, frame, where
 from experiments.significance import gains
 from sigma.errors import UserError
@@ -92,7 +92,7 @@ def test_a_cell_is_every_seed_of_one_setting(tmp_path: Path) -> None:
     write(tmp_path, beauty("model=sigma", "seed=1", "dataset.seed=7"))  # would count seed 1 twice
     rows = frame([tmp_path])
     assert len(rows) == 8
-    (sigma,) = (line for line in lines(rows, model_label, *BEAUTY) if line.label == "sigma")
+    (sigma,) = (line for line in lines(rows, *BEAUTY) if line.label == "sigma")
     assert sigma.rows["seed"].tolist() == [1, 2, 3]
 
 
@@ -212,7 +212,7 @@ def test_a_row_that_lacks_what_tables_read_is_named(
 def test_committed_ranks_give_the_metrics_of_their_rows() -> None:
     rows = frame()
     for row in rows[rows["dataset"] == "ml_100k"].iloc[::15].to_dict("records"):
-        ranks = ranks_of(row["run_id"])
+        ranks = full_ranks(row)
         assert ranks is not None
         assert len(ranks) == row["data.test_samples"]
         for metric in ("hr@10", "ndcg@10", "mrr@10"):
