@@ -54,19 +54,12 @@ class MixedProtocolError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One row where it was read.
+    """One row where it was read."""
 
-    Attributes:
-        name: where, for a message.
-        content: as the run wrote it.
-        row: the same, checked and of today's schema.
-        ranks: file of its ranks per user, or None.
-    """
-
-    name: str
-    content: dict[str, Any]
-    row: Row
-    ranks: Path | None
+    name: str  # where, for a message
+    content: dict[str, Any]  # as the run wrote it
+    row: Row  # the same, checked and of today's schema
+    ranks: Path | None  # file of its ranks per user
 
 
 def is_protocol(key: str) -> bool:
@@ -84,9 +77,6 @@ def setting(config: dict[str, Any]) -> str:
         settings.pop("dataset.seed")
     settings.pop("seed")
     return digest(settings)
-
-
-# Reading
 
 
 def read(places: Iterable[Path]) -> tuple[list[Entry], list[str]]:
@@ -151,15 +141,11 @@ def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
     ``config`` is the resolved config, ``ranks`` the file of ranks or None. What could not be read
     is in ``attrs["notes"]``, in sentences.
 
-    Args:
-        places: see ``read``; the committed results by default.
-
-    Raises:
-        UserError: a place that is not there.
+    ``places`` are those of ``read``, by default the committed results.
     """
     entries, notes = read([RESULTS] if places is None else places)
     rows = pd.DataFrame([_line(entry) for entry in entries])
-    rows = rows.reindex(columns=list(dict.fromkeys([*COLUMNS, *rows.columns])))
+    rows = rows.reindex(columns=pd.Index(COLUMNS).union(rows.columns, sort=False))
     for key in filter(is_protocol, rows.columns):
         # The length of positions follows the data's where it is not said.
         silent = key == "model.max_length" or (rows["counted"].astype(bool) & (key in STOPPING))
@@ -202,9 +188,6 @@ def _line(entry: Entry) -> dict[str, Any]:
     }
 
 
-# The protocol
-
-
 def check_protocol(column: str, rows: pd.DataFrame) -> None:
     """Refuse rows of different protocols in one column.
 
@@ -214,16 +197,16 @@ def check_protocol(column: str, rows: pd.DataFrame) -> None:
     differing = []
     for key in sorted(key for key in rows if is_protocol(key) or key in OTHERS):
         values = rows[["run_id", key]].dropna()
-        groups = values.groupby(values[key].map(str))["run_id"]
-        if groups.ngroups > 1:
-            examples = sorted(
-                ((len(ids), value, ids.iloc[0]) for value, ids in groups),
-                key=lambda example: (-example[0], example[1]),
+        runs = values.groupby(values[key].map(str))["run_id"].agg(["size", "first"])
+        if len(runs) > 1:
+            runs = runs.sort_values("size", ascending=False, kind="stable")
+            differing.append(
+                f"{key} is "
+                + ", ".join(
+                    f"{value} ({n} row{'s' * (n > 1)}, such as {first})"
+                    for value, n, first in runs.itertuples()
+                )
             )
-            said = ", ".join(
-                f"{value} ({n} row{'s' * (n > 1)}, such as {first})" for n, value, first in examples
-            )
-            differing.append(f"{key} is {said}")
     if differing:
         raise MixedProtocolError(
             f"{column} would put rows of different protocols into one column: "

@@ -37,10 +37,8 @@ TAIL_MODELS = ("sasrec", "mamba4rec", "sigma")
 
 
 def sources(dataset: str, lines: Sequence[Line]) -> pd.DataFrame:
-    """The paper's numbers, its authors' logs and every seed of ours.
-
-    Returns:
-        Columns label, metric, source, value, dataset.
+    """The paper's numbers, its authors' logs and every seed of ours: label, metric, source, value,
+    dataset.
     """
     records = []
     for line, metric in product(lines, METRICS):
@@ -148,7 +146,8 @@ def draw(rows: pd.DataFrame, experiment: str, dataset: str, folder: Path) -> dic
     frame = sources(dataset, compared)
     if experiment == "figure5_flip_range":
         title = f"{dataset}: metrics over the range r of the flip"
-        look = {"kind": "point", "x": "label", "hue": "source", "dodge": 0.1}
+        look = {"kind": "point", "x": "r", "hue": "source", "dodge": 0.1}
+        frame = frame.rename(columns={"label": "r"})
         return _draw(frame, folder / f"figure5_{dataset}.svg", title, **look)
     return (
         against(frame, folder / f"table2_{dataset}.svg")

@@ -17,19 +17,12 @@ from sigma.runs.identity import identity
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table.
+    """One line of a table."""
 
-    Attributes:
-        label: model or variant.
-        job: the first of its runs.
-        seeds: those the experiment asks for.
-        rows: those there are, of whatever seeds, by seed.
-    """
-
-    label: str
-    job: Job
-    seeds: tuple[int, ...]
-    rows: pd.DataFrame
+    label: str  # model or variant
+    job: Job  # the first of its runs
+    seeds: tuple[int, ...]  # those the experiment asks for
+    rows: pd.DataFrame  # those there are, of whatever seeds, by seed
 
     def spread(self, name: str, metric: str) -> dict[str, float]:
         """Mean and standard deviation as cells of the columns ``name`` and ``name sd``."""

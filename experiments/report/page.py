@@ -38,23 +38,15 @@ def shown(value: Any, column: str = "") -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
+    """One table."""
 
-    Attributes:
-        name: stem of its files, such as ``table2_beauty``.
-        frame: full numbers and texts; a column ``<name> sd`` is shown behind its ``<name>``.
-        marks: column -> best, second or nothing, for every line.
-        notes: sentences under the table.
-        missing: commands that add what is missing.
-    """
-
-    name: str
+    name: str  # stem of its files, such as table2_beauty
     title: str
     caption: str
-    frame: pd.DataFrame
-    marks: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    frame: pd.DataFrame  # full numbers and texts; <name> sd is shown behind its <name>
+    marks: dict[str, list[str]] = field(default_factory=dict)  # column -> best, second or nothing
+    notes: list[str] = field(default_factory=list)  # sentences under the table
+    missing: list[str] = field(default_factory=list)  # commands that add what is missing
 
     @classmethod
     def of(cls, spec: str, frame: pd.DataFrame, dataset: str = "", **more: Any) -> "Table":
