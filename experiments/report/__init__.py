@@ -51,10 +51,10 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
         content.append((f"{dataset}: {experiment.replace('_', ' ')}", group, pictures))
     short = rows[rows["group"] == "table3"]["dataset"]
     present = {*tables, *(("table3_efficiency", dataset) for dataset in short)}
-    benchmark = RESULTS / "benchmarks" / "tables_efficiency.csv"
+    benchmark = others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv")
     rest = {
         "Every model searched alike": tuned,
-        "Efficiency": [*others.efficiency(benchmark), *aside],
+        "Efficiency": [*benchmark, *aside],
         "Not run yet": others.not_run(present),
         "Runs": [others.runs(rows)],
     }
@@ -77,11 +77,8 @@ def provenance(rows: pd.DataFrame) -> str:
 
 
 def build(folder: Path, rows: pd.DataFrame | None = None, formats: Sequence[str] = ()) -> None:
-    """Write ``report.md``, ``figures/*.svg`` and ``tables/*.csv``.
-
-    Args:
-        rows: see ``experiments.rows.frame``; those committed by default.
-        formats: ``html``, ``latex`` or both, see ``page.write``.
+    """Write ``report.md``, ``figures/*.svg`` and ``tables/*.csv`` (and ``html``, ``latex``), by
+    default of the committed rows.
 
     Raises:
         MixedProtocolError: rows that must not stand in one column; nothing is written then.
@@ -104,14 +101,13 @@ def front_page(folder: Path) -> None:
     for dataset in (name for name in FRONT if name in set(rows["dataset"])):
         text.append(f"## {dataset}")
         try:
-            first, *tables = compare(overall, rows, dataset)
+            tables = compare(overall, rows, dataset)
         except MixedProtocolError as error:
             text.append(str(error))
             continue
         numbers.append(figures.sources(dataset, overall.lines(rows, dataset)))
-        (ndcg,) = (table for table in tables if table.name.endswith("_ndcg10"))
-        ndcg = replace(ndcg, notes=first.notes)
-        text += [ndcg.markdown(), *ndcg.remarks]
+        for table in (table for table in tables if table.name.endswith("_ndcg10")):
+            text += [table.markdown(), *replace(table, notes=tables[0].notes).remarks]
     if numbers:
         every = pd.concat(numbers, ignore_index=True)
         every = every[every["metric"] == "NDCG@10"]

@@ -28,14 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/report"))
     only = "only rows with this setting, such as dataset.max_length=50"
     parser.add_argument("--where", nargs="*", default=[], metavar="key=value", help=only)
-    for name in ("html", "latex"):
-        add = parser.add_argument(f"--{name}", action="append_const", dest="formats", const=name)
-        add.help = f"tables as {name}, too"
+    parser.add_argument("--html", action="store_true", help="tables as HTML, too")
+    parser.add_argument("--latex", action="store_true", help="tables as LaTeX, too")
     options = parser.parse_args(arguments)
     rows = frame(options.places)
     notes = rows.attrs["notes"]
     rows = where(rows, options.where)
-    build(options.out, rows, options.formats or ())
+    build(options.out, rows, ["html"] * options.html + ["latex"] * options.latex)
     for note in notes:
         print(note)
     print(f"{len(rows)} rows -> {options.out / 'report.md'}")

@@ -133,11 +133,12 @@ def aside(rows: pd.DataFrame) -> list[Table]:
     Raises:
         MixedProtocolError: rows that differ in more than the context's length.
     """
-    measured = rows.reindex(columns=["efficiency.train_seconds", "efficiency.peak_memory_bytes"])
+    measured = ["efficiency.train_seconds", "efficiency.peak_memory_bytes"]
+    seconds, memory = rows.reindex(columns=measured).astype(float).to_numpy().T
     rows = rows.assign(
         length=rows["dataset.max_length"].astype(float),
-        seconds=measured.iloc[:, 0].astype(float) / rows["epochs"].clip(lower=1),
-        mebibytes=measured.iloc[:, 1].astype(float) / 2**20,
+        seconds=seconds / rows["epochs"].clip(lower=1),
+        mebibytes=memory / 2**20,
     ).sort_values(["model", "length", "seed"])
     tables = []
     groups = rows[rows["group"].isin(MEASURED)].groupby(["group", "dataset"])
@@ -158,24 +159,17 @@ def efficiency(path: Path) -> list[Table]:
 
 
 def not_run(present: Collection[tuple[str, str]]) -> list[Table]:
-    """The paper's experiments of which there is no table yet, each with its command.
-
-    Args:
-        present: experiments and data sets that have one; it lists its own missing runs.
+    """The paper's experiments of which there is no table yet, each with its command; one that is
+    ``present`` lists its missing runs itself.
     """
-    records = []
+    records, commands = [], []
     for experiment in PAPERS:
         values = choices(experiment)
         runs = math.prod(len(options) for key, options in values.items() if key != "dataset")
-        records += [
-            {"experiment": experiment, "data set": dataset, "runs": runs}
-            for dataset in values["dataset"]
-            if (experiment, dataset) not in present
-        ]
-    commands = [
-        f"python train.py -m experiment={record['experiment']} dataset={record['data set']}"
-        for record in records
-    ]
+        for dataset in values["dataset"]:
+            if (experiment, dataset) not in present:
+                records.append({"experiment": experiment, "data set": dataset, "runs": runs})
+                commands.append(f"python train.py -m experiment={experiment} dataset={dataset}")
     return [Table.of("not_run", pd.DataFrame(records), missing=commands)] if records else []
 
 

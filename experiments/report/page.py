@@ -101,9 +101,8 @@ class Table:
             return str(self.styled("html").set_caption(self.title).to_html())
         plain = {ord(sign): f"\\{sign}" for sign in "&%$#_{}"}
         caption = f"{self.title}. {self.caption}".translate(plain)
-        label = f"tab:{self.name}"
-        styler = self.styled("latex")
-        return str(styler.to_latex(hrules=True, convert_css=True, label=label, caption=caption))
+        look = {"hrules": True, "convert_css": True, "label": f"tab:{self.name}"}
+        return str(self.styled("latex").to_latex(caption=caption, **look))
 
     def section(self) -> list[str]:
         """Paragraphs of the report."""
@@ -111,8 +110,8 @@ class Table:
         lines.append(self.markdown() if len(self.frame) else "*Nothing here yet.*")
         lines += self.remarks
         if self.missing:
-            lines.append("Missing; these commands add it:")
-            lines.append("\n".join(["```bash", *self.missing, "```"]))
+            commands = "\n".join(self.missing)
+            lines.append(f"Missing; these commands add it:\n\n```bash\n{commands}\n```")
         return lines
 
 
@@ -120,23 +119,19 @@ Part = tuple[str, Sequence[Table], Mapping[str, Path]]  # heading, and figures b
 
 
 def write(folder: Path, head: Sequence[str], parts: Sequence[Part], formats: Sequence[str]) -> None:
-    """``report.md`` and ``tables/<name>.csv``, of full numbers.
-
-    Args:
-        formats: ``html`` adds ``tables/<name>.html``, ``latex`` adds ``tables/<name>.tex``.
-    """
+    """``report.md`` and ``tables/<name>.csv``, of full numbers, and the tables in more formats."""
     lines = list(head)
     files: dict[str, str] = {}
     for title, tables, figures in parts:
         lines.append(f"## {title}")
         for table in tables:
             lines += table.section()
-            files[f"{table.name}.csv"] = table.frame.to_csv(index=False)
-            files |= {f"{table.name}.{SUFFIXES[f]}": table.as_format(f) for f in formats}
+            stem = f"tables/{table.name}"
+            files[f"{stem}.csv"] = table.frame.to_csv(index=False)
+            files |= {f"{stem}.{SUFFIXES[name]}": table.as_format(name) for name in formats}
         for content, path in figures.items():
             lines.append(f"![{content}]({quote(Path(os.path.relpath(path, folder)).as_posix())})")
-    texts = {f"tables/{name}": text for name, text in files.items()}
-    texts["report.md"] = "\n\n".join(lines) + "\n"
-    for name, text in texts.items():
+    files["report.md"] = "\n\n".join(lines) + "\n"
+    for name, text in files.items():
         with atomic_path(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -86,18 +86,15 @@ class Comparison:
                 cells = self.cells(line, compared[0], dataset, metric)
                 record |= {prefix + name: value for name, value in cells.items()}
             records.append(record | {"seeds": line.seeds_of(list(splits))})
-        ours = {
-            f"{prefixes[m]}ours {'valid' if split.startswith('val') else 'test'}": split
-            for split, m in splits.items()
-        }
-        return Table(
-            f"{self.experiment.removesuffix('_overall')}_{dataset}"
-            + ("" if self.of_sigma else f"_{metrics[0].replace('@', '')}"),
-            f"{self.title}, {dataset}" + ("" if self.of_sigma else f": {metrics[0].upper()}"),
-            self.caption,
-            pd.DataFrame(records).dropna(axis="columns", how="all"),
-            {name: marks(compared, split) for name, split in ours.items()},
-        )
+        frame = pd.DataFrame(records).dropna(axis="columns", how="all")
+        names = {"val": "ours valid", "test": "ours test"}
+        ours = {prefixes[m] + names[split.partition("/")[0]]: split for split, m in splits.items()}
+        best = {name: marks(compared, split) for name, split in ours.items() if name in frame}
+        name, title = f"{self.experiment}_{dataset}", f"{self.title}, {dataset}"
+        if not self.of_sigma:
+            name = f"table2_{dataset}_{metrics[0].replace('@', '')}"
+            title += f": {metrics[0].upper()}"
+        return Table(name, title, self.caption, frame, best)
 
 
 COMPARISONS = {name: Comparison(name, **spec) for name, spec in SPECS["comparisons"].items()}
