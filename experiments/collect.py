@@ -10,14 +10,13 @@ written anew.
 
 import argparse
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
 
-from experiments.ranks import RANKS_FOLDER, RESULTS, ranks_of
+from experiments.ranks import RANKS_FOLDER, RESULTS, USER, ranks_of
 from experiments.report import front_page
 from experiments.rows import ROWS, Entry, read
 from experiments.status import RUNS
@@ -25,8 +24,6 @@ from sigma.errors import UserError
 from sigma.runs.files import LOCK, atomic_path
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
-
-USER = ["user", "history_length"]
 
 
 def collect(places: Sequence[Path], out: Path) -> tuple[list[str], int, list[str]]:
@@ -67,10 +64,9 @@ def add_rows(new: Sequence[Entry], path: Path) -> None:
     for entry in new:
         text = json.dumps(entry.content, sort_keys=True, separators=(",", ":"))
         lines[entry.row.run_id] = text.encode()
+    ordered = [line for _, line in sorted(lines.items())]
     with atomic_path(path) as partial:
-        partial.write_bytes(b"".join(line + b"\n" for _, line in sorted(lines.items())))
-        with partial.open("ab") as file:
-            file.writelines(line + b"\n" for line in unread)
+        partial.write_bytes(b"".join(line + b"\n" for line in [*ordered, *unread]))
 
 
 def add_ranks(new: Sequence[Entry], folder: Path) -> list[str]:
@@ -82,25 +78,20 @@ def add_ranks(new: Sequence[Entry], folder: Path) -> list[str]:
     Raises:
         UserError: a data set's file cannot be read.
     """
-    datasets: dict[str, list[Entry]] = defaultdict(list)
     notes = []
-    for entry in new:
-        datasets[entry.row.dataset].append(entry)
-    for dataset, entries in datasets.items():
+    for dataset in sorted({entry.row.dataset for entry in new}):
+        entries = [entry for entry in new if entry.row.dataset == dataset]
         path = folder / f"{dataset}.parquet"
         parts = [_table(path, [entry.row.run_id for entry in entries])]
-        for entry in entries:
+        for entry in (entry for entry in entries if entry.ranks):
             try:
-                ranks = entry.ranks and ranks_of(entry.row.run_id, entry.ranks)
-                if ranks is None:
-                    continue
-                columns = ranks.set_index(USER)
-                if not columns.index.is_unique:
+                ranks = ranks_of(entry.row.run_id, entry.ranks).set_index(USER)
+                if not ranks.index.is_unique:
                     raise ValueError("a user has two ranks at one length of history")
             except (OSError, ValueError) as error:
                 notes.append(f"{entry.name} counts without its ranks ({error}).")
                 continue
-            parts.append(columns.add_prefix(f"{entry.row.run_id}."))
+            parts.append(ranks.add_prefix(f"{entry.row.run_id}."))
         table = pd.concat(parts, axis=1).dropna(how="all").sort_index(axis=0).sort_index(axis=1)
         if table.empty:
             path.unlink(missing_ok=True)
@@ -119,7 +110,7 @@ def _table(path: Path, run_ids: Sequence[str]) -> pd.DataFrame:
         table = pd.read_parquet(path).set_index(USER)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it from git.") from error
-    return table[[name for name in table if name.rpartition(".")[0] not in run_ids]]
+    return table[[name for name in table if str(name).rpartition(".")[0] not in run_ids]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

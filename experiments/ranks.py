@@ -1,5 +1,6 @@
 """The target's rank of every test user, of one run, wherever it is stored."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sigma.runs.files import RANKS
 
 RESULTS = Path(__file__).parents[1] / "results"
 RANKS_FOLDER = "ranks"  # in a folder of results: a Parquet file a data set
+USER = ["user", "history_length"]
 
 
 def columns(run_id: str, path: Path) -> dict[str, str]:
@@ -20,30 +22,27 @@ def columns(run_id: str, path: Path) -> dict[str, str]:
     return {n: n.removeprefix(f"{run_id}.") for n in names if n.startswith(f"{run_id}.")}
 
 
-def ranks_of(run_id: str, path: Path | None = None) -> pd.DataFrame | None:
+def ranks_of(run_id: str, path: Path) -> pd.DataFrame:
     """The target's rank of every test user, ordered by user and length of history.
 
     Args:
-        path: a run's ``ranks.parquet``, or a data set's in ``ranks/``; None searches ``results``.
+        path: a run's ``ranks.parquet``, or a data set's in ``ranks/``.
 
     Returns:
         Columns user (raw id), history_length, greater, ties (in sampled evaluation also or only
-        sampled_greater, sampled_ties); None where the run has no ranks.
+        sampled_greater, sampled_ties).
     """
-    if path is None:
-        files = (RESULTS / RANKS_FOLDER).glob("*.parquet")
-        path = next((file for file in files if columns(run_id, file)), None)
-        if path is None:
-            return None
     names = columns(run_id, path)
-    table = pd.read_parquet(path, columns=["user", "history_length", *names]).rename(columns=names)
+    table = pd.read_parquet(path, columns=[*USER, *names]).rename(columns=names)
     table = table.dropna(ignore_index=True)  # users of other runs' test sets
     counts = [column for column in table if column != "user"]
     table[counts] = table[counts].astype("int64")
-    return table.sort_values(["user", "history_length"], ignore_index=True)
+    return table.sort_values(USER, ignore_index=True)
 
 
-def full_ranks(row: Any) -> pd.DataFrame | None:
-    """``ranks_of`` a line of ``frame``, where it was ranked among all items."""
-    ranks = ranks_of(row["run_id"], row["ranks"]) if isinstance(row["ranks"], Path) else None
-    return ranks if ranks is not None and "greater" in ranks else None
+def full_ranks(row: Mapping[Any, Any]) -> pd.DataFrame | None:
+    """``ranks_of`` a line of ``frame``; None where it was not ranked among all items."""
+    if not isinstance(row["ranks"], Path):
+        return None
+    ranks = ranks_of(row["run_id"], row["ranks"])
+    return ranks if "greater" in ranks else None

@@ -20,29 +20,18 @@ from sigma.runs.identity import digest, identity
 from sigma.runs.row import Row
 
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
-# Settings that decide what a number means, not which model it is of.
-PROTOCOL = (
-    "dataset.max_length",
-    "model.max_length",  # of positions, the same number
-    "dataset.user_bounds",
-    "dataset.item_bounds",
-    "dataset.drop_duplicates",
-    "dataset.split",
-    "dataset.val_fraction",
-    "dataset.test_fraction",
-    "dataset.mask_history",
-    "evaluation",
-    "callbacks.early_stopping.patience",
-    "trainer.max_epochs",
-    "trainer.limit_train_batches",
-    "trainer.limit_val_batches",
-    "trainer.limit_test_batches",
-)
 # When training ends: of a counted model it says nothing.
 STOPPING = (
-    "callbacks.early_stopping.patience",
-    "trainer.max_epochs",
+    *("callbacks.early_stopping.patience", "trainer.max_epochs"),
     "trainer.limit_train_batches",
+)
+# Settings that decide what a number means, not which model it is of.
+PROTOCOL = (
+    *("dataset.max_length", "model.max_length"),  # of positions, the same number
+    *("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates"),
+    *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
+    *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
+    *STOPPING,
 )
 COUNTS = ("users", "items", "interactions")  # of the data: another vintage has others
 OTHERS = (*(f"data.{name}" for name in COUNTS), "tuning trials")  # protocol that is no setting
@@ -50,20 +39,13 @@ OTHERS = (*(f"data.{name}" for name in COUNTS), "tuning trials")  # protocol tha
 # three epochs for their seconds, trials of a search, sampled rankings of other lengths.
 ASIDE = ("table3", "mambarec_efficiency", "fair_search", "mambarec_context")
 METRICS = ("hr@10", "ndcg@10", "mrr@10")
-RUN = ("run_id", "model", "dataset", "seed", "setting", "group", "counted", "aside", "epochs")
-ORIGIN = (
-    "best_epoch",
-    "commit",
-    "dirty",
-    "device",
-    "threads",
-    "torch",
-    "finished",
-    "config",
-    "ranks",
+FIELDS = ("run_id", "model", "dataset", "seed", "best_epoch", "epochs", "finished", "config")
+COLUMNS = (
+    *FIELDS,
+    *("setting", "group", "counted", "aside", "commit", "dirty", "device", "threads", "torch"),
+    *("ranks", "data.matches", *OTHERS),
+    *(key for key in PROTOCOL if key != "evaluation"),
 )
-DATA = ("data.matches", "data.expected", *OTHERS)
-COLUMNS = (*RUN, *ORIGIN, *DATA, *(key for key in PROTOCOL if key != "evaluation"))
 
 
 class MixedProtocolError(UserError):
@@ -72,19 +54,12 @@ class MixedProtocolError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One row where it was read.
+    """One row where it was read."""
 
-    Attributes:
-        name: where, for a message.
-        content: as the run wrote it.
-        row: the same, checked and of today's schema.
-        ranks: file of its ranks per user, or None.
-    """
-
-    name: str
-    content: dict[str, Any]
-    row: Row
-    ranks: Path | None
+    name: str  # where, for a message
+    content: dict[str, Any]  # as the run wrote it
+    row: Row  # the same, checked and of today's schema
+    ranks: Path | None  # file of its ranks per user
 
 
 def is_protocol(key: str) -> bool:
@@ -102,9 +77,6 @@ def setting(config: dict[str, Any]) -> str:
         settings.pop("dataset.seed")
     settings.pop("seed")
     return digest(settings)
-
-
-# Reading
 
 
 def read(places: Iterable[Path]) -> tuple[list[Entry], list[str]]:
@@ -169,15 +141,11 @@ def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
     ``config`` is the resolved config, ``ranks`` the file of ranks or None. What could not be read
     is in ``attrs["notes"]``, in sentences.
 
-    Args:
-        places: see ``read``; the committed results by default.
-
-    Raises:
-        UserError: a place that is not there.
+    ``places`` are those of ``read``, by default the committed results.
     """
     entries, notes = read([RESULTS] if places is None else places)
     rows = pd.DataFrame([_line(entry) for entry in entries])
-    rows = rows.reindex(columns=list(dict.fromkeys([*COLUMNS, *rows.columns])))
+    rows = rows.reindex(columns=pd.Index(COLUMNS).union(rows.columns, sort=False))
     for key in filter(is_protocol, rows.columns):
         # The length of positions follows the data's where it is not said.
         silent = key == "model.max_length" or (rows["counted"].astype(bool) & (key in STOPPING))
@@ -188,50 +156,36 @@ def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
 
 
 def _line(entry: Entry) -> dict[str, Any]:
-    row, counted = entry.row, not entry.row.parameters
+    row, hardware = entry.row, entry.row.hardware
+    counted, group = not row.parameters, row.config.get("group")
     trials = (row.search or {}).get("trials", 0)
-    group = row.config.get("group")
-    silent = STOPPING if counted else ()
     protocol = {
         key: json.dumps(value)
         for key, value in identity(row.config).items()
-        if is_protocol(key) and key not in silent
+        if is_protocol(key) and not (counted and key in STOPPING)
     }
-    data = {f"data.{k}": v for k, v in dataclasses.asdict(row.data).items() if k != "expected"}
-    metrics = {
-        f"{split}/{name}": value
-        for split in ("val", "test")
-        for name, value in getattr(row.metrics, split).items()
+    parts = {
+        "data.": dataclasses.asdict(row.data),
+        "val/": row.metrics.val,
+        "test/": row.metrics.test,
+        "efficiency.": row.efficiency,
     }
     return {
-        "run_id": row.run_id,
-        "model": row.model,
-        "dataset": row.dataset,
-        "seed": row.seed,
+        **{name: getattr(row, name) for name in FIELDS},
         "setting": setting(row.config),
         "group": group,
         "counted": counted,
         "aside": trials > 0 or group in ASIDE,
-        "best_epoch": row.best_epoch,
-        "epochs": row.epochs,
         "commit": row.git.commit,
         "dirty": bool(row.git.dirty),
-        "finished": row.finished,
-        "device": row.hardware.get("gpu") or row.hardware.get("cpu", "unknown"),
-        "threads": None if row.hardware.get("gpu") else row.hardware.get("threads"),
+        "device": hardware.get("gpu") or hardware.get("cpu", "unknown"),
+        "threads": None if hardware.get("gpu") else hardware.get("threads"),
         "torch": row.versions.get("torch"),
-        "config": row.config,
         "ranks": entry.ranks,
-        **data,
-        "data.expected": row.data.expected or {},
         "tuning trials": trials,
-        **metrics,
+        **{prefix + name: value for prefix, part in parts.items() for name, value in part.items()},
         **protocol,
-        **{f"efficiency.{name}": value for name, value in row.efficiency.items()},
     }
-
-
-# The protocol
 
 
 def check_protocol(column: str, rows: pd.DataFrame) -> None:
@@ -243,16 +197,16 @@ def check_protocol(column: str, rows: pd.DataFrame) -> None:
     differing = []
     for key in sorted(key for key in rows if is_protocol(key) or key in OTHERS):
         values = rows[["run_id", key]].dropna()
-        groups = values.groupby(values[key].map(str))["run_id"]
-        if groups.ngroups > 1:
-            examples = sorted(
-                ((len(ids), value, ids.iloc[0]) for value, ids in groups),
-                key=lambda example: (-example[0], example[1]),
+        runs = values.groupby(values[key].map(str))["run_id"].agg(["size", "first"])
+        if len(runs) > 1:
+            runs = runs.sort_values("size", ascending=False, kind="stable")
+            differing.append(
+                f"{key} is "
+                + ", ".join(
+                    f"{value} ({n} row{'s' * (n > 1)}, such as {first})"
+                    for value, n, first in runs.itertuples()
+                )
             )
-            said = ", ".join(
-                f"{value} ({n} row{'s' * (n > 1)}, such as {first})" for n, value, first in examples
-            )
-            differing.append(f"{key} is {said}")
     if differing:
         raise MixedProtocolError(
             f"{column} would put rows of different protocols into one column: "

@@ -6,22 +6,6 @@ from pathlib import Path
 import pandas as pd
 
 PAPER = Path(__file__).parent
-
-
-@cache
-def paper(name: str) -> pd.DataFrame:
-    """One of the files in ``experiments/paper/``."""
-    return pd.read_csv(PAPER / f"{name}.csv", comment="#")
-
-
-def lookup(frame: pd.DataFrame, column: str, **where: object) -> float | None:
-    """The one value of a paper's file, None where it has none (the last of several)."""
-    for key, value in where.items():
-        frame = frame[frame[key] == value]
-    values = frame[column].dropna()
-    return float(values.iloc[-1]) if len(values) else None
-
-
 # What the log's runs are here: its Mamba4Rec has one layer, its SIGMA and ECHO are their own code
 # (what the paper's SIGMA is to be compared with, too).
 LOGGED = {
@@ -39,12 +23,25 @@ PAPER_SET = {"games_2014": "games"}
 LENGTHS = {"ml_1m": 200}  # the paper's; 50 elsewhere
 
 
-def logged(dataset: str, model: str, metric: str, split: str) -> float | None:
-    """The authors' log of a model as it is called here; None of a run at another length."""
+@cache
+def paper(name: str) -> pd.DataFrame:
+    """One of the files in ``experiments/paper/``."""
+    return pd.read_csv(PAPER / f"{name}.csv", comment="#")
+
+
+def lookup(name: str, column: str, **where: object) -> float:
+    """The one value of a file, NaN where it has none (the last of several)."""
+    frame = paper(name)
+    for key, value in where.items():
+        frame = frame[frame[key].astype(str) == str(value)]
+    values = frame.reindex(columns=[column])[column].dropna()
+    return float(values.iloc[-1]) if len(values) else float("nan")
+
+
+def logged(dataset: str, model: str, metric: str, split: str) -> float:
+    """The authors' log of a model as it is called here; NaN of a run at another length."""
     name = LOGGED.get(model, model)
-    frame = paper("authors_log")
-    frame = frame[frame["max_len"] == LENGTHS.get(dataset, 50)]
-    cell = PRINTED_CELL.get((dataset, str(name)))
-    if cell is not None:
-        frame = frame[frame["notebook_cell"] == cell]
-    return lookup(frame, f"{split}_{metric}", dataset=dataset, model=name)
+    where = {"dataset": dataset, "model": name, "max_len": LENGTHS.get(dataset, 50)}
+    if (dataset, name) in PRINTED_CELL:
+        where["notebook_cell"] = PRINTED_CELL[dataset, name]
+    return lookup("authors_log", f"{split}_{metric}", **where)

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
@@ -16,39 +17,19 @@ from sigma.runs.identity import identity
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table.
+    """One line of a table."""
 
-    Attributes:
-        label: model or variant.
-        job: the first of its runs.
-        seeds: those the experiment asks for.
-        rows: those there are, of whatever seeds, by seed.
-    """
-
-    label: str
-    job: Job
-    seeds: tuple[int, ...]
-    rows: pd.DataFrame
-
-    @property
-    def lacking(self) -> tuple[int, ...]:
-        """Seeds asked for that have no row."""
-        return tuple(seed for seed in self.seeds if seed not in set(self.rows["seed"]))
-
-    @property
-    def counted(self) -> bool:
-        """Whether nothing is trained; its one row then stands for every seed."""
-        return bool(len(self.rows) and self.rows["counted"].iloc[0])
+    label: str  # model or variant
+    job: Job  # the first of its runs
+    seeds: tuple[int, ...]  # those the experiment asks for
+    rows: pd.DataFrame  # those there are, of whatever seeds, by seed
 
     def spread(self, name: str, metric: str) -> dict[str, float]:
         """Mean and standard deviation as cells of the columns ``name`` and ``name sd``."""
         mean, deviation, _ = mean_sd(self.rows, metric)
         return {name: mean, f"{name} sd": deviation}
 
-    def mean(self, metric: str) -> float:
-        return mean_sd(self.rows, metric)[0]
-
-    def seeds_of(self, *metrics: str) -> str:
+    def seeds_of(self, metrics: Sequence[str]) -> str:
         """``3 of 5``, or which, where others were run than asked; the fewest of the metrics."""
         n = min((n for m in metrics if (n := mean_sd(self.rows, m)[2])), default=0)
         if n and not set(self.rows["seed"]) <= set(self.seeds):
@@ -59,11 +40,15 @@ class Line:
 def ratio(ours: Line, theirs: Line, metric: str) -> float:
     """Relative difference of means over common seeds, so that it is not one of seeds."""
     values = common(ours.rows, theirs.rows, metric)
-    first, second = values.mean(axis=0) if len(values) else (float("nan"), float("nan"))
+    if not values.any():
+        return float("nan")
+    first, second = values.mean(axis=0)
     return float(first / second - 1) if second else float("nan")
 
 
-def lines(rows: pd.DataFrame, label: Callable[[Job], str], *overrides: str) -> list[Line]:
+def lines(
+    rows: pd.DataFrame, *overrides: str, label: Callable[[Job], str] = attrgetter("model")
+) -> list[Line]:
     """The settings of an experiment in their order, with what there is of each."""
     jobs: dict[str, list[Job]] = defaultdict(list)
     for job in jobs_of(*overrides):
@@ -81,24 +66,19 @@ def lines(rows: pd.DataFrame, label: Callable[[Job], str], *overrides: str) -> l
 
 
 def all_rows(compared: Sequence[Line]) -> pd.DataFrame:
-    """The rows of all lines."""
     return pd.concat([line.rows for line in compared])
-
-
-def model_label(job: Job) -> str:
-    return job.model
 
 
 def marks(compared: Sequence[Line], metric: str) -> list[str]:
     """Best and second best mean; equals share a mark. None where the trained lines are of unequal
     numbers of seeds, or fewer than three.
     """
-    spreads = [(line, *mean_sd(line.rows, metric)) for line in compared]
-    seeds = {n for line, _, _, n in spreads if n and not line.counted}
-    means = pd.Series([mean for _, mean, _, _ in spreads])
-    if len(seeds) > 1 or means.count() < 3:
-        return [""] * len(compared)
-    return best_marks(means)
+    spreads = [mean_sd(line.rows, metric) for line in compared]
+    means = pd.Series([mean for mean, _, _ in spreads])
+    # A counted one's row stands for every seed.
+    trained = [len(line.rows) and not line.rows["counted"].iloc[0] for line in compared]
+    seeds = {n for (_, _, n), is_trained in zip(spreads, trained, strict=True) if is_trained} - {0}
+    return best_marks(means) if len(seeds) < 2 and means.count() > 2 else [""] * len(means)
 
 
 def best_marks(values: pd.Series) -> list[str]:
@@ -117,11 +97,10 @@ def departures(compared: Sequence[Line]) -> dict[str, str]:
         return {}
     line, row = max(rows, key=lambda pair: not pair[1]["counted"])
     settings = identity(line.job.config)
-    keys = sorted({*row, *settings} - {"model.max_length"})  # it follows the data's
     different = {}
-    for key in filter(is_protocol, keys):
+    for key in sorted({*row, *settings} - {"model.max_length"}):  # it follows the data's
         value, ours = row.get(key, "null"), settings.get(key)
-        if not pd.isna(value) and value != json.dumps(ours):
+        if is_protocol(key) and not pd.isna(value) and value != json.dumps(ours):
             different[f"{key}={_override(json.loads(value))}"] = _override(ours)
     return different
 
@@ -133,8 +112,8 @@ def _override(value: Any) -> str:
 def notes(compared: Sequence[Line]) -> list[str]:
     """Sentences on another protocol than the experiment's, and on another vintage of the data."""
     different = [f"{override} (not {value})" for override, value in departures(compared).items()]
-    said = f"Protocol of these runs, where not the experiment's: {', '.join(different)}."
-    return [said] * bool(different) + vintage_notes(all_rows(compared))
+    text = f"Protocol of these runs, where not the experiment's: {', '.join(different)}."
+    return [text] * bool(different) + vintage_notes(all_rows(compared))
 
 
 def vintage_notes(rows: pd.DataFrame) -> list[str]:
@@ -155,33 +134,27 @@ def vintage_notes(rows: pd.DataFrame) -> list[str]:
 
 
 def missing(
-    experiment: str, dataset: str, compared: Sequence[Line], others: Sequence[Line] = ()
+    words: Sequence[str], key: str, compared: Sequence[Line], everyone: Sequence[Line]
 ) -> list[str]:
     """The commands that add the seeds that are not there, one for all settings that lack the same.
 
-    They ask for the protocol of the rows there are, those of ``others`` included.
+    They ask for the protocol of the rows of ``everyone``; ``words`` select the experiment and the
+    data set, ``key`` is the override that tells the lines apart.
     """
-    departed = departures([*compared, *others])
     lacking: dict[tuple[int, ...], list[Line]] = defaultdict(list)
     for line in compared:
-        if line.lacking:
-            lacking[line.lacking].append(line)
+        seeds = tuple(seed for seed in line.seeds if seed not in set(line.rows["seed"]))
+        if seeds:
+            lacking[seeds].append(line)
     total = sum(len(line.seeds) for line in compared)
-    overrides = {line.label: dict(o.split("=", 1) for o in line.job.overrides) for line in compared}
-    keys = [
-        key
-        for key in next(iter(overrides.values()))
-        if key != "seed" and len({values.get(key) for values in overrides.values()}) > 1
-    ]
     commands = []
     for seeds, group in lacking.items():
-        words = [f"experiment={experiment}", f"dataset={dataset}"]
+        only = []
         if len(group) < len(compared):
-            for key in keys:
-                values = dict.fromkeys(overrides[line.label][key] for line in group)
-                words.append(f"{key}={','.join(values)}")
+            only.append(f"{key}={','.join(str(line.job.override(key)) for line in group)}")
         if len(seeds) < len(group[0].seeds):
-            words.append(f"seed={','.join(map(str, seeds))}")
-        said = f" # {len(seeds) * len(group)} of {total} runs are missing"
-        commands.append(" ".join(["python train.py -m", *words, *departed, said]))
+            only.append(f"seed={','.join(map(str, seeds))}")
+        remark = f" # {len(seeds) * len(group)} of {total} runs are missing"
+        command = ["python train.py -m", *words, *only, *departures(everyone), remark]
+        commands.append(" ".join(command))
     return commands

@@ -34,9 +34,7 @@ def test_collected_rows_are_the_runs_own_and_again_changes_nothing(tmp_path: Pat
         ranks = ranks_of(job.run_id, out / "ranks" / "beauty.parquet")
         expected = ranks_of_job(job).drop(columns="target")
         expected = expected.sort_values(["user", "history_length"], ignore_index=True)
-        assert ranks is not None
-        assert ranks.to_numpy().tolist() == expected.to_numpy().tolist()
-        assert list(ranks) == list(expected)
+        pd.testing.assert_frame_equal(ranks, expected, check_dtype=False)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert collect([tmp_path / "runs"], out)[0] == []
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -66,14 +64,11 @@ def test_other_test_sets_of_one_data_set_do_not_mix(tmp_path: Path) -> None:
     other = pd.read_parquet(path).head(20).assign(history_length=99)
     other.to_parquet(path)
     collect([tmp_path / "runs"], tmp_path / "out")
-    rows = {row["run_id"]: row for row in frame([tmp_path / "out"]).to_dict("records")}
-    ranks = [full_ranks(rows[job.run_id]) for job in (first, second)]
+    rows = frame([tmp_path / "out"]).set_index("run_id", drop=False)
+    ranks = [full_ranks(rows.loc[job.run_id]) for job in (first, second)]
     assert [len(r) for r in ranks if r is not None] == [60, 20]
-    assert ranks[1] is not None
-    assert (
-        ranks[1].set_index("user")["greater"].to_dict()
-        == other.set_index("user")["greater"].to_dict()
-    )
+    merged = ranks[1].merge(other, on=["user", "history_length"])
+    assert (merged["greater_x"] == merged["greater_y"]).sum() == 20
 
 
 def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
@@ -85,12 +80,9 @@ def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
     new, _, notes = collect([tmp_path / "runs"], tmp_path / "out")
     assert len(new) == 3
     assert len(notes) == 3
-    rows = frame([tmp_path / "out"]).set_index("run_id")
-    assert rows["ranks"].notna().to_dict() == {
-        paths[0].name: False,
-        paths[1].name: False,
-        paths[3].name: True,
-    }
+    rows = frame([tmp_path / "out"])
+    assert set(rows["run_id"]) == {paths[i].name for i in (0, 1, 3)}
+    assert rows[rows["ranks"].notna()]["run_id"].tolist() == [paths[3].name]
     (tmp_path / "out" / "ranks" / "beauty.parquet").write_bytes(b"PAR1")
     write(tmp_path / "more", beauty("model=echo", "seed=1"))
     with pytest.raises(UserError, match="restore it from git"):
@@ -104,11 +96,9 @@ def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
     write(tmp_path / "b", jobs[6:])
     script = "import sys; from pathlib import Path; from experiments.collect import collect;"
     script += "collect([Path(sys.argv[1])], Path(sys.argv[2]))"
+    command = [sys.executable, "-c", script]
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, tmp_path / name, tmp_path / "out"], cwd=ROOT
-        )
-        for name in "ab"
+        subprocess.Popen([*command, tmp_path / name, tmp_path / "out"], cwd=ROOT) for name in "ab"
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     rows = frame([tmp_path / "out"])

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from experiments.grid import expand
 from experiments.status import main as status
 from sigma.runs.identity import run_id
 from tests.runs.front_door import ROOT, SMALL, environment, run, write_sequences
@@ -18,12 +20,10 @@ RUNS = 12
 
 
 def sweep(folder: Path, data: Path, *more: str) -> list[str]:
-    return [
-        sys.executable, str(ROOT / "train.py"), "-m", *SMALL, f"dataset.path={data}",
-        f"dataset.root={data.parent / 'root'}", f"hydra.sweep.dir={folder}",
-        "trainer.max_epochs=2", "callbacks.last.every_seconds=0.05",
-        "seed=1,2,3,4", "model.r=1,3,9", *more,
-    ]  # fmt: skip
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, f"dataset.path={data}"]
+    command += [f"dataset.root={data.parent / 'root'}", f"hydra.sweep.dir={folder}"]
+    command += ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05"]
+    return [*command, "seed=1,2,3,4", "model.r=1,3,9", *more]
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -39,11 +39,11 @@ def lasting(folder: Path) -> dict[str, dict[str, Any]]:
     for path in folder.glob("*/row.json"):
         row = json.loads(path.read_text())
         assert path.parent.name == run_id(row["config"])
-        config = {k: v for k, v in row["config"].items() if k not in ("callbacks", "logger")}
-        rows[path.parent.name] = {
-            "metrics": row["metrics"], "config": config, "best": row["best_epoch"],
-            "epochs": row["epochs"], "data": row["data"],
-        }  # fmt: skip
+        lasts = {key: row[key] for key in ("metrics", "best_epoch", "epochs", "data")}
+        lasts["config"] = {
+            k: v for k, v in row["config"].items() if k not in ("callbacks", "logger")
+        }
+        rows[path.parent.name] = lasts
     return rows
 
 
@@ -86,42 +86,33 @@ def test_a_failed_job_is_recorded_and_the_rest_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_sequences(tmp_path / "data.txt")
-    told = ["seed=1", "model.r=1,-1,2", "trainer.max_epochs=1"]
-    output = run(*sweep(tmp_path / "runs", data, *told), expect=1)
+    grid = ["seed=1", "model.r=1,-1,2", "trainer.max_epochs=1"]
+    output = run(*sweep(tmp_path / "runs", data, *grid), expect=1)
     assert "This job failed" in output
     assert len(lasting(tmp_path / "runs")) == 2
+    status([*SMALL, f"dataset.path={data}", *grid, "--runs", str(tmp_path / "runs")])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "3 runs: 2 done, 1 failed" in text
+    assert "model.r=-1 must be at least 0" in text
 
-    grid = [*SMALL, f"dataset.path={data}", *told, "--runs", str(tmp_path / "runs")]
-    status(grid)
-    shown = capsys.readouterr().out
-    assert "3 runs: 2 done, 1 failed" in " ".join(shown.split())
-    assert "model.r=-1 must be at least 0" in " ".join(shown.split())
-
-    # Started again with what was wrong mended, the note goes and only that run is made.
-    failed = next((tmp_path / "runs").glob("*/failed.json"))
+    # Started again, only the failed one is run.
     row = next((tmp_path / "runs").glob("*/row.json"))
-    made = row.stat().st_mtime_ns
-    run(*sweep(tmp_path / "runs", data, *told), expect=1)
-    assert failed.exists()
-    assert row.stat().st_mtime_ns == made
+    written = row.stat().st_mtime_ns
+    run(*sweep(tmp_path / "runs", data, *grid), expect=1)
+    assert len(list((tmp_path / "runs").glob("*/failed.json"))) == 1
+    assert row.stat().st_mtime_ns == written
 
 
 def test_status_knows_running_and_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from filelock import FileLock
-
-    from experiments.grid import expand
-
-    told = [*SMALL, "dataset.path=x", "seed=1,2,3"]
-    jobs = expand(told)
-    assert len(jobs) == 3
-    folders = [tmp_path / job.run_id for job in jobs]
-    (folders[0] / "checkpoints").mkdir(parents=True)
-    (folders[0] / "checkpoints" / "last.ckpt").touch()
-    folders[1].mkdir()
-    with FileLock(folders[1] / ".lock"):
-        status([*told, "--runs", str(tmp_path)])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "3 runs: 1 running, 1 interrupted, 1 missing" in shown
-    assert "left in one process" not in shown  # nothing is known of how long a run takes
+    typed = [*SMALL, "dataset.path=x", "seed=1,2,3"]
+    first, second, _ = (tmp_path / job.run_id for job in expand(typed))
+    (first / "checkpoints").mkdir(parents=True)
+    (first / "checkpoints" / "last.ckpt").touch()
+    second.mkdir()
+    with FileLock(second / ".lock"):
+        status([*typed, "--runs", str(tmp_path)])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "3 runs: 1 running, 1 interrupted, 1 missing" in text
+    assert "left in one process" not in text  # nothing is known of how long a run takes
