@@ -17,7 +17,6 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -46,15 +45,13 @@ class TrainedRun(NamedTuple):
 
     @property
     def sequences(self) -> Sequences:
-        assert self.data.sequences is not None
         return self.data.sequences
 
 
 def load(run: Path, path: str | None = None) -> TrainedRun:
-    """Build a run's data and model and load its best checkpoint, on the CPU.
+    """Build the data and model of a run's folder and load its best checkpoint, on the CPU.
 
     Args:
-        run: its folder.
         path: raw data, in place of the config's ``dataset.path``.
 
     Raises:
@@ -91,7 +88,6 @@ def recommend(
     """The first ``k`` of all items for users' next item in the test.
 
     Args:
-        run: its folder, or what ``load`` made of it.
         users: raw ids; None for every user of the test.
         k: places; there are fewer where fewer items are ranked.
         mask_history: leave the history out of the ranking; None is as in the run's test.
@@ -130,13 +126,7 @@ def recommend(
 
 
 def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.ndarray:
-    """Indices of users that the test asks for, each once, in the order of ``users`` (raw ids).
-
-    Raises:
-        UserError: an id that is not in the data, or whose history is too short for a test.
-    """
-    assert data.sequences is not None
-    assert data.split is not None
+    """Indices of users that the test asks for, each once, in the order of ``users`` (raw ids)."""
     ends = np.searchsorted(data.sequences.offsets, data.split.test, side="right")
     tested = {str(data.sequences.user_ids[user]): user for user in np.unique(ends - 1)}
     for user in users or ():
@@ -166,7 +156,7 @@ def _score(
         fabric.setup_module(task)  # moves it to the device and to its precision
         with torch.inference_mode(), fabric.autocast():
             for batch in data.test_dataloader():
-                batch = move_data_to_device(batch, fabric.device)
+                batch = data.transfer_batch_to_device(batch, fabric.device, 0)
                 mask = torch.isin(batch.users, indices)
                 if not mask.any():
                     continue
@@ -205,7 +195,6 @@ def show(table: pd.DataFrame, data: Sequences) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's options; ``run=a`` is as good as ``--run=a``."""
     options = argparse.ArgumentParser(
         "python -m sigma.recommend", description=__doc__, allow_abbrev=False
     )
@@ -221,13 +210,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> None:
+    # run=a is as good as --run=a
     options = parser().parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
+    users = options.users and options.users.split(",")
+    masked = None if options.mask_history is None else options.mask_history == "true"
     with explained():
-        if options.users is None and options.out is None:
+        if users is None and options.out is None:
             raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
         run = load(options.run, options.path)
-        users = None if options.users is None else options.users.split(",")
-        masked = None if options.mask_history is None else options.mask_history == "true"
         table = recommend(run, users, options.k, masked)
         if options.out is None:
             show(table, run.sequences)

@@ -3,19 +3,19 @@
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from sigma.losses import BCE, BPR, GBCE, CrossEntropy, SampledLoss, SampledSoftmax
+from sigma.runs.files import CONF
 
 COUNTS = [4, 1, 0, 9, 2, 6, 3]  # K = 7
 SAMPLED = [BPR, BCE, GBCE, SampledSoftmax]
-YAMLS = sorted((Path(__file__).parents[1] / "conf" / "loss").glob("*.yaml"))
+YAMLS = sorted((CONF / "loss").glob("*.yaml"))
 
 
 def table_scores(states: Tensor, items: Tensor | None = None) -> Tensor:
@@ -222,7 +222,7 @@ def test_sampled_softmax_estimates_the_sum_over_all_items(distribution: str, tar
     want = scores.exp().sum().item()
 
     def estimates(correction: bool) -> Tensor:
-        loss = SampledSoftmax(torch.tensor(counts), 5, distribution, correction=correction)
+        loss = SampledSoftmax(torch.tensor(counts), 5, correction, distribution=distribution)
         torch.manual_seed(0)
         values = [
             loss(scores, torch.tensor([target]), table_scores) + scores[0, target - 1]
@@ -248,7 +248,7 @@ def test_sampled_softmax_nears_the_softmax(distribution: str) -> None:
     (want,) = torch.autograd.grad(full, scores)
     errors = []
     for number, correction in ((10, True), (40_000, True), (40_000, False)):
-        loss = SampledSoftmax(counts, number, distribution, correction=correction)
+        loss = SampledSoftmax(counts, number, correction, distribution=distribution)
         torch.manual_seed(0)
         (got,) = torch.autograd.grad(loss(scores, targets, table_scores), scores)
         errors.append(((got - want).norm() / want.norm()).item())
@@ -261,7 +261,7 @@ def test_sampled_softmax_nears_the_softmax(distribution: str) -> None:
 def test_sampled_softmax_has_the_refined_corrections_gradient() -> None:
     # Khrylchenko et al.: (1 - P(target)), held constant, times the logQ loss whose sum is over the
     # negatives alone.
-    loss = SampledSoftmax(torch.tensor(COUNTS), 5, "popularity")
+    loss = SampledSoftmax(torch.tensor(COUNTS), 5, distribution="popularity")
     scores, targets = example()
     negatives = torch.tensor(negatives_of(loss, targets))
     scores.requires_grad_()
@@ -316,7 +316,7 @@ def test_nothing_goes_into_checkpoints(kind: type) -> None:
 @pytest.mark.parametrize("kind", SAMPLED)
 def test_on_a_gpu(kind: type, distribution: str) -> None:
     # With 4000 negatives the GPU's own draw gives nearly the value of the CPU's.
-    loss = kind(torch.tensor(COUNTS), 4000, distribution)
+    loss = kind(torch.tensor(COUNTS), 4000, distribution=distribution)
     scores, targets = example()
     want = loss(scores, targets, table_scores).item()
     got = loss.cuda()(scores.cuda(), targets.cuda(), table_scores)
@@ -327,7 +327,8 @@ def test_on_a_gpu(kind: type, distribution: str) -> None:
 def test_every_loss_has_a_yaml_that_builds_it() -> None:
     kinds = set()
     for path in YAMLS:
-        config = OmegaConf.load(path)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", [f"loss={path.stem}"]).loss
         loss = instantiate(config, item_counts=torch.tensor(COUNTS), _convert_="all")
         kinds.add(type(loss))
         if isinstance(loss, SampledLoss):
@@ -347,6 +348,6 @@ def test_every_loss_has_a_yaml_that_builds_it() -> None:
     ids=str,
 )
 def test_impossible_settings(kind: type, options: dict) -> None:
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"^{name}={value} "):
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
         kind(torch.tensor(COUNTS), **options)

@@ -170,5 +170,5 @@ def test_on_a_gpu(distribution: str) -> None:
 )
 def test_impossible_settings(counts: list[int], options: dict) -> None:
     name = list(options)[-1]
-    with pytest.raises(ValueError, match=f"^{name}[= ]"):
+    with pytest.raises(ValueError, match=name):
         Negatives(**({"item_counts": torch.tensor(counts), "negatives": 1} | options))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sigma.capture import SIZES, CapturedStep, Inputs, tensors_of
+from sigma.capture import SIZES, CapturedStep, Inputs
+from sigma.datamodules.batches import tensors_of
 from sigma.ops import Rows, rows_of
 from sigma.task import SequenceTask
 from tests.tasks import Fixed, small_task

@@ -20,11 +20,6 @@ METRICS = ("hr", "ndcg", "mrr")
 
 
 def not_empty(bounds: Sequence[int | None]) -> Sequence[int | None]:
-    """Bounds [lower, upper) between which there is somebody.
-
-    Raises:
-        ValueError: there is nobody.
-    """
     lower, upper = bounds
     if (lower or 0) < 0 or (upper is not None and upper <= (lower or 0)):
         raise ValueError("a pair [lower, upper) with the lower one below the upper one")
@@ -69,15 +64,11 @@ def gain_table(name: str, k: int) -> Tensor:
 
 
 def expected_gains(table: Tensor, greater: Tensor, ties: Tensor) -> Tensor:
-    """Each sample's metric, expected over the order of ties.
+    """Each sample's metric, expected over the order of ties: (B,) or (B, M).
 
     Args:
         table: (k + 1,) or (k + 1, M) cumulated gains, see ``gain_table``.
-        greater: (B,) int64, and
-        ties: (B,) int64, both as from ``target_ranks``.
-
-    Returns:
-        (B,) or (B, M), of the table's type.
+        greater, ties: (B,) int64, as from ``target_ranks``.
     """
     cut = len(table) - 1
     gained = table[(greater + 1 + ties).clamp(max=cut)] - table[greater.clamp(max=cut)]
@@ -101,12 +92,11 @@ class MeanLoss(Metric):
         self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum", persistent=True)
 
     def update(self, loss: Tensor, num_targets: int) -> None:
-        """Add the mean loss of a step over so many targets."""
+        """Add the mean loss of a step."""
         self.mean_value += loss.to(self.mean_value.dtype) * num_targets
         self.weight += num_targets
 
     def compute(self) -> Tensor:
-        """A scalar."""
         return self.mean_value / self.weight
 
 
@@ -160,14 +150,13 @@ class RankingMetrics(Metric):
 
     def update(self, greater: Tensor, ties: Tensor, history_lengths: Tensor) -> None:
         """Add samples; all (B,) int64, the first two as from ``target_ranks``."""
-        # Casting the task to half precision (precision=bf16-true) casts buffers and states, too;
-        # sums of many thousand users need more.
+        # Under precision=bf16-true states are cast, too; sums of thousands of users need more.
         if self.gains.device != greater.device:
             self.gains = self.gains.to(greater.device)
         gained = expected_gains(self.gains, greater, ties)
         members = [torch.ones_like(greater, dtype=torch.bool)]
         for lower, upper in self.groups.values():
-            inside = history_lengths >= (0 if lower is None else lower)
+            inside = history_lengths >= (lower or 0)
             members.append(inside if upper is None else inside & (history_lengths < upper))
         member = torch.stack(members)
         self.total = self.total.to(gained.dtype) + member.to(gained.dtype) @ gained
@@ -177,10 +166,9 @@ class RankingMetrics(Metric):
         """``{"ndcg@10": …, "short/ndcg@10": …}``; a group without samples is left out."""
         result = {}
         total, counts = self.total.cpu(), self.count.cpu()  # read at once, not one by one
-        for row, group in enumerate(["", *self.groups]):
-            if row and not counts[row]:
-                continue
-            prefix = f"{group}/" if group else ""
-            for column, label in enumerate(self.labels):
-                result[prefix + label] = (total[row, column] / counts[row]).float()
+        means = (total / counts[:, None]).float().flatten()
+        sizes = counts.repeat_interleave(len(self.labels))
+        for name, mean, size in zip(self.names, means, sizes, strict=True):
+            if size or "/" not in name:
+                result[name] = mean
         return result

@@ -14,12 +14,9 @@ class ConsoleHandler(logging.StreamHandler):
     """Writes to whatever ``sys.stdout`` is now: while a bar is drawn, rich puts lines above it.
 
     Warnings and errors carry their level; the log file carries times and names as well.
-
-    Args:
-        stream: ignored; Hydra's own configuration always gives one.
     """
 
-    def __init__(self, stream: Any = None) -> None:
+    def __init__(self, stream: Any = None) -> None:  # Hydra's own configuration gives one
         super().__init__(sys.stdout)
 
     @property
@@ -31,10 +28,8 @@ class ConsoleHandler(logging.StreamHandler):
         """Set once by logging; the property decides."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if record.levelno < logging.WARNING:
-            return text
-        return f"{record.levelname.lower()}: {text}"
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return level + super().format(record)
 
 
 @contextmanager

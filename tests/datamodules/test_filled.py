@@ -225,3 +225,7 @@ def test_a_batch_for_the_device_lies_in_one_piece() -> None:
         assert len({tensor.untyped_storage().data_ptr() for tensor in copies}) == 1
         assert (moved.twins is None) == (batch.twins is None)
         assert (moved.rows.longest, moved.num_targets) == (batch.rows.longest, batch.num_targets)
+        there = base.SequenceDataModule().transfer_batch_to_device(moved, torch.device("meta"), 0)
+        assert [x.shape for x in batches.tensors_of(there)] == [x.shape for x in tensors]
+        assert all(x.device.type == "meta" for x in batches.tensors_of(there))
+        assert there.rows.longest == batch.rows.longest
