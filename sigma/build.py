@@ -45,8 +45,8 @@ def set_precision(name: str) -> None:
 
 def defaults(node: DictConfig, **values: Any) -> dict[str, Any]:
     """Those values that the node's class takes and the node does not name."""
-    names = accepted(node._target_)
-    return {name: v for name, v in values.items() if name in names and name not in node}
+    missing = set(accepted(node._target_)) - node.keys()
+    return {name: value for name, value in values.items() if name in missing}
 
 
 def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:

@@ -33,7 +33,6 @@ class Negatives(nn.Module):
 
     Args:
         item_counts: (K,) int64, how often items 1 … K occur in training.
-        negatives: n.
         distribution: ``uniform``, or ``popularity``, which never draws an item of count 0.
         power: exponent of the counts under ``popularity``; 0.75 is word2vec's.
 

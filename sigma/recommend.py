@@ -51,9 +51,6 @@ class TrainedRun(NamedTuple):
 def load(run: Path, path: str | None = None) -> TrainedRun:
     """Build the data and model of a run's folder and load its best checkpoint, on the CPU.
 
-    Args:
-        path: raw data, in place of the config's ``dataset.path``.
-
     Raises:
         UserError: no run, no checkpoint, or data that is not what the run was trained on.
     """
@@ -93,14 +90,11 @@ def recommend(
         mask_history: leave the history out of the ranking; None is as in the run's test.
 
     Returns:
-        A line for each place of each test target, users in the order asked for: ``user``,
+        A line for each place of each test target, users in the order of ``users``: ``user``,
         ``place`` from 1, ``item``, ``score``, ``target``, ``rank`` of the target among all items
         (expected over the order of ties), ``history_length``, ``greater`` and ``ties`` (see
-        ``sigma.task.Ranks``). Ids are raw, as text. Items of equal score stand in the order of
-        their first appearance in the data.
-
-    Raises:
-        UserError: no such run, checkpoint or user, or ``k`` below 1.
+        ``sigma.ranking.scores.Ranks``). Ids are raw, as text. Items of equal score stand in the
+        order of their first appearance in the data.
     """
     if k < 1:
         raise UserError(f"k={k} must be at least 1.")
@@ -194,7 +188,7 @@ def show(table: pd.DataFrame, data: Sequences) -> None:
         print(lines.to_string(index=False), end="\n\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def main(arguments: Sequence[str]) -> None:
     options = argparse.ArgumentParser(
         "python -m sigma.recommend", description=__doc__, allow_abbrev=False
     )
@@ -206,26 +200,22 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--path", help="the raw data, where it does not lie any more where it was")
     options.add_argument("--out", type=Path, help="CSV to write, instead of printing")
-    return options
-
-
-def main(arguments: Sequence[str]) -> None:
     # run=a is as good as --run=a
-    options = parser().parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
-    users = options.users and options.users.split(",")
-    masked = None if options.mask_history is None else options.mask_history == "true"
+    typed = options.parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
+    users = None if typed.users is None else typed.users.split(",")
+    masked = None if typed.mask_history is None else typed.mask_history == "true"
     with explained():
-        if users is None and options.out is None:
+        if users is None and typed.out is None:
             raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
-        run = load(options.run, options.path)
-        table = recommend(run, users, options.k, masked)
-        if options.out is None:
+        run = load(typed.run, typed.path)
+        table = recommend(run, users, typed.k, masked)
+        if typed.out is None:
             show(table, run.sequences)
             return
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out, index=False)
+        typed.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(typed.out, index=False)
         targets = len(table[["user", "history_length"]].drop_duplicates())
-        print(f"{targets:,} test targets, {len(table):,} recommendations: {options.out}")
+        print(f"{targets:,} test targets, {len(table):,} recommendations: {typed.out}")
 
 
 if __name__ == "__main__":

@@ -117,17 +117,6 @@ def test_log_probability(distribution: str, power: float) -> None:
     assert (got.diagonal() == -math.inf).all()
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
-def test_a_seed_repeats_the_draw(distribution: str) -> None:
-    negatives, targets = build([2, 3, 4, 5, 6], 8, distribution), torch.tensor([1, 5, 3])
-    draws = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        draws.append(negatives(targets))
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-
-
 def test_half_precision_and_checkpoints_leave_it_alone() -> None:
     counts = list(range(1, 2001))
     negatives, targets = build(counts, 50, "popularity", 0.75), torch.arange(1, 2001)

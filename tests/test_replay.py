@@ -113,20 +113,6 @@ def test_gradients_of_replays_add_up(scale: float) -> None:
         assert scale != 1 or torch.equal(a, b)
 
 
-def test_a_replay_follows_the_weights() -> None:
-    task = small_task()
-    step, recorder = captured(task)
-    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
-    for number in range(4):
-        batch = random_inputs(number)
-        loss = step(batch)
-        assert torch.equal(loss, task.batch_loss(batch))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert recorder.replays == [3]
-
-
 def test_each_size_has_a_recording_up_to_a_limit() -> None:
     task = small_task()
     step, recorder = captured(task)

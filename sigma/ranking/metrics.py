@@ -20,8 +20,8 @@ METRICS = ("hr", "ndcg", "mrr")
 
 
 def not_empty(bounds: Sequence[int | None]) -> Sequence[int | None]:
-    lower, upper = bounds
-    if (lower or 0) < 0 or (upper is not None and upper <= (lower or 0)):
+    lower, upper = bounds[0] or 0, bounds[1]
+    if lower < 0 or (upper is not None and upper <= lower):
         raise ValueError("a pair [lower, upper) with the lower one below the upper one")
     return bounds
 
@@ -33,15 +33,13 @@ Groups = Mapping[str, Annotated[Pair, AfterValidator(not_empty)]]
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each target stands among all items.
+    """How many items score above the target, and how many others equal it; both (B,) int64.
+
+    The target's rank is uniform on greater + 1 … greater + 1 + ties.
 
     Args:
         scores: (B, K), column j scores item j + 1; items left out of the ranking hold -inf.
         targets: (B,) item ids from 1.
-
-    Returns:
-        ``greater`` (B,) items that score above the target and ``ties`` (B,) other items of equal
-        score, both int64. The target's rank is uniform on greater + 1 … greater + 1 + ties.
     """
     target_scores = scores.gather(1, targets[:, None] - 1)
     ties = (scores == target_scores).sum(1) - 1
@@ -52,12 +50,7 @@ def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gain_table(name: str, k: int) -> Tensor:
-    """Cumulated gain (k + 1,) float64: entry i is the sum of the metric's gain at ranks 1 … i.
-
-    Args:
-        name: ``hr`` (1 in the top k), ``ndcg`` (1 / log2(rank + 1)) or ``mrr`` (1 / rank).
-        k: cut-off, at least 1.
-    """
+    """Cumulated gain (k + 1,) float64: entry i is the sum of a metric's gain at ranks 1 … i."""
     rank = torch.arange(1, k + 1, dtype=torch.float64)
     gain = {"hr": torch.ones_like(rank), "ndcg": 1 / torch.log2(rank + 1), "mrr": 1 / rank}[name]
     return torch.cat([rank.new_zeros(1), gain.cumsum(0)])
@@ -107,8 +100,6 @@ class RankingMetrics(Metric):
     process: sums and counts are added over processes, never means.
 
     Args:
-        ks: cut-offs, each at least 1.
-        groups: of users by the length of their histories.
         prefix: of every name, such as ``sampled_``.
         alone: this process alone computes them, so it does not wait for others.
 

@@ -176,7 +176,7 @@ def check_config(config: dict[str, Any]) -> None:
 
     Raises:
         UserError: a target that does not exist, an argument it does not take, a value that does
-            not fit, settings that no row could come of; the message names what there is.
+            not fit, settings that no row could come of.
     """
     for name in SETTINGS.keys() & config.keys():
         check_value(name, config[name], SETTINGS[name])

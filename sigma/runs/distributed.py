@@ -47,7 +47,7 @@ def launch(cfg: DictConfig) -> float:
 
     Raises:
         RunTakenError: another process is at it.
-        SIGTERMException: it was told to stop, and the sweep ends with it.
+        SIGTERMException: it was stopped, and the sweep ends with it.
         UserError: it failed; its own sentence.
     """
     row_path = Path(HydraConfig.get().runtime.output_dir) / ROW

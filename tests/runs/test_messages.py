@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from sigma.errors import RunTakenError, UserError
 from sigma.runs.messages import explained, user_message
 from tests.in_process import arguments, call
-from tests.runs.front_door import write_sequences
 
 # What is typed after a good command line, and what the answer must hold: ours, or the key alone
 # where the sentence is a library's.
@@ -43,11 +42,6 @@ BAD = [
     ("resume=/nowhere/run", "resume=/nowhere/run is not the folder of a run"),
     ("~callbacks.best", "callbacks.best is missing"),
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sequences(tmp_path_factory.mktemp("data") / "tiny.txt", users=60, items=30)
 
 
 @pytest.mark.parametrize(("typed", "answer"), BAD, ids=lambda x: x[:40])

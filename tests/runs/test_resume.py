@@ -17,7 +17,7 @@ from filelock import FileLock
 from sigma.runs.files import BEST, COMMAND, CONF, CONFIG, LAST, LOCK, RANKS, ROW
 from sigma.task import SequenceTask
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, run, write_sequences
+from tests.runs.front_door import ROOT, command, environment, row, run, write_sequences
 
 SETTINGS = (
     "trainer.max_epochs=6",
@@ -27,10 +27,6 @@ SETTINGS = (
 )
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
-
-
-def row(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / ROW).read_text())
 
 
 def change(path: Path, **content: Any) -> None:
