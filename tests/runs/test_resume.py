@@ -35,9 +35,8 @@ def change(path: Path, **content: Any) -> None:
 
 
 def expect_same(a: Path, b: Path) -> None:
-    first, second = row(a), row(b)
     for part in ("metrics", "best_epoch", "epochs", "parameters", "data"):
-        assert first[part] == second[part], part
+        assert row(a)[part] == row(b)[part], part
     pd.testing.assert_frame_equal(pd.read_parquet(a / RANKS), pd.read_parquet(b / RANKS))
     last = [torch.load(folder / LAST, weights_only=True) for folder in (a, b)]
     first, second = (checkpoint["callbacks"]["History"]["epochs"] for checkpoint in last)
