@@ -3,12 +3,13 @@
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.environment import load_lightning
 from sigma.runs.check import check_config
 from sigma.runs.command import expand_resume
-from sigma.runs.console import before_logging
 from sigma.runs.distributed import launch, needs_launch
 from sigma.runs.folder import RunFolder
 from sigma.runs.messages import explained, explained_job
@@ -46,8 +47,9 @@ def train(cfg: DictConfig) -> float:
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     if "lightning" not in sys.modules:
-        with before_logging():
-            load_lightning()
+        load_lightning()
+        hydra_config = HydraConfig.get()  # has the last word on loggers that Lightning set up
+        configure_log(hydra_config.job_logging, hydra_config.verbose)
     with explained_job():
         OmegaConf.resolve(cfg)
         check_config(OmegaConf.to_container(cfg))

@@ -24,11 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def accelerator(name: str) -> str:
-    """What the trainer runs on: ``auto`` is CUDA or the CPU, never Metal, which has no float64.
-
-    Raises:
-        UserError: Metal is named.
-    """
+    """What the trainer runs on: ``auto`` is CUDA or the CPU, never Metal, which has no float64."""
     if name == "mps":
         raise UserError(
             "trainer.accelerator=mps is not possible: metrics are summed in float64, which Metal "
@@ -49,16 +45,12 @@ def set_precision(name: str) -> None:
 
 def defaults(node: DictConfig, **values: Any) -> dict[str, Any]:
     """Those values that the node's class takes and the node does not name."""
-    names = accepted(node._target_)
-    return {name: v for name, v in values.items() if name in names and name not in node}
+    missing = set(accepted(node._target_)) - node.keys()
+    return {name: value for name, value in values.items() if name in missing}
 
 
 def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
     """Data that is set up, and the task around the model that fits it.
-
-    Args:
-        cfg: resolved, with ``seed``, ``dataset``, ``objective``, ``model``, ``loss``,
-            ``evaluation`` and ``task``.
 
     Raises:
         UserError: parts that do not go together.
@@ -87,11 +79,7 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
 
 
 def check_loss(model: Model, loss: nn.Module) -> None:
-    """See that a model with classes beside its items is trained by a softmax over all of them.
-
-    Raises:
-        UserError: it is not.
-    """
+    """See that a model with classes beside its items is trained by a softmax over all of them."""
     scores = model.logits
     others = isinstance(scores, TiedScores) and scores.others is not None
     if others and not isinstance(loss, CrossEntropy):
@@ -129,11 +117,7 @@ def build_trainer(cfg: DictConfig, task: SequenceTask) -> L.Trainer:
 
 
 def observers(group: DictConfig, name: str, kind: type) -> list[Any]:
-    """The callbacks or loggers of a config; null leaves one out, as ``~`` does.
-
-    Raises:
-        UserError: one that is something else.
-    """
+    """The callbacks or loggers of a config; null leaves one out, as ``~`` does."""
     parts = {k: p for k, p in instantiate(group, _convert_="all").items() if p is not None}
     for key, part in parts.items():
         if not isinstance(part, kind):

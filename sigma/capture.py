@@ -16,13 +16,14 @@ import gc
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sigma.datamodules.batches import tensors_of, with_tensors
 from sigma.errors import UserError
 from sigma.ops.rows import Rows
 
@@ -44,35 +45,14 @@ class Inputs(NamedTuple):
 Step = Callable[[Inputs], Tensor]
 
 
-def tensors_of(inputs: Inputs) -> list[Tensor]:
-    """All tensors, in one order."""
-    tensors = [inputs.items, inputs.rows.offsets, inputs.places, inputs.targets]
-    return tensors if inputs.twins is None else [*tensors, inputs.twins[0], inputs.twins[1].offsets]
-
-
-def copy_of(inputs: Inputs) -> Inputs:
-    """The same in memory of its own."""
-    items, offsets, places, targets, *twins = (x.clone() for x in tensors_of(inputs))
-    second = None
-    if inputs.twins is not None:
-        second = twins[0], Rows(twins[1], inputs.twins[1].longest)
-    return Inputs(items, Rows(offsets, inputs.rows.longest), places, targets, second)
-
-
-class Replay(Protocol):
-    """Runs again what was recorded."""
-
-    def replay(self) -> None: ...
-
-
 @functools.cache
 def side_stream(device: int) -> torch.cuda.Stream:
     """One for all recordings: a pool's free memory and cuBLAS's workspace belong to a stream."""
     return torch.cuda.Stream(device)
 
 
-def record_cuda_graph(work: Callable[[], Any], pool: Any) -> tuple[Replay, Any, Any]:
-    """Record ``work`` on the current device: what replays it, its result, and its memory pool.
+def record_cuda_graph(work: Callable[[], Any], pool: Any) -> tuple[Any, Any, Any]:
+    """Record ``work`` on the current device: its graph, its result, and its memory pool.
 
     Nothing it draws counts: the generator stands afterwards where it stood.
 
@@ -120,8 +100,7 @@ def end_to_end(gradients: Sequence[Tensor | None]) -> Tensor:
     return torch.cat([F.pad(g, (0, -len(g) % 4)) if len(g) % 4 else g for g in flat])
 
 
-def parts(flat: Tensor, shapes: Sequence[torch.Size | None]) -> list[Tensor | None]:
-    """The gradients again, as views."""
+def views(flat: Tensor, shapes: Sequence[torch.Size | None]) -> list[Tensor | None]:
     sizes = [0 if shape is None else shape.numel() for shape in shapes]
     pieces = flat.split([size + -size % 4 for size in sizes])
     return [
@@ -134,7 +113,7 @@ class Recording(NamedTuple):
     """A step of one size: where it reads, how it is run again, and where its results lie."""
 
     inputs: Inputs
-    graph: Replay
+    graph: Any  # has ``replay``
     loss: Tensor
     gradients: Tensor  # end to end
     shapes: Sequence[torch.Size | None]  # None of a parameter without gradient
@@ -153,7 +132,7 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # New tensors, which become a parameter's gradient as they are.
-        return None, *parts(ctx.recording.gradients * grad, ctx.recording.shapes)
+        return None, *views(ctx.recording.gradients * grad, ctx.recording.shapes)
 
 
 class CapturedStep:
@@ -167,14 +146,14 @@ class CapturedStep:
             and under autocast without its cache: a cast made outside would be read after the
             weights moved on.
         parameters: that the loss depends on.
-        record: work, pool -> what replays it, its result, and the pool.
+        record: as ``record_cuda_graph``.
     """
 
     def __init__(
         self,
         step: Step,
         parameters: Sequence[nn.Parameter],
-        record: Callable[[Callable[[], Any], Any], tuple[Replay, Any, Any]] = record_cuda_graph,
+        record: Callable[[Callable[[], Any], Any], tuple[Any, Any, Any]] = record_cuda_graph,
     ) -> None:
         self.step = step
         self.parameters = [p for p in parameters if p.requires_grad]
@@ -202,14 +181,14 @@ class CapturedStep:
         """What a recording is bound to."""
         device = inputs.items.device.type
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        twins = None if inputs.twins is None else inputs.twins[1].longest
-        shapes = tuple(tuple(x.shape) for x in tensors_of(inputs))
+        twins = inputs.twins and inputs.twins[1].longest
+        shapes = tuple(x.shape for x in tensors_of(inputs))
         return shapes, inputs.rows.longest, twins, half
 
     def _recorded(self, key: Any, inputs: Inputs) -> Recording | None:
         if self.refused:
             return None
-        slots = copy_of(inputs)
+        slots = with_tensors(inputs, (x.clone() for x in tensors_of(inputs)))
         shapes: list[torch.Size | None] = []
 
         def work() -> tuple[Tensor, Tensor]:

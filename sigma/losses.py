@@ -19,12 +19,14 @@ touched, gSASRec from all; here it is any item but the target itself, everywhere
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.negatives import Negatives
+from sigma.arguments import Count, Distribution, Share, checked
+from sigma.negatives import Negatives, Power
 from sigma.ops.cross_entropy import linear_cross_entropy
 from sigma.ops.scores import Logits, TiedScores
 
@@ -35,23 +37,13 @@ def full_precision(scores: Tensor) -> Tensor:
 
 
 class CrossEntropy(nn.Module):
-    """Softmax cross entropy over all items (SIGMA's eq. 11, 12).
-
-    Args:
-        item_counts: (K,); not used, every loss takes it.
-    """
+    """Softmax cross entropy over all items (SIGMA's eq. 11, 12)."""
 
     def __init__(self, item_counts: Tensor) -> None:
         super().__init__()
 
     def forward(self, states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
-        """The loss.
-
-        Args:
-            states: (M, D).
-            targets: (M,) item ids from 1, or 0 to leave a state out.
-            logits: scores items.
-        """
+        """The loss of states (M, D) and item ids (M,) from 1, or 0 to leave a state out."""
         if isinstance(logits, TiedScores):
             table = logits.weight
             if logits.others is not None:
@@ -63,25 +55,20 @@ class CrossEntropy(nn.Module):
 class SampledLoss(nn.Module):
     """What the losses with negatives share.
 
-    Args:
-        item_counts: (K,) int64, how often items 1 … K occur in training.
-        negatives: n.
-        distribution: of the negatives, ``uniform`` or ``popularity``.
-        power: exponent of the counts under ``popularity``.
-
-    Raises:
-        ValueError: see ``Negatives``.
+    Arguments and errors are those of ``Negatives``.
     """
 
     def __init__(
         self,
         item_counts: Tensor,
-        negatives: int = 1,
-        distribution: str = "uniform",
-        power: float = 1.0,
+        negatives: Count = 1,
+        distribution: Distribution = "uniform",
+        power: Power = 1.0,
     ) -> None:
         super().__init__()
-        self.negatives = Negatives(item_counts, negatives, distribution, power)
+        self.negatives = Negatives(
+            item_counts, negatives=negatives, distribution=distribution, power=power
+        )
 
     def forward(self, states: Tensor, targets: Tensor, logits: Logits) -> Tensor:
         """The loss; arguments as in ``CrossEntropy``."""
@@ -94,16 +81,11 @@ class SampledLoss(nn.Module):
         return torch.where(real, losses, 0).sum() / (real.sum() * losses.shape[1])
 
     def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:
-        """Of each target, up to shape.
+        """Terms (M, 1) or (M, n) whose mean is the loss.
 
         Args:
-            positive: (M, 1) scores of the targets.
-            negative: (M, n) scores of the negatives.
-            targets: (M,) item ids.
-            items: (M, n) item ids of the negatives.
-
-        Returns:
-            A tensor whose mean is the loss.
+            positive: (M, 1) scores of the targets (M,).
+            negative: (M, n) scores of the negatives, whose ids are ``items`` (M, n).
         """
         raise NotImplementedError
 
@@ -139,24 +121,14 @@ class GBCE(SampledLoss):
     popularity no single β calibrates all items; α is then as if they were uniform.
 
     Args:
-        item_counts: as in ``SampledLoss``, like the others.
         t: calibration, from 0 to 1.
-
-    Raises:
-        ValueError: t is out of range; see also ``Negatives``.
     """
 
+    @checked
     def __init__(
-        self,
-        item_counts: Tensor,
-        negatives: int = 256,
-        distribution: str = "uniform",
-        power: float = 1.0,
-        t: float = 0.75,
+        self, item_counts: Tensor, negatives: Count = 256, t: Share = 0.75, **options: Any
     ) -> None:
-        super().__init__(item_counts, negatives, distribution, power)
-        if not 0 <= t <= 1:
-            raise ValueError(f"t={t} must be from 0 (plain BCE) to 1 (calibrated).")
+        super().__init__(item_counts, negatives, **options)
         alpha = negatives / (len(item_counts) - 1)
         self.beta = 1 - t * (1 - alpha)
 
@@ -175,19 +147,13 @@ class SampledSoftmax(SampledLoss):
     et al., RecSys 2025) mends.
 
     Args:
-        item_counts: as in ``SampledLoss``, like the others.
         correction: False takes the scores as they are: a softmax over target and negatives.
     """
 
     def __init__(
-        self,
-        item_counts: Tensor,
-        negatives: int = 256,
-        distribution: str = "uniform",
-        power: float = 1.0,
-        correction: bool = True,
+        self, item_counts: Tensor, negatives: Count = 256, correction: bool = True, **options: Any
     ) -> None:
-        super().__init__(item_counts, negatives, distribution, power)
+        super().__init__(item_counts, negatives, **options)
         self.correction = correction
 
     def loss(self, positive: Tensor, negative: Tensor, targets: Tensor, items: Tensor) -> Tensor:

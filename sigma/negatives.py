@@ -14,11 +14,15 @@ rounding, and casting the module to half precision does not touch them.
 """
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-DISTRIBUTIONS = ("uniform", "popularity")
+from sigma.arguments import Count, Distribution, checked
+
+Power = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Of all stretches together: double precision holds every point on it, and 1e-6 of it (a rare item)
 # is still a billion points, so that rounding to whole numbers does not show.
 LINE = 2**50
@@ -29,28 +33,25 @@ class Negatives(nn.Module):
 
     Args:
         item_counts: (K,) int64, how often items 1 … K occur in training.
-        negatives: n.
         distribution: ``uniform``, or ``popularity``, which never draws an item of count 0.
         power: exponent of the counts under ``popularity``; 0.75 is word2vec's.
 
     Raises:
-        ValueError: no such distribution, nothing to draw, or nothing to draw from.
+        ValueError: an argument is out of its range, or there is nothing to draw from.
     """
 
     ends: Tensor
     weights: Tensor
 
+    @checked
     def __init__(
-        self, item_counts: Tensor, negatives: int, distribution: str = "uniform", power: float = 1.0
+        self,
+        item_counts: Tensor,
+        negatives: Count,
+        distribution: Distribution = "uniform",
+        power: Power = 1.0,
     ) -> None:
         super().__init__()
-        if negatives < 1:
-            raise ValueError(f"negatives={negatives} must be at least 1.")
-        if distribution not in DISTRIBUTIONS:
-            choices = ", ".join(DISTRIBUTIONS)
-            raise ValueError(f"distribution={distribution} is unknown; choose from {choices}.")
-        if not 0 <= power < math.inf:
-            raise ValueError(f"power={power} must be at least 0.")
         if len(item_counts) < 2:
             raise ValueError(f"item_counts has {len(item_counts)} item: a target has no negatives.")
         self.num_items = len(item_counts)
@@ -70,14 +71,7 @@ class Negatives(nn.Module):
             self.register_buffer("ends", weights.cumsum(0), persistent=False)
 
     def forward(self, targets: Tensor) -> Tensor:
-        """Draw negatives.
-
-        Args:
-            targets: (M,) item ids from 1.
-
-        Returns:
-            (M, n) item ids from 1, on the targets' device.
-        """
+        """Draw item ids (M, n), on the device of the targets (M,)."""
         shape, device = (len(targets), self.number), targets.device
         if self.distribution == "uniform":
             items = torch.randint(1, self.num_items, shape, device=device)
@@ -90,15 +84,7 @@ class Negatives(nn.Module):
         return torch.searchsorted(self.ends, points, right=True) + 1
 
     def log_probability(self, items: Tensor, targets: Tensor) -> Tensor:
-        """log Q(item | not target), of a single draw.
-
-        Args:
-            items: (M, n) item ids from 1.
-            targets: (M,) item ids from 1.
-
-        Returns:
-            (M, n) float64; -inf for what is never drawn.
-        """
+        """log Q(item | not target) of one draw, (M, n) float64; -inf for what is never drawn."""
         if self.distribution == "uniform":
             log_q = torch.full_like(items, -math.log(self.num_items - 1), dtype=torch.float64)
         else:

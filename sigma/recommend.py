@@ -17,7 +17,6 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -46,16 +45,11 @@ class TrainedRun(NamedTuple):
 
     @property
     def sequences(self) -> Sequences:
-        assert self.data.sequences is not None
         return self.data.sequences
 
 
 def load(run: Path, path: str | None = None) -> TrainedRun:
-    """Build a run's data and model and load its best checkpoint, on the CPU.
-
-    Args:
-        run: its folder.
-        path: raw data, in place of the config's ``dataset.path``.
+    """Build the data and model of a run's folder and load its best checkpoint, on the CPU.
 
     Raises:
         UserError: no run, no checkpoint, or data that is not what the run was trained on.
@@ -91,20 +85,16 @@ def recommend(
     """The first ``k`` of all items for users' next item in the test.
 
     Args:
-        run: its folder, or what ``load`` made of it.
         users: raw ids; None for every user of the test.
         k: places; there are fewer where fewer items are ranked.
         mask_history: leave the history out of the ranking; None is as in the run's test.
 
     Returns:
-        A line for each place of each test target, users in the order asked for: ``user``,
+        A line for each place of each test target, users in the order of ``users``: ``user``,
         ``place`` from 1, ``item``, ``score``, ``target``, ``rank`` of the target among all items
         (expected over the order of ties), ``history_length``, ``greater`` and ``ties`` (see
-        ``sigma.task.Ranks``). Ids are raw, as text. Items of equal score stand in the order of
-        their first appearance in the data.
-
-    Raises:
-        UserError: no such run, checkpoint or user, or ``k`` below 1.
+        ``sigma.ranking.scores.Ranks``). Ids are raw, as text. Items of equal score stand in the
+        order of their first appearance in the data.
     """
     if k < 1:
         raise UserError(f"k={k} must be at least 1.")
@@ -130,13 +120,7 @@ def recommend(
 
 
 def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.ndarray:
-    """Indices of users that the test asks for, each once, in the order of ``users`` (raw ids).
-
-    Raises:
-        UserError: an id that is not in the data, or whose history is too short for a test.
-    """
-    assert data.sequences is not None
-    assert data.split is not None
+    """Indices of users that the test asks for, each once, in the order of ``users`` (raw ids)."""
     ends = np.searchsorted(data.sequences.offsets, data.split.test, side="right")
     tested = {str(data.sequences.user_ids[user]): user for user in np.unique(ends - 1)}
     for user in users or ():
@@ -166,7 +150,7 @@ def _score(
         fabric.setup_module(task)  # moves it to the device and to its precision
         with torch.inference_mode(), fabric.autocast():
             for batch in data.test_dataloader():
-                batch = move_data_to_device(batch, fabric.device)
+                batch = data.transfer_batch_to_device(batch, fabric.device, 0)
                 mask = torch.isin(batch.users, indices)
                 if not mask.any():
                     continue
@@ -204,8 +188,7 @@ def show(table: pd.DataFrame, data: Sequences) -> None:
         print(lines.to_string(index=False), end="\n\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line's options; ``run=a`` is as good as ``--run=a``."""
+def main(arguments: Sequence[str]) -> None:
     options = argparse.ArgumentParser(
         "python -m sigma.recommend", description=__doc__, allow_abbrev=False
     )
@@ -217,25 +200,22 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--path", help="the raw data, where it does not lie any more where it was")
     options.add_argument("--out", type=Path, help="CSV to write, instead of printing")
-    return options
-
-
-def main(arguments: Sequence[str]) -> None:
-    options = parser().parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
+    # run=a is as good as --run=a
+    typed = options.parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
+    users = None if typed.users is None else typed.users.split(",")
+    masked = None if typed.mask_history is None else typed.mask_history == "true"
     with explained():
-        if options.users is None and options.out is None:
+        if users is None and typed.out is None:
             raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
-        run = load(options.run, options.path)
-        users = None if options.users is None else options.users.split(",")
-        masked = None if options.mask_history is None else options.mask_history == "true"
-        table = recommend(run, users, options.k, masked)
-        if options.out is None:
+        run = load(typed.run, typed.path)
+        table = recommend(run, users, typed.k, masked)
+        if typed.out is None:
             show(table, run.sequences)
             return
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out, index=False)
+        typed.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(typed.out, index=False)
         targets = len(table[["user", "history_length"]].drop_duplicates())
-        print(f"{targets:,} test targets, {len(table):,} recommendations: {options.out}")
+        print(f"{targets:,} test targets, {len(table):,} recommendations: {typed.out}")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class SequenceTask(L.LightningModule):
-    """Trains and evaluates any sequence model.
+    """Trains and evaluates any sequence model; one without parameters is not trained.
 
     Args:
-        model: see ``sigma.models.base.Model``. Without parameters nothing is trained.
-        optimizer: builds the optimizer from the parameters.
         loss: maps states (M, D), targets (M,) and ``logits`` to a scalar.
         ks: cut-offs of HR, NDCG and MRR.
         groups: of users by the length of their histories.
@@ -67,22 +65,15 @@ class SequenceTask(L.LightningModule):
         # In checkpoints, so that an epoch's mean outlives a stop within it.
         self.train_loss = MeanLoss()
         prefix = "" if sampled is None else "sampled_"
-        self.metrics = nn.ModuleDict(
-            {
-                stage: RankingMetrics(ks=ks, groups=groups, prefix=prefix)
-                for stage in ("val", "test")
-            }
-        )
+        options: dict[str, Any] = {"ks": ks, "groups": groups, "prefix": prefix}
+        self.metrics = nn.ModuleDict({s: RankingMetrics(**options) for s in ("val", "test")})
         self.monitor = monitor or f"val/{prefix}ndcg@{10 if 10 in ks else max(ks)}"
-        if self.monitor not in [f"val/{name}" for name in self.ranking("val").names]:
-            raise ValueError(
-                f"monitor={self.monitor} is no metric of the validation, such as "
-                f"val/{prefix}ndcg@{max(ks)}, or of a group such as val/short/{prefix}hr@{max(ks)}"
-            )
+        names = [f"val/{name}" for name in self.ranking("val").names]
+        if self.monitor not in names:
+            raise ValueError(f"monitor={self.monitor} is no metric; there are: {', '.join(names)}")
 
     @property
     def trained(self) -> bool:
-        """Whether there is anything to learn by gradients."""
         return any(p.requires_grad for p in self.parameters())
 
     @property
@@ -180,7 +171,6 @@ class SequenceTask(L.LightningModule):
         )
 
     def ranking(self, stage: str) -> RankingMetrics:
-        """The metrics of ``val`` or ``test``."""
         return cast(RankingMetrics, self.metrics[stage])
 
     def evaluation_step(self, stage: str, batch: Batch) -> Ranks:

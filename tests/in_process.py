@@ -2,22 +2,12 @@
 
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.runs.front_door import ROOT, SMALL
+from tests.runs.front_door import ROOT, arguments
 
-
-def arguments(folder: Path, data: Path, *overrides: str) -> list[str]:
-    """A small run's command line."""
-    return [
-        *SMALL,
-        f"dataset.path={data}",
-        f"dataset.root={data.parent / 'root'}",
-        f"hydra.run.dir={folder}",
-        *overrides,
-    ]
+__all__ = ["arguments"]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *command: str) -> int:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sigma.capture import SIZES, CapturedStep, Inputs, tensors_of
+from sigma.capture import SIZES, CapturedStep, Inputs
+from sigma.datamodules.batches import tensors_of
 from sigma.ops import Rows, rows_of
 from sigma.task import SequenceTask
 from tests.tasks import Fixed, small_task
@@ -110,20 +111,6 @@ def test_gradients_of_replays_add_up(scale: float) -> None:
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
         assert scale != 1 or torch.equal(a, b)
-
-
-def test_a_replay_follows_the_weights() -> None:
-    task = small_task()
-    step, recorder = captured(task)
-    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
-    for number in range(4):
-        batch = random_inputs(number)
-        loss = step(batch)
-        assert torch.equal(loss, task.batch_loss(batch))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert recorder.replays == [3]
 
 
 def test_each_size_has_a_recording_up_to_a_limit() -> None:

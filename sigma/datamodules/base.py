@@ -13,7 +13,15 @@ from pydantic import Field
 from torch import Tensor
 
 from sigma.arguments import Count, checked
-from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences, filled, pinned
+from sigma.datamodules.batches import (
+    Batch,
+    BatchLoader,
+    FlatSequences,
+    filled,
+    pinned,
+    tensors_of,
+    with_tensors,
+)
 from sigma.datamodules.cache import cache_key, load, save
 from sigma.datamodules.download import Source, download
 from sigma.datamodules.formats import RawData
@@ -188,6 +196,14 @@ class SequenceDataModule(L.LightningDataModule):
         if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
             return batch
         return pinned(filled(batch))
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """At once, where Lightning would look into every part of it."""
+        copies = (x.to(device, non_blocking=True) for x in tensors_of(batch))
+        moved: Batch = with_tensors(batch, copies)
+        return moved
 
     def training_histories(self) -> tuple[Tensor, Tensor]:
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""

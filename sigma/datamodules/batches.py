@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from sigma.errors import UserError
@@ -62,13 +61,31 @@ def pinned(batch: Batch, pin_memory: bool = True) -> Batch:
 
     All of it lies in one piece, since to pin memory takes longer than to fill it.
     """
-    tensors: list[Tensor] = []
-    apply_to_collection(batch, Tensor, tensors.append)
+    tensors = list(tensors_of(batch))
     sizes = [tensor.numel() for tensor in tensors]
     memory = torch.empty(sum(sizes), dtype=torch.int64, pin_memory=pin_memory)
     pieces = iter(torch.cat(tensors, out=memory).split(sizes))
-    result: Batch = apply_to_collection(batch, Tensor, lambda _: next(pieces))
+    result: Batch = with_tensors(batch, pieces)
     return result
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors of a batch, or of a part of it, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from tensors_of(part)
+
+
+def with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same with other tensors, in the order of ``tensors_of``."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, tuple):
+        parts = [with_tensors(part, tensors) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
 
 
 @dataclass

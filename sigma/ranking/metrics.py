@@ -20,13 +20,8 @@ METRICS = ("hr", "ndcg", "mrr")
 
 
 def not_empty(bounds: Sequence[int | None]) -> Sequence[int | None]:
-    """Bounds [lower, upper) between which there is somebody.
-
-    Raises:
-        ValueError: there is nobody.
-    """
-    lower, upper = bounds
-    if (lower or 0) < 0 or (upper is not None and upper <= (lower or 0)):
+    lower, upper = bounds[0] or 0, bounds[1]
+    if lower < 0 or (upper is not None and upper <= lower):
         raise ValueError("a pair [lower, upper) with the lower one below the upper one")
     return bounds
 
@@ -38,15 +33,13 @@ Groups = Mapping[str, Annotated[Pair, AfterValidator(not_empty)]]
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each target stands among all items.
+    """How many items score above the target, and how many others equal it; both (B,) int64.
+
+    The target's rank is uniform on greater + 1 … greater + 1 + ties.
 
     Args:
         scores: (B, K), column j scores item j + 1; items left out of the ranking hold -inf.
         targets: (B,) item ids from 1.
-
-    Returns:
-        ``greater`` (B,) items that score above the target and ``ties`` (B,) other items of equal
-        score, both int64. The target's rank is uniform on greater + 1 … greater + 1 + ties.
     """
     target_scores = scores.gather(1, targets[:, None] - 1)
     ties = (scores == target_scores).sum(1) - 1
@@ -57,27 +50,18 @@ def target_ranks(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gain_table(name: str, k: int) -> Tensor:
-    """Cumulated gain (k + 1,) float64: entry i is the sum of the metric's gain at ranks 1 … i.
-
-    Args:
-        name: ``hr`` (1 in the top k), ``ndcg`` (1 / log2(rank + 1)) or ``mrr`` (1 / rank).
-        k: cut-off, at least 1.
-    """
+    """Cumulated gain (k + 1,) float64: entry i is the sum of a metric's gain at ranks 1 … i."""
     rank = torch.arange(1, k + 1, dtype=torch.float64)
     gain = {"hr": torch.ones_like(rank), "ndcg": 1 / torch.log2(rank + 1), "mrr": 1 / rank}[name]
     return torch.cat([rank.new_zeros(1), gain.cumsum(0)])
 
 
 def expected_gains(table: Tensor, greater: Tensor, ties: Tensor) -> Tensor:
-    """Each sample's metric, expected over the order of ties.
+    """Each sample's metric, expected over the order of ties: (B,) or (B, M).
 
     Args:
         table: (k + 1,) or (k + 1, M) cumulated gains, see ``gain_table``.
-        greater: (B,) int64, and
-        ties: (B,) int64, both as from ``target_ranks``.
-
-    Returns:
-        (B,) or (B, M), of the table's type.
+        greater, ties: (B,) int64, as from ``target_ranks``.
     """
     cut = len(table) - 1
     gained = table[(greater + 1 + ties).clamp(max=cut)] - table[greater.clamp(max=cut)]
@@ -101,12 +85,11 @@ class MeanLoss(Metric):
         self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum", persistent=True)
 
     def update(self, loss: Tensor, num_targets: int) -> None:
-        """Add the mean loss of a step over so many targets."""
+        """Add the mean loss of a step."""
         self.mean_value += loss.to(self.mean_value.dtype) * num_targets
         self.weight += num_targets
 
     def compute(self) -> Tensor:
-        """A scalar."""
         return self.mean_value / self.weight
 
 
@@ -117,8 +100,6 @@ class RankingMetrics(Metric):
     process: sums and counts are added over processes, never means.
 
     Args:
-        ks: cut-offs, each at least 1.
-        groups: of users by the length of their histories.
         prefix: of every name, such as ``sampled_``.
         alone: this process alone computes them, so it does not wait for others.
 
@@ -160,14 +141,13 @@ class RankingMetrics(Metric):
 
     def update(self, greater: Tensor, ties: Tensor, history_lengths: Tensor) -> None:
         """Add samples; all (B,) int64, the first two as from ``target_ranks``."""
-        # Casting the task to half precision (precision=bf16-true) casts buffers and states, too;
-        # sums of many thousand users need more.
+        # Under precision=bf16-true states are cast, too; sums of thousands of users need more.
         if self.gains.device != greater.device:
             self.gains = self.gains.to(greater.device)
         gained = expected_gains(self.gains, greater, ties)
         members = [torch.ones_like(greater, dtype=torch.bool)]
         for lower, upper in self.groups.values():
-            inside = history_lengths >= (0 if lower is None else lower)
+            inside = history_lengths >= (lower or 0)
             members.append(inside if upper is None else inside & (history_lengths < upper))
         member = torch.stack(members)
         self.total = self.total.to(gained.dtype) + member.to(gained.dtype) @ gained
@@ -177,10 +157,9 @@ class RankingMetrics(Metric):
         """``{"ndcg@10": …, "short/ndcg@10": …}``; a group without samples is left out."""
         result = {}
         total, counts = self.total.cpu(), self.count.cpu()  # read at once, not one by one
-        for row, group in enumerate(["", *self.groups]):
-            if row and not counts[row]:
-                continue
-            prefix = f"{group}/" if group else ""
-            for column, label in enumerate(self.labels):
-                result[prefix + label] = (total[row, column] / counts[row]).float()
+        means = (total / counts[:, None]).float().flatten()
+        sizes = counts.repeat_interleave(len(self.labels))
+        for name, mean, size in zip(self.names, means, sizes, strict=True):
+            if size or "/" not in name:
+                result[name] = mean
         return result

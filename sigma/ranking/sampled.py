@@ -20,13 +20,9 @@ MAX_ROUNDS = 1000
 
 def mix(x: Tensor) -> Tensor:
     """The finaliser of splitmix64 (Steele et al. 2014): int64 -> int64, as good as random."""
-
-    def xor_shift(v: Tensor, by: int) -> Tensor:
-        return v ^ ((v >> by) & ((1 << (64 - by)) - 1))  # the shift keeps no sign
-
-    x = xor_shift(x, 30) * -0x40A7B892E31B1A47
-    x = xor_shift(x, 27) * -0x6B2FB644ECCEEE15
-    return xor_shift(x, 31)
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor  # the shift keeps no sign
+    return x
 
 
 class SampledNegatives(nn.Module):
@@ -40,7 +36,6 @@ class SampledNegatives(nn.Module):
         item_counts: (K,) training counts of items 1 … K.
         number: negatives per sample.
         distribution: ``uniform``, or ``popularity`` (in proportion to the training count).
-        seed: of the draws, from 0 to 2^31 - 1.
 
     Raises:
         ValueError: an argument is out of its range, or there is nothing to draw from.
@@ -73,9 +68,9 @@ class SampledNegatives(nn.Module):
         key = mix(mix(batch.users + (self.seed << 32)) + batch.history_lengths)
         counter = torch.arange(self.number, device=key.device)
         num_items = len(cumulative)
-        rows = torch.arange(len(key), device=key.device)
-        excluded = torch.cat([rows, batch.seen_rows]) * (num_items + 1)
-        excluded = (excluded + torch.cat([batch.targets, batch.seen_items])).sort().values
+        rows = torch.cat([torch.arange(len(key), device=key.device), batch.seen_rows])
+        excluded = rows * (num_items + 1) + torch.cat([batch.targets, batch.seen_items])
+        excluded = excluded.sort().values
         items = torch.zeros(len(key), self.number, dtype=torch.int64, device=key.device)
         redraw = torch.ones_like(items, dtype=torch.bool)
         for attempt in range(MAX_ROUNDS):

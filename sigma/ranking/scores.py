@@ -33,10 +33,7 @@ def scores(model: Model, states: Tensor, items: Tensor | None = None) -> Tensor:
 
     Args:
         states: (M, D).
-        items: (M, n) ids from 1; None for all.
-
-    Returns:
-        (M, K), or (M, n) with ``items``.
+        items: (M, n) ids from 1; None for all K.
     """
     weight = next(model.parameters(), None)
     if weight is not None and torch.is_autocast_enabled(states.device.type):

@@ -29,27 +29,23 @@ NEEDS_NODE = ("needs_python_object", "callable_type")  # pydantic's errors for w
 # A row's epochs are whole, and the numbers of one are those of its one validation: what stops or
 # validates elsewhere would put another epoch's numbers beside the checkpoint that is tested.
 ONCE = "every epoch is validated once, at its end, as in the paper"
-ENDS = "a run ends with an epoch; set trainer.max_epochs instead"
+ENDS = "a run ends with an epoch; set trainer.max_epochs or trainer.min_epochs"
 ALL_THREE = "a row needs training, validation and test; null is the whole set"
-# Option of the trainer -> whether a value is good, what it must be, and why.
-TRAINER: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "check_val_every_n_epoch": (lambda v: v == 1, "1", ONCE),
+# Option of the trainer -> whether a value is good, and what it must be.
+TRAINER: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "check_val_every_n_epoch": (lambda v: v == 1, f"1: {ONCE}"),
     # The whole number 1 would be after each batch.
-    "val_check_interval": (lambda v: v is None or (v == 1 and type(v) is float), "1.0", ONCE),
-    "max_epochs": (
-        lambda v: v is not None and (v >= 1 or v == -1),
-        "at least 1, or -1",
-        "it trains",
-    ),
-    "accumulate_grad_batches": (lambda v: v >= 1, "at least 1", "a step has batches"),
-    "max_steps": (lambda v: v == -1, "-1", ENDS),
-    "max_time": (lambda v: v is None, "null", ENDS),
-    "min_steps": (lambda v: v is None, "null", "a run ends with an epoch; set trainer.min_epochs"),
-    "overfit_batches": (lambda v: v == 0, "0", "each epoch draws its batches anew"),
-    "limit_train_batches": (lambda v: v != 0, "above 0", ALL_THREE),
-    "limit_val_batches": (lambda v: v != 0, "above 0", ALL_THREE),
-    "limit_test_batches": (lambda v: v != 0, "above 0", ALL_THREE),
-    "enable_checkpointing": (lambda v: v is not False, "true", "the best epoch's one is tested"),
+    "val_check_interval": (lambda v: v is None or (v == 1 and type(v) is float), f"1.0: {ONCE}"),
+    "max_epochs": (lambda v: v is not None and (v >= 1 or v == -1), "at least 1, or -1"),
+    "accumulate_grad_batches": (lambda v: v >= 1, "at least 1"),
+    "max_steps": (lambda v: v == -1, f"-1: {ENDS}"),
+    "max_time": (lambda v: v is None, f"null: {ENDS}"),
+    "min_steps": (lambda v: v is None, f"null: {ENDS}"),
+    "overfit_batches": (lambda v: v == 0, "0: each epoch draws its batches anew"),
+    "limit_train_batches": (lambda v: v != 0, f"above 0: {ALL_THREE}"),
+    "limit_val_batches": (lambda v: v != 0, f"above 0: {ALL_THREE}"),
+    "limit_test_batches": (lambda v: v != 0, f"above 0: {ALL_THREE}"),
+    "enable_checkpointing": (lambda v: v is not False, "true: the best epoch's one is tested"),
 }
 # Callbacks that a run's result depends on, by key: what is tested, and what stands in the row.
 CALLBACKS = {"best": "BestCheckpoint", "history": "History", "efficiency": "Efficiency"}
@@ -108,11 +104,7 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_value(key: str, value: Any, annotation: Any) -> None:
-    """One value, as YAML has it, against an annotation.
-
-    Raises:
-        UserError: it does not fit.
-    """
+    """Hold one value, as YAML has it, against an annotation."""
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception:  # an annotation that pydantic cannot read
@@ -138,11 +130,7 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
 
 
 def check_node(key: str, node: dict[str, Any]) -> None:
-    """A node with a ``_target_``: is it there, does it take these arguments.
-
-    Raises:
-        UserError: it is not, or does not.
-    """
+    """See that a node's ``_target_`` is there and takes the node's arguments."""
     try:
         known = parameters(get_object(node["_target_"]))
     except Exception as error:
@@ -150,9 +138,8 @@ def check_node(key: str, node: dict[str, Any]) -> None:
         raise UserError(f"{key}._target_={node['_target_']} cannot be imported: {reason}") from None
     if known is None:
         return
-    for name, value in node.items():
-        if name.startswith("_"):
-            continue
+    arguments = {name: value for name, value in node.items() if not name.startswith("_")}
+    for name, value in arguments.items():
         if name not in known:
             # What has no default and is not in the config comes from the program itself.
             ours = [n for n, p in known.items() if p.default is not p.empty or n in node]
@@ -162,23 +149,8 @@ def check_node(key: str, node: dict[str, Any]) -> None:
             check_value(f"{key}.{name}", value, known[name].annotation)
 
 
-def check_trainer(trainer: dict[str, Any]) -> None:
-    """Settings of the trainer under which a row would be wrong or never come.
-
-    Raises:
-        UserError: one of them.
-    """
-    for name, (good, wanted, why) in TRAINER.items():
-        if name in trainer and not good(trainer[name]):
-            raise UserError(f"trainer.{name}={json.dumps(trainer[name])} must be {wanted}: {why}.")
-
-
 def check_callbacks(callbacks: dict[str, Any]) -> None:
-    """See that CALLBACKS are there, under whatever key; a subclass does as well.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """See that CALLBACKS are there, under whatever key; a subclass does as well."""
     classes = [get_object(node["_target_"]) for _, node in targets(callbacks)]
     for key, name in CALLBACKS.items():
         base = get_object(f"sigma.callbacks.{name}")
@@ -190,13 +162,7 @@ def check_callbacks(callbacks: dict[str, Any]) -> None:
 
 
 def check_optimizer(node: dict[str, Any]) -> None:
-    """Values that only the optimizer itself knows to refuse; it is built for one number.
-
-    Raises:
-        UserError: what it says.
-    """
-    if not node.get("_partial_"):
-        return
+    """Build the optimizer for one number: only it knows what it refuses."""
     import torch
 
     try:
@@ -210,12 +176,11 @@ def check_config(config: dict[str, Any]) -> None:
 
     Raises:
         UserError: a target that does not exist, an argument it does not take, a value that does
-            not fit, settings that no row could come of; the message names what there is.
+            not fit, settings that no row could come of.
     """
-    for name, annotation in SETTINGS.items():
-        if name in config:
-            check_value(name, config[name], annotation)
-    evaluation, task = config.get("evaluation") or {}, config.get("task") or {}
+    for name in SETTINGS.keys() & config.keys():
+        check_value(name, config[name], SETTINGS[name])
+    evaluation, task, trainer = (config.get(k) or {} for k in ("evaluation", "task", "trainer"))
     if evaluation.get("sampled") is not None and "_target_" not in evaluation["sampled"]:
         raise UserError("evaluation.sampled needs evaluation=sampled beside it.")
     for key, node in targets(config):
@@ -227,8 +192,12 @@ def check_config(config: dict[str, Any]) -> None:
         check_node(key, node)
     if 10 not in task.get("ks", [10]):
         raise UserError(f"task.ks={task['ks']} must hold 10, which the tables show.")
-    check_trainer(config.get("trainer") or {})
-    check_optimizer(task.get("optimizer") or {})
+    for name, (good, needed) in TRAINER.items():
+        if name in trainer and not good(trainer[name]):
+            value = json.dumps(trainer[name])
+            raise UserError(f"trainer.{name}={value} must be {needed}.")
+    if task.get("optimizer", {}).get("_partial_"):
+        check_optimizer(task["optimizer"])
     # A development run tests the last weights and writes no row.
-    if "callbacks" in config and not config.get("trainer", {}).get("fast_dev_run"):
+    if "callbacks" in config and not trainer.get("fast_dev_run"):
         check_callbacks(config["callbacks"])

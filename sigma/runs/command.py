@@ -42,11 +42,10 @@ def expand_resume(arguments: list[str]) -> list[str]:
         return arguments
     folder = Path(folders[-1])
     command, older = folder / COMMAND, folder / ".hydra" / "overrides.yaml"
-    before: dict[str, Any] = {"flags": []}
     if command.is_file():
         before = json.loads(command.read_text())
     elif older.is_file():  # of a run before there was the other, or one that never began to train
-        before["overrides"] = [str(o) for o in OmegaConf.load(older)]
+        before = {"flags": [], "overrides": [str(o) for o in OmegaConf.load(older)]}
     else:
         print(
             f"error: resume={folder} is not the folder of a run ({command} is missing); give the "

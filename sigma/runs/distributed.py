@@ -8,9 +8,6 @@ fails. So such a job is launched as the single run it is, and its score read fro
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -45,39 +42,27 @@ def command(cfg: DictConfig) -> list[str]:
     ]
 
 
-@contextmanager
-def passing_sigterm_on(process: subprocess.Popen[str]) -> Iterator[None]:
-    """A SIGTERM stops the job too, instead of leaving it behind without a parent."""
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def launch(cfg: DictConfig) -> float:
     """The job's best validation score (NaN in a development run).
 
     Raises:
         RunTakenError: another process is at it.
-        SIGTERMException: it was told to stop, and the sweep ends with it.
+        SIGTERMException: it was stopped, and the sweep ends with it.
         UserError: it failed; its own sentence.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    row_path = Path(HydraConfig.get().runtime.output_dir) / ROW
     reason = "its processes ended without a message"
-    with (
-        subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process,
-        passing_sigterm_on(process),
-    ):
-        assert process.stderr is not None
-        for line in process.stderr:
-            sys.stderr.write(line)
-            if line.startswith("error: "):
-                reason = line.removeprefix("error: ").strip()
-        process.wait()
+    with subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process:
+        # A SIGTERM stops the job too, instead of leaving it behind without a parent.
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            for line in process.stderr or ():
+                sys.stderr.write(line)
+                if line.startswith("error: "):
+                    reason = line.removeprefix("error: ").strip()
+            process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
     # By its own word, or before it could say one.
     if process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM):
         from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -86,8 +71,8 @@ def launch(cfg: DictConfig) -> float:
     if process.returncode != 0:
         taken = process.returncode == RunTakenError.exit_code
         raise (RunTakenError if taken else UserError)(reason)
-    if not (folder / ROW).is_file():
-        return float("nan")
     from sigma.runs.row import Row
 
-    return Row.read(folder / ROW).score(cfg.evaluation.monitor)
+    if not row_path.is_file():
+        return float("nan")
+    return Row.read(row_path).score(cfg.evaluation.monitor)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def note_failure(folder: Path, sentence: str) -> None:
-    """Write down why a job of a sweep failed; the next start of it removes the note."""
+    """Write down why a job of a sweep failed."""
     note = {"error": sentence, "when": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
         with atomic_path(folder / FAILURE) as partial:
@@ -41,7 +41,6 @@ def note_failure(folder: Path, sentence: str) -> None:
 
 def data_identity(data: SequenceDataModule) -> dict[str, str]:
     """Processed data by counts, to read, and a digest."""
-    assert data.sequences is not None
     s = data.statistics
     counts = f"{s.users:,} users, {s.items:,} items, {s.interactions:,} interactions"
     return {"counts": counts, "digest": data.sequences.fingerprint()}
@@ -69,12 +68,9 @@ def check_data(folder: Path, data: SequenceDataModule) -> None:
 
 
 class RunFolder:
-    """The folder Hydra made for this run.
+    """The folder Hydra made for the run of a resolved config.
 
-    In a multirun the folder's name says what the run is, so a run found there is always resumed.
-
-    Args:
-        cfg: the run's config, resolved.
+    In a multirun the folder's name says what the run is, so a run that lies there is resumed.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -86,10 +82,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process.
-
-        The lock is the operating system's and ends with the process, however that ends. Other
-        ranks of a distributed run work under their first one's.
+        """Hold the folder for this process, as long as it lives; other ranks have the first's lock.
 
         Raises:
             RunTakenError: another process has it.
@@ -118,9 +111,7 @@ class RunFolder:
         return first and not self.config["trainer"].get("fast_dev_run")
 
     def finished_score(self, data: Callable[[], SequenceDataModule]) -> float | None:
-        """Best validation score of a run that is to be resumed but has ended already.
-
-        None for one that has not, or is to go on for more epochs.
+        """Best validation score of a run to resume that has ended; None where it has not yet.
 
         Args:
             data: builds the run's data, where a file of another name may hold other data.
@@ -155,9 +146,8 @@ class RunFolder:
         """
         before, now = row.config["trainer"]["max_epochs"], self.config["trainer"]["max_epochs"]
         patience = (row.config["callbacks"].get("early_stopping") or {}).get("patience")
-        stopped = None not in (patience, row.best_epoch) and (
-            row.epochs - 1 - row.best_epoch > patience  # type: ignore[operator]
-        )
+        best = row.best_epoch
+        stopped = None not in (patience, best) and row.epochs - 1 - best > patience  # type: ignore[operator]
         more = row.epochs == before and (now == -1 or now > row.epochs)
         # A job of a multirun that wants more is another run.
         return more and not stopped and not self.multirun and self.last_path.is_file()
@@ -166,8 +156,8 @@ class RunFolder:
         """The last checkpoint, when resuming and there is one.
 
         Raises:
-            UserError: the folder holds a run, and this start is not to go on with it or has other
-                settings; or the file is damaged.
+            UserError: the folder holds a run that is not to go on, or not with these settings; or
+                the file is damaged.
         """
         used = self.row_path.is_file() or self.last_path.is_file()
         if used and not self.resume and self._writes():
@@ -182,8 +172,7 @@ class RunFolder:
         if not zipfile.is_zipfile(self.last_path):
             raise UserError(
                 f"{self.last_path} is damaged (cut short by a full disk or a broken copy?); delete "
-                "it, and the same command starts this run anew. best.ckpt beside it, which that "
-                "replaces, holds the best epoch's weights."
+                "it, and the same command starts this run anew and replaces best.ckpt beside it."
             )
         return str(self.last_path)
 
@@ -193,15 +182,14 @@ class RunFolder:
         before, now = settings(config), settings(self.config)
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
+            pairs = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
             raise UserError(
-                f"The run in {self.path} was started with another "
-                + ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
-                + "; resume it unchanged or choose a new hydra.run.dir."
+                f"The run in {self.path} was started with another {pairs}; resume it unchanged or "
+                "choose a new hydra.run.dir."
             )
         return config
 
     def check_data(self, data: SequenceDataModule) -> None:
-        """See that a run that goes on does so on the data it was started with."""
         if self.resume:
             check_data(self.path, data)
 

@@ -44,7 +44,7 @@ ENDING = ("trainer.max_epochs", "callbacks.early_stopping.patience")
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every leaf; an empty mapping is a leaf."""
+    """Dotted key and value of every leaf; an empty mapping is one."""
     if isinstance(config, dict) and config:
         for key, value in config.items():
             yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
@@ -53,13 +53,7 @@ def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_free(key: str) -> bool:
-    """Whether a dotted key may change when a run goes on."""
     return any(key == free or key.startswith(free + ".") for free in FREE + GONE)
-
-
-def names_run(key: str) -> bool:
-    """Whether a dotted key decides a run's result, and with it the run's name."""
-    return key in ENDING or not is_free(key)
 
 
 def with_targets(config: Any, rename: Callable[[str], str]) -> Any:
@@ -72,10 +66,14 @@ def with_targets(config: Any, rename: Callable[[str], str]) -> Any:
     return [with_targets(value, rename) for value in config] if isinstance(config, list) else config
 
 
-def moved(target: str, places: dict[str, str]) -> str:
-    """A class's path after its module moved."""
-    module, _, name = target.rpartition(".")
-    return f"{places.get(module, module)}.{name}"
+def moved(config: Any, places: dict[str, str]) -> Any:
+    """A copy of the config with its classes in other modules."""
+
+    def rename(target: str) -> str:
+        module, _, name = target.rpartition(".")
+        return f"{places.get(module, module)}.{name}"
+
+    return with_targets(config, rename)
 
 
 def class_name(target: str) -> str:
@@ -85,7 +83,7 @@ def class_name(target: str) -> str:
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config, of whatever version, as this version builds from it."""
-    config = with_targets(config, lambda target: moved(target, MOVED))
+    config = moved(config, MOVED)
     for key in GONE:
         group, name = key.split(".")
         config.get(group, {}).pop(name, None)
@@ -111,19 +109,20 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if not is_free(k) and k not in doubled}
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """Every setting that decides a run's result, flattened.
+def named(flat: dict[str, Any], deciding: dict[str, Any]) -> dict[str, Any]:
+    """What decides an epoch's result, and what a name needs beside it.
 
     Settings that are null are left out, so that an option added later, off by default, renames no
     run. A custom data set has no other name than its path.
-
-    Args:
-        config: resolved, as in a row or in ``config.json``.
     """
-    flat = dict(flattened(config))
     names = (*ENDING, *(["dataset.path"] if flat.get("dataset.name") == "custom" else []))
-    result = {key: flat.get(key) for key in names} | settings(config)
+    result = {key: flat.get(key) for key in names} | deciding
     return {key: value for key, value in result.items() if value is not None}
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Every setting of a resolved config that decides a run's result, flattened."""
+    return named(dict(flattened(config)), settings(config))
 
 
 def former_identities(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -131,32 +130,22 @@ def former_identities(config: dict[str, Any]) -> list[dict[str, Any]]:
 
     Whether the model's class took ``max_length`` a config does not tell, so there are two.
     """
-    places = {new: old for old, new in MOVED.items()}
-    flat = dict(flattened(with_targets(config, lambda target: moved(target, places))))
+    flat = dict(flattened(moved(config, {new: old for old, new in MOVED.items()})))
     flat.setdefault("dataset.seed", flat.get("seed"))
-    custom = flat.get("dataset.name") == "custom"
-    former = {
-        key: value
-        for key, value in flat.items()
-        if value is not None and (names_run(key) or (custom and key == "dataset.path"))
-    }
+    former = named(flat, {key: value for key, value in flat.items() if not is_free(key)})
     return [former, {"model.max_length": flat.get("dataset.max_length")} | former]
 
 
-def digest(flat: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of flattened settings, whatever their order."""
-    text = json.dumps(flat, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def run_id(config: dict[str, Any], flat: dict[str, Any] | None = None) -> str:
-    """For example ``sigma-beauty-s2020-1f3c9a07``.
+    """For example ``sigma-beauty-s2020-1f3c9a07``; its last part is a digest of ``identity``.
 
     Args:
-        flat: settings that the last part is made of; ``identity`` where there are none.
+        flat: settings in place of ``identity``.
     """
     names = [str(config[part].get("name") or part) for part in ("model", "dataset")]
-    return f"{'-'.join(names)}-s{config['seed']}-{digest(flat or identity(config))}"
+    text = json.dumps(flat or identity(config), sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{'-'.join(names)}-s{config['seed']}-{digest}"
 
 
 def run_folder(runs: Path, config: dict[str, Any]) -> Path:
@@ -168,17 +157,15 @@ def run_folder(runs: Path, config: dict[str, Any]) -> Path:
 
 def resolved(root: DictConfig) -> dict[str, Any]:
     """The parts of a job's config that make its identity; others need a folder not there yet."""
-    plain: dict[str, Any] = {}
+    config = OmegaConf.create()
     for key, _ in flattened(OmegaConf.to_container(root, resolve=False)):
-        if not names_run(key) and key != "dataset.path":
+        if is_free(key) and key not in (*ENDING, "dataset.path"):
             continue
         value = OmegaConf.select(root, key)
-        *path, last = key.split(".")
-        node = plain
-        for part in path:
-            node = node.setdefault(part, {})
-        list_or_dict = isinstance(value, Container)
-        node[last] = OmegaConf.to_container(value, resolve=True) if list_or_dict else value
+        if isinstance(value, Container):
+            value = OmegaConf.to_container(value, resolve=True)
+        OmegaConf.update(config, key, value)
+    plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     return plain
 
 
@@ -196,8 +183,8 @@ def _name_in_sweep(*, _root_: DictConfig) -> str | None:
 
 
 def register() -> None:
-    """Make two names known to configs: of the run they describe, ``${run_id:}``, and the same in a
-    multirun but null elsewhere, where a folder is one of many starts, ``${sweep_id:}``.
+    """Make ``${run_id:}`` and ``${sweep_id:}`` known to configs: the name of the run they describe,
+    the latter null but in a multirun, where a folder is one of many starts.
     """
     OmegaConf.register_new_resolver("run_id", _name, replace=True)
     OmegaConf.register_new_resolver("sweep_id", _name_in_sweep, replace=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     CompactHydraException,
@@ -35,12 +36,17 @@ MISCONFIGURATION = "lightning.pytorch.utilities.exceptions.MisconfigurationExcep
 SIGTERM = "lightning.pytorch.utilities.exceptions.SIGTERMException"
 OUT_OF_MEMORY = "torch.OutOfMemoryError"
 KILLED_WORKER = "joblib.externals.loky.process_executor.TerminatedWorkerError"
+HYDRA = str(Path(hydra.__file__).parent)
 LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# A path that is not there, not allowed, or a file where a folder should be, or the reverse.
-UNUSABLE = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
-    *(errno.ENOENT, errno.EEXIST, errno.EISDIR),
+# Warnings that nobody here can act on.
+IGNORED = (
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning asks torch in a way torch 2.13 dislikes
+    r".*this fit will run with no optimizer",  # a counted model has nothing to optimise
+    r".*`training_step` returned `None`",
+    r"Checkpoint directory .* exists and is not empty",  # of the run that goes on
+    # torchmetrics has gathered the ranks' counts before; what is logged is one number already.
+    r".*It is recommended to use `self.log\(.*sync_dist=True",
 )
 
 
@@ -53,10 +59,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_of(error: BaseException, name: str) -> bool:
-    """Whether an exception is of the class of this name.
-
-    Not loaded for the question: what is not loaded has raised nothing.
-    """
+    """Whether an exception is of the class of this name; what is not loaded has raised nothing."""
     module, _, of_class = name.rpartition(".")
     return isinstance(error, getattr(sys.modules.get(module), of_class, ()))
 
@@ -64,6 +67,10 @@ def is_of(error: BaseException, name: str) -> bool:
 def one_line(error: BaseException) -> str:
     """A message without line breaks, indents and Hydra's full_key tail."""
     return " ".join(str(error).split("full_key:")[0].split())
+
+
+def frames(error: BaseException | None) -> list[traceback.FrameSummary]:
+    return traceback.extract_tb(getattr(error, "__traceback__", None))
 
 
 def user_message(error: BaseException) -> str | None:
@@ -96,10 +103,8 @@ def config_message(error: BaseException) -> str | None:
         return None if says_more else one_line(error)
     if is_of(error, MISCONFIGURATION):
         return one_line(error)
-    innermost = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
-    if isinstance(error, ValueError) and any(
-        frame.f_globals.get("__name__", "").startswith("hydra.") for frame in innermost
-    ):
+    by_hydra = any(frame.filename.startswith(HYDRA) for frame in frames(error)[-1:])
+    if isinstance(error, ValueError) and by_hydra:
         return f"{one_line(error)}; a group takes one of its options, such as logger=none."
     return None
 
@@ -110,10 +115,7 @@ def refusal(error: InstantiationException) -> str | None:
     None where it may be a bug: code of ours or of the user's raised something else than ValueError.
     """
     cause = error.__cause__
-    files = [
-        f.f_code.co_filename for f, _ in traceback.walk_tb(getattr(cause, "__traceback__", None))
-    ]
-    by_library = all(file.startswith((*LIBRARIES, "<frozen ")) for file in files)
+    by_library = all(f.filename.startswith((*LIBRARIES, "<frozen ")) for f in frames(cause))
     if cause is None or not (isinstance(cause, ValueError) or by_library):
         return None
     return f"{str(error).rpartition('full_key: ')[2]}: {one_line(cause)}"
@@ -126,7 +128,6 @@ def unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
     if "_target_" in known and key in accepted(str(parent["_target_"])):
         return f"{place}.{key} is not set yet; add it with a plus: +{place}.{key}=…"
-    known = [name for name in known if not name.startswith("_")]
     return f"{place or 'The config'} has no key '{key}'; {suggest(key, known)}"
 
 
@@ -141,8 +142,7 @@ def system_message(error: BaseException) -> str | None:
         where = f" ({path})" if path else ""
         if error.errno in FULL:
             return f"The disk is full or its quota is used up{where}; free some space."
-        if error.errno in UNUSABLE:
-            return f"Cannot read or write{where}: {error.strerror}."
+        return f"Cannot read or write{where}: {error.strerror}." if path else None
     if is_of(error, KILLED_WORKER):
         return (
             "A worker process was killed, most often for lack of memory. Start the same command "
@@ -157,16 +157,8 @@ def system_message(error: BaseException) -> str | None:
 
 
 def quiet() -> None:
-    """Leave out the warnings that nobody here can act on."""
-    # Lightning 2.6 asks torch in a way torch 2.13 would like to see changed; nothing here can.
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-    # A counted model has nothing to optimise; Lightning asks whether that is on purpose.
-    warnings.filterwarnings("ignore", r".*this fit will run with no optimizer")
-    warnings.filterwarnings("ignore", r".*`training_step` returned `None`")
-    # A resumed run finds its own checkpoints there.
-    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
-    # torchmetrics has gathered the ranks' counts before; what is logged is one number already.
-    warnings.filterwarnings("ignore", r".*It is recommended to use `self.log\(.*sync_dist=True")
+    for message in IGNORED:
+        warnings.filterwarnings("ignore", message)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,31 +32,26 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """What the run ran on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     info: dict[str, Any] = {
         "device": device.type,
-        "cpu": platform.processor() or "unknown",
+        "cpu": names[0] if names else platform.processor() or "unknown",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                info["cpu"] = line.split(":", 1)[1].strip()
-                break
     if device.type == "cuda":
         info["gpu"] = torch.cuda.get_device_name(device)
     return info
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide numbers."""
+    """Versions of Python and of the packages that decide numbers, those that are installed."""
     packages = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             packages[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return packages
 
 

@@ -6,7 +6,6 @@ the same seed, machine and commit; ``efficiency`` is what was measured that time
 """
 
 import json
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -55,40 +54,28 @@ class Code:
 
 @dataclass(frozen=True)
 class Row:
-    """One finished run.
-
-    Attributes:
-        evaluation: what targets were ranked among, ``full`` or such as ``1000 uniform negatives``.
-        best_epoch: from 0; None where nothing was trained by epochs.
-        epochs: how many were trained.
-        precision: as trained, such as ``32-true``.
-        efficiency: seconds, samples a second, bytes.
-        scan: the backend of the operations on packed rows.
-        search: of the search this run was a trial of, ``{"trials": 50}``.
-        finished: UTC, ISO 8601.
-        config: resolved; paths are relative or names only.
-    """
+    """One finished run."""
 
     schema: int
     model: str
     dataset: str
     seed: int
     metrics: Split
-    best_epoch: int | None
-    epochs: int
+    best_epoch: int | None  # from 0; None where nothing was trained by epochs
+    epochs: int  # that were trained
     parameters: int
     data: Data
-    efficiency: dict[str, Any]
+    efficiency: dict[str, Any]  # seconds, samples a second, bytes
     git: Code
     versions: dict[str, str]
     hardware: dict[str, Any]
-    finished: str
-    config: dict[str, Any]
+    finished: str  # UTC, ISO 8601
+    config: dict[str, Any]  # resolved; paths are relative or names only
     objective: str = "NextItem"
-    evaluation: str = "full"
+    evaluation: str = "full"  # or what targets were ranked among, ``1000 uniform negatives``
     precision: str | None = None
-    scan: str | None = None
-    search: dict[str, int] | None = field(default=None)
+    scan: str | None = None  # the backend of the operations on packed rows
+    search: dict[str, int] | None = None  # that this run was a trial of, ``{"trials": 50}``
 
     @property
     def run_id(self) -> str:
@@ -121,15 +108,13 @@ class Row:
             place = ".".join(map(str, first["loc"]))
             raise ValueError(f"{place}: {first['msg']}") from None
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"its config is not a run's ({type(error).__name__}: {error})"
-            ) from None
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"its config is not a run's ({reason})") from None
         object.__setattr__(row, "config", config)
         return row
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The row of a file; see ``parse``."""
         return cls.parse(json.loads(path.read_text()))
 
     def content(self) -> dict[str, Any]:

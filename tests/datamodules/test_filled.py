@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigma.capture import Inputs
 from sigma.datamodules import base
-from sigma.datamodules.batches import Batch, filled, pinned, size_class
+from sigma.datamodules.batches import Batch, filled, pinned, size_class, tensors_of
 from sigma.datamodules.objectives import AllPositions, Cloze, NextItem, Objective, Twins
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.splits import leave_one_out
@@ -22,7 +22,7 @@ from sigma.models.mamba import Mamba
 from sigma.models.sasrec import SASRec
 from sigma.models.sigma import Sigma
 from sigma.task import SequenceTask
-from tests.datamodules.worlds import equal, flat, random_sequences, tensors
+from tests.datamodules.worlds import equal, flat, random_sequences
 
 L, K = 6, 9
 COUNTS = torch.arange(1, K + 1)
@@ -183,5 +183,12 @@ def test_a_batch_for_the_device_lies_in_one_piece() -> None:
     for objective in (NextItem(), Twins()):
         batch = batch_of(objective)
         moved = pinned(batch, pin_memory=False)
-        assert equal(moved, batch)
-        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(moved)}) == 1
+        tensors, copies = list(tensors_of(batch)), list(tensors_of(moved))
+        assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
+        assert len({tensor.untyped_storage().data_ptr() for tensor in copies}) == 1
+        assert (moved.twins is None) == (batch.twins is None)
+        assert (moved.rows.longest, moved.num_targets) == (batch.rows.longest, batch.num_targets)
+        there = base.SequenceDataModule().transfer_batch_to_device(moved, torch.device("meta"), 0)
+        assert [x.shape for x in tensors_of(there)] == [x.shape for x in tensors]
+        assert all(x.device.type == "meta" for x in tensors_of(there))
+        assert there.rows.longest == batch.rows.longest

@@ -1,10 +1,14 @@
 """Runs ``train.py`` as a user does, on small data made here."""
 
+import json
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from sigma.runs.files import ROW
 
 ROOT = Path(__file__).parents[2]
 # Sizes at which an epoch takes a moment.
@@ -33,10 +37,13 @@ def write_sequences(path: Path, users: int = 120, items: int = 40, seed: int = 0
     return path
 
 
-def command(folder: Path, data: Path, *overrides: str) -> list[str]:
+def row(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / ROW).read_text())
+
+
+def arguments(folder: Path, data: Path, *overrides: str) -> list[str]:
+    """A small run's command line."""
     return [
-        sys.executable,
-        str(ROOT / "train.py"),
         *SMALL,
         f"dataset.path={data}",
         f"dataset.root={data.parent / 'root'}",
@@ -45,16 +52,19 @@ def command(folder: Path, data: Path, *overrides: str) -> list[str]:
     ]
 
 
+def command(folder: Path, data: Path, *overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *arguments(folder, data, *overrides)]
+
+
 def environment() -> dict[str, str]:
     """Offline, one thread: what runs beside these tests must not move them."""
     return os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
 
-def run(*arguments: object, expect: int = 0) -> str:
-    """Output of a run that must end with ``expect``."""
-    done = subprocess.run(
-        list(map(str, arguments)), cwd=ROOT, env=environment(), text=True, timeout=240,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+def run(*words: object, expect: int = 0, env: dict[str, str] | None = None) -> str:
+    """Output of a program that must end with ``expect``."""
+    options: dict[str, Any] = {"cwd": ROOT, "env": env or environment(), "text": True}
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": 240}
+    done = subprocess.run(list(map(str, words)), **options)
     assert done.returncode == expect, done.stdout
     return done.stdout

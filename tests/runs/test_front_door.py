@@ -1,9 +1,7 @@
 """``python train.py`` as its user sees it: what is printed, and what lies in the folder."""
 
-import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,20 +9,11 @@ import pytest
 from sigma.runs.files import CONFIG, CURVES, EPOCHS, RANKS, ROW
 from tests.callbacks.fake_wandb import Service, service
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, write_sequences
+from tests.runs.front_door import ROOT, command, environment, row
 
 __all__ = ["service"]
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sequences(tmp_path_factory.mktemp("data") / "tiny.txt", users=60, items=30)
-
-
-def row(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / ROW).read_text())
 
 
 @pytest.mark.slow

@@ -68,12 +68,6 @@ def test_what_decides_the_result_renames_it(setting: tuple[str, Any]) -> None:
     assert run_id(changed(*setting)) != run_id(CONFIG)
 
 
-def test_order_of_keys_does_not_matter() -> None:
-    turned = {key: CONFIG[key] for key in reversed(CONFIG)}
-    assert run_id(turned) == run_id(CONFIG)
-    assert run_id(CONFIG).startswith("sigma-beauty-s1-")
-
-
 def test_a_custom_data_set_goes_by_its_path() -> None:
     a, b = changed("dataset.name", "custom"), changed("dataset.name", "custom")
     a["dataset"]["path"], b["dataset"]["path"] = "a.csv", "b.csv"

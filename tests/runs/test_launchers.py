@@ -1,8 +1,6 @@
 """Jobs of a multirun in parallel processes, on a cluster, and in several processes each."""
 
 import importlib.util
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from omegaconf import DictConfig
 
 from sigma.runs import distributed
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, write_sequences
+from tests.runs.front_door import command, environment, row, run
 
 
 def needs(package: str) -> None:
@@ -19,32 +17,20 @@ def needs(package: str) -> None:
         pytest.skip(f"pip install -e '.[{package}]' brings it")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sequences(tmp_path_factory.mktemp("data") / "tiny.txt", users=60, items=30)
-
-
 def sweep(folder: Path, data: Path, *overrides: str, expect: int = 0) -> str:
     """Output of a multirun of one-epoch runs in ``folder``."""
     python, script, *typed = command(folder / "unused", data, "trainer.max_epochs=1", *overrides)
     if "model=sasrec" in overrides:
         typed = [word for word in typed if not word.startswith("model.mamba")]
-    process = subprocess.run(
-        [python, script, "-m", *typed, f"hydra.sweep.dir={folder}"],
-        cwd=ROOT,
-        env={k: v for k, v in environment().items() if k != "OMP_NUM_THREADS"},
-        text=True,
-        timeout=240,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.returncode == expect, process.stdout
-    assert "Traceback" not in process.stdout
-    return process.stdout
+    threads = {k: v for k, v in environment().items() if k != "OMP_NUM_THREADS"}
+    words = [python, script, "-m", *typed, f"hydra.sweep.dir={folder}"]
+    output = run(*words, expect=expect, env=threads)
+    assert "Traceback" not in output
+    return output
 
 
 def rows(folder: Path) -> dict[int, dict[str, Any]]:
-    contents = [json.loads(path.read_text()) for path in folder.glob("*/row.json")]
+    contents = [row(path.parent) for path in folder.glob("*/row.json")]
     return {content["seed"]: content for content in contents}
 
 
@@ -59,7 +45,7 @@ def test_parallel_jobs_share_the_threads_and_one_that_fails_leaves_the_others_al
     assert "This job failed: seed=-3 must be" in output
     assert "LeafSpec" not in output  # a worker says no more than a run does
     assert sorted(rows(tmp_path)) == [1, 4]
-    threads = {row["hardware"]["threads"] for row in rows(tmp_path).values()}
+    threads = {content["hardware"]["threads"] for content in rows(tmp_path).values()}
     assert threads == {max(1, joblib.cpu_count() // 2)}
 
 
@@ -97,8 +83,8 @@ def test_jobs_of_two_processes_in_one_multirun(data: Path, tmp_path: Path) -> No
     two = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     output = sweep(tmp_path, data, *two, "model.num_heads=3,8", "seed=1", expect=1)
     assert "This job failed: " in output
-    (row,) = rows(tmp_path).values()
-    assert row["config"]["trainer"]["devices"] == 2
+    (content,) = rows(tmp_path).values()
+    assert content["config"]["trainer"]["devices"] == 2
 
 
 def test_a_job_of_two_processes_is_the_same_run_to_wandb(

@@ -17,7 +17,7 @@ from filelock import FileLock
 from sigma.runs.files import BEST, COMMAND, CONF, CONFIG, LAST, LOCK, RANKS, ROW
 from sigma.task import SequenceTask
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, run, write_sequences
+from tests.runs.front_door import ROOT, command, environment, row, run, write_sequences
 
 SETTINGS = (
     "trainer.max_epochs=6",
@@ -29,19 +29,14 @@ Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
 
 
-def row(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / ROW).read_text())
-
-
 def change(path: Path, **content: Any) -> None:
     """Set keys of a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | content))
 
 
 def expect_same(a: Path, b: Path) -> None:
-    first, second = row(a), row(b)
     for part in ("metrics", "best_epoch", "epochs", "parameters", "data"):
-        assert first[part] == second[part], part
+        assert row(a)[part] == row(b)[part], part
     pd.testing.assert_frame_equal(pd.read_parquet(a / RANKS), pd.read_parquet(b / RANKS))
     last = [torch.load(folder / LAST, weights_only=True) for folder in (a, b)]
     first, second = (checkpoint["callbacks"]["History"]["epochs"] for checkpoint in last)

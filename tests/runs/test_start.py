@@ -1,12 +1,11 @@
 """What a start does not load: facts of ``sys.modules``, not times."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.runs.front_door import ROOT, SMALL, environment, write_sequences
+from tests.runs.front_door import arguments, run
 
 MAIN = """
 import runpy, sys
@@ -22,20 +21,11 @@ HEAVY = {
 }
 
 
-def start(code: str, *arguments: str, expect: int = 0) -> tuple[set[str], str]:
+def start(code: str, *typed: str, expect: int = 0) -> tuple[set[str], str]:
     """The modules a Python process of its own names at its end, and what else it says."""
-    process = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env=environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=240,
-    )
-    assert process.returncode == expect, process.stdout
-    (names,) = (line for line in process.stdout.splitlines() if line.startswith("loaded: "))
-    return set(names.split()[1:]), process.stdout.replace(names, "")
+    output = run(sys.executable, "-c", code, *typed, expect=expect)
+    (names,) = (line for line in output.splitlines() if line.startswith("loaded: "))
+    return set(names.split()[1:]), output.replace(names, "")
 
 
 @pytest.mark.parametrize(
@@ -56,10 +46,8 @@ def test_an_answer_without_a_run_takes_neither_pytorch_nor_lightning(
 
 
 @pytest.mark.slow
-def test_a_run_loads_what_it_is_configured_for(tmp_path: Path) -> None:
-    data = write_sequences(tmp_path / "tiny.txt", users=60, items=30)
-    typed = [f"dataset.path={data}", f"dataset.root={tmp_path}", f"hydra.run.dir={tmp_path / 'a'}"]
-    loaded, output = start(MAIN, *SMALL, *typed, "trainer.fast_dev_run=true")
+def test_a_run_loads_what_it_is_configured_for(data: Path, tmp_path: Path) -> None:
+    loaded, output = start(MAIN, *arguments(tmp_path, data, "trainer.fast_dev_run=true"))
     assert "GPU available" not in output  # Lightning's notices, by hydra.job_logging
     assert {"torch", "lightning"} <= loaded
     assert not loaded & {"optuna", "scipy", "tensorboard", "transformers", "wandb"}
