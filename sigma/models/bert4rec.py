@@ -22,17 +22,20 @@ all but the oldest of every row, however short. N(0, 0.02) at the start as in Re
 cut it off at two deviations.
 """
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import encode, init_normal
-from sigma.models.transformer import PositionedItems, TransformerLayer
+from sigma.models.transformer import SelfAttention, Transformer
 from sigma.ops import Rows, places_of
 from sigma.ops.scores import TiedScores
 
 
-class BERT4Rec(PositionedItems):
+class BERT4Rec(Transformer):
     """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
@@ -43,34 +46,12 @@ class BERT4Rec(PositionedItems):
     """
 
     def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 2,
-        inner_size: int = 256,
-        dropout: float = 0.2,
-        attention_dropout: float = 0.2,
-        activation: str = "gelu",
-        name: str = "bert4rec",
+        self, num_items: int, max_length: int, hidden_size: int = 64, **options: Any
     ) -> None:
-        super().__init__(
-            num_items, max_length + 1, hidden_size, dropout=dropout, name=name, extra=1
-        )
+        both_ways = functools.partial(SelfAttention, causal=False)
+        options |= {"hidden_size": hidden_size, "extra": 1}
+        super().__init__(num_items, max_length + 1, both_ways, **options)
         self.mask_token = num_items + 1
-        self.layers = nn.ModuleList(
-            TransformerLayer(
-                hidden_size,
-                num_heads,
-                inner_size,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                activation=activation,
-                causal=False,
-            )
-            for _ in range(num_layers)
-        )
         self.out = nn.Linear(hidden_size, hidden_size)
         self.out_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(num_items))
@@ -83,5 +64,4 @@ class BERT4Rec(PositionedItems):
 
     @property
     def logits(self) -> TiedScores:
-        """To be called with states (M, D), see ``TiedScores``."""
         return TiedScores(self.items.weight[1:-1], self.bias)  # eq. 5

@@ -87,19 +87,20 @@ def take_sizes(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: A
 class Counted(Model):
     """Packed items (T,) -> states (M, W), the last W (``width``) items of the row up to each place.
 
-    A subclass fills buffers in ``count`` and scores in ``scores``.
+    A subclass names its buffers, fills them in ``count`` and scores in ``scores``.
     """
 
     causal = True
     counted = True
     interactions: Tensor
 
-    def __init__(self, num_items: int, width: int, name: str) -> None:
+    def __init__(self, num_items: int, width: int, name: str, *buffers: str) -> None:
         super().__init__()
-        self.name = name
+        self.name = name or type(self).__name__.lower()
         self.num_items = num_items
         self.width = width
         self.store(interactions=torch.zeros((), dtype=torch.int64))
+        self.store(**{key: torch.zeros(0, dtype=torch.int64) for key in buffers})
         self.register_load_state_dict_pre_hook(take_sizes)
 
     def store(self, **buffers: Tensor) -> None:

@@ -29,6 +29,9 @@ Departures from the authors' code:
   row, too, and trains it as an item that never comes.
 """
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,7 +72,7 @@ class FourierFilter(nn.Module):
 class EchoLayer(nn.Module):
     """Equations 2 to 6."""
 
-    def __init__(self, max_length: int, size: int, mamba: MambaFactory, *, dropout: float) -> None:
+    def __init__(self, size: int, max_length: int, mamba: MambaFactory, *, dropout: float) -> None:
         super().__init__()
         self.filter = FourierFilter(max_length, size, dropout)
         self.forward_mamba = mamba(size)
@@ -122,14 +125,9 @@ class EchoMamba4Rec(PaddedMambaStack):
         num_items: int,
         max_length: int,
         mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.3,
         reinit_mamba: bool = True,
-        name: str = "echo",
+        **options: Any,
     ) -> None:
-        layers = (
-            EchoLayer(max_length, hidden_size, mamba, dropout=dropout) for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        layer = functools.partial(EchoLayer, max_length=max_length, mamba=mamba)
+        super().__init__(num_items, layer, **options)
         init_around_mamba(self, reinit_mamba=reinit_mamba)

@@ -33,6 +33,9 @@ enters as the first norm's bias; RecBole draws that row, too, and trains it as a
 comes. N(0, 0.02) at the start, within the Mamba block, too (see ``init_around_mamba``).
 """
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -100,16 +103,10 @@ class EchoSigma(PaddedMambaStack):
         self,
         num_items: int,
         mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.3,
         cutoff: float = 0.001,
         reinit_mamba: bool = True,
-        name: str = "echo_sigma",
+        **options: Any,
     ) -> None:
-        layers = (
-            EchoSigmaLayer(hidden_size, mamba, dropout=dropout, cutoff=cutoff)
-            for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        layer = functools.partial(EchoSigmaLayer, mamba=mamba, cutoff=cutoff)
+        super().__init__(num_items, layer, **options)
         init_around_mamba(self, reinit_mamba=reinit_mamba)

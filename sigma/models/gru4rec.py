@@ -19,9 +19,11 @@ Departure from RecBole, here as in all models: the table's row of padding is zer
 RecBole draws it too, and ranks it among the items in training.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from sigma.models.layers import GRU, Dropout, TiedItems, clear_padding, item_table
+from sigma.models.layers import GRU, TiedItems, clear_padding
 from sigma.ops import Rows, places_of, take
 
 
@@ -40,13 +42,9 @@ class GRU4Rec(TiedItems):
         hidden_size: int = 64,
         gru_size: int = 128,
         num_layers: int = 1,
-        dropout: float = 0.3,
-        name: str = "gru4rec",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, hidden_size)
-        self.dropout = Dropout(dropout)
+        super().__init__(num_items, hidden_size, **options)
         self.gru = GRU(hidden_size, gru_size, num_layers=num_layers, bias=False)
         self.out = nn.Linear(gru_size, hidden_size)
         nn.init.xavier_normal_(self.items.weight)

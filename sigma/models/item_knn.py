@@ -58,9 +58,9 @@ class ItemKNN(Counted):
         shrinkage: float = 0.0,
         decay: float = 1.0,
         remind: bool = False,
-        name: str = "item_knn",
+        name: str = "",
     ) -> None:
-        super().__init__(num_items, max_length, name)
+        super().__init__(num_items, max_length, name, "users", "offsets", "others", "shared")
         if neighbours < 1:
             raise ValueError(f"neighbours={neighbours} must be at least 1.")
         if not shrinkage >= 0:
@@ -71,9 +71,6 @@ class ItemKNN(Counted):
         self.shrinkage = shrinkage
         self.decay = decay
         self.remind = remind
-        none = torch.zeros(0, dtype=torch.int64)
-        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
-        self.store(users=sizes[1:], offsets=sizes, others=none, shared=none)
 
     def similarity(self, shared: Tensor, users: Tensor, other_users: Tensor) -> Tensor:
         """s_ij from c_ij, n_i and n_j, float64."""

@@ -24,12 +24,15 @@ depend on real items alone. A zero vector stays zero when normalised (NaN in the
 item row of padding is 0, where RecBole's stays at its random draw.
 """
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.models.layers import encode, init_normal
-from sigma.models.transformer import Block, FeedForward, PositionedItems, SelfAttention
+from sigma.models.transformer import SelfAttention, Transformer
 from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, spread, whole_rows
 
 
@@ -40,8 +43,8 @@ class LinearAttention(SelfAttention):
         full_rows: all rows are L long, as the cells of a padded batch are.
     """
 
-    def __init__(self, size: int, num_heads: int, *, dropout: float, full_rows: bool) -> None:
-        super().__init__(size, num_heads, dropout=dropout)
+    def __init__(self, *args: Any, full_rows: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.full_rows = full_rows
 
     def grid(self, x: Tensor, rows: Rows) -> Tensor:
@@ -64,7 +67,7 @@ class LinearAttention(SelfAttention):
         return mixed.flatten(0, 1) if self.full_rows else packed(mixed, rows, states.shape[0])
 
 
-class LinRec(PositionedItems):
+class LinRec(Transformer):
     """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
@@ -72,29 +75,11 @@ class LinRec(PositionedItems):
     """
 
     def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 8,
-        inner_size: int = 256,
-        dropout: float = 0.3,
-        activation: str = "gelu",
-        mask_padding: bool = False,
-        name: str = "linrec",
+        self, num_items: int, max_length: int, mask_padding: bool = False, **options: Any
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout=dropout, name=name)
+        attention = functools.partial(LinearAttention, full_rows=not mask_padding)
+        super().__init__(num_items, max_length, attention, attention_dropout=0.0, **options)
         self.mask_padding = mask_padding
-        self.layers = nn.ModuleList(
-            Block(
-                LinearAttention(
-                    hidden_size, num_heads, dropout=dropout, full_rows=not mask_padding
-                ),
-                FeedForward(hidden_size, inner_size, dropout=dropout, activation=activation),
-            )
-            for _ in range(num_layers)
-        )
         self.apply(init_normal)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ arguments.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, at, encode, init_normal, item_table
+from sigma.models.layers import TiedItems, at, encode, init_normal
 from sigma.ops import (
     Places,
     Rows,
@@ -127,19 +127,22 @@ class MambaStack(TiedItems):
     """LayerNorm(dropout(E[items])), then layers; what Mamba4Rec, both SIGMAs and both ECHOs share.
 
     Args:
-        layers: (T, D), rows, places -> (T, D), or at these places (M, D); drawn from only once the
-            item table has been drawn.
+        layer: called with D and ``dropout`` for each layer, itself called with states (T, D), rows
+            and places, for (T, D), or at these places (M, D).
     """
 
     def __init__(
-        self, num_items: int, size: int, layers: Iterator[nn.Module], *, dropout: float, name: str
+        self,
+        num_items: int,
+        layer: Callable[..., nn.Module],
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.2,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, size)
-        self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = Dropout(dropout)
-        self.layers = nn.ModuleList(layers)
+        super().__init__(num_items, hidden_size, dropout, **options)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.layers = nn.ModuleList(layer(hidden_size, dropout=dropout) for _ in range(num_layers))
 
     def embedding(self, items: Tensor) -> Tensor:
         """Ids -> (…, D)."""

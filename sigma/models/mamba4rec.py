@@ -15,6 +15,9 @@ Departures: the padding row of E stays zero and outside the scores, where RecBol
 holds it in the softmax as an item that never comes.
 """
 
+import functools
+from typing import Any
+
 from torch import Tensor, nn
 
 from sigma.models.layers import Dropout, at
@@ -50,15 +53,10 @@ class Mamba4Rec(MambaStack):
         self,
         num_items: int,
         mamba: MambaFactory,
-        hidden_size: int = 64,
         num_layers: int = 2,
-        dropout: float = 0.3,
         reinit_mamba: bool = True,
-        name: str = "mamba4rec",
+        **options: Any,
     ) -> None:
-        layers = (
-            Mamba4RecLayer(hidden_size, mamba, dropout=dropout, residual=num_layers > 1)
-            for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        layer = functools.partial(Mamba4RecLayer, mamba=mamba, residual=num_layers > 1)
+        super().__init__(num_items, layer, num_layers=num_layers, **options)
         init_around_mamba(self, reinit_mamba=reinit_mamba)

@@ -24,14 +24,11 @@ class Markov(Counted):
     successors: Tensor  # j of each pair
     transitions: Tensor  # c_ij of each pair
 
-    def __init__(self, num_items: int, smoothing: float = 0.0, name: str = "markov") -> None:
-        super().__init__(num_items, 1, name)
+    def __init__(self, num_items: int, smoothing: float = 0.0, name: str = "") -> None:
+        super().__init__(num_items, 1, name, "counts", "offsets", "successors", "transitions")
         if not smoothing >= 0:
             raise ValueError(f"smoothing={smoothing} must be at least 0.")
         self.smoothing = smoothing
-        none = torch.zeros(0, dtype=torch.int64)
-        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
-        self.store(counts=sizes[2:], offsets=sizes, successors=none, transitions=none)
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
         items = items.long()

@@ -34,20 +34,20 @@ two trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not r
 
 import logging
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, item_table
 from sigma.models.mamba import MambaFactory
 from sigma.models.recmamba import init_xavier
-from sigma.models.transformer import FeedForward, Positions, SelfAttention
+from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention
 from sigma.ops import Rows, attend, padded, padded_places, places_of, take, whole_rows
 
 log = logging.getLogger(__name__)
 
 
-class MoEMaTrRec(TiedItems):
+class MoEMaTrRec(PositionedItems):
     """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
 
     Args:
@@ -67,17 +67,12 @@ class MoEMaTrRec(TiedItems):
         num_heads: int = 1,
         dropout: float = 0.5,
         leak: bool = False,
-        name: str = "moe_matrrec",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(num_items, max_length, hidden_size, dropout=dropout, **options)
         self.leak = leak
         self.causal = not leak
         self.leaks_on_purpose = leak
-        self.items = item_table(num_items, hidden_size)
-        self.scale = math.sqrt(hidden_size)
-        self.positions = Positions(max_length, hidden_size)
-        self.dropout = Dropout(dropout)
         self.mamba = mamba(hidden_size)
         self.attention = SelfAttention(
             hidden_size, num_heads, dropout=dropout, attention_dropout=dropout, causal=not leak
@@ -120,7 +115,7 @@ class MoEMaTrRec(TiedItems):
             items = columns.flatten()
         else:
             read = places_of(places, items.shape[0])
-        states = self.dropout(self.positions(self.scale * self.items(items), rows))  # eq. 1
+        states = self.scaled_embedding(items, rows)  # eq. 1
         gate = torch.sigmoid(self.gate(take(self.mean(states, rows), read)))  # eq. 4: (M, 1)
         attended = self.attention(states, rows, read)  # eq. 2: A, (M, D)
         mixed = attended + gate * (self.mamba(states, rows, read) - attended)  # eq. 3, 5

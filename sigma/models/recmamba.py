@@ -24,13 +24,13 @@ Departures from the authors' code:
 - Their code fixes Mamba's size at 64, whatever the embeddings'; here both are D.
 """
 
-import math
+from typing import Any
 
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, clear_padding, item_table
+from sigma.models.layers import clear_padding
 from sigma.models.mamba import MambaFactory
-from sigma.models.transformer import Positions
+from sigma.models.transformer import PositionedItems
 from sigma.ops import Rows, places_of
 
 
@@ -47,7 +47,7 @@ def init_xavier(model: nn.Module) -> None:
             clear_padding(module)
 
 
-class RecMamba(TiedItems):
+class RecMamba(PositionedItems):
     """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
     causal = True
@@ -58,18 +58,12 @@ class RecMamba(TiedItems):
         max_length: int,
         mamba: MambaFactory,
         hidden_size: int = 64,
-        dropout: float = 0.2,
-        name: str = "recmamba",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, hidden_size)
-        self.scale = math.sqrt(hidden_size)
-        self.positions = Positions(max_length, hidden_size)
-        self.dropout = Dropout(dropout)
+        super().__init__(num_items, max_length, hidden_size, **options)
         self.mamba = mamba(hidden_size)
         init_xavier(self)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.dropout(self.positions(self.scale * self.items(items), rows))  # eq. 1
+        states = self.scaled_embedding(items, rows)  # eq. 1
         return self.mamba(states, rows, places_of(places, items.shape[0]))  # eq. 2

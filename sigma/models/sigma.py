@@ -37,13 +37,16 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 (10) The residual runs round the PFFN, the norm follows it. Stacked layers repeat (2)-(10).
 """
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import GRU, CausalConv1d, Dropout, at, encode
+from sigma.models.layers import GRU, CausalConv1d, Dropout, at
 from sigma.models.mamba import MambaFactory, MambaStack
-from sigma.ops import Places, Rows, flip, places_of
+from sigma.ops import Places, Rows, flip
 
 
 class DenseSelectiveGate(nn.Module):
@@ -138,34 +141,23 @@ class Sigma(MambaStack):
         self,
         num_items: int,
         mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.3,
         r: int = 5,
         partial_flip: bool = True,
         gate: bool = True,
         gru: bool = True,
         shared_mamba: bool = True,
         conv_width: int = 3,
-        name: str = "sigma",
+        **options: Any,
     ) -> None:
-        layers = (
-            SigmaLayer(
-                hidden_size,
-                mamba,
-                dropout=dropout,
-                r=r,
-                partial_flip=partial_flip,
-                gate=gate,
-                gru=gru,
-                shared_mamba=shared_mamba,
-                conv_width=conv_width,
-            )
-            for _ in range(num_layers)
+        layer = functools.partial(
+            SigmaLayer,
+            mamba=mamba,
+            r=r,
+            partial_flip=partial_flip,
+            gate=gate,
+            gru=gru,
+            shared_mamba=shared_mamba,
+            conv_width=conv_width,
         )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        super().__init__(num_items, layer, **options)
         self.causal = not partial_flip  # the flipped direction reads the end of a history first
-
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.embedding(items)  # eq. 1: H0, (T, D)
-        return encode(self.layers, states, rows, places_of(places, items.shape[0]))

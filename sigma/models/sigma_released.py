@@ -39,7 +39,9 @@ Departures from the released code, none of which changes a result:
   (``TiedScores.others``). Use another loss with ``padding_item=false``.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +84,7 @@ class ReleasedLayer(nn.Module):
         self,
         size: int,
         mamba: MambaFactory,
-        gate: ReleasedGate,
+        gate: Callable[[int], ReleasedGate],
         *,
         dropout: float,
         flip_until: int | None,
@@ -95,13 +97,14 @@ class ReleasedLayer(nn.Module):
         residual: bool,
     ) -> None:
         super().__init__()
+        gate_of_layer = gate(size)
         self.flip_until = flip_until
         self.r = r
         self.look_ahead = look_ahead
         self.gate_residual = gate_residual
         self.residual = residual
         self.mambas = nn.ModuleList(mamba(size) for _ in range(1 if shared_mamba else 2))
-        self.gate = gate
+        self.gate = gate_of_layer
         self.conv = CausalConv1d(size, 3)
         self.gru = GRU(size, size, bias=gru_bias)
         self.mix = nn.Parameter(torch.tensor(mix, dtype=torch.float32))
@@ -167,9 +170,7 @@ class SigmaReleased(PaddedMambaStack):
         self,
         num_items: int,
         mamba: MambaFactory,
-        hidden_size: int = 64,
         num_layers: int = 1,
-        dropout: float = 0.2,
         flip_until: int | None = 45,
         r: int = 5,
         cross_gate: bool = True,
@@ -182,7 +183,7 @@ class SigmaReleased(PaddedMambaStack):
         gate_dropout: float = 0.2,
         gru_bias: bool = False,
         mix: Sequence[float] = (0.1, 0.1, 0.8),
-        name: str = "sigma_released",
+        **options: Any,
     ) -> None:
         if r < 0 or (flip_until is not None and flip_until < 0):
             raise ValueError(f"flip_until={flip_until} and r={r} count items; give 0 or more.")
@@ -190,29 +191,25 @@ class SigmaReleased(PaddedMambaStack):
             raise ValueError(
                 f"mix={list(mix)} must hold three weights, of GRU, flipped and forward direction."
             )
-        layers = (
-            ReleasedLayer(
-                hidden_size,
-                mamba,
-                ReleasedGate(
-                    hidden_size,
-                    dropout=gate_dropout,
-                    cross_gate=cross_gate,
-                    separate_dense=separate_dense,
-                ),
-                dropout=dropout,
-                flip_until=flip_until,
-                r=r,
-                look_ahead=look_ahead,
-                gate_residual=gate_residual,
-                shared_mamba=shared_mamba,
-                gru_bias=gru_bias,
-                mix=mix,
-                residual=num_layers > 1,
-            )
-            for _ in range(num_layers)
+        layer = functools.partial(
+            ReleasedLayer,
+            mamba=mamba,
+            gate=functools.partial(
+                ReleasedGate,
+                dropout=gate_dropout,
+                cross_gate=cross_gate,
+                separate_dense=separate_dense,
+            ),
+            flip_until=flip_until,
+            r=r,
+            look_ahead=look_ahead,
+            gate_residual=gate_residual,
+            shared_mamba=shared_mamba,
+            gru_bias=gru_bias,
+            mix=mix,
+            residual=num_layers > 1,
         )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        super().__init__(num_items, layer, num_layers=num_layers, **options)
         self.causal = not look_ahead and flip_until in (0, 1)  # so short a flip moves nothing
         self.padding_item = padding_item
         # GRU and convolutions keep PyTorch's draw.
@@ -222,7 +219,6 @@ class SigmaReleased(PaddedMambaStack):
 
     @property
     def logits(self) -> TiedScores:
-        """To be called with states (M, D); padding is a class of the softmax and never ranked."""
         table = self.items.weight
         others = table[:1] if self.padding_item else None
         return TiedScores(table[1:], others=others)  # eq. 10

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import Dropout, TiedItems, at, item_table
+from sigma.models.layers import Dropout, TiedItems, at
 from sigma.ops import Places, Rows, attend
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -74,22 +74,13 @@ class SelfAttention(nn.Module):
         return attend(q, k, v, rows, index, self.causal, self.weights_dropout()).flatten(1)  # eq. 1
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
-        """(T, D) -> (T, D), or (M, D) at places."""
-        return self.update(at(states, places), states, rows, places)
-
-    def update(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        """The block's output where ``queries`` (M, D) stand, from ``states`` (T, D)."""
+        queries = at(states, places)
         mixed = self.mix(queries, states, rows, places)
         return self.norm(queries + self.dropout(self.out(mixed)))  # eq. 2
 
 
 class FeedForward(nn.Module):
-    """Equation 3, (T, D) -> (T, D).
-
-    Args:
-        inner: width between the two maps.
-        inner_dropout: of f's output.
-    """
+    """Equation 3, (T, D) -> (T, D); ``inner_dropout`` is of f's output."""
 
     def __init__(
         self,
@@ -122,35 +113,13 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then a feed-forward layer; called as the attention is."""
 
-    def __init__(self, attention: nn.Module, feed_forward: FeedForward) -> None:
+    def __init__(self, attention: nn.Module, feed_forward: nn.Module) -> None:
         super().__init__()
         self.attention = attention
         self.feed_forward = feed_forward
 
     def forward(self, *inputs: Any) -> Tensor:
         return self.feed_forward(self.attention(*inputs))
-
-
-class TransformerLayer(Block):
-    """Self-attention, then feed-forward, (T, D) -> (T, D), or (M, D) at places."""
-
-    def __init__(
-        self,
-        size: int,
-        num_heads: int,
-        inner: int,
-        *,
-        dropout: float,
-        attention_dropout: float,
-        activation: str = "gelu",
-        causal: bool = True,
-    ) -> None:
-        super().__init__(
-            SelfAttention(
-                size, num_heads, dropout=dropout, attention_dropout=attention_dropout, causal=causal
-            ),
-            FeedForward(size, inner, dropout=dropout, activation=activation),
-        )
 
 
 class Positions(nn.Module):
@@ -183,28 +152,53 @@ class Positions(nn.Module):
 
 
 class PositionedItems(TiedItems):
-    """dropout(LayerNorm(E[items] + P)), where the transformers here begin.
+    """Items with learned positions."""
+
+    def __init__(
+        self, num_items: int, max_length: int, hidden_size: int = 64, **options: Any
+    ) -> None:
+        super().__init__(num_items, hidden_size, **options)
+        self.positions = Positions(max_length, hidden_size)
+
+    def scaled_embedding(self, items: Tensor, rows: Rows) -> Tensor:
+        """dropout(sqrt(D) E[items] + P), (T,) -> (T, D)."""
+        states = self.items(items)
+        return self.dropout(self.positions(states * states.shape[-1] ** 0.5, rows))
+
+
+class Transformer(PositionedItems):
+    """dropout(LayerNorm(E[items] + P)), and layers of attention and feed-forward.
 
     Args:
-        extra: rows of E after item K.
+        attention: called with D, ``num_heads`` and both dropouts.
+        feed_forward: called with D, ``inner_size``, ``dropout`` and ``activation``.
     """
 
     def __init__(
         self,
         num_items: int,
         max_length: int,
-        size: int,
-        *,
-        dropout: float,
-        name: str,
-        extra: int = 0,
+        attention: Callable[..., nn.Module] = SelfAttention,
+        feed_forward: Callable[..., nn.Module] = FeedForward,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        inner_size: int = 256,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.2,
+        activation: str = "gelu",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, size, extra)
-        self.positions = Positions(max_length, size)
-        self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = Dropout(dropout)
+        super().__init__(num_items, max_length, hidden_size, dropout=dropout, **options)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        dropouts = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.layers = nn.ModuleList(
+            Block(
+                attention(hidden_size, num_heads, **dropouts),
+                feed_forward(hidden_size, inner_size, dropout=dropout, activation=activation),
+            )
+            for _ in range(num_layers)
+        )
 
     def embedding(self, items: Tensor, rows: Rows) -> Tensor:
         """(T,) -> (T, D)."""

@@ -60,9 +60,10 @@ class VMISKNN(Counted):
         sessions: int = 500,
         neighbours: int = 100,
         remind: bool = False,
-        name: str = "vmis_knn",
+        name: str = "",
     ) -> None:
-        super().__init__(num_items, max_length, name)
+        buffers = ("offsets", "items", "index_offsets", "index", "holders")
+        super().__init__(num_items, max_length, name, *buffers)
         if max_length < 2:
             raise ValueError(
                 f"max_length={max_length} must be at least 2: a session is one item shorter."
@@ -72,11 +73,6 @@ class VMISKNN(Counted):
         self.sessions = sessions
         self.neighbours = neighbours
         self.remind = remind
-        none = torch.zeros(0, dtype=torch.int64)
-        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
-        self.store(
-            offsets=sizes[:1], items=none, index_offsets=sizes, index=none, holders=sizes[1:]
-        )
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
         size = self.num_items + 1

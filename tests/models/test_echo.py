@@ -18,9 +18,6 @@ def build(max_length: int = 7, **options: object) -> EchoMamba4Rec:
     return EchoMamba4Rec(K, max_length, MAMBA, **settings).double()  # type: ignore[arg-type]
 
 
-# --- the equations, one row at a time, padding included because the model reads it ---
-
-
 def filtered(xs: list[Tensor], layer: FourierFilter) -> list[Tensor]:
     """Discrete Fourier sums term by term: forward, times the filter, back, real part."""
     n = len(xs)

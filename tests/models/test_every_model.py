@@ -320,7 +320,11 @@ def test_start_reaches_into_mamba_as_in_the_authors_code(name: str, reinit: bool
         ("sasrec", {"activation": "tanh"}, "activation='tanh' must be gelu or relu"),
         ("fearec", {"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
         ("fearec", {"global_ratio": 1.1}, "global_ratio=1.1 must be above 0 and at most 1"),
-        ("fearec", {"num_layers": 7, "global_ratio": 0.1}, "layer 4 none of the 5 frequencies"),
+        (
+            "fearec",
+            {"num_layers": 7, "global_ratio": 0.1},
+            "leaves a layer none of the 5 frequencies",
+        ),
         ("fearec", {"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),
         ("fearec", {"max_length": 2}, r"max_length=2\) must be between 1 delay"),
         ("fearec", {"topk_factor": 9.0}, "topk_factor=9.0"),

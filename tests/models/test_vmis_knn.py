@@ -54,26 +54,6 @@ def by_definition(
     return torch.tensor(out, dtype=torch.float64).float()
 
 
-def test_by_hand() -> None:
-    # Session 3 holds nothing but items of the history, 4 none of them.
-    histories = [[1, 2, 5, 6], [3, 5, 3], [1, 6], [2, 3, 2], [4, 6]]
-    model = VMISKNN(7, max_length=6, neighbours=2)
-    model.count(*flat(histories))
-    # History 1 2 3 1 has n = 4, places 1: 4, 2: 2, 3: 3. Similarities: session 0 (2 + 4) / 4,
-    # session 1 3/4, session 2 4/4; neighbours are 0 and 2, both matched by the last item, x = 1.
-    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
-    want = [0, 0, 0, 0, 0.9 * 1.5 * math.log(5 / 2), 0.9 * (1.5 + 1) * math.log(5 / 3), 0]
-    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
-    model.neighbours = 3  # session 1 is matched by 3, two from the end, x = 2
-    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
-    want[4] = (0.9 * 1.5 + 0.8 * 0.75) * math.log(5 / 2)
-    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
-    model.remind = True
-    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
-    want[1], want[2] = 0.9 * 1.5 * math.log(5 / 2), 0.8 * 0.75 * math.log(5 / 2)
-    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize(
     "options",
     [
