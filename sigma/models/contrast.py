@@ -34,10 +34,7 @@ PAIRS: dict[str | None, list[tuple[str, str]]] = {
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, similarity: str) -> Tensor:
-    """Each of the 2 M states picks its partner out of all others; mean cross entropy.
-
-    Rows of a and b, (M, D), are partners; ``temperature`` is τ, ``similarity`` ``dot`` or ``cos``.
-    """
+    """Each of the 2 M states of a and b, (M, D), picks its partner out of all others."""
     states = torch.cat([a, b])
     if similarity == "cos":
         states = F.normalize(states, dim=-1)
@@ -91,11 +88,6 @@ class Contrast(Transformer):
     def extra_loss(
         self, items: Tensor, rows: Rows, places: Tensor, states: Tensor, twins: Sequences | None
     ) -> Tensor | None:
-        """The terms; ``twins`` come with objective=next_item_twins.
-
-        Raises:
-            UserError: the terms need twins.
-        """
         names = {name for a, b, _ in self.pairs for name in (a, b)}
         if not names:
             return None

@@ -15,22 +15,15 @@ reversal of all N columns, σ sigmoid. (B, N, D) where nothing else is said.
 
 The filter is a circular convolution along all N columns: what a history's positions hold depends on
 how much padding follows it, and its end reaches its beginning. So the model is always given N
-columns, and it is neither causal nor unmoved by padding. Mamba' reads the padding first.
+columns, and it is neither causal nor unmoved by padding. Mamba' reads the padding first, which
+enters as the first norm's bias.
 
-C is held as real and imaginary part, (F, D, 2), as in the authors' code: real parameters suit every
-optimizer, precision and checkpoint, and Adam treats the two parts alike either way. It starts at
-N(0, 0.02), as do linear maps, within the Mamba blocks, too (see ``init_around_mamba``).
+C is held as real and imaginary part, (F, D, 2), as in the authors' code. It starts at N(0, 0.02),
+as do linear maps, within the Mamba blocks, too (see ``init_around_mamba``).
 
-Departures from the authors' code:
-- Its n layers hold n pairs of Mamba blocks each, n² in all; here each holds one. The same at n = 1,
-  which they ran.
-- Its attention block, which is built and never used, is left out.
-- Padding's row of E stays zero, so padding enters as the first norm's bias; RecBole draws that
-  row, too, and trains it as an item that never comes.
+Departures from the authors' code: its n layers hold n pairs of Mamba blocks each, n² in all; here
+each holds one (the same at n = 1, which they ran). Its attention block is built and never used.
 """
-
-import functools
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +31,12 @@ from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.layers import Dropout, spectrum
-from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack
 from sigma.ops import Rows, packed, places_of, whole_rows
 
 
 class FourierFilter(nn.Module):
-    """Equation 2, (B, N, D) -> (B, N, D).
-
-    Raises:
-        UserError: an input that has not N positions.
-    """
+    """Equation 2, (B, N, D) -> (B, N, D)."""
 
     def __init__(self, max_length: int, size: int, dropout: float) -> None:
         super().__init__()
@@ -106,7 +95,6 @@ class EchoLayer(nn.Module):
         return torch.where(fits, backward, torch.nan)
 
     def forward(self, states: Tensor, columns: Columns) -> Tensor:
-        """(B, N, D) -> (M, D) where it is read."""
         states = self.filter(states)  # eq. 2
         forward = self.forward_mamba(columns.pack(states), columns.rows, columns.places)
         backward = self.backward(states, columns)
@@ -120,14 +108,4 @@ class EchoLayer(nn.Module):
 class EchoMamba4Rec(PaddedMambaStack):
     """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
-    def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        mamba: MambaFactory,
-        reinit_mamba: bool = True,
-        **options: Any,
-    ) -> None:
-        layer = functools.partial(EchoLayer, max_length=max_length, mamba=mamba)
-        super().__init__(num_items, layer, **options)
-        init_around_mamba(self, reinit_mamba=reinit_mamba)
+    layer_type = EchoLayer

@@ -29,8 +29,7 @@ global_ratio <= 1 / n.
 
 Departures from the authors' code: odd N and a single layer work; S always sees the window (their
 ``std=True``, as published; RecBole's default leaves Q, K, V whole), ρ = 0 is ``dual_domain=False``;
-the frequency term has the pairs of ``contrast`` instead of its own; the item row of padding is 0,
-where RecBole's stays at its random draw.
+the frequency term has the pairs of ``contrast`` instead of its own.
 """
 
 import math
@@ -113,14 +112,7 @@ class HybridAttention(SelfAttention):
     def forward(  # type: ignore[override]  # states are padded
         self, states: Tensor, rows: Rows, size: int, places: Tensor | None = None
     ) -> Tensor:
-        """Attend in both domains, (B, N, D) -> (B, N, D), or (M, D) at places.
-
-        Args:
-            states: (B, N, D).
-            rows: of the packed batch; read for S alone.
-            size: its T.
-            places: (M,) in it; None is every cell of the states.
-        """
+        """``rows``, ``size`` (T) and ``places`` (M,) are the packed batch's; None is all cells."""
         n, (left, right) = states.shape[1], self.window
         cells = None if places is None else padded_places(rows, places, n)
 

@@ -15,8 +15,6 @@ Symbols: G size of the GRU.
 Departures from the paper: an item table tied to the output instead of one-hot vectors, cross
 entropy over all items instead of TOP1 over the batch's items, no session-parallel batches.
 Weights start as RecBole's: the table Xavier normal, the GRU Xavier uniform, the rest as PyTorch.
-Departure from RecBole, here as in all models: the table's row of padding is zero and no candidate;
-RecBole draws it too, and ranks it among the items in training.
 """
 
 from typing import Any

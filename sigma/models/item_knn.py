@@ -40,8 +40,6 @@ class ItemKNN(Counted):
     Args:
         max_length: W, the number of last items of a history that are read.
         neighbours: size of N_i, ties apart.
-        shrinkage: makes pairs of rare items less similar.
-        decay: weight of an item relative to the next one of the history; 1 weighs all alike.
         remind: whether items of the history may be recommended.
     """
 

@@ -1,6 +1,7 @@
 """Layers that several models use."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,27 +118,17 @@ class CausalConv1d(nn.Module):
 
 
 class GRU(nn.Module):
-    """Stacked gated recurrent units on packed rows, (T, D) -> (T, G); equations as ``ops.gru``.
+    """``torch.nn.GRU`` on packed rows, (T, D) -> (T, G), arguments and parameters the same.
 
-    Parameters have the names, shapes and initial draw of ``torch.nn.GRU``. ``hidden_size`` is G.
+    Equations as in ``sigma.ops.gru``. Not a subclass, which PyTorch's compiler would refuse.
     """
 
-    def __init__(
-        self, size: int, hidden_size: int, *, num_layers: int = 1, bias: bool = True
-    ) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
-        self.num_layers = num_layers
-        bound = hidden_size**-0.5
-        for layer in range(num_layers):
-            shapes: dict[str, tuple[int, ...]] = {
-                "weight_ih": (3 * hidden_size, hidden_size if layer else size),
-                "weight_hh": (3 * hidden_size, hidden_size),
-            }
-            if bias:
-                shapes |= dict.fromkeys(("bias_ih", "bias_hh"), (3 * hidden_size,))
-            for name, shape in shapes.items():
-                weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-                self.register_parameter(f"{name}_l{layer}", weight)
+        torchs = nn.GRU(*args, **options)
+        self.num_layers = torchs.num_layers
+        for name, weight in torchs.named_parameters():
+            self.register_parameter(name, weight)
 
     def forward(self, states: Tensor, rows: Rows) -> Tensor:
         weights = dict(self.named_parameters())

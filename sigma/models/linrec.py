@@ -12,16 +12,12 @@ X W_Q + b_Q and so on; q', k' are rows of Q', K'.
     X  = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))          one after the other           (5)
     score of item k = X[n_u] · E[k]
 
-K'^T V is (d, d), so that a head costs L d^2 where softmax attention costs L^2 d, and no (L, L)
-matrix is kept.
-
 As in the authors' code there is no mask at all: every position reads the whole row, later items and
 padding too. A position of padding holds its position's embedding, so the number of them moves the
 scores. No dropout inside the attention.
 
 Departures: ``mask_padding=True``, not the authors', leaves padding out of K'^T V; scores then
-depend on real items alone. A zero vector stays zero when normalised (NaN in the authors' code). The
-item row of padding is 0, where RecBole's stays at its random draw.
+depend on real items alone. A zero vector stays zero when normalised (NaN in the authors' code).
 """
 
 import functools
@@ -37,11 +33,7 @@ from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, sp
 
 
 class LinearAttention(SelfAttention):
-    """Equations 2 to 4, (T, D) -> (T, D), or (M, D) at places.
-
-    Args:
-        full_rows: all rows are L long, as the cells of a padded batch are.
-    """
+    """Equations 2 to 4; with ``full_rows`` all rows are L long, as those of a padded batch."""
 
     def __init__(self, *args: Any, full_rows: bool, **options: Any) -> None:
         super().__init__(*args, **options)

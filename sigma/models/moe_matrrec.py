@@ -17,19 +17,18 @@ Trained at every position at once with binary cross entropy and one uniform nega
 
 **The leak.** The authors' attention has no mask and their g averages the whole row, so the state at
 position t has already seen item t + 1, which training asks it to predict. The default here is the
-honest model: attention from t sees 0 … t, and g at t is that of the mean over 0 … t, a running
-mean. ``leak=True`` is the authors': attention and mean over all L positions, padding among them. It
-warns, is not ``causal``, and declares ``leaks_on_purpose``, by which ``objective=all_positions``
-lets it through. The state that is read out for the next item is the same function of the parameters
-either way when the row is full; the leak is one of training.
+honest model: attention from t sees 0 … t, and g at t is that of the mean over 0 … t. ``leak=True``
+is the authors': attention and mean over all L positions, padding among them. It warns, and is let
+through by ``objective=all_positions``. The state read out for the next item is the same function of
+the parameters either way when the row is full; the leak is one of training.
 
 As in the authors' code: every parameter of two or more dimensions starts Xavier normal (see
 ``sigma.models.recmamba``), and the attention weights drop out at the same rate.
 
 Departures from the authors' code: padding on the right where it is read, positions counted from the
 first item kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6,
-to the variance. Their results on LFM-1b, unlike those on KuaiRand, are of an earlier version with
-two trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not rebuilt here.
+to the variance. Their results on LFM-1b are of an earlier version, with two trained scalars in
+place of g and 1 - g; it is not rebuilt here.
 """
 
 import logging
@@ -52,10 +51,6 @@ class MoEMaTrRec(PositionedItems):
 
     Args:
         leak: the authors' attention and gate, which see the items to be predicted.
-
-    Attributes:
-        leaks_on_purpose: True with ``leak``; an objective that trains every position and refuses
-            models that are not causal makes an exception for it.
     """
 
     def __init__(
@@ -82,21 +77,16 @@ class MoEMaTrRec(PositionedItems):
             hidden_size, 4 * hidden_size, dropout=dropout, activation="relu"
         )
         init_xavier(self)
-        self._init_attention()
-        if leak:
-            log.warning(
-                "leak=True: trained at every position, this model sees the items it must predict "
-                "(as its author's code does), so its training loss means little; leak=False is the "
-                "honest, causal version."
-            )
-
-    def _init_attention(self) -> None:
-        """As Xavier starts torch's MHA: queries, keys and values one (3 D, D) matrix, no biases."""
-        attention = self.attention
-        for layer in (attention.query, attention.key, attention.value):
+        # As Xavier starts torch's MHA: queries, keys and values one (3 D, D) matrix, no biases.
+        for layer in (self.attention.query, self.attention.key, self.attention.value):
             nn.init.xavier_normal_(layer.weight, gain=math.sqrt(0.5))
             nn.init.zeros_(layer.bias)
-        nn.init.zeros_(attention.out.bias)
+        nn.init.zeros_(self.attention.out.bias)
+        if leak:
+            log.warning(
+                "leak=True: trained at every position, this model sees the items it must predict, "
+                "as in its author's code; its training loss means little."
+            )
 
     def mean(self, states: Tensor, rows: Rows) -> Tensor:
         """What the gate reads, (T, D): the mean over 0 … t, or over all L columns."""

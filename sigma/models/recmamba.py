@@ -17,9 +17,8 @@ A_log included, so all N states start with the same decay, A near -1, not mamba_
 biases of the step size keep mamba_ssm's draw, softplus(bias) in 0.001 … 0.1.
 
 Departures from the authors' code:
-- Rows have no padding; theirs have it on the left. Their line that would zero it is commented out,
-  and the Xavier start overwrites the padding row, which then gets no gradient: their Mamba reads
-  L - n_u copies of one random vector, with positions, before the first item.
+- Rows have no padding; theirs have it on the left: their Mamba reads L - n_u copies of one random
+  vector, with positions, before the first item.
 - Positions count from the first item kept; theirs count so that the last item is always L - 1.
 - Their code fixes Mamba's size at 64, whatever the embeddings'; here both are D.
 """
@@ -35,10 +34,7 @@ from sigma.ops import Rows, places_of
 
 
 def init_xavier(model: nn.Module) -> None:
-    """The authors' start: each parameter of two or more dimensions N(0, 2 / (fan in + fan out)).
-
-    Vectors stay as their modules drew them, rows of padding zero.
-    """
+    """The authors' start of parameters of two or more dimensions; padding stays zero."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_normal_(parameter)

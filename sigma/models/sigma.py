@@ -37,7 +37,6 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 (10) The residual runs round the PFFN, the norm follows it. Stacked layers repeat (2)-(10).
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ from sigma.ops import Places, Rows, flip
 
 
 class DenseSelectiveGate(nn.Module):
-    """G(H) of eq. 4-6, (T, D) -> (T, D), or (M, D) at places."""
+    """G(H) of eq. 4-6."""
 
     def __init__(self, size: int, conv_width: int) -> None:
         super().__init__()
@@ -65,7 +64,16 @@ class DenseSelectiveGate(nn.Module):
 
 
 class SigmaLayer(nn.Module):
-    """One G-Mamba block and its PFFN (eq. 2-10), (T, D) -> (T, D), or (M, D) at places."""
+    """One G-Mamba block and its PFFN (eq. 2-10), (T, D) -> (T, D), or (M, D) at places.
+
+    Args:
+        r: items the partial flip keeps in place; at least L means no flip, 0 a whole flip.
+        partial_flip: False reads the unflipped sequence twice (ablation).
+        gate: False combines the two directions linearly (ablation).
+        gru: False leaves the FE-GRU out (ablation).
+        shared_mamba: one Mamba for both directions.
+        conv_width: of the convolutions in gate and FE-GRU.
+    """
 
     def __init__(
         self,
@@ -73,12 +81,12 @@ class SigmaLayer(nn.Module):
         mamba: MambaFactory,
         *,
         dropout: float,
-        r: int,
-        partial_flip: bool,
-        gate: bool,
-        gru: bool,
-        shared_mamba: bool,
-        conv_width: int,
+        r: int = 5,
+        partial_flip: bool = True,
+        gate: bool = True,
+        gru: bool = True,
+        shared_mamba: bool = True,
+        conv_width: int = 3,
     ) -> None:
         super().__init__()
         self.r = r
@@ -126,38 +134,13 @@ class SigmaLayer(nn.Module):
 
 
 class Sigma(MambaStack):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
+    """Packed items (T,) -> states (M, D) at places.
 
-    Args:
-        r: items the partial flip keeps in place; at least L means no flip, 0 a whole flip.
-        partial_flip: False reads the unflipped sequence twice (ablation).
-        gate: False combines the two directions linearly (ablation).
-        gru: False leaves the FE-GRU out (ablation).
-        shared_mamba: one Mamba for both directions.
-        conv_width: of the convolutions in gate and FE-GRU.
+    Other arguments as in ``SigmaLayer`` and ``sigma.models.base``.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        mamba: MambaFactory,
-        r: int = 5,
-        partial_flip: bool = True,
-        gate: bool = True,
-        gru: bool = True,
-        shared_mamba: bool = True,
-        conv_width: int = 3,
-        **options: Any,
-    ) -> None:
-        layer = functools.partial(
-            SigmaLayer,
-            mamba=mamba,
-            r=r,
-            partial_flip=partial_flip,
-            gate=gate,
-            gru=gru,
-            shared_mamba=shared_mamba,
-            conv_width=conv_width,
-        )
-        super().__init__(num_items, layer, **options)
+    layer_type = SigmaLayer
+
+    def __init__(self, num_items: int, partial_flip: bool = True, **options: Any) -> None:
+        super().__init__(num_items, partial_flip=partial_flip, **options)
         self.causal = not partial_flip  # the flipped direction reads the end of a history first

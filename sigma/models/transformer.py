@@ -60,14 +60,7 @@ class SelfAttention(nn.Module):
         return self.attention_dropout.p if self.training else 0.0
 
     def mix(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        """A, the heads side by side, (M, D).
-
-        Args:
-            queries: (M, D), mapped to Q.
-            states: (T, D), mapped to K and V.
-            rows: of the states.
-            places: of the queries; None is all.
-        """
+        """A, the heads side by side, of queries (M, D) at places and states (T, D)."""
         q = self.heads(self.query(queries))  # (M, H, d)
         k, v = self.heads(self.key(states)), self.heads(self.value(states))  # (T, H, d)
         index = None if places is None else places.at
@@ -123,18 +116,13 @@ class Block(nn.Module):
 
 
 class Positions(nn.Module):
-    """Adds a learned embedding of each position, counted from the first item of its row.
-
-    Raises:
-        UserError: a longer input.
-    """
+    """Adds a learned embedding of each position, counted from the first item of its row."""
 
     def __init__(self, max_length: int, size: int) -> None:
         super().__init__()
         self.table = nn.Embedding(max_length, size)
 
     def forward(self, states: Tensor, rows: Rows) -> Tensor:
-        """(T, D) -> (T, D)."""
         self._check(rows.longest)
         return states + self.table(rows.positions(states.shape[0]))
 
@@ -201,7 +189,6 @@ class Transformer(PositionedItems):
         )
 
     def embedding(self, items: Tensor, rows: Rows) -> Tensor:
-        """(T,) -> (T, D)."""
         return self.dropout(self.norm(self.positions(self.items(items), rows)))
 
     def padded_embedding(self, items: Tensor) -> Tensor:

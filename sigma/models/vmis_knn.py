@@ -15,14 +15,12 @@ and 0 for items of the history. ``remind=True`` is the authors': 0 for its last 
 
 Choices and departures:
 - A session is the training history of a user, its last L - 1 items (L ``max_length``), each once.
-- The user's own session is among them, shares every item and would come first, yet has nothing to
-  recommend but the history itself. The model is told no user ids; but L - 1 items of training, with
-  the validation item behind them, lie within a history of L. So candidates whose items the history
-  all holds are no neighbours, the own session, under leave-one-out, always among them. (With
-  ``split=global_time`` part of it may stay, for users with more than L items.)
-- Sequences have no common clock: the more recent session is that of the later user, and users are
-  in the order in which the file first names them. With m at the number of users nothing depends
-  on it but ties.
+- The user's own session is among them and would come first, yet has nothing to recommend but the
+  history itself. So candidates whose items the history all holds are no neighbours; under
+  leave-one-out the own session always is one of these. (With ``split=global_time`` part of it may
+  stay, for users with more than L items.)
+- Sequences have no common clock: the more recent session is that of the later user, in the order
+  in which the file first names them.
 - The authors' code lets the match weight fall below zero, to step 100; this ends at the 10th.
 - Their code takes |H| as the number of interactions, the formula (and this) as that of sessions; it
   divides by the distinct items of the history instead of n, which moves no rank.
