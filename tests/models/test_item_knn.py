@@ -65,15 +65,6 @@ def test_equals_the_definition(options: dict) -> None:
     assert torch.equal(got, by_definition(histories, queries, **options))
 
 
-def test_all_that_tie_with_the_last_neighbour_stay() -> None:
-    # 2 is nearest to 1; 3, 4 and 5 are equally near; 6 is farther.
-    model = ItemKNN(6, 2, neighbours=2)
-    model.count(*flat([[1, 2, 3, 4, 5, 6], [1, 2], [6, 3, 4, 5], [6]]))
-    scores = last_scores(model, [[1]], 2)[0]
-    assert scores[1] > scores[2] == scores[3] == scores[4] > 0
-    assert scores[5] == 0
-
-
 def test_equal_sums_of_different_items_tie_exactly() -> None:
     # Item 7 occurs i times beside item i, item 8 so 7 - i times: the same terms in another order.
     histories = [[i, 7] for i in range(1, 7) for _ in range(i)]

@@ -78,18 +78,6 @@ def test_equals_the_definition(options: dict) -> None:
     assert torch.equal(got, by_definition(histories, queries, **options))
 
 
-def test_the_match_weight_ends_at_the_tenth_item() -> None:
-    # Session u shares item u alone with the history 1 ... 12 and offers item 12 + u.
-    history = list(range(1, 13))
-    model = VMISKNN(25, max_length=13)
-    model.count(*flat([[u, 12 + u] for u in history]))
-    scores = last_scores(model, [history], 13)[0]
-    for u in history:
-        x = 13 - u
-        want = max(0, 10 - x) / 10 * u / 12 * math.log(12)
-        assert scores[11 + u].item() == pytest.approx(want, rel=1e-6)
-
-
 @pytest.mark.parametrize("longest", [L, 3 * L])
 def test_the_own_session_is_no_neighbour(longest: int) -> None:
     """Neither at validation, where the history is all of training, nor at test, one item later."""
@@ -104,9 +92,3 @@ def test_the_own_session_is_no_neighbour(longest: int) -> None:
         assert not (row == session).any()
         others += len(row)
     assert others > 60
-
-
-def test_the_more_recent_of_equal_sessions_is_the_neighbour() -> None:
-    model = VMISKNN(5, max_length=4, neighbours=1)
-    model.count(*flat([[1, 2], [1, 3], [1, 4], [5]]))
-    assert (last_scores(model, [[1]], 4)[0] > 0).tolist() == [False, False, False, True, False]
