@@ -16,10 +16,9 @@ This file only encodes; a mask token is an item of its row.
 
 Departures: the mask token is not scored (in the authors' code it is, and padding). An epoch masks
 every training history five times
-(``objective.copies``), on Beauty about as many rows as RecBole has prefixes. Evaluation reads all L
-items before the mask, so there are L + 1 positions; the authors' code keeps the last L - 1, RecBole
-all but the oldest of every row, however short. N(0, 0.02) at the start as in RecBole; the authors
-cut it off at two deviations.
+(``objective.copies``). Evaluation reads all L items before the mask, so there are L + 1 positions;
+the authors' code keeps the last L - 1, RecBole all but the oldest of every row, however short.
+N(0, 0.02) at the start as in RecBole; the authors cut it off at two deviations.
 """
 
 import functools
@@ -36,22 +35,16 @@ from sigma.ops.scores import TiedScores
 
 
 class BERT4Rec(Transformer):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
+    """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``.
 
-    Args:
-        max_length: largest number of items; there is a position more, for the mask token.
-
-    Attributes:
-        mask_token: K + 1; objectives without masks refuse a model that has one.
+    There is a position more than ``max_length``, for the mask token, K + 1.
     """
 
-    def __init__(
-        self, num_items: int, max_length: int, hidden_size: int = 64, **options: Any
-    ) -> None:
+    def __init__(self, num_items: int, max_length: int, **options: Any) -> None:
         both_ways = functools.partial(SelfAttention, causal=False)
-        options |= {"hidden_size": hidden_size, "extra": 1}
-        super().__init__(num_items, max_length + 1, both_ways, **options)
+        super().__init__(num_items, max_length + 1, both_ways, extra=1, **options)
         self.mask_token = num_items + 1
+        hidden_size = self.items.embedding_dim
         self.out = nn.Linear(hidden_size, hidden_size)
         self.out_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(num_items))

@@ -47,8 +47,7 @@ class Contrast(Transformer):
     """A transformer with these terms; other arguments as in ``sigma.models.base``.
 
     Args:
-        contrast: ``un``, ``su``, ``us``, ``us_x`` or None; all but ``un`` need
-            ``objective=next_item_twins``.
+        contrast: ``un``, or with ``objective=next_item_twins`` ``su``, ``us``, ``us_x``; or None.
         similarity: ``dot`` or ``cos``, of contrasted states.
         temperature: τ.
         contrast_weight: of pairs of two passes (the authors' lmd).
@@ -76,7 +75,7 @@ class Contrast(Transformer):
             raise ValueError(f"temperature={temperature} must be above 0.")
         if frequency_weight and contrast is None:
             raise ValueError(
-                f"frequency_weight={frequency_weight} needs contrast, whose pairs it compares."
+                f"frequency_weight={frequency_weight} needs pairs to compare: contrast."
             )
         self.similarity = similarity
         self.temperature = temperature

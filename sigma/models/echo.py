@@ -76,9 +76,8 @@ class EchoLayer(nn.Module):
     def backward(self, states: Tensor, columns: Columns) -> Tensor:
         """rev(Mamba'(rev(X))), (B, N, D) -> (M, D); at each row's last item it reads on no further.
 
-        How many columns that takes is not asked of the device. They are at most as many as there
-        would be if T were an eighth above the places that rows hold, which is as far as
-        ``datamodules.batches.size_class`` goes; a batch of other places is NaN, not wrong unseen.
+        How many columns that takes is not asked of the device: T is at most an eighth above the
+        places that rows hold (``datamodules.batches.size_class``). Any other batch gives NaN.
         """
         (number, width), turned = states.shape[:2], states.flip(1)
         if columns.places is None or columns.places.at.shape[0] != number:

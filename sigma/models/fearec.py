@@ -47,11 +47,7 @@ from sigma.ops import Rows, attend, packed, padded, padded_places, take, whole_r
 
 
 def frequency_windows(length: int, num_layers: int, ratio: float) -> list[tuple[int, int]]:
-    """The ramp: first frequency each layer sees, and one past the last, of rows of N positions.
-
-    Raises:
-        ValueError: ratio, which is global_ratio, outside (0, 1], or no frequency left.
-    """
+    """The ramp: first frequency each layer sees, and one past the last, of rows of N positions."""
     if not 0 < ratio <= 1:
         raise ValueError(f"global_ratio={ratio} must be above 0 and at most 1.")
     m = length // 2 + 1
@@ -136,9 +132,7 @@ class HybridAttention(SelfAttention):
 
 
 class FEARec(Contrast):
-    """Packed items (T,) -> states (M, D) at places.
-
-    Other arguments as in ``sigma.models.contrast`` and ``sigma.models.base``.
+    """Packed items (T,) -> states (M, D) at places; other arguments as in its bases.
 
     Args:
         max_length: N.

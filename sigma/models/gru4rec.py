@@ -26,23 +26,15 @@ from sigma.ops import Rows, places_of, take
 
 
 class GRU4Rec(TiedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        gru_size: G.
-    """
+    """Packed items (T,) -> states (M, D) at places; ``gru_size`` is G."""
 
     causal = True
 
     def __init__(
-        self,
-        num_items: int,
-        hidden_size: int = 64,
-        gru_size: int = 128,
-        num_layers: int = 1,
-        **options: Any,
+        self, num_items: int, gru_size: int = 128, num_layers: int = 1, **options: Any
     ) -> None:
-        super().__init__(num_items, hidden_size, **options)
+        super().__init__(num_items, **options)
+        hidden_size = self.items.embedding_dim
         self.gru = GRU(hidden_size, gru_size, num_layers=num_layers, bias=False)
         self.out = nn.Linear(gru_size, hidden_size)
         nn.init.xavier_normal_(self.items.weight)

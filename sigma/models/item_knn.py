@@ -13,8 +13,7 @@ and 0 for items of the history itself, as in Deshpande & Karypis; ``remind=True`
 
 Departures: both papers have neither shrinkage (0) nor decay (1). A history is its last
 ``max_length`` items. No lengths are normalised, of users or of the lists N_i (options of Deshpande
-& Karypis). Items that tie with the last neighbour of a list all stay in it. Sarwar et al. divide by
-the sum of the similarities, to predict a rating; a ranking by evidence must not.
+& Karypis), nor sums (Sarwar et al. predict ratings). Items that tie with the last of N_i all stay.
 """
 
 import numpy as np

@@ -21,13 +21,9 @@ def clear_padding(table: nn.Embedding) -> None:
 
 
 class TiedItems(Model):
-    """Base of the models that score items by inner product with their item table.
+    """Scores by inner product with the item table ``items``, (K + 1, D), from N(0, 0.02).
 
-    Args:
-        extra: rows of the table after item K, such as a mask token's.
-
-    Attributes:
-        items: the table, (K + 1, D), from N(0, 0.02); row 0 (padding) is 0 and gets no gradient.
+    Row 0 (padding) is 0 and gets no gradient; ``extra`` rows are after item K, as a mask token's.
     """
 
     def __init__(

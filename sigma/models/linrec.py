@@ -60,11 +60,7 @@ class LinearAttention(SelfAttention):
 
 
 class LinRec(Transformer):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        mask_padding: leave padding out of K'^T V.
-    """
+    """Packed items (T,) -> states (M, D) at places; arguments as above and in the base."""
 
     def __init__(
         self, num_items: int, max_length: int, mask_padding: bool = False, **options: Any

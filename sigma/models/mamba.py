@@ -106,7 +106,7 @@ def init_around_mamba(module: nn.Module, *, reinit_mamba: bool) -> None:
 
     With it, blocks start as the code of Mamba4Rec's and SIGMA's authors really does it: mamba_ssm
     marks dt_proj's bias ``_no_reinit``, but their ``apply`` does not read the mark. So the first
-    step sizes are softplus(about 0) = 0.69. Convolution, A and D keep mamba_ssm's draw.
+    step sizes are softplus(0) = 0.69. Convolution, A and D keep mamba_ssm's draw.
     """
     if isinstance(module, Mamba) and not reinit_mamba:
         return

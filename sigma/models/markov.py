@@ -5,9 +5,8 @@ a training history (i itself among them), c_i = sum_j c_ij, alpha >= 0 ``smoothi
 
     score of item j after item i = P(j | i) = (c_ij + alpha n_j / n) / (c_i + alpha)            (1)
 
-The maximum likelihood estimate for alpha = 0, where an item never followed by anything scores 0
-throughout; else its mean under a Dirichlet prior that weighs as much as alpha observations of the
-popularity (Zhai & Lafferty, SIGIR 2001). A small alpha orders items of equal count by popularity.
+For alpha = 0, what follows an item never followed by anything scores 0; else the mean under a
+Dirichlet prior that weighs as much as alpha observations (Zhai & Lafferty, SIGIR 2001).
 """
 
 import torch

@@ -27,8 +27,7 @@ As in the authors' code: every parameter of two or more dimensions starts Xavier
 
 Departures from the authors' code: padding on the right where it is read, positions counted from the
 first item kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6,
-to the variance. Their results on LFM-1b are of an earlier version, with two trained scalars in
-place of g and 1 - g; it is not rebuilt here.
+to the variance. Their results on LFM-1b are of an earlier version, which is not rebuilt here.
 """
 
 import logging
@@ -47,11 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class MoEMaTrRec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        leak: the authors' attention and gate, which see the items to be predicted.
-    """
+    """Packed items (T,) -> states (M, D) at places; arguments as above and in the base."""
 
     def __init__(
         self,
@@ -64,7 +59,8 @@ class MoEMaTrRec(PositionedItems):
         leak: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout=dropout, **options)
+        options |= {"hidden_size": hidden_size, "dropout": dropout}
+        super().__init__(num_items, max_length, **options)
         self.leak = leak
         self.causal = not leak
         self.leaks_on_purpose = leak
@@ -83,10 +79,7 @@ class MoEMaTrRec(PositionedItems):
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.attention.out.bias)
         if leak:
-            log.warning(
-                "leak=True: trained at every position, this model sees the items it must predict, "
-                "as in its author's code; its training loss means little."
-            )
+            log.warning("leak=True: in training, this model sees the items it must predict.")
 
     def mean(self, states: Tensor, rows: Rows) -> Tensor:
         """What the gate reads, (T, D): the mean over 0 … t, or over all L columns."""

@@ -9,12 +9,10 @@ for Large Sequence Modeling in Sequential Recommendation", 2024) is the same cla
     score of item k = H[n_u] · E[k]
 
 No norm, no residual, no feed-forward. Trained at every position at once with binary cross entropy
-and one uniform negative a position (``objective=all_positions``, ``loss=bce``), Adam with
-beta = (0.9, 0.98), learning rate 4e-4 on KuaiRand and 2e-4 on LFM-1b.
+and one uniform negative a position (``objective=all_positions``, ``loss=bce``).
 
 As in the authors' code: every parameter of two or more dimensions starts Xavier normal, Mamba's
-A_log included, so all N states start with the same decay, A near -1, not mamba_ssm's -1 … -N. The
-biases of the step size keep mamba_ssm's draw, softplus(bias) in 0.001 … 0.1.
+A_log included, so all N states start with A near -1, not mamba_ssm's -1 … -N.
 
 Departures from the authors' code:
 - Rows have no padding; theirs have it on the left: their Mamba reads L - n_u copies of one random
@@ -49,15 +47,10 @@ class RecMamba(PositionedItems):
     causal = True
 
     def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        mamba: MambaFactory,
-        hidden_size: int = 64,
-        **options: Any,
+        self, num_items: int, max_length: int, mamba: MambaFactory, **options: Any
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, **options)
-        self.mamba = mamba(hidden_size)
+        super().__init__(num_items, max_length, **options)
+        self.mamba = mamba(self.items.embedding_dim)
         init_xavier(self)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:

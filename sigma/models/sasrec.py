@@ -69,11 +69,7 @@ def init_xavier_uniform(module: nn.Module) -> None:
 
 
 class SASRec(Transformer):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        norm_first: the authors' form instead of RecBole's.
-    """
+    """Packed items (T,) -> states (M, D) at places; arguments as above and in the base."""
 
     causal = True
 

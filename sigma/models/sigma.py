@@ -19,12 +19,9 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 (docs/what_makes_sigma_learn.md):
 (1)  No positional embedding (paper). Dropout, then layer norm*, as in the authors' code; the item
      table starts at N(0, 0.02), everything else as PyTorch and mamba_ssm draw it.
-(2)  The flip respects each row's length: a row of n_u <= r items is not flipped. The authors' code
-     reverses positions 0 … 44 whatever the length, so most users' flipped direction reads padding
-     alone. One Mamba for both directions, as the formula has it and the code does;
-     ``shared_mamba=False`` is the text's "two Mamba blocks". Its step sizes start at softplus(0) =
-     0.69*, where the authors' initialisation puts them, too; mamba_ssm's 0.001 … 0.1 hardly moves
-     the state within the few items of a history.
+(2)  The flip respects each row's length: a row of n_u <= r items is not flipped. One Mamba for both
+     directions, as the formula has it and the code does; ``shared_mamba=False`` is the text's "two
+     Mamba blocks". Its step sizes start at softplus(0) = 0.69*, as the authors' really do.
 (3)  A residual passes each direction by its gate* (authors' code).
 (4)  Depthwise causal convolution of width 3: appendix A counts N D k for it.
 (5)  One gate for both directions, as in the formula.
@@ -32,8 +29,7 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
      PyTorch's GRU puts r inside the product: tanh(W c + b + r ⊙ (U f + b')).
 (8)  a1 = a2 = 0.5 at the start; no softmax over them.
 (9)  A projected shortcut H0 W6 + b6*. Without one, training crawls; with the identity, the last
-     item stays its own best match under the tied table, and takes the first ranks although nobody
-     buys it again. A learned map keeps the short path and loses the self-match.
+     item stays its own best match under the tied table.
 (10) The residual runs round the PFFN, the norm follows it. Stacked layers repeat (2)-(10).
 """
 

@@ -20,14 +20,10 @@ All of (B, L, D), and (M, D) from the last layer's gates on.
 Defects, as switches (default: as released; docs/released_code.md has what each does):
 flip_until=45       the flip's range is fixed and reads padding; null: each row's first n_u - r.
 cross_gate          Gf's sigmoid reads G, the other direction's finished gate; false: hf.
-look_ahead          Conv1d is centred, so it sees one column ahead: at a row's last item that is
-                    padding, or the zeros round the row when it is full; false: causal.
-reinit_mamba        N(0, 0.02) is drawn inside Mamba as well and zeroes the bias of its step sizes,
-                    which so start at softplus(0) = 0.69; false: Mamba's own draw.
-padding_item        N(0, 0.02) fills row 0 of E as well and the loss counts it as a class. Layer
-                    norm makes every padding column as large as an item's; only the loss moves row
-                    0, since the lookup passes it no gradient. false: row 0 is zero, no class, and a
-                    padding column holds layer norm's bias.
+look_ahead          Conv1d is centred: at a row's last item it sees padding; false: causal.
+reinit_mamba        N(0, 0.02) is drawn inside Mamba as well; false: Mamba's own draw.
+padding_item        N(0, 0.02) fills row 0 of E as well and the loss counts it as a class; the
+                    lookup passes it no gradient. false: row 0 is zero, and no class.
 Other differences from the paper, as arguments: shared_mamba (text: two), separate_dense (paper: one
 gate), gate_residual (paper: G ⊙ M), gate_dropout (paper: none), gru_bias (paper: with), mix.
 Without one: the gate's form (paper: SiLU(g) + σ(g) of one g with a convolution in it).
@@ -105,9 +101,7 @@ class ReleasedLayer(nn.Module):
         if r < 0 or (flip_until is not None and flip_until < 0):
             raise ValueError(f"flip_until={flip_until} and r={r} count items; give 0 or more.")
         if len(mix) != 3:
-            raise ValueError(
-                f"mix={list(mix)} must hold three weights, of GRU, flipped and forward direction."
-            )
+            raise ValueError(f"mix={list(mix)} must hold three weights: GRU, flipped, forward.")
         gate = ReleasedGate(size, gate_dropout, cross_gate, separate_dense)
         self.flip_until = flip_until
         self.r = r
@@ -143,8 +137,7 @@ class ReleasedLayer(nn.Module):
         number = states.shape[0]
         one_more = torch.arange(number + 1, device=states.device)
         longer = Rows(rows.offsets + one_more, rows.longest + 1)
-        wide = packed(F.pad(states, (0, 0, 0, 1)), longer, size + number)
-        centred = self.conv(wide, longer)
+        centred = self.conv(packed(F.pad(states, (0, 0, 0, 1)), longer, size + number), longer)
         places = torch.arange(size, device=states.device)
         later = (rows.row_of(places) + 1).clamp(max=number)
         return take(centred, places_of(places + later, size + number))

@@ -23,11 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.
 
 
 class SelfAttention(nn.Module):
-    """Equations 1 and 2, (T, D) -> (T, D), or (M, D) at places.
-
-    Args:
-        causal: a position sees itself and those before it in its row; False: its whole row.
-    """
+    """Equations 1 and 2, (T, D) -> (T, D), or (M, D) at places; not ``causal``: of whole rows."""
 
     def __init__(
         self,
@@ -142,11 +138,9 @@ class Positions(nn.Module):
 class PositionedItems(TiedItems):
     """Items with learned positions."""
 
-    def __init__(
-        self, num_items: int, max_length: int, hidden_size: int = 64, **options: Any
-    ) -> None:
-        super().__init__(num_items, hidden_size, **options)
-        self.positions = Positions(max_length, hidden_size)
+    def __init__(self, num_items: int, max_length: int, **options: Any) -> None:
+        super().__init__(num_items, **options)
+        self.positions = Positions(max_length, self.items.embedding_dim)
 
     def scaled_embedding(self, items: Tensor, rows: Rows) -> Tensor:
         """dropout(sqrt(D) E[items] + P), (T,) -> (T, D)."""
@@ -177,7 +171,8 @@ class Transformer(PositionedItems):
         activation: str = "gelu",
         **options: Any,
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout=dropout, **options)
+        options |= {"hidden_size": hidden_size, "dropout": dropout}
+        super().__init__(num_items, max_length, **options)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         dropouts = {"dropout": dropout, "attention_dropout": attention_dropout}
         self.layers = nn.ModuleList(

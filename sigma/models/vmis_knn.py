@@ -21,9 +21,8 @@ Choices and departures:
   stay, for users with more than L items.)
 - Sequences have no common clock: the more recent session is that of the later user, in the order
   in which the file first names them.
-- The authors' code lets the match weight fall below zero, to step 100; this ends at the 10th.
-- Their code takes |H| as the number of interactions, the formula (and this) as that of sessions; it
-  divides by the distinct items of the history instead of n, which moves no rank.
+- The authors' code lets the match weight fall below zero, to step 100, takes |H| as the number of
+  interactions, and divides by the history's distinct items instead of n, which moves no rank.
 """
 
 import torch
@@ -103,8 +102,7 @@ class VMISKNN(Counted):
         row, item, place = distinct(states, table)
         position = place - (states == 0).sum(1)[row]
         which, at = members(self.index_offsets, item)
-        # A session among a row's m most recent is among the m most recent of each item it shares,
-        # so the index holds all that these need.
+        # A session among a row's m most recent is among those of each item it shares: in the index.
         tally = torch.zeros(len(states) * total, dtype=torch.int64, device=states.device)
         tally.index_add_(0, row[which] * total + self.index[at], position[which] + ONE)
         key = tally.nonzero().squeeze(1)

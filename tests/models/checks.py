@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -21,15 +20,6 @@ def composed(model: str, *overrides: str) -> DictConfig:
     """The configuration of a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", [f"model={model}", *overrides])
-
-
-def parameters_beside_the_table(config: DictConfig) -> int:
-    """Of a model and an optimizer that are built from the configuration."""
-    model = instantiate(config.model, num_items=9, _convert_="all")
-    optimizer = instantiate(config.task.optimizer, _convert_="all")(model.parameters())
-    assert optimizer.defaults["lr"] == config.task.optimizer.lr
-    assert optimizer.defaults["betas"] == (0.9, 0.98)
-    return sum(p.numel() for p in model.parameters()) - model.items.weight.numel()
 
 
 def rows(width: int = 7, seed: int = 1) -> tuple[Tensor, Tensor]:

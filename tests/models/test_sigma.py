@@ -65,13 +65,3 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
     shake(model)
     assert_equations(model, row_states, options.get("r", 2))
-
-
-def test_ablations_drop_their_parameters() -> None:
-    def size(**options: object) -> int:
-        return sum(p.numel() for p in build(**options).parameters())
-
-    assert size(gate=False) < size()
-    assert size(gru=False) < size()
-    assert size(shared_mamba=False) > size()
-    assert size(partial_flip=False) == size()
