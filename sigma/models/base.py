@@ -10,15 +10,16 @@ Constructor arguments of the same name mean the same everywhere, and files descr
     max_length: the largest L.
     mamba: hidden size -> Mamba block.
     hidden_size, or a layer's size: D.
-    num_layers: stacked layers.
     num_heads: of the attention, H; divides D.
     inner_size: width of the feed-forward layers.
     dropout: probability, of embeddings and layer outputs.
     attention_dropout: of attention weights.
     activation: of the feed-forward layers, ``gelu`` or ``relu``.
     reinit_mamba: N(0, 0.02) within Mamba blocks, too; their own first step sizes then do nothing.
-    name: what tables call the model.
 Impossible ones raise ValueError.
+
+All models depart from RecBole in padding: its row of E is 0, gets no gradient and is no candidate.
+RecBole draws it, too, and ranks it among the items in training.
 """
 
 from torch import Tensor, nn
@@ -34,19 +35,14 @@ class Model(nn.Module):
 
     Whatever works position by position (embedding, linear map, norm, dropout, gate) is written on
     (T, D) and sees no rows. What crosses positions is an operation of ``sigma.ops`` with ``rows``
-    as an argument. States may be taken at ``places`` (``sigma.ops.take``) before the last of the
-    former, for less work. A row's states depend on no other row.
-
-    Class attributes that a model sets where they differ:
+    as an argument. A row's states depend on no other row.
 
     Attributes:
         name: what tables call the model.
         causal: a state sees no later item, so all positions may be trained at once.
         leaks_on_purpose: not causal, yet trained at all positions, as its authors did.
-        reads_batch: training computes with means over the batch, so several processes are another
-            model.
-        mask_token: the id that stands for an item to predict; None for models that predict the
-            next item.
+        reads_batch: training computes with the whole batch; several processes are another model.
+        mask_token: the id that stands for an item to predict; None if the model has none.
         counted: ``count`` takes the place of training by gradients.
     """
 
@@ -58,15 +54,12 @@ class Model(nn.Module):
     counted: bool = False
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        """States at places.
+        """States (M, D) at places.
 
         Args:
             items: (T,) int64 ids from 1, the rows' items end to end; 0 behind the last row.
             rows: where they lie.
             places: (M,) int64, ascending.
-
-        Returns:
-            (M, D).
         """
         raise NotImplementedError
 
@@ -83,8 +76,7 @@ class Model(nn.Module):
         Args:
             items, rows, places: the batch's, as in ``forward``, places those of its targets.
             states: (M, D), what ``forward`` returned for them.
-            twins: other sequences with the same targets, one a row, with an objective that has
-                them.
+            twins: other sequences with the same targets, one a row, if the objective has them.
         """
         return None
 

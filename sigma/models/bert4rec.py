@@ -14,63 +14,37 @@ Symbols: c output bias.
 predicted, in evaluation one after the last item, so that a row then holds up to L + 1 positions.
 This file only encodes; a mask token is an item of its row.
 
-Departures: neither padding nor mask token is scored (in training RecBole ranks padding among the
-items, the authors' code both). An epoch masks every training history five times
-(``objective.copies``), on Beauty about as many rows as RecBole has prefixes. Evaluation reads all L
-items before the mask, so there are L + 1 positions; the authors' code keeps the last L - 1, RecBole
-all but the oldest of every row, however short. N(0, 0.02) at the start as in RecBole; the authors
-cut it off at two deviations.
+Departures: the mask token is not scored (in the authors' code it is, and padding). An epoch masks
+every training history five times
+(``objective.copies``). Evaluation reads all L items before the mask, so there are L + 1 positions;
+the authors' code keeps the last L - 1, RecBole all but the oldest of every row, however short.
+N(0, 0.02) at the start as in RecBole; the authors cut it off at two deviations.
 """
+
+import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import encode, init_normal
-from sigma.models.transformer import PositionedItems, TransformerLayer
+from sigma.models.transformer import SelfAttention, Transformer
 from sigma.ops import Rows, places_of
 from sigma.ops.scores import TiedScores
 
 
-class BERT4Rec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
+class BERT4Rec(Transformer):
+    """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``.
 
-    Args:
-        max_length: largest number of items; there is a position more, for the mask token.
-
-    Attributes:
-        mask_token: K + 1; objectives without masks refuse a model that has one.
+    There is a position more than ``max_length``, for the mask token, K + 1.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 2,
-        inner_size: int = 256,
-        dropout: float = 0.2,
-        attention_dropout: float = 0.2,
-        activation: str = "gelu",
-        name: str = "bert4rec",
-    ) -> None:
-        super().__init__(
-            num_items, max_length + 1, hidden_size, dropout=dropout, name=name, extra=1
-        )
+    def __init__(self, num_items: int, max_length: int, **options: Any) -> None:
+        both_ways = functools.partial(SelfAttention, causal=False)
+        super().__init__(num_items, max_length + 1, both_ways, extra=1, **options)
         self.mask_token = num_items + 1
-        self.layers = nn.ModuleList(
-            TransformerLayer(
-                hidden_size,
-                num_heads,
-                inner_size,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                activation=activation,
-                causal=False,
-            )
-            for _ in range(num_layers)
-        )
+        hidden_size = self.items.embedding_dim
         self.out = nn.Linear(hidden_size, hidden_size)
         self.out_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(num_items))
@@ -83,5 +57,4 @@ class BERT4Rec(PositionedItems):
 
     @property
     def logits(self) -> TiedScores:
-        """To be called with states (M, D), see ``TiedScores``."""
         return TiedScores(self.items.weight[1:-1], self.bias)  # eq. 5

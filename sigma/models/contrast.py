@@ -12,14 +12,17 @@ authors' code; (2), 0.1 in their code, is off in their published command.
 """
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.errors import UserError
+from sigma.models.base import Sequences
 from sigma.models.layers import spectrum
+from sigma.models.transformer import Transformer
+from sigma.ops import Rows
 
 PAIRS: dict[str | None, list[tuple[str, str]]] = {
     None: [],
@@ -31,10 +34,7 @@ PAIRS: dict[str | None, list[tuple[str, str]]] = {
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, similarity: str) -> Tensor:
-    """Each of the 2 M states picks its partner out of all others; mean cross entropy.
-
-    Rows of a and b, (M, D), are partners; ``temperature`` is τ, ``similarity`` ``dot`` or ``cos``.
-    """
+    """Each of the 2 M states of a and b, (M, D), picks its partner out of all others."""
     states = torch.cat([a, b])
     if similarity == "cos":
         states = F.normalize(states, dim=-1)
@@ -43,67 +43,64 @@ def info_nce(a: Tensor, b: Tensor, temperature: float, similarity: str) -> Tenso
     return F.cross_entropy(scores, index.roll(len(a)))  # eq. 1
 
 
-class Contrast:
-    """The terms of one setting; arguments as ``FEARec``.
+class Contrast(Transformer):
+    """A transformer with these terms; other arguments as in ``sigma.models.base``.
 
-    Raises:
-        ValueError: impossible setting.
+    Args:
+        contrast: ``un``, or with ``objective=next_item_twins`` ``su``, ``us``, ``us_x``; or None.
+        similarity: ``dot`` or ``cos``, of contrasted states.
+        temperature: τ.
+        contrast_weight: of pairs of two passes (the authors' lmd).
+        semantic_weight: of pairs with another sequence (lmd_sem).
+        frequency_weight: of the frequency term.
     """
 
     def __init__(
         self,
-        pairs: str | None,
-        *,
-        similarity: str,
-        temperature: float,
-        view_weight: float,
-        twin_weight: float,
-        frequency_weight: float,
+        *args: Any,
+        contrast: str | None = None,
+        similarity: str = "dot",
+        temperature: float = 1.0,
+        contrast_weight: float = 0.1,
+        semantic_weight: float = 0.1,
+        frequency_weight: float = 0.0,
+        **options: Any,
     ) -> None:
-        if pairs not in PAIRS:
-            raise ValueError(f"contrast='{pairs}' must be un, su, us, us_x or None.")
+        super().__init__(*args, **options)
+        if contrast not in PAIRS:
+            raise ValueError(f"contrast='{contrast}' must be un, su, us, us_x or None.")
         if similarity not in ("dot", "cos"):
             raise ValueError(f"similarity='{similarity}' must be dot or cos.")
         if temperature <= 0:
             raise ValueError(f"temperature={temperature} must be above 0.")
-        if frequency_weight and pairs is None:
+        if frequency_weight and contrast is None:
             raise ValueError(
-                f"frequency_weight={frequency_weight} needs contrast, whose pairs it compares."
+                f"frequency_weight={frequency_weight} needs pairs to compare: contrast."
             )
-        self.name = pairs
         self.similarity = similarity
         self.temperature = temperature
         self.frequency_weight = frequency_weight
-        weights = {"view": view_weight, "twin": twin_weight}  # by the second of a pair
-        self.pairs = [(a, b, weights[b]) for a, b in PAIRS[pairs] if weights[b] or frequency_weight]
+        weights = {"view": contrast_weight, "twin": semantic_weight}  # by the second of a pair
+        pairs = [(a, b, weights[b]) for a, b in PAIRS[contrast]]
+        self.pairs = [pair for pair in pairs if pair[2] or frequency_weight]
 
-    def loss(
-        self, states: Tensor, view: Callable[[], Tensor], twin: Callable[[], Tensor] | None
+    def extra_loss(
+        self, items: Tensor, rows: Rows, places: Tensor, states: Tensor, twins: Sequences | None
     ) -> Tensor | None:
-        """A scalar; None where all terms are off.
-
-        Args:
-            states: (M, D), of the step's own pass.
-            view: encodes them once more.
-            twin: encodes their twins; None without twins.
-
-        Raises:
-            UserError: the terms need twins.
-        """
         names = {name for a, b, _ in self.pairs for name in (a, b)}
         if not names:
             return None
         compared = {"step": states}
         # Each in a pass of its own, as in the authors' code: the rows of a pass share their delays.
         if "view" in names:
-            compared["view"] = view()
+            compared["view"] = self(items, rows, places)
         if "twin" in names:
-            if twin is None:
+            if twins is None:
                 raise UserError(
-                    f"contrast={self.name} compares sequences with the same target, which this "
+                    "The model's contrast compares sequences with the same target, which this "
                     "objective does not bring; take next_item_twins, or contrast=un or null."
                 )
-            compared["twin"] = twin()
+            compared["twin"] = self(*twins, twins[1].offsets[1:] - 1)
         loss = states.new_zeros(())
         for a, b, weight in self.pairs:
             first, second = compared[a], compared[b]

@@ -35,11 +35,7 @@ def offsets_of(groups: Tensor, number: int) -> Tensor:
 
 
 def members(offsets: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Every flat value of several groups (n,), in any order, repeats too.
-
-    Returns:
-        ``which`` (values,) index into ``groups``, rising, and ``place`` (values,) of each value.
-    """
+    """Index into ``groups`` (n,), rising, and place of every flat value of these groups."""
     first = offsets[groups]
     sizes = offsets[groups + 1] - first
     which = torch.arange(len(groups), device=groups.device).repeat_interleave(sizes)
@@ -54,11 +50,7 @@ def rank_in_group(groups: Tensor, number: int) -> Tensor:
 
 
 def last_places(states: Tensor, num_items: int) -> Tensor:
-    """Where each item stands last in a history (R, W), padding on the left.
-
-    Returns:
-        (R, K + 1): 1 … W, 0 for items not in it.
-    """
+    """Where each item stands last in a history (R, W): (R, K + 1) of 1 … W, 0 if nowhere."""
     places = torch.arange(1, states.shape[1] + 1, device=states.device).expand_as(states)
     table = places.new_zeros(len(states), num_items + 1)
     table.scatter_reduce_(1, states, places, "amax")
@@ -67,10 +59,7 @@ def last_places(states: Tensor, num_items: int) -> Tensor:
 
 
 def distinct(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, item and last place of each distinct item of each history (R, W), by row, oldest first.
-
-    ``table`` is that of ``last_places``.
-    """
+    """Row, item and last place of each history's items, oldest first; see ``last_places``."""
     places = torch.arange(1, states.shape[1] + 1, device=states.device)
     rows, columns = (table.gather(1, states) == places).nonzero(as_tuple=True)
     return rows, states[rows, columns], columns + 1
@@ -87,26 +76,24 @@ def take_sizes(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: A
 class Counted(Model):
     """Packed items (T,) -> states (M, W), the last W (``width``) items of the row up to each place.
 
-    A subclass fills buffers in ``count`` and scores in ``scores``.
+    A subclass names its buffers, fills them in ``count`` and scores in ``scores``.
     """
 
     causal = True
     counted = True
     interactions: Tensor
 
-    def __init__(self, num_items: int, width: int, name: str) -> None:
+    def __init__(self, num_items: int, width: int, name: str, *buffers: str) -> None:
         super().__init__()
-        self.name = name
+        self.name = name or type(self).__name__.lower()
         self.num_items = num_items
         self.width = width
         self.store(interactions=torch.zeros((), dtype=torch.int64))
+        self.store(**{key: torch.zeros(0, dtype=torch.int64) for key in buffers})
         self.register_load_state_dict_pre_hook(take_sizes)
 
     def store(self, **buffers: Tensor) -> None:
-        """Register buffers, or replace them on the device they are on.
-
-        Each in memory of its own: loading a checkpoint writes into it.
-        """
+        """Register or replace buffers, on their device; copies, as loading writes into them."""
         before = dict(self.named_buffers(recurse=False))
         for name, value in buffers.items():
             device = before.get(name, value).device
@@ -131,15 +118,11 @@ class Counted(Model):
         return self.score
 
     def score(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """States (M, W) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n).
-
-        Raises:
-            UserError: nothing was counted.
-        """
+        """States (M, W) -> scores (M, K) of items 1 … K, or (M, n) of ``items`` (M, n)."""
         if not self.interactions:
             raise UserError(
-                f"The model {self.name} has counted no interactions; train it with the objective "
-                "that counts, or load a checkpoint of such a run."
+                f"The model {self.name} has counted no interactions; train it with "
+                "objective=counted, or load a checkpoint of such a run."
             )
         columns = self.num_items if items is None else items.shape[1]
         out = torch.empty(len(states), columns, dtype=torch.float32, device=states.device)

@@ -15,18 +15,14 @@ reversal of all N columns, σ sigmoid. (B, N, D) where nothing else is said.
 
 The filter is a circular convolution along all N columns: what a history's positions hold depends on
 how much padding follows it, and its end reaches its beginning. So the model is always given N
-columns, and it is neither causal nor unmoved by padding. Mamba' reads the padding first.
+columns, and it is neither causal nor unmoved by padding. Mamba' reads the padding first, which
+enters as the first norm's bias.
 
-C is held as real and imaginary part, (F, D, 2), as in the authors' code: real parameters suit every
-optimizer, precision and checkpoint, and Adam treats the two parts alike either way. It starts at
-N(0, 0.02), as do linear maps, within the Mamba blocks, too (see ``init_around_mamba``).
+C is held as real and imaginary part, (F, D, 2), as in the authors' code. It starts at N(0, 0.02),
+as do linear maps, within the Mamba blocks, too (see ``init_around_mamba``).
 
-Departures from the authors' code:
-- Its n layers hold n pairs of Mamba blocks each, n² in all; here each holds one. The same at n = 1,
-  which they ran.
-- Its attention block, which is built and never used, is left out.
-- Padding's row of E stays zero, so padding enters as the first norm's bias; RecBole draws that
-  row, too, and trains it as an item that never comes.
+Departures from the authors' code: its n layers hold n pairs of Mamba blocks each, n² in all; here
+each holds one (the same at n = 1, which they ran). Its attention block is built and never used.
 """
 
 import torch
@@ -35,16 +31,12 @@ from torch import Tensor, nn
 
 from sigma.errors import UserError
 from sigma.models.layers import Dropout, spectrum
-from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack
 from sigma.ops import Rows, packed, places_of, whole_rows
 
 
 class FourierFilter(nn.Module):
-    """Equation 2, (B, N, D) -> (B, N, D).
-
-    Raises:
-        UserError: an input that has not N positions.
-    """
+    """Equation 2, (B, N, D) -> (B, N, D)."""
 
     def __init__(self, max_length: int, size: int, dropout: float) -> None:
         super().__init__()
@@ -69,7 +61,7 @@ class FourierFilter(nn.Module):
 class EchoLayer(nn.Module):
     """Equations 2 to 6."""
 
-    def __init__(self, max_length: int, size: int, mamba: MambaFactory, *, dropout: float) -> None:
+    def __init__(self, size: int, max_length: int, mamba: MambaFactory, *, dropout: float) -> None:
         super().__init__()
         self.filter = FourierFilter(max_length, size, dropout)
         self.forward_mamba = mamba(size)
@@ -84,9 +76,8 @@ class EchoLayer(nn.Module):
     def backward(self, states: Tensor, columns: Columns) -> Tensor:
         """rev(Mamba'(rev(X))), (B, N, D) -> (M, D); at each row's last item it reads on no further.
 
-        How many columns that takes is not asked of the device. They are at most as many as there
-        would be if T were an eighth above the places that rows hold, which is as far as
-        ``datamodules.batches.size_class`` goes; a batch of other places is NaN, not wrong unseen.
+        How many columns that takes is not asked of the device: T is at most an eighth above the
+        places that rows hold (``datamodules.batches.size_class``). Any other batch gives NaN.
         """
         (number, width), turned = states.shape[:2], states.flip(1)
         if columns.places is None or columns.places.at.shape[0] != number:
@@ -103,7 +94,6 @@ class EchoLayer(nn.Module):
         return torch.where(fits, backward, torch.nan)
 
     def forward(self, states: Tensor, columns: Columns) -> Tensor:
-        """(B, N, D) -> (M, D) where it is read."""
         states = self.filter(states)  # eq. 2
         forward = self.forward_mamba(columns.pack(states), columns.rows, columns.places)
         backward = self.backward(states, columns)
@@ -117,19 +107,4 @@ class EchoLayer(nn.Module):
 class EchoMamba4Rec(PaddedMambaStack):
     """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
-    def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.3,
-        reinit_mamba: bool = True,
-        name: str = "echo",
-    ) -> None:
-        layers = (
-            EchoLayer(max_length, hidden_size, mamba, dropout=dropout) for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
-        init_around_mamba(self, reinit_mamba=reinit_mamba)
+    layer_type = EchoLayer

@@ -16,21 +16,17 @@ rev reversal of all L columns. (B, L, D) else.
     score of item k = X[n_u] · E[k]
 
 What the published file means:
-- H is 1 at frequencies |f| >= ``cutoff`` and 0 below. A comparison has no derivative, so the
-  cut-off, a parameter in their file, is never trained; here it is a plain argument. Frequencies are
-  multiples of 1/D: at 0.001 and D <= 1000, H removes the zero frequency alone, the mean over the
-  hidden dimension, which the layer norm removes anyway. So H has no effect on any score, and with
-  C = 1 at the start, LayerNorm(...) gives X back. All the filter learns is C, as one circular
-  convolution over the hidden dimensions, whose order carries no meaning.
+- H is 1 at frequencies |f| >= ``cutoff`` and 0 below; the cut-off is a parameter in their file, but
+  never trained. Frequencies are multiples of 1/D: at 0.001 and D <= 1000, H removes the zero
+  frequency alone, the mean over the hidden dimension, which the layer norm removes anyway. So H has
+  no effect on any score, and with C = 1 at the start, LayerNorm(...) gives X back.
 - rev(x) is not reversed back: column n_u - 1, read out, has seen the *last* n_u of the L columns.
   For a history of at most L / 2 items these are padding alone, and Mamba(rev(x)) is one constant
   vector per length. Above that it has seen the last 2 n_u - L items, newest first; so the model is
-  neither causal nor unmoved by padding.
+  neither causal nor unmoved by padding, which enters as the first norm's bias.
 
 Departures: three unused combining weights are left out; C is held as real and imaginary part,
-(D, 2), which Adam treats as it does a complex parameter. Padding's row of E stays zero, so padding
-enters as the first norm's bias; RecBole draws that row, too, and trains it as an item that never
-comes. N(0, 0.02) at the start, within the Mamba block, too (see ``init_around_mamba``).
+(D, 2). N(0, 0.02) at the start, within the Mamba block, too (see ``init_around_mamba``).
 """
 
 import torch
@@ -38,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import Dropout
-from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack
 from sigma.models.transformer import FeedForward
 
 
@@ -62,9 +58,11 @@ class HiddenFilter(nn.Module):
 
 
 class EchoSigmaLayer(nn.Module):
-    """Equations 2 to 7."""
+    """Equations 2 to 7; ``cutoff``, of the high-pass, is in cycles per hidden dimension."""
 
-    def __init__(self, size: int, mamba: MambaFactory, *, dropout: float, cutoff: float) -> None:
+    def __init__(
+        self, size: int, mamba: MambaFactory, *, dropout: float, cutoff: float = 0.001
+    ) -> None:
         super().__init__()
         self.filter = HiddenFilter(size, cutoff)
         self.value_in = nn.Linear(size, size)
@@ -78,7 +76,6 @@ class EchoSigmaLayer(nn.Module):
         self.feed_forward = FeedForward(size, 4 * size, dropout=dropout, inner_dropout=dropout)
 
     def forward(self, states: Tensor, columns: Columns) -> Tensor:
-        """(B, L, D) -> (M, D) where it is read."""
         x = self.filter(states)  # eq. 2
         x = self.value_in(x) * F.silu(self.gate_in(x))  # eq. 3
         inputs = (x, x.flip(1), states)  # each read from the left by the one Mamba
@@ -90,26 +87,6 @@ class EchoSigmaLayer(nn.Module):
 
 
 class EchoSigma(PaddedMambaStack):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
+    """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
-    Args:
-        cutoff: of the high-pass, in cycles per hidden dimension; at most 1/D has no effect.
-    """
-
-    def __init__(
-        self,
-        num_items: int,
-        mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.3,
-        cutoff: float = 0.001,
-        reinit_mamba: bool = True,
-        name: str = "echo_sigma",
-    ) -> None:
-        layers = (
-            EchoSigmaLayer(hidden_size, mamba, dropout=dropout, cutoff=cutoff)
-            for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
-        init_around_mamba(self, reinit_mamba=reinit_mamba)
+    layer_type = EchoSigmaLayer

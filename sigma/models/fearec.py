@@ -29,30 +29,25 @@ global_ratio <= 1 / n.
 
 Departures from the authors' code: odd N and a single layer work; S always sees the window (their
 ``std=True``, as published; RecBole's default leaves Q, K, V whole), ρ = 0 is ``dual_domain=False``;
-the frequency term has the pairs of ``contrast`` instead of its own; the item row of padding is 0,
-where RecBole's stays at its random draw.
+the frequency term has the pairs of ``contrast`` instead of its own.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.errors import UserError
-from sigma.models.base import Sequences
 from sigma.models.contrast import Contrast
 from sigma.models.layers import init_normal, spectrum
-from sigma.models.transformer import Block, FeedForward, PositionedItems, SelfAttention
+from sigma.models.transformer import SelfAttention
 from sigma.ops import Rows, attend, packed, padded, padded_places, take, whole_rows
 
 
-def frequency_window(length: int, layer: int, num_layers: int, ratio: float) -> tuple[int, int]:
-    """The ramp: first frequency layer i of n sees, and one past the last, of rows of N positions.
-
-    Raises:
-        ValueError: ratio, which is global_ratio, outside (0, 1], or no frequency left.
-    """
+def frequency_windows(length: int, num_layers: int, ratio: float) -> list[tuple[int, int]]:
+    """The ramp: first frequency each layer sees, and one past the last, of rows of N positions."""
     if not 0 < ratio <= 1:
         raise ValueError(f"global_ratio={ratio} must be above 0 and at most 1.")
     m = length // 2 + 1
@@ -60,13 +55,13 @@ def frequency_window(length: int, layer: int, num_layers: int, ratio: float) -> 
         width, step = ratio, m * (1 - ratio) // max(num_layers - 1, 1)
     else:
         width, step = 1 / num_layers, m / num_layers
-    left, right = int(m * (1 - width) - layer * step), int(m - layer * step)
-    if left >= right:
+    windows = [(int(m * (1 - width) - i * step), int(m - i * step)) for i in range(num_layers)]
+    if any(left >= right for left, right in windows):
         raise ValueError(
-            f"num_layers={num_layers} leaves layer {layer + 1} none of the {m} frequencies of "
+            f"num_layers={num_layers} leaves a layer none of the {m} frequencies of "
             f"max_length={length}; use fewer layers or a larger global_ratio."
         )
-    return left, right
+    return windows
 
 
 class HybridAttention(SelfAttention):
@@ -77,13 +72,11 @@ class HybridAttention(SelfAttention):
         size: int,
         num_heads: int,
         window: tuple[int, int],
-        *,
-        dropout: float,
-        attention_dropout: float,
         topk_factor: float,
         spatial_ratio: float,
+        **dropouts: Any,
     ) -> None:
-        super().__init__(size, num_heads, dropout=dropout, attention_dropout=attention_dropout)
+        super().__init__(size, num_heads, **dropouts)
         self.window = window
         self.topk_factor = topk_factor
         self.spatial_ratio = spatial_ratio
@@ -115,14 +108,7 @@ class HybridAttention(SelfAttention):
     def forward(  # type: ignore[override]  # states are padded
         self, states: Tensor, rows: Rows, size: int, places: Tensor | None = None
     ) -> Tensor:
-        """Attend in both domains, (B, N, D) -> (B, N, D), or (M, D) at places.
-
-        Args:
-            states: (B, N, D).
-            rows: of the packed batch; read for S alone.
-            size: its T.
-            places: (M,) in it; None is every cell of the states.
-        """
+        """``rows``, ``size`` (T) and ``places`` (M,) are the packed batch's; None is all cells."""
         n, (left, right) = states.shape[1], self.window
         cells = None if places is None else padded_places(rows, places, n)
 
@@ -145,22 +131,14 @@ class HybridAttention(SelfAttention):
         return self.norm(read(states) + mixed)  # eq. 8
 
 
-class FEARec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
+class FEARec(Contrast):
+    """Packed items (T,) -> states (M, D) at places; other arguments as in its bases.
 
     Args:
         max_length: N.
-        attention_dropout: of S's weights.
         global_ratio: share of the frequencies a layer sees; 1 is no ramp.
         spatial_ratio: ρ; 0 leaves S out.
         topk_factor: delays, in units of ln N.
-        contrast: ``un``, ``su``, ``us``, ``us_x`` or None, see ``sigma.models.contrast``. All but
-            ``un`` need ``objective=next_item_twins``.
-        similarity: ``dot`` or ``cos``, of contrasted states.
-        temperature: τ.
-        contrast_weight: of pairs of two passes (the authors' lmd).
-        semantic_weight: of pairs with another sequence (lmd_sem).
-        frequency_weight: of the frequency term.
     """
 
     reads_batch = True  # delays shared by the batch, and negatives from it
@@ -169,25 +147,12 @@ class FEARec(PositionedItems):
         self,
         num_items: int,
         max_length: int,
-        hidden_size: int = 64,
         num_layers: int = 2,
-        num_heads: int = 2,
-        inner_size: int = 256,
-        dropout: float = 0.3,
-        attention_dropout: float = 0.3,
-        activation: str = "gelu",
         global_ratio: float = 1.0,
         spatial_ratio: float = 0.0,
         topk_factor: float = 1.0,
-        contrast: str | None = None,
-        similarity: str = "dot",
-        temperature: float = 1.0,
-        contrast_weight: float = 0.1,
-        semantic_weight: float = 0.1,
-        frequency_weight: float = 0.0,
-        name: str = "fearec",
+        **options: Any,
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout=dropout, name=name)
         if not 1 <= int(topk_factor * math.log(max_length)) <= max_length:
             raise ValueError(
                 f"topk_factor={topk_factor} times ln(max_length={max_length}) must be between 1 "
@@ -195,31 +160,14 @@ class FEARec(PositionedItems):
             )
         if not 0 <= spatial_ratio <= 1:
             raise ValueError(f"spatial_ratio={spatial_ratio} must be between 0 and 1.")
+        windows = frequency_windows(max_length, num_layers, global_ratio)
+
+        def attention(size: int, heads: int, **dropouts: Any) -> HybridAttention:
+            window = windows.pop(0)
+            return HybridAttention(size, heads, window, topk_factor, spatial_ratio, **dropouts)
+
+        super().__init__(num_items, max_length, attention, num_layers=num_layers, **options)
         self.max_length = max_length
-        self.contrast = Contrast(
-            contrast,
-            similarity=similarity,
-            temperature=temperature,
-            view_weight=contrast_weight,
-            twin_weight=semantic_weight,
-            frequency_weight=frequency_weight,
-        )
-        self.layers = nn.ModuleList()
-        for i in range(num_layers):
-            window = frequency_window(max_length, i, num_layers, global_ratio)
-            attention = HybridAttention(
-                hidden_size,
-                num_heads,
-                window,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                topk_factor=topk_factor,
-                spatial_ratio=spatial_ratio,
-            )
-            feed_forward = FeedForward(
-                hidden_size, inner_size, dropout=dropout, activation=activation
-            )
-            self.layers.append(Block(attention, feed_forward))
         self.apply(init_normal)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
@@ -233,17 +181,3 @@ class FEARec(PositionedItems):
         for layer in self.layers[:-1]:
             states = layer(states, rows, size)
         return self.layers[-1](states, rows, size, places)
-
-    def extra_loss(
-        self, items: Tensor, rows: Rows, places: Tensor, states: Tensor, twins: Sequences | None
-    ) -> Tensor | None:
-        """The terms of ``sigma.models.contrast``; ``twins`` come with objective=next_item_twins."""
-
-        def view() -> Tensor:
-            return self(items, rows, places)
-
-        def twin() -> Tensor:
-            assert twins is not None
-            return self(*twins, twins[1].offsets[1:] - 1)
-
-        return self.contrast.loss(states, view, None if twins is None else twin)

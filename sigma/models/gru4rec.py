@@ -15,38 +15,26 @@ Symbols: G size of the GRU.
 Departures from the paper: an item table tied to the output instead of one-hot vectors, cross
 entropy over all items instead of TOP1 over the batch's items, no session-parallel batches.
 Weights start as RecBole's: the table Xavier normal, the GRU Xavier uniform, the rest as PyTorch.
-Departure from RecBole, here as in all models: the table's row of padding is zero and no candidate;
-RecBole draws it too, and ranks it among the items in training.
 """
+
+from typing import Any
 
 from torch import Tensor, nn
 
-from sigma.models.layers import GRU, Dropout, TiedItems, clear_padding, item_table
+from sigma.models.layers import GRU, TiedItems, clear_padding
 from sigma.ops import Rows, places_of, take
 
 
 class GRU4Rec(TiedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        gru_size: G.
-    """
+    """Packed items (T,) -> states (M, D) at places; ``gru_size`` is G."""
 
     causal = True
 
     def __init__(
-        self,
-        num_items: int,
-        hidden_size: int = 64,
-        gru_size: int = 128,
-        num_layers: int = 1,
-        dropout: float = 0.3,
-        name: str = "gru4rec",
+        self, num_items: int, gru_size: int = 128, num_layers: int = 1, **options: Any
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, hidden_size)
-        self.dropout = Dropout(dropout)
+        super().__init__(num_items, **options)
+        hidden_size = self.items.embedding_dim
         self.gru = GRU(hidden_size, gru_size, num_layers=num_layers, bias=False)
         self.out = nn.Linear(gru_size, hidden_size)
         nn.init.xavier_normal_(self.items.weight)

@@ -13,8 +13,7 @@ and 0 for items of the history itself, as in Deshpande & Karypis; ``remind=True`
 
 Departures: both papers have neither shrinkage (0) nor decay (1). A history is its last
 ``max_length`` items. No lengths are normalised, of users or of the lists N_i (options of Deshpande
-& Karypis). Items that tie with the last neighbour of a list all stay in it. Sarwar et al. divide by
-the sum of the similarities, to predict a rating; a ranking by evidence must not.
+& Karypis), nor sums (Sarwar et al. predict ratings). Items that tie with the last of N_i all stay.
 """
 
 import numpy as np
@@ -40,8 +39,6 @@ class ItemKNN(Counted):
     Args:
         max_length: W, the number of last items of a history that are read.
         neighbours: size of N_i, ties apart.
-        shrinkage: makes pairs of rare items less similar.
-        decay: weight of an item relative to the next one of the history; 1 weighs all alike.
         remind: whether items of the history may be recommended.
     """
 
@@ -58,9 +55,9 @@ class ItemKNN(Counted):
         shrinkage: float = 0.0,
         decay: float = 1.0,
         remind: bool = False,
-        name: str = "item_knn",
+        name: str = "",
     ) -> None:
-        super().__init__(num_items, max_length, name)
+        super().__init__(num_items, max_length, name, "users", "offsets", "others", "shared")
         if neighbours < 1:
             raise ValueError(f"neighbours={neighbours} must be at least 1.")
         if not shrinkage >= 0:
@@ -71,9 +68,6 @@ class ItemKNN(Counted):
         self.shrinkage = shrinkage
         self.decay = decay
         self.remind = remind
-        none = torch.zeros(0, dtype=torch.int64)
-        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
-        self.store(users=sizes[1:], offsets=sizes, others=none, shared=none)
 
     def similarity(self, shared: Tensor, users: Tensor, other_users: Tensor) -> Tensor:
         """s_ij from c_ij, n_i and n_j, float64."""

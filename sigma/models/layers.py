@@ -1,6 +1,7 @@
 """Layers that several models use."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,32 +20,29 @@ def clear_padding(table: nn.Embedding) -> None:
             table.weight[table.padding_idx] = 0
 
 
-def item_table(num_items: int, size: int, extra: int = 0) -> nn.Embedding:
-    """Item embeddings drawn from N(0, 0.02), row 0 (padding) zero and without gradient.
-
-    Args:
-        num_items: K.
-        size: D.
-        extra: rows after item K, such as a mask token's.
-    """
-    table = nn.Embedding(num_items + 1 + extra, size, padding_idx=0)
-    nn.init.normal_(table.weight, std=0.02)
-    clear_padding(table)
-    return table
-
-
 class TiedItems(Model):
-    """Base of the models that score items by inner product with their item table.
+    """Scores by inner product with the item table ``items``, (K + 1, D), from N(0, 0.02).
 
-    Attributes:
-        items: the table, (K + 1, D), set by the subclass; row 0 is padding.
+    Row 0 (padding) is 0 and gets no gradient; ``extra`` rows are after item K, as a mask token's.
     """
 
-    items: nn.Embedding
+    def __init__(
+        self,
+        num_items: int,
+        hidden_size: int = 64,
+        dropout: float = 0.2,
+        name: str = "",
+        extra: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name = name or type(self).__name__.lower()
+        self.items = nn.Embedding(num_items + 1 + extra, hidden_size, padding_idx=0)
+        nn.init.normal_(self.items.weight, std=0.02)
+        clear_padding(self.items)
+        self.dropout = Dropout(dropout)
 
     @property
     def logits(self) -> TiedScores:
-        """To be called with states (M, D), see ``TiedScores``."""
         return TiedScores(self.items.weight[1:])
 
 
@@ -64,8 +62,8 @@ def encode(layers: Iterable[nn.Module], states: Tensor, rows: Rows, places: Plac
 class Dropout(nn.Dropout):
     """PyTorch's dropout, on the CPU from 16 random bits an element instead of a float each.
 
-    There ``F.dropout`` is most of what a small model costs: it draws one by one. The probability is
-    rounded to a multiple of 2^-16, and what stays is scaled by what it was rounded to.
+    There ``F.dropout`` is most of what a small model costs. The probability is rounded to a
+    multiple of 2^-16, and what stays is scaled by that.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,13 +82,10 @@ def spectrum(x: Tensor, norm: str = "backward") -> Tensor:
     return torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1, norm=norm)
 
 
-def init_normal(module: nn.Module, std: float = 0.02) -> None:
-    """RecBole's start: Linear and Embedding N(0, std), biases 0, layer norms 1 and 0.
-
-    Rows of padding stay zero. For use with ``nn.Module.apply``.
-    """
+def init_normal(module: nn.Module) -> None:
+    """RecBole's start, for ``nn.Module.apply``: maps and tables N(0, 0.02), norms 1, biases 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=std)
+        nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):
@@ -101,11 +96,7 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
 
 
 class CausalConv1d(nn.Module):
-    """Convolution over positions that looks back only, (T, D) -> (T, D).
-
-    Position t of a row sees t - width + 1 … t. ``depthwise`` convolves each channel by itself; the
-    dense form is one product over shifted copies.
-    """
+    """Convolution over t - width + 1 … t of a row, (T, D) -> (T, D)."""
 
     def __init__(self, size: int, width: int, *, depthwise: bool = False) -> None:
         super().__init__()
@@ -123,28 +114,17 @@ class CausalConv1d(nn.Module):
 
 
 class GRU(nn.Module):
-    """Stacked gated recurrent units on packed rows, (T, D) -> (T, G); equations as ``ops.gru``.
+    """``torch.nn.GRU`` on packed rows, (T, D) -> (T, G), arguments and parameters the same.
 
-    Parameters have the names, shapes and initial draw of ``torch.nn.GRU``, so state dicts move both
-    ways. ``hidden_size`` is G, ``bias`` is of both products.
+    Equations as in ``sigma.ops.gru``. Not a subclass, which PyTorch's compiler would refuse.
     """
 
-    def __init__(
-        self, size: int, hidden_size: int, *, num_layers: int = 1, bias: bool = True
-    ) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
-        self.num_layers = num_layers
-        bound = hidden_size**-0.5
-        for layer in range(num_layers):
-            shapes: dict[str, tuple[int, ...]] = {
-                "weight_ih": (3 * hidden_size, hidden_size if layer else size),
-                "weight_hh": (3 * hidden_size, hidden_size),
-            }
-            if bias:
-                shapes |= dict.fromkeys(("bias_ih", "bias_hh"), (3 * hidden_size,))
-            for name, shape in shapes.items():
-                weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-                self.register_parameter(f"{name}_l{layer}", weight)
+        torchs = nn.GRU(*args, **options)
+        self.num_layers = torchs.num_layers
+        for name, weight in torchs.named_parameters():
+            self.register_parameter(name, weight)
 
     def forward(self, states: Tensor, rows: Rows) -> Tensor:
         weights = dict(self.named_parameters())

@@ -12,36 +12,31 @@ X W_Q + b_Q and so on; q', k' are rows of Q', K'.
     X  = LayerNorm(X + dropout(GELU(X W1 + b1) W2 + b2))          one after the other           (5)
     score of item k = X[n_u] · E[k]
 
-K'^T V is (d, d), so that a head costs L d^2 where softmax attention costs L^2 d, and no (L, L)
-matrix is kept.
-
 As in the authors' code there is no mask at all: every position reads the whole row, later items and
 padding too. A position of padding holds its position's embedding, so the number of them moves the
 scores. No dropout inside the attention.
 
 Departures: ``mask_padding=True``, not the authors', leaves padding out of K'^T V; scores then
-depend on real items alone. A zero vector stays zero when normalised (NaN in the authors' code). The
-item row of padding is 0, where RecBole's stays at its random draw.
+depend on real items alone. A zero vector stays zero when normalised (NaN in the authors' code).
 """
+
+import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.models.layers import encode, init_normal
-from sigma.models.transformer import Block, FeedForward, PositionedItems, SelfAttention
+from sigma.models.transformer import SelfAttention, Transformer
 from sigma.ops import Places, Rows, packed, padded, padded_places, places_of, spread, whole_rows
 
 
 class LinearAttention(SelfAttention):
-    """Equations 2 to 4, (T, D) -> (T, D), or (M, D) at places.
+    """Equations 2 to 4; with ``full_rows`` all rows are L long, as those of a padded batch."""
 
-    Args:
-        full_rows: all rows are L long, as the cells of a padded batch are.
-    """
-
-    def __init__(self, size: int, num_heads: int, *, dropout: float, full_rows: bool) -> None:
-        super().__init__(size, num_heads, dropout=dropout)
+    def __init__(self, *args: Any, full_rows: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.full_rows = full_rows
 
     def grid(self, x: Tensor, rows: Rows) -> Tensor:
@@ -64,37 +59,15 @@ class LinearAttention(SelfAttention):
         return mixed.flatten(0, 1) if self.full_rows else packed(mixed, rows, states.shape[0])
 
 
-class LinRec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        mask_padding: leave padding out of K'^T V.
-    """
+class LinRec(Transformer):
+    """Packed items (T,) -> states (M, D) at places; arguments as above and in the base."""
 
     def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 8,
-        inner_size: int = 256,
-        dropout: float = 0.3,
-        activation: str = "gelu",
-        mask_padding: bool = False,
-        name: str = "linrec",
+        self, num_items: int, max_length: int, mask_padding: bool = False, **options: Any
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout=dropout, name=name)
+        attention = functools.partial(LinearAttention, full_rows=not mask_padding)
+        super().__init__(num_items, max_length, attention, attention_dropout=0.0, **options)
         self.mask_padding = mask_padding
-        self.layers = nn.ModuleList(
-            Block(
-                LinearAttention(
-                    hidden_size, num_heads, dropout=dropout, full_rows=not mask_padding
-                ),
-                FeedForward(hidden_size, inner_size, dropout=dropout, activation=activation),
-            )
-            for _ in range(num_layers)
-        )
         self.apply(init_normal)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:

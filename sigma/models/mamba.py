@@ -11,20 +11,19 @@ projection.
     y    = selective scan(x, Δ' W_dt, A = -exp(A_log), B, C, D) ⊙ SiLU(z)     (T, d)            (4)
     Y    = y W_out                                                            (T, D)            (5)
 
-Parameters have the names and shapes of ``mamba_ssm.Mamba``, so state dicts move both ways.
-Departures: none; initialisation is that of ``mamba_ssm``, with the range of the first step sizes as
-arguments.
+Parameters have the names, shapes and initial draw of ``mamba_ssm.Mamba``; the range of the first
+step sizes is an argument.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, at, encode, init_normal, item_table
+from sigma.models.layers import TiedItems, at, encode, init_normal
 from sigma.ops import (
     Places,
     Rows,
@@ -47,8 +46,8 @@ class Mamba(nn.Module):
         state_size: N.
         conv_width: k.
         expand: d / D.
-        step_min: least step size Δ at the start.
-        step_max: largest; between the two Δ is drawn log-uniform, per channel.
+        step_min: least step size Δ at the start, drawn log-uniform per channel.
+        step_max: largest.
         backend: of the scan, see ``sigma.ops.choose_backend``.
     """
 
@@ -74,15 +73,9 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, state_size + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, hidden_size, bias=False)
-        self._init_step(step_min, step_max)
-
-    def _init_step(self, low: float, high: float) -> None:
-        """Step sizes start log-uniform in [low, high], as in ``mamba_ssm``."""
-        bound = self.rank**-0.5
-        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
-        step = torch.exp(
-            torch.rand_like(self.dt_proj.bias) * (math.log(high) - math.log(low)) + math.log(low)
-        ).clamp(min=1e-4)
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        low, high = math.log(step_min), math.log(step_max)
+        step = torch.exp(torch.rand_like(self.dt_proj.bias) * (high - low) + low).clamp(min=1e-4)
         with torch.no_grad():  # the inverse of softplus
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
@@ -111,10 +104,9 @@ class Mamba(nn.Module):
 def init_around_mamba(module: nn.Module, *, reinit_mamba: bool) -> None:
     """``init_normal`` on the module and all below it, Mamba blocks only with ``reinit_mamba``.
 
-    With it, every linear map within a block starts at N(0, 0.02) with a zero bias, as the code of
-    Mamba4Rec's and SIGMA's authors really does it: mamba_ssm marks dt_proj's bias ``_no_reinit``,
-    but their ``apply`` does not read the mark. So the first step sizes are softplus(about 0) = 0.69
-    instead of 0.001 … 0.1. Convolution, A and D keep mamba_ssm's draw.
+    With it, blocks start as the code of Mamba4Rec's and SIGMA's authors really does it: mamba_ssm
+    marks dt_proj's bias ``_no_reinit``, but their ``apply`` does not read the mark. So the first
+    step sizes are softplus(0) = 0.69. Convolution, A and D keep mamba_ssm's draw.
     """
     if isinstance(module, Mamba) and not reinit_mamba:
         return
@@ -126,23 +118,30 @@ def init_around_mamba(module: nn.Module, *, reinit_mamba: bool) -> None:
 class MambaStack(TiedItems):
     """LayerNorm(dropout(E[items])), then layers; what Mamba4Rec, both SIGMAs and both ECHOs share.
 
-    Args:
-        layers: (T, D), rows, places -> (T, D), or at these places (M, D); drawn from only once the
-            item table has been drawn.
+    Arguments that are not of the stack are those of its layers.
+
+    Attributes:
+        layer_type: a layer is called with states (T, D), rows and places, for (M, D).
     """
 
+    layer_type: type[nn.Module]
+
     def __init__(
-        self, num_items: int, size: int, layers: Iterator[nn.Module], *, dropout: float, name: str
+        self,
+        num_items: int,
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.2,
+        name: str = "",
+        **of_layers: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, size)
-        self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = Dropout(dropout)
-        self.layers = nn.ModuleList(layers)
+        super().__init__(num_items, hidden_size, dropout, name)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.layers = nn.ModuleList(
+            self.layer_type(hidden_size, dropout=dropout, **of_layers) for _ in range(num_layers)
+        )
 
     def embedding(self, items: Tensor) -> Tensor:
-        """Ids -> (…, D)."""
         return self.norm(self.dropout(self.items(items)))
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
@@ -151,21 +150,13 @@ class MambaStack(TiedItems):
 
 
 class Columns(NamedTuple):
-    """Which columns of a padded batch (B, L) a layer must read, and where it is read.
+    """Which columns of a padded batch (B, L) a layer must read, and where it is read."""
 
-    Attributes:
-        lengths: (B,) n_u.
-        rows: these columns end to end, of each row n_u, or all L.
-        size: T, their number.
-        places: (M,) in them; None is all of them.
-        cells: the same among the cells (B L,).
-    """
-
-    lengths: Tensor
-    rows: Rows
-    size: int
-    places: Places | None = None
-    cells: Places | None = None
+    lengths: Tensor  # (B,) n_u
+    rows: Rows  # these columns end to end, of each row n_u, or all L
+    size: int  # T, their number
+    places: Places | None = None  # (M,) in them; None is all of them
+    cells: Places | None = None  # the same among the cells (B L,)
 
     def pack(self, states: Tensor) -> Tensor:
         """(B, L, D) -> (T, D)."""
@@ -183,6 +174,10 @@ class PaddedMambaStack(MambaStack):
 
     All but the last layer are read at every column, the last one where a state is asked for.
     """
+
+    def __init__(self, num_items: int, reinit_mamba: bool = True, **options: Any) -> None:
+        super().__init__(num_items, **options)
+        init_around_mamba(self, reinit_mamba=reinit_mamba)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         width, size, lengths = rows.longest, items.shape[0], rows.offsets.diff()

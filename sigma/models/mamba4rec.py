@@ -10,10 +10,9 @@ Liu et al., RelKD at KDD 2024.
 With one layer the residual round Mamba is left out, as in the authors' code: LayerNorm(dropout(
 Mamba(X))). No positions; W1 is (D, 4D). N(0, 0.02) at the start, within Mamba, too, as the authors'
 code really does it (see ``init_around_mamba``).
-
-Departures: the padding row of E stays zero and outside the scores, where RecBole draws it, too, and
-holds it in the softmax as an item that never comes.
 """
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from sigma.ops import Places, Rows
 
 
 class Mamba4RecLayer(nn.Module):
-    """Equations 2 and 3, (T, D) -> (T, D), or at places (M, D); X is added with ``residual``."""
+    """Equations 2 and 3; X is added in the first with ``residual``."""
 
     def __init__(self, size: int, mamba: MambaFactory, *, dropout: float, residual: bool) -> None:
         super().__init__()
@@ -45,20 +44,11 @@ class Mamba4Rec(MambaStack):
     """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
     causal = True
+    layer_type = Mamba4RecLayer
 
     def __init__(
-        self,
-        num_items: int,
-        mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        dropout: float = 0.3,
-        reinit_mamba: bool = True,
-        name: str = "mamba4rec",
+        self, num_items: int, num_layers: int = 2, reinit_mamba: bool = True, **options: Any
     ) -> None:
-        layers = (
-            Mamba4RecLayer(hidden_size, mamba, dropout=dropout, residual=num_layers > 1)
-            for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
+        residual = num_layers > 1
+        super().__init__(num_items, num_layers=num_layers, residual=residual, **options)
         init_around_mamba(self, reinit_mamba=reinit_mamba)

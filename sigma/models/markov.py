@@ -5,9 +5,8 @@ a training history (i itself among them), c_i = sum_j c_ij, alpha >= 0 ``smoothi
 
     score of item j after item i = P(j | i) = (c_ij + alpha n_j / n) / (c_i + alpha)            (1)
 
-The maximum likelihood estimate for alpha = 0, where an item never followed by anything scores 0
-throughout; else its mean under a Dirichlet prior that weighs as much as alpha observations of the
-popularity (Zhai & Lafferty, SIGIR 2001). A small alpha orders items of equal count by popularity.
+For alpha = 0, what follows an item never followed by anything scores 0; else the mean under a
+Dirichlet prior that weighs as much as alpha observations (Zhai & Lafferty, SIGIR 2001).
 """
 
 import torch
@@ -24,14 +23,11 @@ class Markov(Counted):
     successors: Tensor  # j of each pair
     transitions: Tensor  # c_ij of each pair
 
-    def __init__(self, num_items: int, smoothing: float = 0.0, name: str = "markov") -> None:
-        super().__init__(num_items, 1, name)
+    def __init__(self, num_items: int, smoothing: float = 0.0, name: str = "") -> None:
+        super().__init__(num_items, 1, name, "counts", "offsets", "successors", "transitions")
         if not smoothing >= 0:
             raise ValueError(f"smoothing={smoothing} must be at least 0.")
         self.smoothing = smoothing
-        none = torch.zeros(0, dtype=torch.int64)
-        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
-        self.store(counts=sizes[2:], offsets=sizes, successors=none, transitions=none)
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
         items = items.long()

@@ -17,46 +17,36 @@ Trained at every position at once with binary cross entropy and one uniform nega
 
 **The leak.** The authors' attention has no mask and their g averages the whole row, so the state at
 position t has already seen item t + 1, which training asks it to predict. The default here is the
-honest model: attention from t sees 0 … t, and g at t is that of the mean over 0 … t, a running
-mean. ``leak=True`` is the authors': attention and mean over all L positions, padding among them. It
-warns, is not ``causal``, and declares ``leaks_on_purpose``, by which ``objective=all_positions``
-lets it through. The state that is read out for the next item is the same function of the parameters
-either way when the row is full; the leak is one of training.
+honest model: attention from t sees 0 … t, and g at t is that of the mean over 0 … t. ``leak=True``
+is the authors': attention and mean over all L positions, padding among them. It warns, and is let
+through by ``objective=all_positions``. The state read out for the next item is the same function of
+the parameters either way when the row is full; the leak is one of training.
 
 As in the authors' code: every parameter of two or more dimensions starts Xavier normal (see
 ``sigma.models.recmamba``), and the attention weights drop out at the same rate.
 
 Departures from the authors' code: padding on the right where it is read, positions counted from the
 first item kept, and padding zero, as in ``sigma.models.recmamba``; layer norms add 1e-12, not 1e-6,
-to the variance. Their results on LFM-1b, unlike those on KuaiRand, are of an earlier version with
-two trained scalars, both 0.5 at the start, in place of g and 1 - g; it is not rebuilt here.
+to the variance. Their results on LFM-1b are of an earlier version, which is not rebuilt here.
 """
 
 import logging
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, item_table
 from sigma.models.mamba import MambaFactory
 from sigma.models.recmamba import init_xavier
-from sigma.models.transformer import FeedForward, Positions, SelfAttention
+from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention
 from sigma.ops import Rows, attend, padded, padded_places, places_of, take, whole_rows
 
 log = logging.getLogger(__name__)
 
 
-class MoEMaTrRec(TiedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        leak: the authors' attention and gate, which see the items to be predicted.
-
-    Attributes:
-        leaks_on_purpose: True with ``leak``; an objective that trains every position and refuses
-            models that are not causal makes an exception for it.
-    """
+class MoEMaTrRec(PositionedItems):
+    """Packed items (T,) -> states (M, D) at places; arguments as above and in the base."""
 
     def __init__(
         self,
@@ -67,17 +57,13 @@ class MoEMaTrRec(TiedItems):
         num_heads: int = 1,
         dropout: float = 0.5,
         leak: bool = False,
-        name: str = "moe_matrrec",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
+        options |= {"hidden_size": hidden_size, "dropout": dropout}
+        super().__init__(num_items, max_length, **options)
         self.leak = leak
         self.causal = not leak
         self.leaks_on_purpose = leak
-        self.items = item_table(num_items, hidden_size)
-        self.scale = math.sqrt(hidden_size)
-        self.positions = Positions(max_length, hidden_size)
-        self.dropout = Dropout(dropout)
         self.mamba = mamba(hidden_size)
         self.attention = SelfAttention(
             hidden_size, num_heads, dropout=dropout, attention_dropout=dropout, causal=not leak
@@ -87,21 +73,13 @@ class MoEMaTrRec(TiedItems):
             hidden_size, 4 * hidden_size, dropout=dropout, activation="relu"
         )
         init_xavier(self)
-        self._init_attention()
-        if leak:
-            log.warning(
-                "leak=True: trained at every position, this model sees the items it must predict "
-                "(as its author's code does), so its training loss means little; leak=False is the "
-                "honest, causal version."
-            )
-
-    def _init_attention(self) -> None:
-        """As Xavier starts torch's MHA: queries, keys and values one (3 D, D) matrix, no biases."""
-        attention = self.attention
-        for layer in (attention.query, attention.key, attention.value):
+        # As Xavier starts torch's MHA: queries, keys and values one (3 D, D) matrix, no biases.
+        for layer in (self.attention.query, self.attention.key, self.attention.value):
             nn.init.xavier_normal_(layer.weight, gain=math.sqrt(0.5))
             nn.init.zeros_(layer.bias)
-        nn.init.zeros_(attention.out.bias)
+        nn.init.zeros_(self.attention.out.bias)
+        if leak:
+            log.warning("leak=True: in training, this model sees the items it must predict.")
 
     def mean(self, states: Tensor, rows: Rows) -> Tensor:
         """What the gate reads, (T, D): the mean over 0 … t, or over all L columns."""
@@ -120,7 +98,7 @@ class MoEMaTrRec(TiedItems):
             items = columns.flatten()
         else:
             read = places_of(places, items.shape[0])
-        states = self.dropout(self.positions(self.scale * self.items(items), rows))  # eq. 1
+        states = self.scaled_embedding(items, rows)  # eq. 1
         gate = torch.sigmoid(self.gate(take(self.mean(states, rows), read)))  # eq. 4: (M, 1)
         attended = self.attention(states, rows, read)  # eq. 2: A, (M, D)
         mixed = attended + gate * (self.mamba(states, rows, read) - attended)  # eq. 3, 5

@@ -16,9 +16,8 @@ class Popularity(Counted):
 
     counts: Tensor
 
-    def __init__(self, num_items: int, name: str = "popularity") -> None:
-        super().__init__(num_items, 1, name)
-        self.store(counts=torch.zeros(num_items, dtype=torch.int64))
+    def __init__(self, num_items: int, name: str = "") -> None:
+        super().__init__(num_items, 1, name, "counts")
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
         counts = torch.bincount(items.long(), minlength=self.num_items + 1)[1:]

@@ -9,36 +9,30 @@ for Large Sequence Modeling in Sequential Recommendation", 2024) is the same cla
     score of item k = H[n_u] · E[k]
 
 No norm, no residual, no feed-forward. Trained at every position at once with binary cross entropy
-and one uniform negative a position (``objective=all_positions``, ``loss=bce``), Adam with
-beta = (0.9, 0.98), learning rate 4e-4 on KuaiRand and 2e-4 on LFM-1b.
+and one uniform negative a position (``objective=all_positions``, ``loss=bce``).
 
 As in the authors' code: every parameter of two or more dimensions starts Xavier normal, Mamba's
-A_log included, so all N states start with the same decay, A near -1, not mamba_ssm's -1 … -N. The
-biases of the step size keep mamba_ssm's draw, softplus(bias) in 0.001 … 0.1.
+A_log included, so all N states start with A near -1, not mamba_ssm's -1 … -N.
 
 Departures from the authors' code:
-- Rows have no padding; theirs have it on the left. Their line that would zero it is commented out,
-  and the Xavier start overwrites the padding row, which then gets no gradient: their Mamba reads
-  L - n_u copies of one random vector, with positions, before the first item.
+- Rows have no padding; theirs have it on the left: their Mamba reads L - n_u copies of one random
+  vector, with positions, before the first item.
 - Positions count from the first item kept; theirs count so that the last item is always L - 1.
 - Their code fixes Mamba's size at 64, whatever the embeddings'; here both are D.
 """
 
-import math
+from typing import Any
 
 from torch import Tensor, nn
 
-from sigma.models.layers import Dropout, TiedItems, clear_padding, item_table
+from sigma.models.layers import clear_padding
 from sigma.models.mamba import MambaFactory
-from sigma.models.transformer import Positions
+from sigma.models.transformer import PositionedItems
 from sigma.ops import Rows, places_of
 
 
 def init_xavier(model: nn.Module) -> None:
-    """The authors' start: each parameter of two or more dimensions N(0, 2 / (fan in + fan out)).
-
-    Vectors stay as their modules drew them, rows of padding zero.
-    """
+    """The authors' start of parameters of two or more dimensions; padding stays zero."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_normal_(parameter)
@@ -47,29 +41,18 @@ def init_xavier(model: nn.Module) -> None:
             clear_padding(module)
 
 
-class RecMamba(TiedItems):
+class RecMamba(PositionedItems):
     """Packed items (T,) -> states (M, D) at places; arguments as in ``sigma.models.base``."""
 
     causal = True
 
     def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        mamba: MambaFactory,
-        hidden_size: int = 64,
-        dropout: float = 0.2,
-        name: str = "recmamba",
+        self, num_items: int, max_length: int, mamba: MambaFactory, **options: Any
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, hidden_size)
-        self.scale = math.sqrt(hidden_size)
-        self.positions = Positions(max_length, hidden_size)
-        self.dropout = Dropout(dropout)
-        self.mamba = mamba(hidden_size)
+        super().__init__(num_items, max_length, **options)
+        self.mamba = mamba(self.items.embedding_dim)
         init_xavier(self)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.dropout(self.positions(self.scale * self.items(items), rows))  # eq. 1
+        states = self.scaled_embedding(items, rows)  # eq. 1
         return self.mamba(states, rows, places_of(places, items.shape[0]))  # eq. 2

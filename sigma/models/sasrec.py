@@ -32,53 +32,32 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sigma.models.layers import clear_padding, encode, init_normal
-from sigma.models.transformer import (
-    Block,
-    FeedForward,
-    PositionedItems,
-    SelfAttention,
-    TransformerLayer,
-)
+from sigma.models.layers import at, clear_padding, encode, init_normal
+from sigma.models.transformer import FeedForward, SelfAttention, Transformer
 from sigma.ops import Places, Rows, places_of
 
 
 class NormFirstAttention(SelfAttention):
-    """A of the authors' form, (T, D) -> (T, D)."""
+    """A of the authors' form, (T, D) -> (T, D), or (M, D) at places."""
 
-    def __init__(self, size: int, num_heads: int, *, attention_dropout: float) -> None:
-        super().__init__(size, num_heads, dropout=0.0, attention_dropout=attention_dropout)
+    def __init__(self, size: int, num_heads: int, *, dropout: float, **options: Any) -> None:
+        super().__init__(size, num_heads, dropout=dropout, **options)
         del self.out, self.dropout  # no W_O, and no dropout but of the weights
 
-    def update(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        queries = self.norm(queries)  # eq. 5
+    def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
+        queries = self.norm(at(states, places))  # eq. 5
         return queries + self.mix(queries, states, rows, places)  # eq. 6
 
 
 class NormFirstFeedForward(FeedForward):
     """X of the authors' form, (T, D) -> (T, D)."""
 
+    def __init__(self, size: int, inner: int, *, dropout: float, activation: str) -> None:
+        super().__init__(size, inner, dropout=dropout, activation=activation, inner_dropout=dropout)
+
     def forward(self, states: Tensor) -> Tensor:
         states = self.norm(states)  # eq. 7
         return states + self.update(states)  # eq. 8
-
-
-def norm_first_layer(
-    size: int,
-    num_heads: int,
-    inner: int,
-    *,
-    dropout: float,
-    attention_dropout: float,
-    activation: str,
-) -> Block:
-    """One layer of the authors' form; arguments as ``TransformerLayer``."""
-    return Block(
-        NormFirstAttention(size, num_heads, attention_dropout=attention_dropout),
-        NormFirstFeedForward(
-            size, inner, dropout=dropout, activation=activation, inner_dropout=dropout
-        ),
-    )
 
 
 def init_xavier_uniform(module: nn.Module) -> None:
@@ -89,43 +68,18 @@ def init_xavier_uniform(module: nn.Module) -> None:
         clear_padding(module)
 
 
-class SASRec(PositionedItems):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
-
-    Args:
-        norm_first: the authors' form instead of RecBole's.
-    """
+class SASRec(Transformer):
+    """Packed items (T,) -> states (M, D) at places; arguments as above and in the base."""
 
     causal = True
 
     def __init__(
-        self,
-        num_items: int,
-        max_length: int,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 2,
-        inner_size: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.5,
-        activation: str = "gelu",
-        norm_first: bool = False,
-        name: str = "sasrec",
+        self, num_items: int, max_length: int, norm_first: bool = False, **options: Any
     ) -> None:
-        super().__init__(num_items, max_length, hidden_size, dropout=dropout, name=name)
+        attention = NormFirstAttention if norm_first else SelfAttention
+        feed_forward = NormFirstFeedForward if norm_first else FeedForward
+        super().__init__(num_items, max_length, attention, feed_forward, **options)
         self.norm_first = norm_first
-        layer: Any = norm_first_layer if norm_first else TransformerLayer
-        self.layers = nn.ModuleList(
-            layer(
-                hidden_size,
-                num_heads,
-                inner_size,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                activation=activation,
-            )
-            for _ in range(num_layers)
-        )
         self.apply(init_normal)
         if norm_first:
             self.apply(init_xavier_uniform)
@@ -134,6 +88,5 @@ class SASRec(PositionedItems):
         read = places_of(places, items.shape[0])
         if not self.norm_first:
             return encode(self.layers, self.embedding(items, rows), rows, read)  # eq. 1-3
-        states = self.items(items)
-        states = self.dropout(self.positions(states * states.shape[-1] ** 0.5, rows))  # eq. 4
+        states = self.scaled_embedding(items, rows)  # eq. 4
         return self.norm(encode(self.layers, states, rows, read))  # eq. 9

@@ -19,12 +19,9 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
 (docs/what_makes_sigma_learn.md):
 (1)  No positional embedding (paper). Dropout, then layer norm*, as in the authors' code; the item
      table starts at N(0, 0.02), everything else as PyTorch and mamba_ssm draw it.
-(2)  The flip respects each row's length: a row of n_u <= r items is not flipped. The authors' code
-     reverses positions 0 … 44 whatever the length, so most users' flipped direction reads padding
-     alone. One Mamba for both directions, as the formula has it and the code does;
-     ``shared_mamba=False`` is the text's "two Mamba blocks". Its step sizes start at softplus(0) =
-     0.69*, where the authors' initialisation puts them, too; mamba_ssm's 0.001 … 0.1 hardly moves
-     the state within the few items of a history.
+(2)  The flip respects each row's length: a row of n_u <= r items is not flipped. One Mamba for both
+     directions, as the formula has it and the code does; ``shared_mamba=False`` is the text's "two
+     Mamba blocks". Its step sizes start at softplus(0) = 0.69*, as the authors' really do.
 (3)  A residual passes each direction by its gate* (authors' code).
 (4)  Depthwise causal convolution of width 3: appendix A counts N D k for it.
 (5)  One gate for both directions, as in the formula.
@@ -32,22 +29,23 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
      PyTorch's GRU puts r inside the product: tanh(W c + b + r ⊙ (U f + b')).
 (8)  a1 = a2 = 0.5 at the start; no softmax over them.
 (9)  A projected shortcut H0 W6 + b6*. Without one, training crawls; with the identity, the last
-     item stays its own best match under the tied table, and takes the first ranks although nobody
-     buys it again. A learned map keeps the short path and loses the self-match.
+     item stays its own best match under the tied table.
 (10) The residual runs round the PFFN, the norm follows it. Stacked layers repeat (2)-(10).
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.models.layers import GRU, CausalConv1d, Dropout, at, encode
+from sigma.models.layers import GRU, CausalConv1d, Dropout, at
 from sigma.models.mamba import MambaFactory, MambaStack
-from sigma.ops import Places, Rows, flip, places_of
+from sigma.ops import Places, Rows, flip
 
 
 class DenseSelectiveGate(nn.Module):
-    """G(H) of eq. 4-6, (T, D) -> (T, D), or (M, D) at places."""
+    """G(H) of eq. 4-6."""
 
     def __init__(self, size: int, conv_width: int) -> None:
         super().__init__()
@@ -62,7 +60,16 @@ class DenseSelectiveGate(nn.Module):
 
 
 class SigmaLayer(nn.Module):
-    """One G-Mamba block and its PFFN (eq. 2-10), (T, D) -> (T, D), or (M, D) at places."""
+    """One G-Mamba block and its PFFN (eq. 2-10), (T, D) -> (T, D), or (M, D) at places.
+
+    Args:
+        r: items the partial flip keeps in place; at least L means no flip, 0 a whole flip.
+        partial_flip: False reads the unflipped sequence twice (ablation).
+        gate: False combines the two directions linearly (ablation).
+        gru: False leaves the FE-GRU out (ablation).
+        shared_mamba: one Mamba for both directions.
+        conv_width: of the convolutions in gate and FE-GRU.
+    """
 
     def __init__(
         self,
@@ -70,12 +77,12 @@ class SigmaLayer(nn.Module):
         mamba: MambaFactory,
         *,
         dropout: float,
-        r: int,
-        partial_flip: bool,
-        gate: bool,
-        gru: bool,
-        shared_mamba: bool,
-        conv_width: int,
+        r: int = 5,
+        partial_flip: bool = True,
+        gate: bool = True,
+        gru: bool = True,
+        shared_mamba: bool = True,
+        conv_width: int = 3,
     ) -> None:
         super().__init__()
         self.r = r
@@ -123,49 +130,13 @@ class SigmaLayer(nn.Module):
 
 
 class Sigma(MambaStack):
-    """Packed items (T,) -> states (M, D) at places; other arguments as in ``sigma.models.base``.
+    """Packed items (T,) -> states (M, D) at places.
 
-    Args:
-        r: items the partial flip keeps in place; at least L means no flip, 0 a whole flip.
-        partial_flip: False reads the unflipped sequence twice (ablation).
-        gate: False combines the two directions linearly (ablation).
-        gru: False leaves the FE-GRU out (ablation).
-        shared_mamba: one Mamba for both directions.
-        conv_width: of the convolutions in gate and FE-GRU.
+    Other arguments as in ``SigmaLayer`` and ``sigma.models.base``.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.3,
-        r: int = 5,
-        partial_flip: bool = True,
-        gate: bool = True,
-        gru: bool = True,
-        shared_mamba: bool = True,
-        conv_width: int = 3,
-        name: str = "sigma",
-    ) -> None:
-        layers = (
-            SigmaLayer(
-                hidden_size,
-                mamba,
-                dropout=dropout,
-                r=r,
-                partial_flip=partial_flip,
-                gate=gate,
-                gru=gru,
-                shared_mamba=shared_mamba,
-                conv_width=conv_width,
-            )
-            for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
-        self.causal = not partial_flip  # the flipped direction reads the end of a history first
+    layer_type = SigmaLayer
 
-    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.embedding(items)  # eq. 1: H0, (T, D)
-        return encode(self.layers, states, rows, places_of(places, items.shape[0]))
+    def __init__(self, num_items: int, partial_flip: bool = True, **options: Any) -> None:
+        super().__init__(num_items, partial_flip=partial_flip, **options)
+        self.causal = not partial_flip  # the flipped direction reads the end of a history first

@@ -20,33 +20,28 @@ All of (B, L, D), and (M, D) from the last layer's gates on.
 Defects, as switches (default: as released; docs/released_code.md has what each does):
 flip_until=45       the flip's range is fixed and reads padding; null: each row's first n_u - r.
 cross_gate          Gf's sigmoid reads G, the other direction's finished gate; false: hf.
-look_ahead          Conv1d is centred, so it sees one column ahead: at a row's last item that is
-                    padding, or the zeros round the row when it is full; false: causal.
-reinit_mamba        N(0, 0.02) is drawn inside Mamba as well and zeroes the bias of its step sizes,
-                    which so start at softplus(0) = 0.69; false: Mamba's own draw.
-padding_item        N(0, 0.02) fills row 0 of E as well and the loss counts it as a class. Layer
-                    norm makes every padding column as large as an item's; only the loss moves row
-                    0, since the lookup passes it no gradient. false: row 0 is zero, no class, and a
-                    padding column holds layer norm's bias.
+look_ahead          Conv1d is centred: at a row's last item it sees padding; false: causal.
+reinit_mamba        N(0, 0.02) is drawn inside Mamba as well; false: Mamba's own draw.
+padding_item        N(0, 0.02) fills row 0 of E as well and the loss counts it as a class; the
+                    lookup passes it no gradient. false: row 0 is zero, and no class.
 Other differences from the paper, as arguments: shared_mamba (text: two), separate_dense (paper: one
 gate), gate_residual (paper: G ⊙ M), gate_dropout (paper: none), gru_bias (paper: with), mix.
 Without one: the gate's form (paper: SiLU(g) + σ(g) of one g with a convolution in it).
 
-Departures from the released code, none of which changes a result:
-- ``gru_input = self.conv1d(g1)`` is left out: it stops with an error unless N = D, and its result
-  is not used. So are the softmax over w and the first product with W2, both computed and not used.
-- ``logits`` scores items 1 … K alone; padding is a class beside them that cross entropy knows
-  (``TiedScores.others``). Use another loss with ``padding_item=false``.
+Left out, as their results are not used: ``gru_input = self.conv1d(g1)``, an error unless N = D, the
+softmax over w, and the first product with W2. ``logits`` scores items 1 … K alone; padding is a
+class beside them that cross entropy knows. Use another loss with ``padding_item=false``.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.layers import GRU, CausalConv1d, Dropout, at
-from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack, init_around_mamba
+from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack
 from sigma.models.transformer import FeedForward
 from sigma.ops import Rows, packed, places_of, take, whole_rows
 from sigma.ops.moves import gather
@@ -54,11 +49,9 @@ from sigma.ops.scores import TiedScores
 
 
 class ReleasedGate(nn.Module):
-    """Equations 4 and 5, (X, Xf) -> (G, Gf), all (M, D); see ``SigmaReleased``."""
+    """Equations 4 and 5, (X, Xf) -> (G, Gf), all (M, D)."""
 
-    def __init__(
-        self, size: int, *, dropout: float, cross_gate: bool, separate_dense: bool
-    ) -> None:
+    def __init__(self, size: int, dropout: float, cross_gate: bool, separate_dense: bool) -> None:
         super().__init__()
         self.cross_gate = cross_gate
         self.dense = nn.Linear(size, size)
@@ -76,25 +69,40 @@ class ReleasedGate(nn.Module):
 
 
 class ReleasedLayer(nn.Module):
-    """Equations 2 to 9; arguments as ``SigmaReleased``, and ``residual`` for + X."""
+    """Equations 2 to 9; switches as above, GRU and convolution keep PyTorch's draw.
+
+    Args:
+        flip_until: columns 0 … flip_until - 1 are reversed in every row, whatever its length; 0 is
+            no flip; None reverses each row's first n_u - r items.
+        r: items that stay in place; read only when ``flip_until`` is None.
+        mix: first weights of GRU, flipped and forward direction.
+        residual: + X in equation 8.
+    """
 
     def __init__(
         self,
         size: int,
         mamba: MambaFactory,
-        gate: ReleasedGate,
         *,
         dropout: float,
-        flip_until: int | None,
-        r: int,
-        look_ahead: bool,
-        gate_residual: bool,
-        shared_mamba: bool,
-        gru_bias: bool,
-        mix: Sequence[float],
-        residual: bool,
+        flip_until: int | None = 45,
+        r: int = 5,
+        cross_gate: bool = True,
+        look_ahead: bool = True,
+        shared_mamba: bool = True,
+        separate_dense: bool = True,
+        gate_residual: bool = True,
+        gate_dropout: float = 0.2,
+        gru_bias: bool = False,
+        mix: Sequence[float] = (0.1, 0.1, 0.8),
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        if r < 0 or (flip_until is not None and flip_until < 0):
+            raise ValueError(f"flip_until={flip_until} and r={r} count items; give 0 or more.")
+        if len(mix) != 3:
+            raise ValueError(f"mix={list(mix)} must hold three weights: GRU, flipped, forward.")
+        gate = ReleasedGate(size, gate_dropout, cross_gate, separate_dense)
         self.flip_until = flip_until
         self.r = r
         self.look_ahead = look_ahead
@@ -129,14 +137,12 @@ class ReleasedLayer(nn.Module):
         number = states.shape[0]
         one_more = torch.arange(number + 1, device=states.device)
         longer = Rows(rows.offsets + one_more, rows.longest + 1)
-        wide = packed(F.pad(states, (0, 0, 0, 1)), longer, size + number)
-        centred = self.conv(wide, longer)
+        centred = self.conv(packed(F.pad(states, (0, 0, 0, 1)), longer, size + number), longer)
         places = torch.arange(size, device=states.device)
         later = (rows.row_of(places) + 1).clamp(max=number)
         return take(centred, places_of(places + later, size + number))
 
     def forward(self, states: Tensor, columns: Columns) -> Tensor:
-        """(B, L, D) -> (M, D) where it is read."""
         flipped = self.flipped(states, columns.lengths)  # eq. 2
         rows, places = columns.rows, columns.places
         forward = self.mambas[0](columns.pack(states), rows, places)  # eq. 3: M, (M, D)
@@ -154,75 +160,25 @@ class ReleasedLayer(nn.Module):
 class SigmaReleased(PaddedMambaStack):
     """Packed items (T,) -> states (M, D) at places. Every default is the released code's.
 
-    Args:
-        flip_until: columns 0 … flip_until - 1 are reversed in every row, whatever its length, at
-            most all L; 0 is no flip; None reverses each row's first n_u - r items.
-        r: items that stay in place; read only when ``flip_until`` is None.
-        mix: first weights of GRU, flipped and forward direction; trained, no softmax.
-        gru_bias: biases in the GRU.
-        others: above, and in ``sigma.models.base``.
+    Other arguments as in ``ReleasedLayer`` and ``sigma.models.base``.
     """
 
+    layer_type = ReleasedLayer
+
     def __init__(
-        self,
-        num_items: int,
-        mamba: MambaFactory,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.2,
-        flip_until: int | None = 45,
-        r: int = 5,
-        cross_gate: bool = True,
-        look_ahead: bool = True,
-        reinit_mamba: bool = True,
-        padding_item: bool = True,
-        shared_mamba: bool = True,
-        separate_dense: bool = True,
-        gate_residual: bool = True,
-        gate_dropout: float = 0.2,
-        gru_bias: bool = False,
-        mix: Sequence[float] = (0.1, 0.1, 0.8),
-        name: str = "sigma_released",
+        self, num_items: int, num_layers: int = 1, padding_item: bool = True, **options: Any
     ) -> None:
-        if r < 0 or (flip_until is not None and flip_until < 0):
-            raise ValueError(f"flip_until={flip_until} and r={r} count items; give 0 or more.")
-        if len(mix) != 3:
-            raise ValueError(
-                f"mix={list(mix)} must hold three weights, of GRU, flipped and forward direction."
-            )
-        layers = (
-            ReleasedLayer(
-                hidden_size,
-                mamba,
-                ReleasedGate(
-                    hidden_size,
-                    dropout=gate_dropout,
-                    cross_gate=cross_gate,
-                    separate_dense=separate_dense,
-                ),
-                dropout=dropout,
-                flip_until=flip_until,
-                r=r,
-                look_ahead=look_ahead,
-                gate_residual=gate_residual,
-                shared_mamba=shared_mamba,
-                gru_bias=gru_bias,
-                mix=mix,
-                residual=num_layers > 1,
-            )
-            for _ in range(num_layers)
-        )
-        super().__init__(num_items, hidden_size, layers, dropout=dropout, name=name)
-        self.causal = not look_ahead and flip_until in (0, 1)  # so short a flip moves nothing
+        residual = num_layers > 1
+        super().__init__(num_items, num_layers=num_layers, residual=residual, **options)
+        first = self.layers[0]
+        # So short a flip moves nothing.
+        self.causal = not first.look_ahead and first.flip_until in (0, 1)
         self.padding_item = padding_item
-        # GRU and convolutions keep PyTorch's draw.
-        init_around_mamba(self, reinit_mamba=reinit_mamba)
         if padding_item:
             nn.init.normal_(self.items.weight[0].detach(), std=0.02)
 
     @property
     def logits(self) -> TiedScores:
-        """To be called with states (M, D); padding is a class of the softmax and never ranked."""
         table = self.items.weight
         others = table[:1] if self.padding_item else None
         return TiedScores(table[1:], others=others)  # eq. 10

@@ -16,18 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.errors import UserError
-from sigma.models.layers import Dropout, TiedItems, at, item_table
+from sigma.models.layers import Dropout, TiedItems, at
 from sigma.ops import Places, Rows, attend
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 class SelfAttention(nn.Module):
-    """Equations 1 and 2, (T, D) -> (T, D), or (M, D) at places.
-
-    Args:
-        causal: a position sees itself and those before it in its row; False: its whole row.
-    """
+    """Equations 1 and 2, (T, D) -> (T, D), or (M, D) at places; not ``causal``: of whole rows."""
 
     def __init__(
         self,
@@ -60,36 +56,20 @@ class SelfAttention(nn.Module):
         return self.attention_dropout.p if self.training else 0.0
 
     def mix(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        """A, the heads side by side, (M, D).
-
-        Args:
-            queries: (M, D), mapped to Q.
-            states: (T, D), mapped to K and V.
-            rows: of the states.
-            places: of the queries; None is all.
-        """
+        """A, the heads side by side, of queries (M, D) at places and states (T, D)."""
         q = self.heads(self.query(queries))  # (M, H, d)
         k, v = self.heads(self.key(states)), self.heads(self.value(states))  # (T, H, d)
         index = None if places is None else places.at
         return attend(q, k, v, rows, index, self.causal, self.weights_dropout()).flatten(1)  # eq. 1
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
-        """(T, D) -> (T, D), or (M, D) at places."""
-        return self.update(at(states, places), states, rows, places)
-
-    def update(self, queries: Tensor, states: Tensor, rows: Rows, places: Places | None) -> Tensor:
-        """The block's output where ``queries`` (M, D) stand, from ``states`` (T, D)."""
+        queries = at(states, places)
         mixed = self.mix(queries, states, rows, places)
         return self.norm(queries + self.dropout(self.out(mixed)))  # eq. 2
 
 
 class FeedForward(nn.Module):
-    """Equation 3, (T, D) -> (T, D).
-
-    Args:
-        inner: width between the two maps.
-        inner_dropout: of f's output.
-    """
+    """Equation 3, (T, D) -> (T, D); ``inner_dropout`` is of f's output."""
 
     def __init__(
         self,
@@ -122,7 +102,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then a feed-forward layer; called as the attention is."""
 
-    def __init__(self, attention: nn.Module, feed_forward: FeedForward) -> None:
+    def __init__(self, attention: nn.Module, feed_forward: nn.Module) -> None:
         super().__init__()
         self.attention = attention
         self.feed_forward = feed_forward
@@ -131,41 +111,14 @@ class Block(nn.Module):
         return self.feed_forward(self.attention(*inputs))
 
 
-class TransformerLayer(Block):
-    """Self-attention, then feed-forward, (T, D) -> (T, D), or (M, D) at places."""
-
-    def __init__(
-        self,
-        size: int,
-        num_heads: int,
-        inner: int,
-        *,
-        dropout: float,
-        attention_dropout: float,
-        activation: str = "gelu",
-        causal: bool = True,
-    ) -> None:
-        super().__init__(
-            SelfAttention(
-                size, num_heads, dropout=dropout, attention_dropout=attention_dropout, causal=causal
-            ),
-            FeedForward(size, inner, dropout=dropout, activation=activation),
-        )
-
-
 class Positions(nn.Module):
-    """Adds a learned embedding of each position, counted from the first item of its row.
-
-    Raises:
-        UserError: a longer input.
-    """
+    """Adds a learned embedding of each position, counted from the first item of its row."""
 
     def __init__(self, max_length: int, size: int) -> None:
         super().__init__()
         self.table = nn.Embedding(max_length, size)
 
     def forward(self, states: Tensor, rows: Rows) -> Tensor:
-        """(T, D) -> (T, D)."""
         self._check(rows.longest)
         return states + self.table(rows.positions(states.shape[0]))
 
@@ -183,31 +136,54 @@ class Positions(nn.Module):
 
 
 class PositionedItems(TiedItems):
-    """dropout(LayerNorm(E[items] + P)), where the transformers here begin.
+    """Items with learned positions."""
+
+    def __init__(self, num_items: int, max_length: int, **options: Any) -> None:
+        super().__init__(num_items, **options)
+        self.positions = Positions(max_length, self.items.embedding_dim)
+
+    def scaled_embedding(self, items: Tensor, rows: Rows) -> Tensor:
+        """dropout(sqrt(D) E[items] + P), (T,) -> (T, D)."""
+        states = self.items(items)
+        return self.dropout(self.positions(states * states.shape[-1] ** 0.5, rows))
+
+
+class Transformer(PositionedItems):
+    """dropout(LayerNorm(E[items] + P)), and layers of attention and feed-forward.
 
     Args:
-        extra: rows of E after item K.
+        attention: called with D, ``num_heads`` and both dropouts.
+        feed_forward: called with D, ``inner_size``, ``dropout`` and ``activation``.
     """
 
     def __init__(
         self,
         num_items: int,
         max_length: int,
-        size: int,
-        *,
-        dropout: float,
-        name: str,
-        extra: int = 0,
+        attention: Callable[..., nn.Module] = SelfAttention,
+        feed_forward: Callable[..., nn.Module] = FeedForward,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        inner_size: int = 256,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.2,
+        activation: str = "gelu",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.items = item_table(num_items, size, extra)
-        self.positions = Positions(max_length, size)
-        self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.dropout = Dropout(dropout)
+        options |= {"hidden_size": hidden_size, "dropout": dropout}
+        super().__init__(num_items, max_length, **options)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        dropouts = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.layers = nn.ModuleList(
+            Block(
+                attention(hidden_size, num_heads, **dropouts),
+                feed_forward(hidden_size, inner_size, dropout=dropout, activation=activation),
+            )
+            for _ in range(num_layers)
+        )
 
     def embedding(self, items: Tensor, rows: Rows) -> Tensor:
-        """(T,) -> (T, D)."""
         return self.dropout(self.norm(self.positions(self.items(items), rows)))
 
     def padded_embedding(self, items: Tensor) -> Tensor:

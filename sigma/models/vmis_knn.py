@@ -15,17 +15,14 @@ and 0 for items of the history. ``remind=True`` is the authors': 0 for its last 
 
 Choices and departures:
 - A session is the training history of a user, its last L - 1 items (L ``max_length``), each once.
-- The user's own session is among them, shares every item and would come first, yet has nothing to
-  recommend but the history itself. The model is told no user ids; but L - 1 items of training, with
-  the validation item behind them, lie within a history of L. So candidates whose items the history
-  all holds are no neighbours, the own session, under leave-one-out, always among them. (With
-  ``split=global_time`` part of it may stay, for users with more than L items.)
-- Sequences have no common clock: the more recent session is that of the later user, and users are
-  in the order in which the file first names them. With m at the number of users nothing depends
-  on it but ties.
-- The authors' code lets the match weight fall below zero, to step 100; this ends at the 10th.
-- Their code takes |H| as the number of interactions, the formula (and this) as that of sessions; it
-  divides by the distinct items of the history instead of n, which moves no rank.
+- The user's own session is among them and would come first, yet has nothing to recommend but the
+  history itself. So candidates whose items the history all holds are no neighbours; under
+  leave-one-out the own session always is one of these. (With ``split=global_time`` part of it may
+  stay, for users with more than L items.)
+- Sequences have no common clock: the more recent session is that of the later user, in the order
+  in which the file first names them.
+- The authors' code lets the match weight fall below zero, to step 100, takes |H| as the number of
+  interactions, and divides by the history's distinct items instead of n, which moves no rank.
 """
 
 import torch
@@ -60,9 +57,10 @@ class VMISKNN(Counted):
         sessions: int = 500,
         neighbours: int = 100,
         remind: bool = False,
-        name: str = "vmis_knn",
+        name: str = "",
     ) -> None:
-        super().__init__(num_items, max_length, name)
+        buffers = ("offsets", "items", "index_offsets", "index", "holders")
+        super().__init__(num_items, max_length, name, *buffers)
         if max_length < 2:
             raise ValueError(
                 f"max_length={max_length} must be at least 2: a session is one item shorter."
@@ -72,11 +70,6 @@ class VMISKNN(Counted):
         self.sessions = sessions
         self.neighbours = neighbours
         self.remind = remind
-        none = torch.zeros(0, dtype=torch.int64)
-        sizes = torch.zeros(num_items + 2, dtype=torch.int64)
-        self.store(
-            offsets=sizes[:1], items=none, index_offsets=sizes, index=none, holders=sizes[1:]
-        )
 
     def count(self, items: Tensor, offsets: Tensor) -> None:
         size = self.num_items + 1
@@ -109,8 +102,7 @@ class VMISKNN(Counted):
         row, item, place = distinct(states, table)
         position = place - (states == 0).sum(1)[row]
         which, at = members(self.index_offsets, item)
-        # A session among a row's m most recent is among the m most recent of each item it shares,
-        # so the index holds all that these need.
+        # A session among a row's m most recent is among those of each item it shares: in the index.
         tally = torch.zeros(len(states) * total, dtype=torch.int64, device=states.device)
         tally.index_add_(0, row[which] * total + self.index[at], position[which] + ONE)
         key = tally.nonzero().squeeze(1)

@@ -64,7 +64,8 @@ def suggest(name: str, known: list[str]) -> str:
 def parameters(target: Any) -> dict[str, inspect.Parameter] | None:
     """Arguments of a callable, those its bases take through ``**options`` among them.
 
-    None when they cannot all be known. Annotations are resolved, Any where they cannot be.
+    So are those of a model's layers (``layer_type``). None when they cannot all be known.
+    Annotations are resolved, Any where they cannot be.
     """
     result: dict[str, inspect.Parameter] = {}
     bases = target.__mro__[:-1] if inspect.isclass(target) else ()
@@ -82,7 +83,8 @@ def parameters(target: Any) -> dict[str, inspect.Parameter] | None:
                 result.setdefault(name, parameter.replace(annotation=hints.get(name, Any)))
         if not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()):
             result.pop("self", None)
-            return result
+            layer = getattr(target, "layer_type", None)
+            return ((parameters(layer) if layer else None) or {}) | result
     return None
 
 

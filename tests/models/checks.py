@@ -5,12 +5,10 @@ from collections.abc import Callable
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sigma.models.mamba import Mamba
-from sigma.models.transformer import SelfAttention, TransformerLayer
 from sigma.ops import Rows, rows_of
 from tests.runs.front_door import ROOT
 
@@ -22,15 +20,6 @@ def composed(model: str, *overrides: str) -> DictConfig:
     """The configuration of a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", [f"model={model}", *overrides])
-
-
-def parameters_beside_the_table(config: DictConfig) -> int:
-    """Of a model and an optimizer that are built from the configuration."""
-    model = instantiate(config.model, num_items=9, _convert_="all")
-    optimizer = instantiate(config.task.optimizer, _convert_="all")(model.parameters())
-    assert optimizer.defaults["lr"] == config.task.optimizer.lr
-    assert optimizer.defaults["betas"] == (0.9, 0.98)
-    return sum(p.numel() for p in model.parameters()) - model.items.weight.numel()
 
 
 def rows(width: int = 7, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -85,47 +74,16 @@ def assert_same(model: nn.Module, got: Tensor, want: Tensor) -> None:
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def assert_same_scores(model: nn.Module, items: Tensor, lengths: Tensor, want: Tensor) -> None:
-    """Scores at every real position, row by row, are those of ``want``, the states by equations."""
-    got = model.logits(every_state(model, items, lengths))
-    assert_same(model, got, want @ model.items.weight[1:].T)
-
-
 def assert_equations(
-    model: nn.Module, row_states: Callable[..., list[Tensor]], *args: object, width: int = 7
+    model: nn.Module,
+    row_states: Callable[..., list[Tensor]],
+    *args: object,
+    width: int = 7,
+    batch: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Scores at every real item are those of ``row_states(model, items (L,), n_u, *args)``."""
-    items, lengths = rows(width)
+    items, lengths = batch or rows(width)
     pairs = zip(items, lengths.tolist(), strict=True)
     want = torch.stack([x for row, n in pairs for x in row_states(model, row, n, *args)[:n]])
-    assert_same_scores(model, items, lengths, want)
-
-
-def torch_attention(ours: SelfAttention, heads: int) -> nn.MultiheadAttention:
-    """Torch's own with the same weights; for an output map that ours lacks, the identity."""
-    size = len(ours.query.bias)
-    theirs = nn.MultiheadAttention(size, heads, batch_first=True).double()
-    maps = (ours.query, ours.key, ours.value)
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([m.weight for m in maps]))
-        theirs.in_proj_bias.copy_(torch.cat([m.bias for m in maps]))
-        if hasattr(ours, "out"):
-            theirs.out_proj.load_state_dict(ours.out.state_dict())
-        else:
-            theirs.out_proj.weight.copy_(torch.eye(size))
-            theirs.out_proj.bias.zero_()
-    return theirs
-
-
-def torch_layer(ours: TransformerLayer, heads: int, activation: str) -> nn.TransformerEncoderLayer:
-    """Torch's own with the same weights."""
-    size, inner = ours.feed_forward.narrow.weight.shape
-    theirs = nn.TransformerEncoderLayer(
-        size, heads, inner, 0.0, activation, layer_norm_eps=1e-12, batch_first=True
-    ).double()
-    theirs.self_attn.load_state_dict(torch_attention(ours.attention, heads).state_dict())
-    theirs.norm1.load_state_dict(ours.attention.norm.state_dict())
-    theirs.linear1.load_state_dict(ours.feed_forward.widen.state_dict())
-    theirs.linear2.load_state_dict(ours.feed_forward.narrow.state_dict())
-    theirs.norm2.load_state_dict(ours.feed_forward.norm.state_dict())
-    return theirs
+    want = want @ model.items.weight[1 : K + 1].T + getattr(model, "bias", 0.0)
+    assert_same(model, model.logits(every_state(model, items, lengths)), want)

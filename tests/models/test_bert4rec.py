@@ -1,4 +1,6 @@
-"""BERT4Rec against its equations in plain loops and against torch's own layers; the mask token."""
+"""BERT4Rec against its equations in plain loops; the mask token."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,8 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.models.bert4rec import BERT4Rec
-from sigma.models.transformer import TransformerLayer
-from sigma.ops import places_of, rows_of
 from tests.models import checks
 from tests.models.slow import gelu, linear, norm, relu, transformer_layer
 
@@ -47,26 +47,15 @@ def evaluation_rows() -> tuple[Tensor, Tensor]:
     return items, lengths
 
 
-def by_equations(model: BERT4Rec, items: Tensor, lengths: Tensor, options: dict) -> Tensor:
-    """Scores (M, K) at every real position, row by row, without padding."""
+def row_states(model: BERT4Rec, row: Tensor, length: int, options: dict) -> list[Tensor]:
     activation = relu if options.get("activation") == "relu" else gelu
-    heads = options.get("num_heads", 2)
-    scores = []
-    for row, length in zip(items, lengths.tolist(), strict=True):
-        x = [
-            norm(model.items.weight[i] + model.positions.table.weight[t], model.norm)
-            for t, i in enumerate(row[:length])
-        ]
-        for layer in model.layers:
-            x = transformer_layer(x, layer, activation, heads, causal=False)
-        for x_t in x:
-            y = norm(gelu(linear(x_t, model.out)), model.out_norm)
-            each = [
-                (y * model.items.weight[k]).sum() + model.bias[k - 1]
-                for k in range(1, checks.K + 1)
-            ]
-            scores.append(torch.stack(each))
-    return torch.stack(scores)
+    x = [
+        norm(model.items.weight[i] + model.positions.table.weight[t], model.norm)
+        for t, i in enumerate(row[:length])
+    ]
+    for layer in model.layers:
+        x = transformer_layer(x, layer, activation, options.get("num_heads", 2), causal=False)
+    return [norm(gelu(linear(x_t, model.out)), model.out_norm) for x_t in x]
 
 
 @pytest.mark.parametrize("rows", [training_rows, evaluation_rows])
@@ -75,36 +64,8 @@ def by_equations(model: BERT4Rec, items: Tensor, lengths: Tensor, options: dict)
     [{}, {"num_layers": 1, "num_heads": 1}, {"num_heads": 3, "activation": "relu"}],
     ids=str,
 )
-def test_equals_the_equations_with_gradients(rows: object, options: dict) -> None:
-    model = build(**options)
-    items, lengths = rows()  # type: ignore[operator]
-    got = model.logits(checks.every_state(model, items, lengths))
-    checks.assert_same(model, got, by_equations(model, items, lengths, options))
-
-
-# --- the shared layers on rows of several lengths, against torch's on padded ones ---
-
-
-def test_a_layer_that_sees_whole_rows_is_torchs_encoder_layer() -> None:
-    ours = TransformerLayer(6, 3, 10, dropout=0.0, attention_dropout=0.0, causal=False)
-    checks.shake(ours)
-    theirs = checks.torch_layer(ours.double(), 3, "gelu")
-    torch.manual_seed(0)
-    x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
-    lengths = torch.tensor([5, 1, 3, 4])
-    is_real = torch.arange(5) < lengths[:, None]
-    got = ours(x[is_real], rows_of(lengths))
-    want = theirs(x, src_key_padding_mask=~is_real)[is_real]
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
-    weight = torch.randn_like(got)
-    ours_x, theirs_x = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, want))
-    torch.testing.assert_close(ours_x, theirs_x, rtol=1e-8, atol=1e-10)
-    some = torch.tensor([1, 4, 5, 6, 12])
-    partial = ours(x[is_real], rows_of(lengths), places_of(some, 13))
-    torch.testing.assert_close(partial, want[some], rtol=1e-9, atol=1e-10)
-
-
-# --- both directions, the mask token ---
+def test_equals_the_equations_with_gradients(rows: Callable, options: dict) -> None:
+    checks.assert_equations(build(**options), row_states, options, batch=rows())
 
 
 def test_the_mask_token_is_read_and_learned_but_not_scored() -> None:

@@ -15,10 +15,7 @@ from tests.models.slow import embedded, linear, mamba, norm
 def build(max_length: int = 7, **options: object) -> EchoMamba4Rec:
     torch.manual_seed(0)
     settings = {"hidden_size": 6, "dropout": 0.0} | options
-    return EchoMamba4Rec(K, max_length, MAMBA, **settings).double()  # type: ignore[arg-type]
-
-
-# --- the equations, one row at a time, padding included because the model reads it ---
+    return EchoMamba4Rec(K, max_length=max_length, mamba=MAMBA, **settings).double()
 
 
 def filtered(xs: list[Tensor], layer: FourierFilter) -> list[Tensor]:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from sigma.capture import Inputs
@@ -51,42 +50,40 @@ def test_a_rows_states_do_not_depend_on_the_rows_beside_it(name: str) -> None:
         torch.testing.assert_close(alone, states, rtol=1e-6, atol=1e-9)
 
 
-# Models that read each row with padding behind it, up to L columns, and settings that no YAML has.
-READS_PADDING = {
-    ("echo_sigma", ()),
-    ("linrec", ()),
-    ("linrec_authors", ()),
-    ("moe_matrrec", (("leak", True),)),
-    ("sigma_released", ()),
-}
 WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
+READS_PADDING = {"echo_sigma", "linrec", "linrec_authors"}  # up to L columns
+RELEASED: list[dict[str, Any]] = [
+    {"flip_until": 5},
+    {"look_ahead": False},
+    {"flip_until": None, "r": 2, "padding_item": False},
+    {"flip_until": 0},
+    {"flip_until": 1, "look_ahead": False},  # the only causal one
+    {"flip_until": None, "r": 2, "look_ahead": False},
+]
+FORMS = [*every.EVERY, *(("sigma_released", settings) for settings in RELEASED)]
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        *((name, {}) for name in every.MODELS),
-        ("linrec", {"mask_padding": True}),
-        ("moe_matrrec", {"leak": True}),
-    ],
-    ids=str,
-)
+def reads_padding(name: str, settings: dict[str, Any]) -> bool:
+    if name == "sigma_released":
+        return settings.get("look_ahead", True) or settings.get("flip_until", 45) not in (None, 1)
+    return (name in READS_PADDING and not settings) or "leak" in settings
+
+
+@pytest.mark.parametrize(("name", "settings"), FORMS, ids=str)
 def test_columns_move_states_of_models_that_read_padding_and_of_no_other(
     name: str, settings: dict[str, Any]
 ) -> None:
     model = every.build(name, **settings).double()
+    checks.shake(model, 0.1)  # or a column of padding may be all zeros
     items, rows = every.batch((5, 1, 2, 4))
     wide = every.last_states(model, items, rows)
-    fewer = rows._replace(longest=6)
+    fewer = rows._replace(longest=5)
     if name in WANTS_WHOLE_ROWS:
         with pytest.raises(UserError, match=r"max_length"):
             every.last_states(model, items, fewer)
         return
     narrow = every.last_states(model, items, fewer)
-    if (name, tuple(settings.items())) in READS_PADDING:
-        assert (narrow - wide).abs().max() > 1e-4
-    else:
-        torch.testing.assert_close(narrow, wide, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(narrow, wide, rtol=1e-6, atol=1e-9) != reads_padding(name, settings)
 
 
 @pytest.mark.parametrize("name", every.TRAINED)
@@ -104,10 +101,10 @@ def test_a_row_longer_than_the_positions_is_refused(name: str) -> None:
         every.every_state(model, items, rows_of(torch.tensor([longest + 1])))
 
 
-@pytest.mark.parametrize("name", every.MODELS)
-def test_the_future_moves_states_as_a_model_says(name: str) -> None:
+@pytest.mark.parametrize(("name", "settings"), FORMS, ids=str)
+def test_the_future_moves_states_as_a_model_says(name: str, settings: dict[str, Any]) -> None:
     """Never those of a causal model, and its own item always does."""
-    model = every.build(name)
+    model = every.build(name, **settings)
     items, rows = every.batch()
     before = every.every_state(model, items, rows)
     moved = False
@@ -121,6 +118,8 @@ def test_the_future_moves_states_as_a_model_says(name: str) -> None:
         moved |= not torch.allclose(after[:position].float(), before[:position].float(), atol=1e-5)
         assert not torch.equal(after[position], before[position])
     assert moved != model.causal
+    if name == "sigma_released":
+        assert model.causal == (settings.get("flip_until") == 1)
 
 
 @pytest.mark.parametrize(
@@ -312,29 +311,28 @@ def test_start_reaches_into_mamba_as_in_the_authors_code(name: str, reinit: bool
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        *(
-            (name, {"num_heads": 3}, "num_heads=3 must divide hidden_size=16")
-            for name in ("bert4rec", "fearec", "linrec", "moe_matrrec", "sasrec", "sasrec_authors")
-        ),
+        ("sasrec", {"num_heads": 3}, "num_heads=3 must divide hidden_size=16"),
         ("sasrec", {"num_heads": 0}, "num_heads=0 must divide"),
         ("sasrec", {"activation": "tanh"}, "activation='tanh' must be gelu or relu"),
         ("fearec", {"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
-        ("fearec", {"global_ratio": 1.1}, "global_ratio=1.1 must be above 0 and at most 1"),
-        ("fearec", {"num_layers": 7, "global_ratio": 0.1}, "layer 4 none of the 5 frequencies"),
+        (
+            "fearec",
+            {"num_layers": 7, "global_ratio": 0.1},
+            "leaves a layer none of the 5 frequencies",
+        ),
         ("fearec", {"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),
         ("fearec", {"max_length": 2}, r"max_length=2\) must be between 1 delay"),
         ("fearec", {"topk_factor": 9.0}, "topk_factor=9.0"),
         ("fearec", {"contrast": "both"}, "contrast='both' must be"),
         ("fearec", {"similarity": "l2"}, "similarity='l2' must be"),
         ("fearec", {"temperature": 0.0}, "temperature=0.0 must be above 0"),
-        ("fearec", {"frequency_weight": 0.1}, "needs contrast, whose pairs"),
+        ("fearec", {"frequency_weight": 0.1}, "needs pairs to compare"),
         ("sigma_released", {"flip_until": -1}, "flip_until=-1 and r=5 count items"),
         ("sigma_released", {"r": -2}, "r=-2 count items"),
         ("sigma_released", {"mix": [0.5, 0.5]}, r"mix=\[0\.5, 0\.5\] must hold three weights"),
         ("item_knn", {"neighbours": 0}, "neighbours=0 must be at least 1"),
         ("item_knn", {"shrinkage": -0.5}, "shrinkage=-0.5 must be at least 0"),
         ("item_knn", {"decay": 0.0}, "decay=0.0 must be above 0 and at most 1"),
-        ("item_knn", {"decay": 1.5}, "decay=1.5 must be above 0 and at most 1"),
         ("vmis_knn", {"max_length": 1}, "max_length=1 must be at least 2"),
         ("vmis_knn", {"sessions": 0}, "sessions=0, neighbours=100 must be at least 1"),
         ("vmis_knn", {"neighbours": 0}, "neighbours=0 must be at least 1"),
@@ -350,14 +348,13 @@ def test_impossible_settings_are_named(name: str, settings: dict[str, Any], mess
     assert re.search(message, str(cause))
 
 
+PAPERS = ("bert4rec", "echo", "echo_sigma", "fearec", "gru4rec", "linrec", "sasrec", "sigma")
+
+
 def test_the_papers_dropout_is_that_of_the_data_set() -> None:
-    paper = "bert4rec echo echo_sigma fearec gru4rec linrec mamba4rec sasrec sigma"
-    for name in paper.split():
+    for name in PAPERS:
         assert every.composed(name).model.dropout == 0.3
-        written = OmegaConf.to_container(every.composed(name).model, resolve=False)
-        assert written["dropout"] == "${paper.dropout}"
-    assert checks.composed("sasrec", "dataset=ml_1m").model.attention_dropout == 0.2
-    assert checks.composed("sigma", "dataset=ml_1m", "model.dropout=0.4").model.dropout == 0.4
+        assert checks.composed(name, "dataset=ml_1m").model.dropout == 0.2
 
 
 @pytest.mark.parametrize("name", every.TRAINED)
@@ -373,29 +370,3 @@ def test_each_dropout_acts_in_training_alone(name: str) -> None:
             assert torch.equal(*twice) == idle, key
             still = every.every_state(model.eval(), items, rows)
             assert torch.equal(still, every.every_state(plain, items, rows)), key
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), every.EVERY_TRAINED, ids=str)
-def test_learns_a_handful_of_users_by_heart(name: str, settings: dict[str, Any]) -> None:
-    """HR@1 = 1 on what it was trained on; a model's own loss beside the cross entropy."""
-    model = every.without_dropout(name, **settings)
-    # No two end alike, so that a first-order model can learn them, too.
-    histories = [[7], [2, 1], [10, 3, 5], [5, 3, 10], [2, 12, 1, 9], [6, 11, 3, 9, 4], [8, 2] * 4]
-    targets = torch.tensor([3, 9, 1, 12, 5, 20, 3])
-    if model.mask_token is not None:  # it stands where the next item is asked for
-        histories = [[*history, model.mask_token] for history in histories]
-    items = torch.tensor([item for history in histories for item in history])
-    rows = rows_of(torch.tensor([len(history) for history in histories]), every.L)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(100):
-        states = every.last_states(model, items, rows)
-        loss = F.cross_entropy(model.logits(states), targets - 1)
-        # Each history its own twin: one with the same target.
-        extra = model.extra_loss(items, rows, every.ends(rows), states, (items, rows))
-        loss = loss if extra is None else loss + extra
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    scores = model.eval().logits(every.last_states(model, items, rows))
-    assert (scores.argmax(1) + 1).tolist() == targets.tolist()

@@ -1,4 +1,4 @@
-"""Every model by the front door: trained, stopped, resumed, tested, and in two processes."""
+"""Every model by the front door: trained, stopped, resumed, tested; one in two processes."""
 
 import json
 import sys
@@ -56,34 +56,6 @@ def test_trains_checkpoints_resumes_and_tests(
     pd.testing.assert_frame_equal(results[0][3], results[1][3])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "typed", "answer"),
-    [
-        ("bert4rec", "objective=next_item", "bert4rec predicts masked items; use objective=cloze"),
-        ("bert4rec", "objective=all_positions", "bert4rec predicts masked items"),
-        ("fearec", "objective=all_positions", "fearec is not causal"),
-        ("sasrec", "objective=counted", "sasrec learns by gradients; use objective=next_item"),
-        ("markov", "objective=next_item", "markov is counted, not trained; use objective=counted"),
-        ("sigma_released", "loss=bce", "so it needs loss=cross_entropy; or set model.padding_item"),
-        ("fearec_authors", "objective=next_item", "take next_item_twins"),
-        ("sasrec", "model.num_heads=3", "model: num_heads=3 must divide hidden_size="),
-    ],
-)
-def test_what_does_not_go_together_is_one_sentence(
-    name: str,
-    typed: str,
-    answer: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert call(monkeypatch, *overrides(tmp_path, name), typed) == 1
-    captured = capsys.readouterr()
-    assert answer in captured.err
-    assert "Traceback" not in captured.err + captured.out
-
-
 def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.DataFrame, Any]]:
     """Row, ranks and best weights of one process and of two, where nothing is drawn at random."""
     results = []
@@ -139,11 +111,3 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for stage in ("val", "test"):
         ours = two[0]["metrics"][stage]["ndcg@10"]
         assert one[0]["metrics"][stage]["ndcg@10"] == pytest.approx(ours, abs=0.01)
-
-
-@pytest.mark.slow
-def test_counted_models_run_in_one_process(tmp_path: Path) -> None:
-    typed = [*overrides(tmp_path, "markov"), "trainer.devices=2", "trainer.accelerator=cpu"]
-    output = run(sys.executable, ROOT / "train.py", *typed, expect=1)
-    assert "markov learns nothing by gradients and runs in one process" in output
-    assert "Traceback" not in output

@@ -1,14 +1,13 @@
-"""GRU4Rec against its equations in plain loops and against torch's GRU cell; its start."""
+"""GRU4Rec against its equations in plain loops; its start."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.models.gru4rec import GRU4Rec
-from tests.models.checks import K, assert_equations, every_state, real, rows, shake
+from tests.models.checks import K, assert_equations, shake
 from tests.models.slow import gru, linear
 
 
@@ -30,21 +29,6 @@ def row_states(model: GRU4Rec, row: Tensor, length: int, num_layers: int) -> lis
 def test_equals_the_equations_with_gradients(num_layers: int) -> None:
     model = build(num_layers=num_layers)
     assert_equations(model, row_states, num_layers)
-
-
-def test_is_torchs_cell_step_by_step() -> None:
-    model = build()
-    cell = nn.GRUCell(6, 5, bias=False).double()
-    with torch.no_grad():
-        cell.weight_ih.copy_(model.gru.weight_ih_l0)
-        cell.weight_hh.copy_(model.gru.weight_hh_l0)
-    items, lengths = rows()
-    state, states = torch.zeros(5, 5, dtype=torch.float64), []
-    for t in range(7):
-        state = cell(F.embedding(items[:, t], model.items.weight), state)
-        states.append(F.linear(state, model.out.weight, model.out.bias))
-    want, got = real(torch.stack(states, dim=1), lengths), every_state(model, items, lengths)
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
 def test_starts_as_recboles() -> None:

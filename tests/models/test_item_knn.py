@@ -44,25 +44,6 @@ def by_definition(
     return torch.tensor(out, dtype=torch.float64).float()
 
 
-def test_by_hand() -> None:
-    model = ItemKNN(5, max_length=3, decay=0.5, remind=True)
-    model.count(*flat([[1, 2, 2], [2, 1, 3], [1], [4, 2]]))
-    # Users of 1: 3, of 2: 3, of 3: 1, of 4: 1; both 1 and 2: 2, 1 and 3, 2 and 3, 2 and 4: 1.
-    s12, s13, s24 = 2 / 3, 1 / math.sqrt(3), 1 / math.sqrt(3)
-    got = last_scores(model, [[1], [1, 2], [5, 1, 1, 2, 1]], 5)
-    want = [
-        [0, s12, s13, 0, 0],
-        [s12, 0.5 * s12, 0.5 * s13 + s13, s24, 0],
-        [0.5 * s12, s12, s13 + 0.5 * s13, 0.5 * s24, 0],
-    ]
-    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
-    model.remind = False
-    want[0][0] = want[1][0] = want[1][1] = want[2][0] = want[2][1] = 0
-    torch.testing.assert_close(
-        last_scores(model, [[1], [1, 2], [5, 1, 1, 2, 1]], 5), torch.tensor(want), rtol=1e-6, atol=0
-    )
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -82,15 +63,6 @@ def test_equals_the_definition(options: dict) -> None:
     model.count(*flat(histories))
     got = last_scores(model, queries, 2 * L)
     assert torch.equal(got, by_definition(histories, queries, **options))
-
-
-def test_all_that_tie_with_the_last_neighbour_stay() -> None:
-    # 2 is nearest to 1; 3, 4 and 5 are equally near; 6 is farther.
-    model = ItemKNN(6, 2, neighbours=2)
-    model.count(*flat([[1, 2, 3, 4, 5, 6], [1, 2], [6, 3, 4, 5], [6]]))
-    scores = last_scores(model, [[1]], 2)[0]
-    assert scores[1] > scores[2] == scores[3] == scores[4] > 0
-    assert scores[5] == 0
 
 
 def test_equal_sums_of_different_items_tie_exactly() -> None:

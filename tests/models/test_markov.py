@@ -32,24 +32,6 @@ def by_definition(
     return torch.tensor(out, dtype=torch.float64).float()
 
 
-def test_by_hand() -> None:
-    histories = [[1, 2, 1, 2], [1, 3], [2, 2, 4]]
-    # After 1: 2, 2, 3; after 2: 1, 2, 4; 3 and 4 end histories. Counts: 3, 4, 1, 1 of 9.
-    model = Markov(5)
-    model.count(*flat(histories))
-    third = 1 / 3
-    want = [[0, 2 * third, third, 0, 0], [third, third, 0, third, 0], [0] * 5, [0] * 5]
-    got = last_scores(model, [[4, 1], [2], [1, 3], [5]], 2)
-    assert torch.equal(got, torch.tensor(want))
-    smooth = Markov(5, smoothing=3.0)
-    smooth.count(*flat(histories))
-    want = [
-        [1 / 6, (2 + 4 / 3) / 6, (1 + 1 / 3) / 6, (1 / 3) / 6, 0],
-        [3 / 9, 4 / 9, 1 / 9, 1 / 9, 0],
-    ]
-    torch.testing.assert_close(last_scores(smooth, [[1], [5]], 1), torch.tensor(want))
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.01, 7.0])
 def test_equals_the_definition(alpha: float) -> None:
     histories = random_histories(40, 15, 8)

@@ -8,12 +8,6 @@ from sigma.models.popularity import Popularity
 from tests.models.histories import flat, last_scores, random_histories
 
 
-def test_by_hand() -> None:
-    model = Popularity(4)
-    model.count(*flat([[1, 2, 2], [2, 4]]))
-    assert last_scores(model, [[1], [4, 3]], 3).tolist() == [[1, 3, 0, 1]] * 2
-
-
 def test_equals_a_plain_count() -> None:
     histories = random_histories(40, 15, 8)
     model = Popularity(15)

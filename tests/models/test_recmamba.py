@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from torch import Tensor
 
 from sigma.models.mamba import Mamba
@@ -49,16 +50,18 @@ def test_starts_as_the_authors_do() -> None:
     assert (model.mamba.D == 1).all()
 
 
-# --- the settings, as a run composes them ---
-
-
 @pytest.mark.parametrize(
-    ("max_length", "printed"),
+    ("name", "max_length", "printed"),
     # Parameters the authors' logs of KuaiRand print, 32,038,725 rows of their item table taken off.
-    [(1000, 1_025_284_192), (2000, 1_025_316_192), (5000, 1_025_412_192)],
+    [
+        ("mambarec", 1000, 1_025_284_192),
+        ("mambarec", 5000, 1_025_412_192),
+        ("moe_matrrec", 1000, 1_025_296_929),
+        ("moe_matrrec", 5000, 1_025_424_929),
+    ],
 )
-def test_mambarec_has_as_many_parameters_as_its_authors_logs_print(
-    max_length: int, printed: int
-) -> None:
-    config = checks.composed("mambarec", f"dataset.max_length={max_length}")
-    assert checks.parameters_beside_the_table(config) == printed - 32 * 32_038_725
+def test_as_many_parameters_as_authors_logs_print(name: str, max_length: int, printed: int) -> None:
+    config = checks.composed(name, f"dataset.max_length={max_length}")
+    model = instantiate(config.model, num_items=9, _convert_="all")
+    beside_the_table = sum(p.numel() for p in model.parameters()) - model.items.weight.numel()
+    assert beside_the_table == printed - 32 * 32_038_725

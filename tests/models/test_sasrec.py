@@ -1,4 +1,4 @@
-"""SASRec against its equations in plain loops and against torch's own layers; the shared layers."""
+"""SASRec against its equations in plain loops, in both forms."""
 
 import math
 from collections.abc import Callable
@@ -7,22 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sigma.models.sasrec import NormFirstAttention, SASRec
-from sigma.models.transformer import TransformerLayer
-from sigma.ops import whole_rows
-from tests.models.checks import K, assert_equations, shake, torch_attention, torch_layer
+from sigma.models.sasrec import SASRec
+from tests.models.checks import K, assert_equations, shake
 from tests.models.slow import gelu, mixed, norm, relu, transformer_layer, update
 
 
 def build(**options: object) -> SASRec:
     settings = {"max_length": 7, "hidden_size": 6, "inner_size": 10} | options
-    settings = {"num_layers": 2, "num_heads": 2} | settings
     model = SASRec(num_items=K, dropout=0.0, attention_dropout=0.0, **settings)  # type: ignore[arg-type]
     shake(model)
     return model.double()
-
-
-# --- the equations, one row of real items at a time, one position, one head, one key at a time ---
 
 
 def norm_first_layer(
@@ -69,42 +63,6 @@ def row_states(model: SASRec, row: Tensor, length: int, options: dict) -> list[T
 def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
     assert_equations(model, row_states, options)
-
-
-# --- torch's own layers, weights copied ---
-
-
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_a_causal_layer_is_torchs_encoder_layer(activation: str) -> None:
-    ours = TransformerLayer(6, 3, 10, dropout=0.0, attention_dropout=0.0, activation=activation)
-    shake(ours)
-    theirs = torch_layer(ours.double(), 3, activation)
-    torch.manual_seed(0)
-    x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
-    future = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    got = ours(x.flatten(0, 1), whole_rows(4, 5, x.device)).view_as(x)
-    want = theirs(x, src_mask=future)
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
-    weight = torch.randn_like(got)
-    torch.testing.assert_close(
-        *(torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, want))
-    )
-
-
-def test_norm_first_attention_is_torchs_with_normed_queries() -> None:
-    ours = NormFirstAttention(6, 2, attention_dropout=0.0)
-    shake(ours)
-    theirs = torch_attention(ours.double(), heads=2)
-    torch.manual_seed(0)
-    x = torch.randn(4, 5, 6, dtype=torch.float64)
-    queries = ours.norm(x)
-    future = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    want = queries + theirs(queries, x, x, attn_mask=future, need_weights=False)[0]
-    got = ours(x.flatten(0, 1), whole_rows(4, 5, x.device)).view_as(x)
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
-
-
-# --- switches ---
 
 
 def test_the_authors_form_has_no_output_map_and_starts_xavier() -> None:

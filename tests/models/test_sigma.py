@@ -5,8 +5,6 @@ import torch
 from torch import Tensor
 
 from sigma.models.sigma import Sigma, SigmaLayer
-from sigma.ops import rows_of
-from sigma.ops.moves import flip_index
 from tests.models.checks import MAMBA, K, assert_equations, shake
 from tests.models.slow import conv, feed_forward, gelu, gru, linear, mamba, norm
 
@@ -15,9 +13,6 @@ def build(**options: object) -> Sigma:
     torch.manual_seed(0)
     settings = {"hidden_size": 6, "dropout": 0.0, "r": 2} | options
     return Sigma(num_items=K, mamba=MAMBA, **settings).double()  # type: ignore[arg-type]
-
-
-# --- the equations, one row of real items at a time, no padding, no vectorised convolution ---
 
 
 def layer_by_equations(h: list[Tensor], p: SigmaLayer, r: int) -> list[Tensor]:
@@ -70,28 +65,3 @@ def test_equals_the_equations_with_gradients(options: dict) -> None:
     model = build(**options)
     shake(model)
     assert_equations(model, row_states, options.get("r", 2))
-
-
-def test_partial_flip_by_hand() -> None:
-    """Rows of 6, 3, 2 and 1 items end to end; two places behind the last."""
-    rows = rows_of(torch.tensor([6, 3, 2, 1]))
-    assert flip_index(rows, 14, keep=2).tolist() == [
-        *[3, 2, 1, 0, 4, 5],
-        *[6, 7, 8],
-        *[9, 10],
-        11,
-        *[12, 13],
-    ]
-    assert flip_index(rows, 12, keep=1).tolist() == [*[4, 3, 2, 1, 0, 5], *[7, 6, 8], *[9, 10], 11]
-    assert flip_index(rows_of(torch.tensor([4])), 5, 0).tolist() == [3, 2, 1, 0, 4]
-    assert flip_index(rows_of(torch.tensor([4])), 5, 4).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_ablations_drop_their_parameters() -> None:
-    def size(**options: object) -> int:
-        return sum(p.numel() for p in build(**options).parameters())
-
-    assert size(gate=False) < size()
-    assert size(gru=False) < size()
-    assert size(shared_mamba=False) > size()
-    assert size(partial_flip=False) == size()

@@ -54,26 +54,6 @@ def by_definition(
     return torch.tensor(out, dtype=torch.float64).float()
 
 
-def test_by_hand() -> None:
-    # Session 3 holds nothing but items of the history, 4 none of them.
-    histories = [[1, 2, 5, 6], [3, 5, 3], [1, 6], [2, 3, 2], [4, 6]]
-    model = VMISKNN(7, max_length=6, neighbours=2)
-    model.count(*flat(histories))
-    # History 1 2 3 1 has n = 4, places 1: 4, 2: 2, 3: 3. Similarities: session 0 (2 + 4) / 4,
-    # session 1 3/4, session 2 4/4; neighbours are 0 and 2, both matched by the last item, x = 1.
-    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
-    want = [0, 0, 0, 0, 0.9 * 1.5 * math.log(5 / 2), 0.9 * (1.5 + 1) * math.log(5 / 3), 0]
-    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
-    model.neighbours = 3  # session 1 is matched by 3, two from the end, x = 2
-    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
-    want[4] = (0.9 * 1.5 + 0.8 * 0.75) * math.log(5 / 2)
-    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
-    model.remind = True
-    got = last_scores(model, [[1, 2, 3, 1]], 4)[0]
-    want[1], want[2] = 0.9 * 1.5 * math.log(5 / 2), 0.8 * 0.75 * math.log(5 / 2)
-    torch.testing.assert_close(got, torch.tensor(want), rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -98,18 +78,6 @@ def test_equals_the_definition(options: dict) -> None:
     assert torch.equal(got, by_definition(histories, queries, **options))
 
 
-def test_the_match_weight_ends_at_the_tenth_item() -> None:
-    # Session u shares item u alone with the history 1 ... 12 and offers item 12 + u.
-    history = list(range(1, 13))
-    model = VMISKNN(25, max_length=13)
-    model.count(*flat([[u, 12 + u] for u in history]))
-    scores = last_scores(model, [history], 13)[0]
-    for u in history:
-        x = 13 - u
-        want = max(0, 10 - x) / 10 * u / 12 * math.log(12)
-        assert scores[11 + u].item() == pytest.approx(want, rel=1e-6)
-
-
 @pytest.mark.parametrize("longest", [L, 3 * L])
 def test_the_own_session_is_no_neighbour(longest: int) -> None:
     """Neither at validation, where the history is all of training, nor at test, one item later."""
@@ -124,9 +92,3 @@ def test_the_own_session_is_no_neighbour(longest: int) -> None:
         assert not (row == session).any()
         others += len(row)
     assert others > 60
-
-
-def test_the_more_recent_of_equal_sessions_is_the_neighbour() -> None:
-    model = VMISKNN(5, max_length=4, neighbours=1)
-    model.count(*flat([[1, 2], [1, 3], [1, 4], [5]]))
-    assert (last_scores(model, [[1]], 4)[0] > 0).tolist() == [False, False, False, True, False]
