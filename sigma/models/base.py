@@ -10,7 +10,7 @@ Constructor arguments of the same name mean the same everywhere, and files descr
     max_length: the largest L.
     mamba: hidden size -> Mamba block.
     hidden_size, or a layer's size: D.
-    num_heads: of the attention, H; divides D.
+    num_heads: of the attention, H; divides D into heads of size d.
     inner_size: width of the feed-forward layers.
     dropout: probability, of embeddings and layer outputs.
     attention_dropout: of attention weights.

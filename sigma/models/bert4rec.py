@@ -12,7 +12,6 @@ Symbols: c output bias.
 
 ``objective=cloze`` puts mask tokens, id K + 1, into the items: in training in place of those to be
 predicted, in evaluation one after the last item, so that a row then holds up to L + 1 positions.
-This file only encodes; a mask token is an item of its row.
 
 Departures: the mask token is not scored (in the authors' code it is, and padding). An epoch masks
 every training history five times

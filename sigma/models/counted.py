@@ -2,8 +2,7 @@
 
 ``count`` is called once with the training histories. All it stores are whole numbers in buffers, so
 a checkpoint needs no data and a change of precision rounds nothing; scores are computed in float64
-or in whole numbers and returned as float32, so that items whose scores are equal by definition stay
-equal. Such a model has no parameters.
+or in whole numbers, so that items whose scores are equal by definition stay equal.
 
 Symbols: W items in a state, R rows scored at once; a flat array is divided into groups by offsets
 (groups + 1,): group g has the values from ``offsets[g]`` to before ``offsets[g + 1]``.

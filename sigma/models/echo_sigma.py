@@ -1,7 +1,6 @@
 """ECHO as the authors of SIGMA wrote it anew for their comparison.
 
-EchoMamba4Rec: Wang, He & Zhu, arXiv 2406.02638, 2024 (``sigma.models.echo``). SIGMA: Liu et al.,
-AAAI 2025, whose published baselines hold this other model under the name.
+SIGMA: Liu et al., AAAI 2025; EchoMamba4Rec itself is ``sigma.models.echo``.
 
 Symbols: L columns (the data set's max_length), H high-pass mask and C complex filter, both (D,),
 rev reversal of all L columns. (B, L, D) else.

@@ -40,8 +40,7 @@ class GRU4Rec(TiedItems):
         nn.init.xavier_normal_(self.items.weight)
         clear_padding(self.items)
         for key, weight in self.gru.named_parameters():
-            # RecBole's first layer only; a deeper one stays as PyTorch draws it.
-            if key.endswith("l0"):
+            if key.endswith("l0"):  # RecBole's first layer only
                 nn.init.xavier_uniform_(weight)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:

@@ -70,7 +70,6 @@ class ItemKNN(Counted):
         self.remind = remind
 
     def similarity(self, shared: Tensor, users: Tensor, other_users: Tensor) -> Tensor:
-        """s_ij from c_ij, n_i and n_j, float64."""
         return shared / ((users * other_users).double().sqrt() + self.shrinkage)  # eq. 1
 
     def count(self, items: Tensor, offsets: Tensor) -> None:

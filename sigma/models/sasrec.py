@@ -2,8 +2,6 @@
 
 Kang & McAuley, ICDM 2018.
 
-Symbols: d = D / H.
-
 RecBole's form, which the SIGMA authors ran:
 
     X = dropout(LayerNorm(E[items] + P))                          (T, D)                        (1)

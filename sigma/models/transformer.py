@@ -2,8 +2,6 @@
 
 Vaswani et al., "Attention Is All You Need", 2017; Devlin et al., "BERT", 2019.
 
-Symbols: H heads, d = D / H.
-
     A = softmax(Q K^T / sqrt(d)) V,  Q = X W_Q + b_Q, K and V likewise        of every head     (1)
     X = LayerNorm(X + dropout(A W_O + b_O))                                                     (2)
     X = LayerNorm(X + dropout(f(X W1 + b1) W2 + b2))                                            (3)

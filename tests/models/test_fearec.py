@@ -201,19 +201,6 @@ def test_extra_loss_by_hand(contrast: str, frequency_weight: float, similarity: 
     checks.assert_same(model, got, want)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"contrast": "un", "contrast_weight": 0.0}, {"contrast": "us_x", "semantic_weight": 0.0}],
-    ids=str,
-)
-def test_terms_of_weight_zero_cost_nothing(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build(**options)
-    batch = samples()
-    states = model(*batch)
-    monkeypatch.setattr(FEARec, "forward", lambda *_: pytest.fail("encoded for nothing"))
-    assert model.extra_loss(*batch, states, TWINS) is None
-
-
 def test_twins_must_be_there() -> None:
     batch, model = samples(), build(contrast="us_x")
     with pytest.raises(UserError, match="next_item_twins"):
