@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sigma.arguments import Count
 from sigma.errors import UserError
 from sigma.models.contrast import Contrast
 from sigma.models.layers import init_normal, spectrum
@@ -70,7 +71,7 @@ class HybridAttention(SelfAttention):
     def __init__(
         self,
         size: int,
-        num_heads: int,
+        num_heads: Count,
         window: tuple[int, int],
         topk_factor: float,
         spatial_ratio: float,
@@ -146,8 +147,8 @@ class FEARec(Contrast):
     def __init__(
         self,
         num_items: int,
-        max_length: int,
-        num_layers: int = 2,
+        max_length: Count,
+        num_layers: Count = 2,
         global_ratio: float = 1.0,
         spatial_ratio: float = 0.0,
         topk_factor: float = 1.0,

@@ -21,6 +21,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from sigma.arguments import Count
 from sigma.models.counted import (
     CELLS,
     Counted,
@@ -50,8 +51,8 @@ class ItemKNN(Counted):
     def __init__(
         self,
         num_items: int,
-        max_length: int,
-        neighbours: int = 100,
+        max_length: Count,
+        neighbours: Count = 100,
         shrinkage: float = 0.0,
         decay: float = 1.0,
         remind: bool = False,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.arguments import Count, Share
 from sigma.models.base import Model
 from sigma.ops import Places, Rows, causal_conv, gru, take, unfold
 from sigma.ops.rows import typed
@@ -29,8 +30,8 @@ class TiedItems(Model):
     def __init__(
         self,
         num_items: int,
-        hidden_size: int = 64,
-        dropout: float = 0.2,
+        hidden_size: Count = 64,
+        dropout: Share = 0.2,
         name: str = "",
         extra: int = 0,
     ) -> None:

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.arguments import Count, Share
 from sigma.models.layers import TiedItems, at, encode, init_normal
 from sigma.ops import (
     Places,
@@ -53,10 +54,10 @@ class Mamba(nn.Module):
 
     def __init__(
         self,
-        hidden_size: int,
-        state_size: int = 32,
-        conv_width: int = 4,
-        expand: int = 2,
+        hidden_size: Count,
+        state_size: Count = 32,
+        conv_width: Count = 4,
+        expand: Count = 2,
         step_min: float = 1e-3,
         step_max: float = 0.1,
         backend: str = "auto",
@@ -129,9 +130,9 @@ class MambaStack(TiedItems):
     def __init__(
         self,
         num_items: int,
-        hidden_size: int = 64,
-        num_layers: int = 1,
-        dropout: float = 0.2,
+        hidden_size: Count = 64,
+        num_layers: Count = 1,
+        dropout: Share = 0.2,
         name: str = "",
         **of_layers: Any,
     ) -> None:

@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigma.arguments import Count, Share
 from sigma.models.mamba import MambaFactory
 from sigma.models.recmamba import init_xavier
 from sigma.models.transformer import FeedForward, PositionedItems, SelfAttention
@@ -51,11 +52,11 @@ class MoEMaTrRec(PositionedItems):
     def __init__(
         self,
         num_items: int,
-        max_length: int,
+        max_length: Count,
         mamba: MambaFactory,
-        hidden_size: int = 32,
-        num_heads: int = 1,
-        dropout: float = 0.5,
+        hidden_size: Count = 32,
+        num_heads: Count = 1,
+        dropout: Share = 0.5,
         leak: bool = False,
         **options: Any,
     ) -> None:

@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.arguments import Count, Number, Share
 from sigma.models.layers import GRU, CausalConv1d, Dropout, at
 from sigma.models.mamba import MambaFactory, MambaStack
 from sigma.ops import Places, Rows, flip
@@ -76,13 +77,13 @@ class SigmaLayer(nn.Module):
         size: int,
         mamba: MambaFactory,
         *,
-        dropout: float,
-        r: int = 5,
+        dropout: Share,
+        r: Number = 5,
         partial_flip: bool = True,
         gate: bool = True,
         gru: bool = True,
         shared_mamba: bool = True,
-        conv_width: int = 3,
+        conv_width: Count = 3,
     ) -> None:
         super().__init__()
         self.r = r

@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.arguments import Number, Share
 from sigma.models.layers import GRU, CausalConv1d, Dropout, at
 from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack
 from sigma.models.transformer import FeedForward
@@ -84,9 +85,9 @@ class ReleasedLayer(nn.Module):
         size: int,
         mamba: MambaFactory,
         *,
-        dropout: float,
+        dropout: Share,
         flip_until: int | None = 45,
-        r: int = 5,
+        r: Number = 5,
         cross_gate: bool = True,
         look_ahead: bool = True,
         shared_mamba: bool = True,

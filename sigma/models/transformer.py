@@ -13,6 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma.arguments import Count, Share
 from sigma.errors import UserError
 from sigma.models.layers import Dropout, TiedItems, at
 from sigma.ops import Places, Rows, attend
@@ -26,10 +27,10 @@ class SelfAttention(nn.Module):
     def __init__(
         self,
         size: int,
-        num_heads: int,
+        num_heads: Count,
         *,
-        dropout: float,
-        attention_dropout: float = 0.0,
+        dropout: Share,
+        attention_dropout: Share = 0.0,
         causal: bool = True,
     ) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class FeedForward(nn.Module):
         size: int,
         inner: int,
         *,
-        dropout: float,
+        dropout: Share,
         activation: str = "gelu",
         inner_dropout: float = 0.0,
     ) -> None:
@@ -157,15 +158,15 @@ class Transformer(PositionedItems):
     def __init__(
         self,
         num_items: int,
-        max_length: int,
+        max_length: Count,
         attention: Callable[..., nn.Module] = SelfAttention,
         feed_forward: Callable[..., nn.Module] = FeedForward,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 2,
-        inner_size: int = 256,
-        dropout: float = 0.2,
-        attention_dropout: float = 0.2,
+        hidden_size: Count = 64,
+        num_layers: Count = 2,
+        num_heads: Count = 2,
+        inner_size: Count = 256,
+        dropout: Share = 0.2,
+        attention_dropout: Share = 0.2,
         activation: str = "gelu",
         **options: Any,
     ) -> None:

@@ -28,6 +28,7 @@ Choices and departures:
 import torch
 from torch import Tensor
 
+from sigma.arguments import Count
 from sigma.models.counted import Counted, distinct, last_places, members, offsets_of, rank_in_group
 
 ONE = 1 << 32  # counts shared items in the upper half of a number, the sum of p_i in the lower
@@ -53,9 +54,9 @@ class VMISKNN(Counted):
     def __init__(
         self,
         num_items: int,
-        max_length: int,
+        max_length: Count,
         sessions: int = 500,
-        neighbours: int = 100,
+        neighbours: Count = 100,
         remind: bool = False,
         name: str = "",
     ) -> None:
