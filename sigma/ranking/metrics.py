@@ -61,7 +61,7 @@ def expected_gains(table: Tensor, greater: Tensor, ties: Tensor) -> Tensor:
 
     Args:
         table: (k + 1,) or (k + 1, M) cumulated gains, see ``gain_table``.
-        greater, ties: (B,) int64, as from ``target_ranks``.
+        greater: (B,) int64, as from ``target_ranks``, like ``ties``.
     """
     cut = len(table) - 1
     gained = table[(greater + 1 + ties).clamp(max=cut)] - table[greater.clamp(max=cut)]

@@ -118,7 +118,6 @@ class Row:
         return cls.parse(json.loads(path.read_text()))
 
     def content(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
         plain: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
         return plain
 

@@ -93,7 +93,7 @@ def test_a_failed_job_is_recorded_and_the_rest_go_on(
     status([*SMALL, f"dataset.path={data}", *grid, "--runs", str(tmp_path / "runs")])
     text = " ".join(capsys.readouterr().out.split())
     assert "3 runs: 2 done, 1 failed" in text
-    assert "model.r=-1 must be at least 0" in text
+    assert "failed: sigma-custom-s1-" in text
 
     # Started again, only the failed one is run.
     row = next((tmp_path / "runs").glob("*/row.json"))
