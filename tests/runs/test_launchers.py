@@ -60,7 +60,6 @@ def test_submitit_on_this_machine(data: Path, tmp_path: Path) -> None:
     ("package", "launcher", "typed", "line"),
     [
         ("submitit", "slurm", "hydra.launcher.partition=gpu", "partition: gpu"),
-        ("ray", "ray_cluster", "hydra.launcher.ray.init.address=auto", "address: auto"),
     ],
 )
 def test_launchers_of_clusters_compose(
