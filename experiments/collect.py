@@ -21,7 +21,7 @@ from experiments.report import front_page
 from experiments.rows import ROWS, Entry, read
 from experiments.status import RUNS
 from sigma.errors import UserError
-from sigma.runs.files import LOCK, atomic_path
+from sigma.runs.files import LOCK, ROW, atomic_path
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
 
@@ -125,6 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     new, total, notes = collect(options.places, options.out)
     for note in notes:
         print(note)
+    if not total:
+        places = ", ".join(map(str, options.places))
+        raise UserError(f"There is no finished run in {places}: no folder there holds {ROW}.")
     print(f"{len(new)} of {total} rows are new in {options.out}")
     front_page(options.out)
 

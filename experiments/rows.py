@@ -118,7 +118,7 @@ def _sources(place: Path) -> Iterator[tuple[str, Path | bytes, Path]]:
     if (place / ROWS).is_file():
         for at, line in enumerate((place / ROWS).read_bytes().splitlines(), 1):
             yield f"{place / ROWS}, line {at},", line, place / RANKS_FOLDER
-    for path in sorted(place.glob(f"*/{ROW}")):
+    for path in sorted(place.glob(f"**/{ROW}")):
         yield str(path), path, path.with_name(RANKS)
 
 

@@ -41,6 +41,8 @@ MOVED = {
 SAME = {"dataset.seed": "seed", "model.max_length": "dataset.max_length"}
 # Free while a run goes on, but they decide where it ends.
 ENDING = ("trainer.max_epochs", "callbacks.early_stopping.patience")
+RULE = "callbacks.early_stopping."
+PAPER_RULE = ("sigma.callbacks.PaperEarlyStopping", "PaperEarlyStopping")  # has no say
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -109,6 +111,11 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if not is_free(k) and k not in doubled}
 
 
+def is_rule(key: str, value: Any) -> bool:
+    """Whether a setting is of a stopping rule that is not the paper's."""
+    return key.startswith(RULE) and not key.endswith(".monitor") and value not in PAPER_RULE
+
+
 def named(flat: dict[str, Any], deciding: dict[str, Any]) -> dict[str, Any]:
     """What decides an epoch's result, and what a name needs beside it.
 
@@ -117,6 +124,7 @@ def named(flat: dict[str, Any], deciding: dict[str, Any]) -> dict[str, Any]:
     """
     names = (*ENDING, *(["dataset.path"] if flat.get("dataset.name") == "custom" else []))
     result = {key: flat.get(key) for key in names} | deciding
+    result |= {key: value for key, value in flat.items() if is_rule(key, value)}
     return {key: value for key, value in result.items() if value is not None}
 
 
@@ -136,6 +144,12 @@ def former_identities(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [former, {"model.max_length": flat.get("dataset.max_length")} | former]
 
 
+def digest(flat: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of flattened settings, whatever their order."""
+    text = json.dumps(flat, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def run_id(config: dict[str, Any], flat: dict[str, Any] | None = None) -> str:
     """For example ``sigma-beauty-s2020-1f3c9a07``; its last part is a digest of ``identity``.
 
@@ -143,9 +157,7 @@ def run_id(config: dict[str, Any], flat: dict[str, Any] | None = None) -> str:
         flat: settings in place of ``identity``.
     """
     names = [str(config[part].get("name") or part) for part in ("model", "dataset")]
-    text = json.dumps(flat or identity(config), sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{'-'.join(names)}-s{config['seed']}-{digest}"
+    return f"{'-'.join(names)}-s{config['seed']}-{digest(flat or identity(config))}"
 
 
 def run_folder(runs: Path, config: dict[str, Any]) -> Path:
@@ -159,7 +171,7 @@ def resolved(root: DictConfig) -> dict[str, Any]:
     """The parts of a job's config that make its identity; others need a folder not there yet."""
     config = OmegaConf.create()
     for key, _ in flattened(OmegaConf.to_container(root, resolve=False)):
-        if is_free(key) and key not in (*ENDING, "dataset.path"):
+        if is_free(key) and key not in (*ENDING, "dataset.path") and not key.startswith(RULE):
             continue
         value = OmegaConf.select(root, key)
         if isinstance(value, Container):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, PaperEarlyStopping
+from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from sigma.callbacks.stopping import PaperEarlyStopping
 from sigma.runs.files import BEST, LAST
 
 

@@ -16,10 +16,10 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from sigma.callbacks import history
-from sigma.callbacks.checkpoints import PaperEarlyStopping
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import Curves, History
 from sigma.callbacks.progress import Progress, duration
+from sigma.callbacks.stopping import PaperEarlyStopping
 from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.statistics import DatasetStatistics, Expected

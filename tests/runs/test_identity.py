@@ -127,3 +127,11 @@ def test_a_run_of_an_earlier_version_goes_on_where_it_stands(
     assert run_folder(tmp_path, config).name == former
     (tmp_path / run_id(config)).mkdir()
     assert run_folder(tmp_path, config).name == run_id(config)
+
+
+def test_another_stopping_rule_is_another_run() -> None:
+    paper = changed("callbacks.early_stopping._target_", "sigma.callbacks.PaperEarlyStopping")
+    assert run_id(paper) == run_id(CONFIG)
+    for key, value in (("_target_", "mine.Stop"), ("min_delta", 0.1)):
+        assert run_id(changed(f"callbacks.early_stopping.{key}", value)) != run_id(CONFIG)
+    assert run_id(changed("callbacks.early_stopping.monitor", "val/ndcg@10")) == run_id(CONFIG)
