@@ -18,7 +18,6 @@ import shlex
 import sys
 from itertools import product
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
 
 import lightning as L
@@ -28,11 +27,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from experiments.grid import CONF
 from sigma.errors import UserError
 from sigma.runs.command import quoted
-from sigma.runs.distributed import passing_sigterm_on
+from sigma.runs.distributed import run_command
 from sigma.runs.files import LOCK, ROW, SCRIPT
 from sigma.runs.identity import register
 from sigma.runs.messages import explained
@@ -150,7 +150,8 @@ class Search:
                 self.run_trial(study, trial.number, trial.params)
             elif trial.state.name == "RUNNING":
                 study.tell(trial.number, state=TrialState.FAIL)
-        for _ in range(self.words.n_trials - len(ended(study))):
+        rest = range(self.words.n_trials - len(ended(study)))
+        for _ in tqdm(rest, self.name, unit="trial"):  # with the time that is left
             number = len(study.trials)
             study.sampler = optuna.samplers.TPESampler(seed=number)  # the same after a stop
             self.run_trial(study, number, study.ask(self.space).params)
@@ -168,7 +169,7 @@ class Search:
             pruned = "pruned" in study.trials[number].user_attrs
             study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
         rest = f"{len(ended(study))} of {self.words.n_trials}"
-        print(f"{self.name} trial {number}: {outcome}  ({rest})", flush=True)
+        tqdm.write(f"{self.name} trial {number}: {outcome}  ({rest})")
 
     def train(self, folder: Path, number: int, params: dict[str, Any]) -> str:
         """Run ``train.py`` in a process of its own; the sentence it failed with, if it failed."""
@@ -179,15 +180,10 @@ class Search:
         words |= {"callbacks.row.trials": self.words.n_trials}
         typed = ["group=fair_search", *self.fixed, *(f"{k}={v}" for k, v in words.items())]
         command = [sys.executable, str(SCRIPT), *typed]
-        with (
-            Popen(command, stdout=DEVNULL, stderr=PIPE, text=True) as process,
-            passing_sigterm_on(process),
-        ):
-            lines = (process.communicate()[1] or "").splitlines()
-        if process.returncode in (143, -15):  # by SIGTERM; the next start goes on with it
+        status, sentence = run_command(command, quiet=True)
+        if status in (143, -15):  # by SIGTERM; the next start goes on with it
             raise SystemExit(143)
-        sentences = [line[7:] for line in lines if line.startswith("error: ")]
-        return sentences[-1] if sentences else "it failed" * bool(process.returncode)
+        return sentence or "it failed" * bool(status)
 
     def show(self, study: Any) -> None:
         """All trials, and the best one's command line."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -42,6 +43,30 @@ def command(cfg: DictConfig) -> list[str]:
     ]
 
 
+def run_command(words: list[str], quiet: bool = False) -> tuple[int, str]:
+    """Run a process to its end; its exit status, and the sentence of its error.
+
+    A SIGTERM stops the process, too, instead of leaving it behind without a parent.
+
+    Args:
+        quiet: show nothing of it.
+    """
+    sentence = ""
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL if quiet else None}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **streams) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            for line in process.stderr or ():
+                if not quiet:
+                    sys.stderr.write(line)
+                if line.startswith("error: "):
+                    sentence = line.removeprefix("error: ").strip()
+            process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return process.returncode, sentence
+
+
 def launch(cfg: DictConfig) -> float:
     """The job's best validation score (NaN in a development run).
 
@@ -51,25 +76,15 @@ def launch(cfg: DictConfig) -> float:
         UserError: it failed; its own sentence.
     """
     row_path = Path(HydraConfig.get().runtime.output_dir) / ROW
-    reason = "its processes ended without a message"
-    with subprocess.Popen(command(cfg), stderr=subprocess.PIPE, text=True) as process:
-        # A SIGTERM stops the job too, instead of leaving it behind without a parent.
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            for line in process.stderr or ():
-                sys.stderr.write(line)
-                if line.startswith("error: "):
-                    reason = line.removeprefix("error: ").strip()
-            process.wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    status, sentence = run_command(command(cfg))
     # By its own word, or before it could say one.
-    if process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM):
+    if status in (128 + signal.SIGTERM, -signal.SIGTERM):
         from lightning.pytorch.utilities.exceptions import SIGTERMException
 
         raise SIGTERMException
-    if process.returncode != 0:
-        taken = process.returncode == RunTakenError.exit_code
+    if status != 0:
+        taken = status == RunTakenError.exit_code
+        reason = sentence or "its processes ended without a message"
         raise (RunTakenError if taken else UserError)(reason)
     from sigma.runs.row import Row
 
