@@ -127,6 +127,9 @@ def _draw(frame: pd.DataFrame, path: Path, title: str, **look: Any) -> dict[str,
     bars = {"errorbar": "sd", "err_kws": {"linewidth": 1}, "capsize": 0.1}
     grid = sns.catplot(frame, **usual | bars | look)
     grid.set_titles("{col_name}").set_ylabels("").legend.set_title("")
+    if look.get("x") == "value":  # panels of one metric are named by their data set
+        grid.set_xlabels(", ".join(frame["metric"].unique()) if look["col"] == "dataset" else "")
+        grid.tick_params(axis="x", labelrotation=30)
     for axes in grid.axes.flat:
         axes.grid(axis="y", alpha=0.4)
     grid.tight_layout()
