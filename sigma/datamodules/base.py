@@ -201,7 +201,8 @@ class SequenceDataModule(L.LightningDataModule):
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
         """At once, where Lightning would look into every part of it."""
-        copies = (x.to(device, non_blocking=True) for x in tensors_of(batch))
+        background = device.type == "cuda"  # where ``pinned`` has been before
+        copies = (x.to(device, non_blocking=background) for x in tensors_of(batch))
         moved: Batch = with_tensors(batch, copies)
         return moved
 
