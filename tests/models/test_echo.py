@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 
 from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
-from tests.models import checks
-from tests.models.checks import MAMBA, K, assert_equations, shake
+from tests.models.checks import assert_equations, ends, five, packed, tiny
 from tests.models.slow import embedded, linear, mamba, norm
-
-
-def build(max_length: int = 7, **options: object) -> EchoMamba4Rec:
-    torch.manual_seed(0)
-    settings = {"hidden_size": 6, "dropout": 0.0} | options
-    return EchoMamba4Rec(K, max_length=max_length, mamba=MAMBA, **settings).double()
 
 
 def filtered(xs: list[Tensor], layer: FourierFilter) -> list[Tensor]:
@@ -63,14 +56,12 @@ def row_states(model: EchoMamba4Rec, row: Tensor, length: int) -> list[Tensor]:
 @pytest.mark.parametrize("max_length", [7, 8], ids=["odd", "even"])
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_equals_the_equations_with_gradients(max_length: int, num_layers: int) -> None:
-    model = build(max_length, num_layers=num_layers)
-    shake(model)
-    assert_equations(model, row_states, width=max_length)
+    model = tiny(EchoMamba4Rec, max_length=max_length, num_layers=num_layers)
+    assert_equations(model, row_states, padded_rows=five(max_length))
 
 
 def test_as_many_places_as_rows_but_not_one_each_is_nothing_rather_than_wrong() -> None:
-    model = build()
-    items, among = checks.packed_rows(*checks.rows())
-    ends = among.offsets[1:] - 1
-    assert model(items, among, ends).isfinite().all()
+    model = tiny(EchoMamba4Rec)
+    items, among = packed(*five())
+    assert model(items, among, ends(among)).isfinite().all()
     assert model(items, among, torch.tensor([0, 1, 7, 8, 10])).isnan().all()

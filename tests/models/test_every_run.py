@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.in_process import call
-from tests.models.every import MODELS, L, composed, small
+from tests.models.checks import COUNTED, MODELS, L, small
 from tests.runs.front_door import ROOT, run
 
 
@@ -37,7 +37,7 @@ def test_trains_checkpoints_resumes_and_tests(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after an epoch and resumed, a run ends in the row of one that was not stopped."""
-    trained = composed(name).trainer.max_epochs > 1
+    trained = name not in COUNTED
     epochs = "trainer.max_epochs=2" if trained else "trainer.max_epochs=1"
     results = []
     for folder in (tmp_path / "whole", tmp_path / "stopped"):

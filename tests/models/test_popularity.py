@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from sigma.models.popularity import Popularity
-from tests.models.histories import flat, last_scores, random_histories
+from tests.models.checks import flat, last_scores, random_histories
 
 
 def test_equals_a_plain_count() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from sigma.models.counted import last_places
 from sigma.models.vmis_knn import VMISKNN
-from tests.models.histories import flat, last_scores, last_states, random_histories
+from tests.models.checks import flat, last_scores, last_states, latest, random_histories
 
 K, L = 15, 12
 
@@ -87,7 +87,7 @@ def test_the_own_session_is_no_neighbour(longest: int) -> None:
     model.count(*flat(train))
     others = 0
     for queries in (train, histories):
-        states = last_states(model, queries, L)
+        states = last_states(model, *latest(queries, L))
         row, session, _ = model.nearest(states, last_places(states, 200))
         assert not (row == session).any()
         others += len(row)
