@@ -4,11 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.models.bert4rec import BERT4Rec
-from sigma.ops import rows_of
 from tests.models import checks
 from tests.models.slow import gelu, linear, norm, relu, transformer_layer
 
@@ -59,19 +57,3 @@ def test_equals_the_equations_with_gradients(rows: Callable, options: dict) -> N
     checks.assert_equations(
         checks.tiny(BERT4Rec, **options), row_states, options, padded_rows=rows()
     )
-
-
-def test_the_mask_token_is_read_and_learned_but_not_scored() -> None:
-    model = BERT4Rec(num_items=checks.K, max_length=L)
-    assert model.mask_token == MASK
-    scores = model.logits(checks.last_states(model, *checks.packed(*evaluation_rows())))
-    assert scores.shape == (5, checks.K)
-    F.cross_entropy(scores, torch.arange(5)).backward()
-    assert model.items.weight.grad is not None
-    assert model.items.weight.grad[MASK].any()
-    # Scores know the mask's row only through the input: without a mask in it, not at all.
-    unmasked = torch.tensor([1, 2, 3]), rows_of(torch.tensor([3]))
-    before = model.eval().logits(checks.last_states(model, *unmasked))
-    with torch.no_grad():
-        model.items.weight[MASK] += 1
-    torch.testing.assert_close(model.logits(checks.last_states(model, *unmasked)), before)

@@ -1,6 +1,7 @@
 """What every counted model keeps to: its states, its checkpoints, chunks, and its configuration."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -31,6 +32,12 @@ def counted(name: str, seed: int = 0) -> Counted:
 
 
 QUERIES = random_histories(20, K, L, seed=5)
+
+
+def test_popularity_equals_a_plain_count() -> None:
+    counts = Counter(item for history in random_histories(30, K, 9) for item in history)
+    want = torch.tensor([float(counts[item]) for item in range(1, K + 1)])
+    assert torch.equal(last_scores(counted("popularity"), QUERIES, L), want.repeat(20, 1))
 
 
 @pytest.mark.parametrize("name", MODELS)

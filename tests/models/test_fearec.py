@@ -167,14 +167,8 @@ TWINS = samples(seed=3)[:2]  # sample by sample another sequence with the same t
 @pytest.mark.parametrize(("frequency_weight", "similarity"), [(0.0, "cos"), (0.3, "dot")])
 @pytest.mark.parametrize("contrast", ["un", "su", "us", "us_x"])
 def test_extra_loss_by_hand(contrast: str, frequency_weight: float, similarity: str) -> None:
-    model = build(
-        contrast=contrast,
-        contrast_weight=0.2,
-        semantic_weight=0.5,
-        temperature=0.8,
-        similarity=similarity,
-        frequency_weight=frequency_weight,
-    )
+    weights = {"contrast_weight": 0.2, "semantic_weight": 0.5, "frequency_weight": frequency_weight}
+    model = build(contrast=contrast, temperature=0.8, similarity=similarity, **weights)
     sample = model(*samples())
     # Given states unlike those the model finds, so that it shows which of the two a term took.
     states = 0.5 * sample

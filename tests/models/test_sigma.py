@@ -44,14 +44,8 @@ def row_states(model: Sigma, row: Tensor, length: int, r: int) -> list[Tensor]:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"shared_mamba": False},
-        {"num_layers": 2},
-        {"partial_flip": False},
-        {"gate": False},
-        {"gru": False},
-        {"r": 0},
-        {"r": 50},
+        *({}, {"num_layers": 2}, {"r": 0}, {"r": 50}),
+        *({part: False} for part in ("shared_mamba", "partial_flip", "gate", "gru")),
     ],
     ids=str,
 )

@@ -68,13 +68,8 @@ def by_loops(model: SigmaReleased, items: Tensor, lengths: Tensor, o: dict) -> T
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"flip_until": 5},
-        {"flip_until": 0},
-        {"flip_until": None, "r": 2},
-        {"cross_gate": False},
-        {"look_ahead": False},
-        {"padding_item": False},
+        *({}, {"flip_until": 5}, {"flip_until": 0}, {"flip_until": None, "r": 2}),
+        *({part: False} for part in ("cross_gate", "look_ahead", "padding_item")),
         *({key: value} for key, value in CLOSER.items()),
         {"num_layers": 2, "flip_until": 5},
         MENDED | CLOSER | {"num_layers": 2},
