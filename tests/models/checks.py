@@ -188,14 +188,12 @@ def assert_same(model: nn.Module, got: Tensor, want: Tensor) -> None:
     if not parameters:
         return
     weight = torch.cos(torch.arange(got.numel(), dtype=torch.float64)).view_as(got)
-    # The two may have a part in common, such as states that were given to both.
     gradients = functools.partial(
-        torch.autograd.grad,
-        inputs=[*parameters.values()],
-        retain_graph=True,
-        materialize_grads=True,
+        torch.autograd.grad, inputs=[*parameters.values()], materialize_grads=True
     )
-    ours, theirs = (gradients((x * weight).sum()) for x in (got, want))
+    # The two may have a part in common, such as states that were given to both.
+    ours = gradients((got * weight).sum(), retain_graph=True)
+    theirs = gradients((want * weight).sum())
     for name, a, b in zip(parameters, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 

@@ -31,7 +31,8 @@ def test_compiles_once_for_all_sizes(name: str) -> None:
         items, rows = checks.batch(lengths)
         with torch.compiler.set_stance("default" if i == 0 else "fail_on_recompile"):
             states = compiled(items, rows, checks.ends(rows))
-        checks.assert_same(model, states, checks.last_states(model, items, rows))
+        # The compiled graph comes second, since it is not retained.
+        checks.assert_same(model, checks.last_states(model, items, rows), states)
 
 
 @pytest.mark.slow

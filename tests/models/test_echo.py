@@ -1,36 +1,20 @@
 """EchoMamba4Rec against its equations: explicit Fourier sums, plain loops, whole padded rows."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
 from tests.models.checks import assert_equations, ends, five, packed, tiny
-from tests.models.slow import embedded, linear, mamba, norm
+from tests.models.slow import embedded, fourier_filter, linear, mamba, norm
 
 
 def filtered(xs: list[Tensor], layer: FourierFilter) -> list[Tensor]:
-    """Discrete Fourier sums term by term: forward, times the filter, back, real part."""
     n = len(xs)
-    spectrum = []  # (real, imaginary) of frequencies 0 … n - 1
-    for k in range(n):
-        re = sum(x * math.cos(2 * math.pi * k * t / n) for t, x in enumerate(xs))
-        im = sum(-x * math.sin(2 * math.pi * k * t / n) for t, x in enumerate(xs))
-        if k <= n // 2:
-            a, b = layer.weight[k].unbind(-1)
-        else:  # a real signal's upper half mirrors the lower one
-            a, b = layer.weight[n - k, :, 0], -layer.weight[n - k, :, 1]
-        spectrum.append((re * a - im * b, re * b + im * a))
-    out = []
-    for t, x in enumerate(xs):
-        y = torch.zeros_like(x)
-        for k, (re, im) in enumerate(spectrum):
-            angle = 2 * math.pi * k * t / n
-            y = y + (re * math.cos(angle) - im * math.sin(angle)) / n
-        out.append(norm(y + x, layer.norm))
-    return out
+    filters = [layer.weight[k].unbind(-1) for k in range(n // 2 + 1)]
+    # A real signal's upper half mirrors the lower one.
+    filters += [(filters[n - k][0], -filters[n - k][1]) for k in range(n // 2 + 1, n)]
+    return [norm(y + x, layer.norm) for x, y in zip(xs, fourier_filter(xs, filters), strict=True)]
 
 
 def layer_by_equations(xs: list[Tensor], p: EchoLayer) -> list[Tensor]:

@@ -1,7 +1,5 @@
 """The SIGMA authors' ECHO against its equations: explicit Fourier sums, loops, padded rows."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,24 +7,26 @@ from torch import Tensor
 
 from sigma.models.echo_sigma import EchoSigma, EchoSigmaLayer, HiddenFilter
 from tests.models.checks import assert_equations, five, last_states, packed, shake, tiny
-from tests.models.slow import embedded, feed_forward, gelu, linear, mamba, norm, silu
+from tests.models.slow import (
+    embedded,
+    feed_forward,
+    fourier_filter,
+    gelu,
+    linear,
+    mamba,
+    norm,
+    silu,
+)
 
 
 def filtered(x: Tensor, layer: HiddenFilter, cutoff: float) -> Tensor:
-    """Discrete Fourier sums over hidden dimensions, term by term; real part of the way back."""
-    size = len(x)
-    out = [torch.zeros((), dtype=x.dtype)] * size
+    """Over the hidden dimensions, whatever passes the cutoff added once more."""
+    size, filters = len(x), []
     for k in range(size):
-        re = sum(x[d] * math.cos(2 * math.pi * k * d / size) for d in range(size))
-        im = sum(-x[d] * math.sin(2 * math.pi * k * d / size) for d in range(size))
         frequency = min(k, size - k) / size  # its size; the upper half is negative
         a, b = layer.weight[k].unbind()
-        a = a + (1.0 if frequency >= cutoff else 0.0)
-        re, im = re * a - im * b, re * b + im * a
-        for d in range(size):
-            angle = 2 * math.pi * k * d / size
-            out[d] = out[d] + (re * math.cos(angle) - im * math.sin(angle)) / size
-    return norm(torch.stack(out) + x, layer.norm)
+        filters.append((a + (1.0 if frequency >= cutoff else 0.0), b))
+    return norm(torch.stack(fourier_filter(list(x), filters)) + x, layer.norm)
 
 
 def layer_by_equations(xs: list[Tensor], p: EchoSigmaLayer, cutoff: float) -> list[Tensor]:

@@ -35,10 +35,8 @@ def test_starts_as_recboles() -> None:
     bounds = {
         "gru.weight_ih_l0": math.sqrt(6 / (3 * 128 + 64)),
         "gru.weight_hh_l0": math.sqrt(6 / (3 * 128 + 128)),
-        "gru.weight_ih_l1": 128**-0.5,
-        "gru.weight_hh_l1": 128**-0.5,
-        "out.weight": 128**-0.5,
-        "out.bias": 128**-0.5,
+        **dict.fromkeys(("gru.weight_ih_l1", "gru.weight_hh_l1"), 128**-0.5),
+        **dict.fromkeys(("out.weight", "out.bias"), 128**-0.5),
     }
     parameters = dict(model.named_parameters())
     assert set(parameters) == {"items.weight", *bounds}

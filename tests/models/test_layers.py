@@ -70,7 +70,6 @@ def test_starts_as_recboles(name: str) -> None:
             assert not p.any(), key
     assert not model.items.weight[0].any()
     if name == "bert4rec":
-        assert model.items.weight.shape == (502, 64)
         assert model.items.weight[501].std().item() == pytest.approx(0.02, rel=0.3)
 
 
