@@ -151,14 +151,12 @@ def step_loss(model: Model, inputs: Inputs, loss: nn.Module) -> Tensor:
 # --- histories for the models that count ---
 
 
-def random_histories(
-    users: int, num_items: int, longest: int, seed: int = 0, shortest: int = 1
-) -> list[list[int]]:
+def random_histories(users: int, num_items: int, longest: int, seed: int = 0) -> list[list[int]]:
     """With repeats; small item ids are the most frequent."""
     draw = random.Random(seed)
     weights = [1 / (1 + i) for i in range(num_items)]
     items = range(1, num_items + 1)
-    return [draw.choices(items, weights, k=draw.randint(shortest, longest)) for _ in range(users)]
+    return [draw.choices(items, weights, k=draw.randint(1, longest)) for _ in range(users)]
 
 
 def flat(histories: list[list[int]], dtype: torch.dtype = torch.int32) -> tuple[Tensor, Tensor]:
