@@ -55,6 +55,20 @@ def conv(xs: list[Tensor], layer: nn.Conv1d, depthwise: bool, ahead: int = 0) ->
     return out
 
 
+def fourier_filter(xs: list[Tensor], filters: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Fourier sums term by term: forward, times a + b i of each frequency, back, real part."""
+    n = len(xs)
+    out = [torch.zeros_like(x) for x in xs]
+    for k, (a, b) in enumerate(filters):
+        re = sum(x * math.cos(2 * math.pi * k * t / n) for t, x in enumerate(xs))
+        im = sum(-x * math.sin(2 * math.pi * k * t / n) for t, x in enumerate(xs))
+        re, im = re * a - im * b, re * b + im * a
+        for t in range(n):
+            angle = 2 * math.pi * k * t / n
+            out[t] = out[t] + (re * math.cos(angle) - im * math.sin(angle)) / n
+    return out
+
+
 def mamba(xs: list[Tensor], m: Mamba) -> list[Tensor]:
     split = [(m.in_proj.weight @ x).chunk(2) for x in xs]
     us = [F.silu(u) for u in conv([s[0] for s in split], m.conv1d, True)]

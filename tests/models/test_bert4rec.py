@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.models.bert4rec import BERT4Rec
@@ -15,34 +14,17 @@ L = 7
 MASK = checks.K + 1
 
 
-def build(**options: object) -> BERT4Rec:
-    settings = {"max_length": L, "hidden_size": 6, "inner_size": 10} | options
-    model = BERT4Rec(num_items=checks.K, dropout=0.0, attention_dropout=0.0, **settings)  # type: ignore[arg-type]
-    checks.shake(model)
-    return model.double()
-
-
 def training_rows() -> tuple[Tensor, Tensor]:
     """Masks at the start, in the middle, at the end, everywhere, nowhere."""
-    lengths = torch.tensor([7, 1, 2, 3, 5])
-    items = torch.tensor(
-        [
-            [MASK, 4, 9, MASK, 2, 2, MASK],
-            [MASK, 0, 0, 0, 0, 0, 0],
-            [8, MASK, 0, 0, 0, 0, 0],
-            [MASK, MASK, MASK, 0, 0, 0, 0],
-            [1, 12, 7, 3, 5, 0, 0],
-        ]
-    )
+    items, lengths = checks.five(L)
+    for row, place in ((0, 0), (0, 3), (0, 6), (1, 0), (2, 1), (3, 0), (3, 1), (3, 2)):
+        items[row, place] = MASK
     return items, lengths
 
 
 def evaluation_rows() -> tuple[Tensor, Tensor]:
     """One mask after the last of 1 … L items: rows of up to L + 1 positions."""
-    lengths = torch.tensor([8, 2, 3, 4, 6])
-    g = torch.Generator().manual_seed(1)
-    items = torch.randint(1, checks.K + 1, (5, L + 1), generator=g)
-    items = items * (torch.arange(L + 1) < lengths[:, None])
+    items, lengths = checks.padded((8, 2, 3, 4, 6), L + 1)
     items[torch.arange(5), lengths - 1] = MASK
     return items, lengths
 
@@ -65,21 +47,6 @@ def row_states(model: BERT4Rec, row: Tensor, length: int, options: dict) -> list
     ids=str,
 )
 def test_equals_the_equations_with_gradients(rows: Callable, options: dict) -> None:
-    checks.assert_equations(build(**options), row_states, options, batch=rows())
-
-
-def test_the_mask_token_is_read_and_learned_but_not_scored() -> None:
-    model = BERT4Rec(num_items=checks.K, max_length=L)
-    assert model.mask_token == MASK
-    items, lengths = evaluation_rows()
-    scores = model.logits(checks.last_states(model, items, lengths))
-    assert scores.shape == (5, checks.K)
-    F.cross_entropy(scores, torch.arange(5)).backward()
-    assert model.items.weight.grad is not None
-    assert model.items.weight.grad[MASK].any()
-    # Scores know the mask's row only through the input: without a mask in it, not at all.
-    unmasked = torch.tensor([[1, 2, 3]]), torch.tensor([3])
-    before = model.eval().logits(checks.last_states(model, *unmasked))
-    with torch.no_grad():
-        model.items.weight[MASK] += 1
-    torch.testing.assert_close(model.logits(checks.last_states(model, *unmasked)), before)
+    checks.assert_equations(
+        checks.tiny(BERT4Rec, **options), row_states, options, padded_rows=rows()
+    )

@@ -13,43 +13,41 @@ from torch.utils._pytree import tree_leaves
 from sigma.capture import Inputs
 from sigma.losses import BPR, CrossEntropy
 from sigma.ops import Rows
-from tests.models import every
+from tests.models import checks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), every.EVERY_TRAINED, ids=str)
-def test_compiles_once_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", checks.TRAINED)
+def test_compiles_once_for_all_sizes(name: str) -> None:
     """``task.compile=true``: states and gradients are those without.
 
     Of a few the gradient is traced, too, which takes long; they have all operations among them.
     """
-    model = every.without_dropout(name, **settings).double()
+    model = checks.without_dropout(name).double()
     torch.compiler.reset()
     backend = "aot_eager" if name in ("sigma", "sasrec", "linrec", "sigma_released") else "eager"
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
-    for i, lengths in enumerate((every.LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2))):
-        items, rows = every.batch(lengths)
+    for i, lengths in enumerate((checks.LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2))):
+        items, rows = checks.batch(lengths)
         with torch.compiler.set_stance("default" if i == 0 else "fail_on_recompile"):
-            states = compiled(items, rows, every.ends(rows))
-        every.assert_close(
-            every.outcome(model, states),
-            every.outcome(model, every.last_states(model, items, rows)),
-        )
+            states = compiled(items, rows, checks.ends(rows))
+        # The compiled graph comes second, since it is not retained.
+        checks.assert_same(model, checks.last_states(model, items, rows), states)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), every.EVERY, ids=str)
+@pytest.mark.parametrize(("name", "settings"), checks.EVERY, ids=str)
 def test_exports_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
-    model = every.build(name, **settings)
+    model = checks.build(name, **settings)
     sizes = {0: torch.export.Dim.DYNAMIC}
-    items, rows = every.batch()
+    items, rows = checks.batch()
     exported = torch.export.export(
-        model, (items, rows, every.ends(rows)), dynamic_shapes=(sizes, Rows(sizes, None), sizes)
+        model, (items, rows, checks.ends(rows)), dynamic_shapes=(sizes, Rows(sizes, None), sizes)
     )
-    for lengths in (every.LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
-        items, rows = every.batch(lengths)
-        got = exported.module()(items, rows, every.ends(rows))
-        torch.testing.assert_close(got, every.last_states(model, items, rows))
+    for lengths in (checks.LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
+        items, rows = checks.batch(lengths)
+        got = exported.module()(items, rows, checks.ends(rows))
+        torch.testing.assert_close(got, checks.last_states(model, items, rows))
 
 
 # --- a step waits for nothing ---
@@ -84,7 +82,7 @@ WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "e
 @pytest.mark.parametrize(
     ("name", "settings", "loss"),
     [
-        *((*pair, CrossEntropy) for pair in every.EVERY_TRAINED),
+        *((*pair, CrossEntropy) for pair in checks.EVERY_TRAINED),
         ("sigma", {}, BPR),
         ("bert4rec", {}, BPR),
     ],
@@ -97,15 +95,15 @@ def test_a_step_calls_the_same_operations_whatever_the_lengths(
 
     Operations of ``sigma.ops`` count as one each.
     """
-    model = every.built(name, **settings)
-    losses, results = loss(torch.ones(every.K, dtype=torch.int64)), []
-    for lengths in (every.LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
-        items, rows = every.batch(lengths)
+    model = checks.built(name, **settings)
+    losses, results = loss(torch.ones(checks.K, dtype=torch.int64)), []
+    for lengths in (checks.LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
+        items, rows = checks.batch(lengths)
         items = F.pad(items, (0, 1))
-        inputs = Inputs(items, rows, every.ends(rows), every.TARGETS, (items, rows))
+        inputs = Inputs(items, rows, checks.ends(rows), checks.TARGETS, (items, rows))
         with Calls() as calls:
             torch.autograd.grad(
-                every.step_loss(model, inputs, losses), list(model.parameters()), allow_unused=True
+                checks.step_loss(model, inputs, losses), list(model.parameters()), allow_unused=True
             )
         results.append(calls.seen)
     assert results[0] == results[1] == results[2]

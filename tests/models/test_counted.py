@@ -1,7 +1,7 @@
 """What every counted model keeps to: its states, its checkpoints, chunks, and its configuration."""
 
 import copy
-from pathlib import Path
+from collections import Counter
 
 import pytest
 import torch
@@ -14,8 +14,7 @@ from sigma.models.item_knn import ItemKNN
 from sigma.models.markov import Markov
 from sigma.models.popularity import Popularity
 from sigma.models.vmis_knn import VMISKNN
-from tests.models.checks import composed
-from tests.models.histories import flat, last_scores, packed, random_histories
+from tests.models.checks import composed, flat, last_scores, latest, random_histories
 
 K, L = 12, 6
 MODELS = {
@@ -35,10 +34,16 @@ def counted(name: str, seed: int = 0) -> Counted:
 QUERIES = random_histories(20, K, L, seed=5)
 
 
+def test_popularity_equals_a_plain_count() -> None:
+    counts = Counter(item for history in random_histories(30, K, 9) for item in history)
+    want = torch.tensor([float(counts[item]) for item in range(1, K + 1)])
+    assert torch.equal(last_scores(counted("popularity"), QUERIES, L), want.repeat(20, 1))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_state_is_the_last_items_up_to_its_place(name: str) -> None:
     model = counted(name)
-    items, rows = packed(QUERIES, L)
+    items, rows = latest(QUERIES, L)
     want = []
     for history in QUERIES:
         for n in range(1, len(history) + 1):
@@ -48,25 +53,22 @@ def test_a_state_is_the_last_items_up_to_its_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_checkpoint_needs_no_data(name: str, tmp_path: Path) -> None:
-    model = counted(name)
-    torch.save(torch.nn.ModuleDict({"model": model}).state_dict(), tmp_path / "x.pt")
-    fresh = torch.nn.ModuleDict({"model": MODELS[name]()})
-    fresh.load_state_dict(torch.load(tmp_path / "x.pt", weights_only=True))
+def test_a_checkpoint_needs_no_data(name: str) -> None:
+    """Not even of the same sizes, in a model that counted other data."""
+    model, other = counted(name), counted(name, seed=9)
     want = last_scores(model, QUERIES, L)
     assert want.any()
-    assert torch.equal(last_scores(fresh["model"], QUERIES, L), want)
-    # Into one that counted other data, of other sizes.
-    other = counted(name, seed=9)
     assert not torch.equal(last_scores(other, QUERIES, L), want)
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(last_scores(other, QUERIES, L), want)
+    state = torch.nn.ModuleDict({"model": model}).state_dict()
+    for fresh in (MODELS[name](), other):
+        torch.nn.ModuleDict({"model": fresh}).load_state_dict(state)
+        assert torch.equal(last_scores(fresh, QUERIES, L), want)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_counting_again_starts_anew(name: str) -> None:
-    again = counted(name, seed=9)
-    again.count(*flat(random_histories(30, K, 9), torch.int64))
+def test_counting_again_starts_anew_and_users_without_items_count_for_nothing(name: str) -> None:
+    again, histories = counted(name, seed=9), random_histories(30, K, 9)
+    again.count(*flat([[], *histories[:10], [], [], *histories[10:], []], torch.int64))
     assert torch.equal(last_scores(again, QUERIES, L), last_scores(counted(name), QUERIES, L))
 
 
@@ -87,14 +89,6 @@ def test_few_cells_at_a_time_change_nothing(name: str, monkeypatch: pytest.Monke
     if name == "item_knn":
         monkeypatch.setattr("sigma.models.item_knn.CELLS", 1)
     assert torch.equal(last_scores(counted(name), QUERIES, L), want)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_users_without_training_items_count_for_nothing(name: str) -> None:
-    histories = random_histories(30, K, 9)
-    model = MODELS[name]()
-    model.count(*flat([[], *histories[:10], [], [], *histories[10:], []]))
-    assert torch.equal(last_scores(model, QUERIES, L), last_scores(counted(name), QUERIES, L))
 
 
 @pytest.mark.parametrize("name", MODELS)

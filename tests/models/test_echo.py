@@ -1,43 +1,20 @@
 """EchoMamba4Rec against its equations: explicit Fourier sums, plain loops, whole padded rows."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from sigma.models.echo import EchoLayer, EchoMamba4Rec, FourierFilter
-from tests.models import checks
-from tests.models.checks import MAMBA, K, assert_equations, shake
-from tests.models.slow import embedded, linear, mamba, norm
-
-
-def build(max_length: int = 7, **options: object) -> EchoMamba4Rec:
-    torch.manual_seed(0)
-    settings = {"hidden_size": 6, "dropout": 0.0} | options
-    return EchoMamba4Rec(K, max_length=max_length, mamba=MAMBA, **settings).double()
+from tests.models.checks import assert_equations, ends, five, packed, tiny
+from tests.models.slow import embedded, fourier_filter, linear, mamba, norm
 
 
 def filtered(xs: list[Tensor], layer: FourierFilter) -> list[Tensor]:
-    """Discrete Fourier sums term by term: forward, times the filter, back, real part."""
     n = len(xs)
-    spectrum = []  # (real, imaginary) of frequencies 0 … n - 1
-    for k in range(n):
-        re = sum(x * math.cos(2 * math.pi * k * t / n) for t, x in enumerate(xs))
-        im = sum(-x * math.sin(2 * math.pi * k * t / n) for t, x in enumerate(xs))
-        if k <= n // 2:
-            a, b = layer.weight[k].unbind(-1)
-        else:  # a real signal's upper half mirrors the lower one
-            a, b = layer.weight[n - k, :, 0], -layer.weight[n - k, :, 1]
-        spectrum.append((re * a - im * b, re * b + im * a))
-    out = []
-    for t, x in enumerate(xs):
-        y = torch.zeros_like(x)
-        for k, (re, im) in enumerate(spectrum):
-            angle = 2 * math.pi * k * t / n
-            y = y + (re * math.cos(angle) - im * math.sin(angle)) / n
-        out.append(norm(y + x, layer.norm))
-    return out
+    filters = [layer.weight[k].unbind(-1) for k in range(n // 2 + 1)]
+    # A real signal's upper half mirrors the lower one.
+    filters += [(filters[n - k][0], -filters[n - k][1]) for k in range(n // 2 + 1, n)]
+    return [norm(y + x, layer.norm) for x, y in zip(xs, fourier_filter(xs, filters), strict=True)]
 
 
 def layer_by_equations(xs: list[Tensor], p: EchoLayer) -> list[Tensor]:
@@ -63,14 +40,12 @@ def row_states(model: EchoMamba4Rec, row: Tensor, length: int) -> list[Tensor]:
 @pytest.mark.parametrize("max_length", [7, 8], ids=["odd", "even"])
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_equals_the_equations_with_gradients(max_length: int, num_layers: int) -> None:
-    model = build(max_length, num_layers=num_layers)
-    shake(model)
-    assert_equations(model, row_states, width=max_length)
+    model = tiny(EchoMamba4Rec, max_length=max_length, num_layers=num_layers)
+    assert_equations(model, row_states, padded_rows=five(max_length))
 
 
 def test_as_many_places_as_rows_but_not_one_each_is_nothing_rather_than_wrong() -> None:
-    model = build()
-    items, among = checks.packed_rows(*checks.rows())
-    ends = among.offsets[1:] - 1
-    assert model(items, among, ends).isfinite().all()
+    model = tiny(EchoMamba4Rec)
+    items, among = packed(*five())
+    assert model(items, among, ends(among)).isfinite().all()
     assert model(items, among, torch.tensor([0, 1, 7, 8, 10])).isnan().all()

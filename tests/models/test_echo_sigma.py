@@ -1,38 +1,32 @@
 """The SIGMA authors' ECHO against its equations: explicit Fourier sums, loops, padded rows."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.models.echo_sigma import EchoSigma, EchoSigmaLayer, HiddenFilter
-from tests.models.checks import MAMBA, K, assert_equations, last_states, rows, shake
-from tests.models.slow import embedded, feed_forward, gelu, linear, mamba, norm, silu
-
-
-def build(**options: object) -> EchoSigma:
-    torch.manual_seed(0)
-    settings = {"hidden_size": 6, "dropout": 0.0} | options
-    return EchoSigma(num_items=K, mamba=MAMBA, **settings).double()  # type: ignore[arg-type]
+from tests.models.checks import assert_equations, five, last_states, packed, shake, tiny
+from tests.models.slow import (
+    embedded,
+    feed_forward,
+    fourier_filter,
+    gelu,
+    linear,
+    mamba,
+    norm,
+    silu,
+)
 
 
 def filtered(x: Tensor, layer: HiddenFilter, cutoff: float) -> Tensor:
-    """Discrete Fourier sums over hidden dimensions, term by term; real part of the way back."""
-    size = len(x)
-    out = [torch.zeros((), dtype=x.dtype)] * size
+    """Over the hidden dimensions, whatever passes the cutoff added once more."""
+    size, filters = len(x), []
     for k in range(size):
-        re = sum(x[d] * math.cos(2 * math.pi * k * d / size) for d in range(size))
-        im = sum(-x[d] * math.sin(2 * math.pi * k * d / size) for d in range(size))
         frequency = min(k, size - k) / size  # its size; the upper half is negative
         a, b = layer.weight[k].unbind()
-        a = a + (1.0 if frequency >= cutoff else 0.0)
-        re, im = re * a - im * b, re * b + im * a
-        for d in range(size):
-            angle = 2 * math.pi * k * d / size
-            out[d] = out[d] + (re * math.cos(angle) - im * math.sin(angle)) / size
-    return norm(torch.stack(out) + x, layer.norm)
+        filters.append((a + (1.0 if frequency >= cutoff else 0.0), b))
+    return norm(torch.stack(fourier_filter(list(x), filters)) + x, layer.norm)
 
 
 def layer_by_equations(xs: list[Tensor], p: EchoSigmaLayer, cutoff: float) -> list[Tensor]:
@@ -63,16 +57,13 @@ def row_states(model: EchoSigma, row: Tensor, length: int, cutoff: float) -> lis
     ids=str,
 )
 def test_equals_the_equations_with_gradients(options: dict) -> None:
-    model = build(**options)
-    shake(model)
-    assert_equations(model, row_states, options.get("cutoff", 0.001))
+    assert_equations(tiny(EchoSigma, **options), row_states, options.get("cutoff", 0.001))
 
 
 def test_their_cutoff_has_no_effect_and_the_filter_starts_as_nothing() -> None:
-    items, lengths = rows()
     scores = {}
     for cutoff in (0.0, 0.001, 1 / 6, 0.3):
-        model = build(cutoff=cutoff)
+        model = tiny(EchoSigma, std=0.0, cutoff=cutoff)
         layer = model.layers[0].filter
         states = F.layer_norm(torch.randn(2, 3, 6, dtype=torch.float64), (6,), eps=1e-12)
         if cutoff < 0.3:
@@ -80,22 +71,21 @@ def test_their_cutoff_has_no_effect_and_the_filter_starts_as_nothing() -> None:
         else:
             assert (layer(states) - states).abs().max() > 0.01
         shake(model)
-        scores[cutoff] = model.logits(last_states(model, items, lengths))
+        scores[cutoff] = model.logits(last_states(model, *packed(*five())))
     torch.testing.assert_close(scores[0.001], scores[0.0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(scores[1 / 6], scores[0.0], rtol=1e-10, atol=1e-10)
     assert (scores[0.3] - scores[0.0]).abs().max() > 0.01
 
 
 def test_the_reversed_direction_of_a_short_history_reads_padding_alone() -> None:
-    model = build()
-    shake(model)
+    model = tiny(EchoSigma)
     read: list[Tensor] = []
     model.layers[0].mamba.register_forward_hook(lambda m, a, out: read.append(out))
     for length, blind in ((1, True), (3, True), (4, False), (7, False)):
         items = torch.zeros(2, 7, dtype=torch.long)
         items[0, :length] = torch.arange(1, length + 1)
         items[1, :length] = torch.arange(5, length + 5)
-        last_states(model, items, torch.tensor([length, length]))
+        last_states(model, *packed(items, torch.tensor([length, length])))
         one, other = read[-2]  # the second of the three
         difference = (one - other).abs().max().item()
         assert difference < 1e-12 if blind else difference > 1e-3, length

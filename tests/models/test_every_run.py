@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.in_process import call
-from tests.models.every import MODELS, L, composed, small
+from tests.models.checks import COUNTED, MODELS, L, small
 from tests.runs.front_door import ROOT, run
 
 
@@ -19,11 +19,8 @@ def overrides(folder: Path, name: str) -> list[str]:
         f"model={name}",
         *(f"model.{key}={value}" for key, value in small(name).items()),
         "dataset=simulated",
-        "dataset.shop.num_users=60",
-        "dataset.shop.num_items=40",
-        "dataset.shop.num_categories=5",
-        "dataset.user_bounds=[4,null]",
-        "dataset.item_bounds=[1,null]",
+        *(f"dataset.shop.num_{part}" for part in ("users=60", "items=40", "categories=5")),
+        *("dataset.user_bounds=[4,null]", "dataset.item_bounds=[1,null]"),
         f"dataset.max_length={L}",
         "dataset.batch_size=64",
         "logger=none",
@@ -37,7 +34,7 @@ def test_trains_checkpoints_resumes_and_tests(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after an epoch and resumed, a run ends in the row of one that was not stopped."""
-    trained = composed(name).trainer.max_epochs > 1
+    trained = name not in COUNTED
     epochs = "trainer.max_epochs=2" if trained else "trainer.max_epochs=1"
     results = []
     for folder in (tmp_path / "whole", tmp_path / "stopped"):
@@ -63,15 +60,10 @@ def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.
         folder = tmp_path / str(devices)
         command = [
             *overrides(folder, "sasrec"),
-            "objective=all_positions",
-            "dataset.batch_size=16",
-            "model.dropout=0",
-            "model.attention_dropout=0",
-            "trainer.max_epochs=2",
-            "trainer=ddp",
-            f"trainer.devices={devices}",
-            "trainer.accelerator=cpu",
-            *typed,
+            *("objective=all_positions", "dataset.batch_size=16"),
+            *("model.dropout=0", "model.attention_dropout=0"),
+            *("trainer=ddp", "trainer.max_epochs=2", "trainer.accelerator=cpu"),
+            *(f"trainer.devices={devices}", *typed),
         ]
         output = run(sys.executable, ROOT / "train.py", *command)
         assert "recommended" not in output  # no advice of Lightning on what is right already

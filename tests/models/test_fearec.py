@@ -10,22 +10,14 @@ from torch import Tensor
 from sigma.errors import UserError
 from sigma.models.fearec import FEARec, HybridAttention, frequency_windows
 from sigma.ops import Rows
-from tests.models import checks
+from tests.models.checks import assert_same, ends, every_state, five, packed, tiny
 from tests.models.slow import attend, embedded, feed_forward, gelu, linear, norm
 
 
-def build(length: int = 8, **options: object) -> FEARec:
-    defaults = {
-        "hidden_size": 6,
-        "num_heads": 2,
-        "inner_size": 5,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-    }
-    torch.manual_seed(0)
-    model = FEARec(checks.K, length, **(defaults | options))  # type: ignore[arg-type]
-    checks.shake(model, 0.7)  # at the start all correlations are close to each other
-    return model.double()
+def build(**options: object) -> FEARec:
+    """Shaken so much, as at the start all correlations are close to each other."""
+    off = {"dropout": 0.0, "attention_dropout": 0.0}
+    return tiny(FEARec, std=0.7, **{"max_length": 8, "inner_size": 5} | off | options)
 
 
 # --- the equations, one whole row of N positions at a time: the model is defined on those ---
@@ -110,16 +102,16 @@ WHOLE = [(0, 5), (0, 5)]  # N = 8: M = 5 frequencies
         ({"spatial_ratio": 0.3, "global_ratio": 0.6}, [(2, 5), (0, 3)]),
         ({"spatial_ratio": 1.0, "num_heads": 3}, WHOLE),
         ({"num_layers": 1}, [(0, 5)]),
-        ({"length": 7, "global_ratio": 0.8, "spatial_ratio": 0.5}, [(0, 4), (0, 4)]),
-        ({"length": 7, "global_ratio": 0.3}, [(2, 4), (0, 2)]),
+        ({"max_length": 7, "global_ratio": 0.8, "spatial_ratio": 0.5}, [(0, 4), (0, 4)]),
+        ({"max_length": 7, "global_ratio": 0.3}, [(2, 4), (0, 2)]),
     ],
     ids=str,
 )
 def test_equals_the_equations_with_gradients(options: dict, windows: list, training: bool) -> None:
     model = build(**options).train(training)
-    items, lengths = checks.rows(model.max_length)
-    got = model.logits(checks.every_state(model, items, lengths))
-    checks.assert_same(model, got, by_equations(model, items, lengths, windows, training))
+    items, lengths = five(model.max_length)
+    got = model.logits(every_state(model, *packed(items, lengths)))
+    assert_same(model, got, by_equations(model, items, lengths, windows, training))
 
 
 def test_windows_by_hand() -> None:
@@ -165,8 +157,8 @@ def gap_by_hand(a: Tensor, b: Tensor) -> Tensor:
 
 def samples(seed: int = 1) -> tuple[Tensor, Rows, Tensor]:
     """Five rows and the places of their last items."""
-    items, among = checks.packed_rows(*checks.rows(8, seed))
-    return items, among, among.offsets[1:] - 1
+    items, among = packed(*five(8, seed))
+    return items, among, ends(among)
 
 
 TWINS = samples(seed=3)[:2]  # sample by sample another sequence with the same target
@@ -175,14 +167,8 @@ TWINS = samples(seed=3)[:2]  # sample by sample another sequence with the same t
 @pytest.mark.parametrize(("frequency_weight", "similarity"), [(0.0, "cos"), (0.3, "dot")])
 @pytest.mark.parametrize("contrast", ["un", "su", "us", "us_x"])
 def test_extra_loss_by_hand(contrast: str, frequency_weight: float, similarity: str) -> None:
-    model = build(
-        contrast=contrast,
-        contrast_weight=0.2,
-        semantic_weight=0.5,
-        temperature=0.8,
-        similarity=similarity,
-        frequency_weight=frequency_weight,
-    )
+    weights = {"contrast_weight": 0.2, "semantic_weight": 0.5, "frequency_weight": frequency_weight}
+    model = build(contrast=contrast, temperature=0.8, similarity=similarity, **weights)
     sample = model(*samples())
     # Given states unlike those the model finds, so that it shows which of the two a term took.
     states = 0.5 * sample
@@ -198,7 +184,7 @@ def test_extra_loss_by_hand(contrast: str, frequency_weight: float, similarity: 
         for w, a, b in pairs
     )
     got = model.extra_loss(*samples(), states, TWINS)
-    checks.assert_same(model, got, want)
+    assert_same(model, got, want)
 
 
 def test_twins_must_be_there() -> None:

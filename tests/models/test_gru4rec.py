@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 
 from sigma.models.gru4rec import GRU4Rec
-from tests.models.checks import K, assert_equations, shake
+from tests.models.checks import assert_equations, tiny
 from tests.models.slow import gru, linear
-
-
-def build(**options: object) -> GRU4Rec:
-    settings = {"hidden_size": 6, "gru_size": 5} | options
-    model = GRU4Rec(num_items=K, dropout=0.0, **settings)  # type: ignore[arg-type]
-    shake(model, std=0.6)
-    return model.double()
 
 
 def row_states(model: GRU4Rec, row: Tensor, length: int, num_layers: int) -> list[Tensor]:
@@ -27,7 +20,7 @@ def row_states(model: GRU4Rec, row: Tensor, length: int, num_layers: int) -> lis
 
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_equals_the_equations_with_gradients(num_layers: int) -> None:
-    model = build(num_layers=num_layers)
+    model = tiny(GRU4Rec, std=0.6, gru_size=5, num_layers=num_layers)
     assert_equations(model, row_states, num_layers)
 
 
@@ -42,10 +35,8 @@ def test_starts_as_recboles() -> None:
     bounds = {
         "gru.weight_ih_l0": math.sqrt(6 / (3 * 128 + 64)),
         "gru.weight_hh_l0": math.sqrt(6 / (3 * 128 + 128)),
-        "gru.weight_ih_l1": 128**-0.5,
-        "gru.weight_hh_l1": 128**-0.5,
-        "out.weight": 128**-0.5,
-        "out.bias": 128**-0.5,
+        **dict.fromkeys(("gru.weight_ih_l1", "gru.weight_hh_l1"), 128**-0.5),
+        **dict.fromkeys(("out.weight", "out.bias"), 128**-0.5),
     }
     parameters = dict(model.named_parameters())
     assert set(parameters) == {"items.weight", *bounds}

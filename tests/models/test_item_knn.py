@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sigma.models.item_knn import ItemKNN
-from tests.models.histories import flat, last_scores, random_histories
+from tests.models.checks import flat, last_scores, random_histories
 
 K, L = 15, 6
 

@@ -1,9 +1,14 @@
-"""Dropout from random bits."""
+"""Dropout from random bits; norms and starts of the models, as their authors have them."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from torch import nn
 
 from sigma.models.layers import Dropout
+from sigma.models.mamba import Mamba
+from tests.models import checks
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.999])
@@ -27,7 +32,7 @@ def test_dropout_draws_each_element_by_itself() -> None:
         assert both == pytest.approx(0.25, abs=0.006)
 
 
-def test_dropout_is_seeded_and_off_in_evaluation() -> None:
+def test_dropout_is_seeded_passes_gradients_and_is_off_in_evaluation() -> None:
     x, dropout = torch.randn(3, 5, 7), Dropout(0.4)
     draws = []
     for seed in (1, 1, 2):
@@ -37,11 +42,63 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
     assert not torch.equal(draws[0], draws[2])
     assert torch.equal(Dropout(0.0)(x), x)
     assert not Dropout(1.0)(x).any()
+    y = dropout(x.requires_grad_())
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient * x, y)
     assert torch.equal(dropout.eval()(x), x)
 
 
-def test_the_gradient_of_dropout_goes_through_what_is_kept() -> None:
-    x = torch.randn(50, 4, requires_grad=True)
-    y = Dropout(0.3)(x)
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(gradient * x, y)
+@pytest.mark.parametrize("name", checks.TRAINED)
+def test_every_norm_has_its_authors_epsilon(name: str) -> None:
+    others = {"echo": ("forward_norm", "backward_norm"), "echo_sigma": ("filter.norm",)}
+    for key, module in checks.build(name).named_modules():
+        if isinstance(module, nn.LayerNorm):
+            assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else 1e-12), key
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "fearec", "linrec", "sasrec"])
+def test_starts_as_recboles(name: str) -> None:
+    """Maps and tables N(0, 0.02), biases 0, norms 1 and 0, nothing of padding."""
+    torch.manual_seed(0)
+    model = instantiate(checks.composed(name).model, num_items=500, max_length=50)
+    for key, p in model.named_parameters():
+        if "norm" in key:
+            assert (p == (1.0 if key.endswith("weight") else 0.0)).all(), key
+        elif p.dim() == 2:
+            assert p.std().item() == pytest.approx(0.02, rel=0.05), key
+        else:
+            assert not p.any(), key
+    assert not model.items.weight[0].any()
+    if name == "bert4rec":
+        assert model.items.weight[501].std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("reinit", [True, False])
+@pytest.mark.parametrize("name", ["echo", "echo_sigma", "mamba4rec", "sigma_released"])
+def test_start_reaches_into_mamba_as_in_the_authors_code(name: str, reinit: bool) -> None:
+    torch.manual_seed(0)
+    config = checks.composed(name).model
+    model = instantiate(config, num_items=500, reinit_mamba=reinit, _convert_="all")
+    blocks = [module for module in model.modules() if isinstance(module, Mamba)]
+    within = {module for block in blocks for module in block.modules()}
+    for block in blocks:
+        steps = F.softplus(block.dt_proj.bias)
+        if reinit:
+            assert not block.dt_proj.bias.any()
+        else:
+            assert 0.9e-3 < steps.min() < 0.01 < 0.03 < steps.max() < 0.11
+        torch.testing.assert_close(block.A_log[0].exp(), torch.arange(1.0, 33))
+        assert block.conv1d.weight.abs().max() > 0.4  # PyTorch's uniform ±1/2
+    for key, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            near = module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+            assert near == (reinit or module not in within), key
+            assert module in within or not module.bias.any(), key
+    for key, p in model.named_parameters():
+        if "gru.weight" in key:
+            assert 0.12 < p.abs().max() <= 0.125  # PyTorch's uniform ±1/8
+        if key.endswith("filter.weight"):
+            assert p.std().item() == pytest.approx(0.02, rel=0.1) or (p == p[0]).all()
+    padding = model.items.weight[0]
+    assert padding.any() == (name == "sigma_released")
+    assert not padding.any() or 0.01 < padding.std() < 0.03

@@ -7,16 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sigma.models.linrec import LinRec
-from tests.models.checks import K, assert_equations, every_state, rows, shake
+from tests.models.checks import assert_equations, every_state, five, packed, tiny
 from tests.models.slow import embedded, feed_forward, gelu, linear, norm
-
-
-def build(**options: object) -> LinRec:
-    settings = {"max_length": 7, "hidden_size": 6, "num_heads": 2, "inner_size": 5, "dropout": 0.0}
-    torch.manual_seed(0)
-    model = LinRec(num_items=K, **(settings | options))  # type: ignore[arg-type]
-    shake(model, 0.7)  # at the start every ELU is nearly linear
-    return model.double()
 
 
 def unit(x: Tensor) -> Tensor:
@@ -53,16 +45,16 @@ def row_states(model: LinRec, row: Tensor, length: int, options: dict) -> list[T
     ids=str,
 )
 def test_equals_the_equations_with_gradients(options: dict) -> None:
-    model = build(**options)
-    assert_equations(model, row_states, options)
+    # At the start every ELU is nearly linear.
+    assert_equations(tiny(LinRec, std=0.7, **options), row_states, options)
 
 
 def test_a_zero_vector_is_no_division_by_zero() -> None:
-    model = build()
+    model = tiny(LinRec, std=0.7)
     for layer in model.layers:
         nn.init.zeros_(layer.attention.query.weight)
         nn.init.zeros_(layer.attention.query.bias)
-    states = every_state(model, *rows())
+    states = every_state(model, *packed(*five()))
     states.sin().sum().backward()
     assert states.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -18,9 +18,6 @@ def peer(block: Mamba, hidden: int, state: int, width: int, expand: int) -> torc
         conv_kernel=width,
         expand=expand,
         time_step_rank=block.rank,
-        use_bias=False,
-        use_conv_bias=True,
-        hidden_act="silu",
         use_mambapy=False,
     )
     mixer = MambaMixer(config, layer_idx=0)

@@ -1,19 +1,12 @@
 """Mamba4Rec against its equations in plain loops; initialisation, residual, dropout."""
 
 import pytest
-import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
 from sigma.models.mamba4rec import Mamba4Rec, Mamba4RecLayer
-from tests.models.checks import MAMBA, K, assert_equations, composed, shake
+from tests.models.checks import assert_equations, composed, tiny
 from tests.models.slow import feed_forward, gelu, mamba, norm
-
-
-def build(**options: object) -> Mamba4Rec:
-    torch.manual_seed(0)
-    settings = {"hidden_size": 6, "dropout": 0.0} | options
-    return Mamba4Rec(num_items=K, mamba=MAMBA, **settings).double()  # type: ignore[arg-type]
 
 
 def row_states(model: Mamba4Rec, row: Tensor, length: int) -> list[Tensor]:
@@ -29,9 +22,7 @@ def row_states(model: Mamba4Rec, row: Tensor, length: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_equals_the_equations_with_gradients(num_layers: int) -> None:
-    model = build(num_layers=num_layers)
-    shake(model)
-    assert_equations(model, row_states)
+    assert_equations(tiny(Mamba4Rec, num_layers=num_layers), row_states)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sigma.models.markov import Markov
-from tests.models.histories import flat, last_scores, random_histories
+from tests.models.checks import flat, last_scores, random_histories
 
 
 def by_definition(

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sigma.models.sasrec import SASRec
-from tests.models.checks import K, assert_equations, shake
+from tests.models.checks import assert_equations, tiny
 from tests.models.slow import gelu, mixed, norm, relu, transformer_layer, update
-
-
-def build(**options: object) -> SASRec:
-    settings = {"max_length": 7, "hidden_size": 6, "inner_size": 10} | options
-    model = SASRec(num_items=K, dropout=0.0, attention_dropout=0.0, **settings)  # type: ignore[arg-type]
-    shake(model)
-    return model.double()
 
 
 def norm_first_layer(
@@ -61,8 +54,7 @@ def row_states(model: SASRec, row: Tensor, length: int, options: dict) -> list[T
     ids=str,
 )
 def test_equals_the_equations_with_gradients(options: dict) -> None:
-    model = build(**options)
-    assert_equations(model, row_states, options)
+    assert_equations(tiny(SASRec, **options), row_states, options)
 
 
 def test_the_authors_form_has_no_output_map_and_starts_xavier() -> None:

@@ -1,47 +1,30 @@
 """The released SIGMA against its computation in plain loops; each defect and its switch."""
 
-import functools
-
 import pytest
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from sigma.losses import CrossEntropy
-from sigma.models.mamba import Mamba
 from sigma.models.sigma_released import ReleasedLayer, SigmaReleased
 from sigma.runs.check import parameters
 from tests.models import checks
 from tests.models.slow import conv, embedded, feed_forward, gelu, gru, linear, mamba, norm
 
 LOSS = CrossEntropy(torch.ones(checks.K))
-MENDED = {
-    "flip_until": None,
-    "r": 2,
-    "cross_gate": False,
-    "look_ahead": False,
-    "reinit_mamba": False,
-    "padding_item": False,
-}
+MENDED = dict.fromkeys(checks.RELEASED, False) | {"flip_until": None, "r": 2}
 CLOSER = {
-    "shared_mamba": False,
-    "separate_dense": False,
-    "gate_residual": False,
+    **dict.fromkeys(("shared_mamba", "separate_dense", "gate_residual"), False),
     "gru_bias": True,
     "mix": [0.5, 0.5, 0.5],
 }
 
 
-def build(shaken: bool = True, **options: object) -> SigmaReleased:
-    torch.manual_seed(0)
-    settings = {"hidden_size": 6, "dropout": 0.0, "gate_dropout": 0.0} | options
-    block = functools.partial(Mamba, state_size=3)
-    model = SigmaReleased(num_items=checks.K, mamba=block, **settings)  # type: ignore[arg-type]
-    if shaken:
-        checks.shake(model)
-        if not model.padding_item:
-            nn.init.zeros_(model.items.weight[0].detach())
-    return model.double()
+def build(std: float = 0.4, **options: object) -> SigmaReleased:
+    model = checks.tiny(SigmaReleased, std, **options)
+    if not model.padding_item:
+        nn.init.zeros_(model.items.weight[0].detach())
+    return model
 
 
 # --- the released computation, one row at a time with all its columns, padding among them ---
@@ -85,13 +68,8 @@ def by_loops(model: SigmaReleased, items: Tensor, lengths: Tensor, o: dict) -> T
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"flip_until": 5},
-        {"flip_until": 0},
-        {"flip_until": None, "r": 2},
-        {"cross_gate": False},
-        {"look_ahead": False},
-        {"padding_item": False},
+        *({}, {"flip_until": 5}, {"flip_until": 0}, {"flip_until": None, "r": 2}),
+        *({part: False} for part in ("cross_gate", "look_ahead", "padding_item")),
         *({key: value} for key, value in CLOSER.items()),
         {"num_layers": 2, "flip_until": 5},
         MENDED | CLOSER | {"num_layers": 2},
@@ -100,9 +78,9 @@ def by_loops(model: SigmaReleased, items: Tensor, lengths: Tensor, o: dict) -> T
 )
 def test_equals_the_released_computation_with_gradients(options: dict) -> None:
     model = build(**options)
-    items, lengths = checks.rows()
+    items, lengths = checks.five()
     targets = torch.tensor([3, 9, 1, 12, 5])
-    got = checks.last_states(model, items, lengths)
+    got = checks.last_states(model, *checks.packed(items, lengths))
     want = by_loops(model, items, lengths, options)
     got_loss = LOSS(got, targets, model.logits)
     first = 0 if options.get("padding_item", True) else 1  # the softmax's first class
@@ -111,9 +89,7 @@ def test_equals_the_released_computation_with_gradients(options: dict) -> None:
         scores = model.items.weight[first:] @ state
         want_loss = want_loss - (scores[target - first] - scores.exp().sum().log()) / len(targets)
     checks.assert_same(
-        model,
-        torch.cat([got.flatten(), got_loss[None]]),
-        torch.cat([want.flatten(), want_loss[None]]),
+        model, torch.hstack([got.flatten(), got_loss]), torch.hstack([want.flatten(), want_loss])
     )
 
 
@@ -122,7 +98,7 @@ def test_equals_the_released_computation_with_gradients(options: dict) -> None:
 
 def flipped_direction_sees(**options: object) -> list[int]:
     """For n = 1 … 50 of N = 50: real items behind the state that Mf has at a row's last item."""
-    model = build(shaken=False, **options)
+    model = build(std=0.0, **options)
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, args: object, out: Tensor) -> None:
@@ -133,7 +109,7 @@ def flipped_direction_sees(**options: object) -> list[int]:
     model.layers[0].mambas[-1].register_forward_hook(keep)
     lengths = torch.arange(1, 51)
     is_real = torch.arange(50) < lengths[:, None]
-    checks.last_states(model, is_real.long() * torch.randint(1, 13, (50, 50)), lengths)
+    checks.last_states(model, *checks.packed(torch.randint(1, 13, (50, 50)), lengths))
     embedded, flipped = outputs[0], outputs[-1]
     assert flipped.shape == (50, 6)  # at the last items
     flipped.sum().backward()
@@ -152,25 +128,11 @@ def test_flipped_direction_of_at_most_22_items_has_seen_padding_alone() -> None:
 @pytest.mark.parametrize("cross_gate", [True, False])
 def test_cross_gate_is_all_a_short_row_puts_into_the_flipped_direction(cross_gate: bool) -> None:
     """Only the flipped direction counts (mix); two rows of 22 items that share no item."""
-    model = build(mix=[0, 1, 0], cross_gate=cross_gate, shaken=False)
+    model = build(mix=[0, 1, 0], cross_gate=cross_gate, std=0.0)
     items = torch.zeros(2, 50, dtype=torch.long)
     items[0, :22], items[1, :22] = 3, torch.arange(22) % 3 + 7
-    a, b = checks.last_states(model, items, torch.tensor([22, 22]))
+    a, b = checks.last_states(model, *checks.packed(items, torch.tensor([22, 22])))
     assert torch.equal(a, b) is not cross_gate
-
-
-def test_padding_item_looks_like_an_item() -> None:
-    padding = torch.zeros(1, 1, dtype=torch.long)
-    for padding_item in (True, False):
-        model = build(shaken=False, hidden_size=64, padding_item=padding_item)
-        nn.init.constant_(model.norm.bias, 0.25)
-        (column,) = model.norm(model.items(padding))[0]
-        if padding_item:
-            assert 0.01 < model.items.weight[0].std() < 0.03
-            assert column.std().item() == pytest.approx(1, abs=0.02)
-        else:
-            assert not model.items.weight[0].any()
-            assert torch.equal(column, model.norm.bias)
 
 
 def test_configuration_is_the_released_one() -> None:

@@ -6,9 +6,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from sigma.models.counted import last_places
 from sigma.models.vmis_knn import VMISKNN
-from tests.models.histories import flat, last_scores, last_states, random_histories
+from tests.models.checks import flat, last_scores, random_histories
 
 K, L = 15, 12
 
@@ -69,26 +68,11 @@ def by_definition(
 )
 def test_equals_the_definition(options: dict) -> None:
     histories = random_histories(30, K, 2 * L)
-    queries = random_histories(40, K, 2 * L, seed=1) + [
-        [*h, i % K + 1] for i, h in enumerate(histories)
-    ]
+    # A user's own session is no neighbour: neither at validation, whose history is all of training,
+    # nor at test, one item later.
+    later = [[*h, i % K + 1] for i, h in enumerate(histories)]
+    queries = random_histories(40, K, 2 * L, seed=1) + histories + later
     model = VMISKNN(K, L, **options)
     model.count(*flat(histories))
     got = last_scores(model, queries, 2 * L)
     assert torch.equal(got, by_definition(histories, queries, **options))
-
-
-@pytest.mark.parametrize("longest", [L, 3 * L])
-def test_the_own_session_is_no_neighbour(longest: int) -> None:
-    """Neither at validation, where the history is all of training, nor at test, one item later."""
-    histories = random_histories(60, 200, longest, shortest=3)
-    train = [history[:-1] for history in histories]
-    model = VMISKNN(200, L, neighbours=60)
-    model.count(*flat(train))
-    others = 0
-    for queries in (train, histories):
-        states = last_states(model, queries, L)
-        row, session, _ = model.nearest(states, last_places(states, 200))
-        assert not (row == session).any()
-        others += len(row)
-    assert others > 60
