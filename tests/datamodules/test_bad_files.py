@@ -124,12 +124,12 @@ CASES: dict[str, tuple[Make, str]] = {
     "parquet: missing id": (parquet(user_id=pa.array([1, None, 2])), "row 2: the column 'user_id'"),
     "parquet: NaN id": (parquet(item_id=pa.array([1.0, NAN, 2.0])), "row 2: the column"),
     "parquet: id is a fraction": (parquet(item_id=pa.array([1.0, 2.5, 2.0])), "row 2: the id 2.5"),
+    "parquet: ids too large": (parquet(user_id=pa.array([1e19, 2.0, 2.0])), "ids too large for"),
     "parquet: ids are lists": (parquet(item_id=pa.array([[1], [2], [3]])), "is of type list"),
     "parquet: missing time": (parquet(timestamp=pa.array([1, 2, None])), "row 3: the time"),
     "parquet: times are flags": (parquet(timestamp=pa.array([True] * 3)), "is of type bool"),
     "parquet: NaN time": (parquet(timestamp=pa.array([1.0, NAN, 2.0])), "row 2: the time"),
 }
-
 
 # The first line, which tells the format, and files beside the interactions.
 NO_LINE_TO_LEAVE_OUT = {
@@ -156,20 +156,10 @@ def test_bad_file_gets_one_sentence(case: str, tmp_path: Path) -> None:
     assert advice == (malformed_text is not None and case not in NO_LINE_TO_LEAVE_OUT)
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        (
-            "who",
-            "has no column 'who' for dataset.columns.user; it has: user_id, item_id, timestamp.",
-        ),
-        ("item_id", "name the same column"),
-    ],
-)
-def test_columns_that_cannot_be(name: str, answer: str, tmp_path: Path) -> None:
-    columns = {"user": name}
+def test_one_column_for_users_and_items(tmp_path: Path) -> None:
+    columns = {"user": "item_id"}
     path = raw.csv_table(tmp_path / "a.csv", ROWS)
-    with pytest.raises(UserError, match=re.escape(answer)):
+    with pytest.raises(UserError, match="name the same column"):
         locate(path, tmp_path, columns=columns).read(columns)
 
 

@@ -70,7 +70,7 @@ def test_filter_and_order_against_brute_force(seed: int, users: Bounds, items: B
     rows = [tuple(map(int, row)) for row in zip(*columns, strict=True)]
     expected = reference(rows, users, items)
     if not expected:
-        with pytest.raises(UserError, match="No interactions are left"):
+        with pytest.raises(UserError, match="No interactions are left after keeping users in"):
             preprocess(interactions(rows), users, items)
         return
     data = preprocess(interactions(rows), users, items)

@@ -184,11 +184,10 @@ def test_settings_out_of_range_are_named(settings: dict) -> None:
         Shop(**settings)
 
 
-def test_a_path_or_a_typo_is_refused() -> None:
-    with pytest.raises(ValueError, match="path"):
-        Simulated(path="mine.csv")
-    with pytest.raises(ValueError, match="max_lenght"):
-        Simulated(max_lenght=20)
+@pytest.mark.parametrize("settings", [{"path": "mine.csv"}, {"max_lenght": 20}])
+def test_a_path_or_a_typo_is_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Simulated(**settings)
 
 
 def test_config_is_the_default_shop_whatever_the_training_seed(data: Simulated) -> None:
