@@ -90,9 +90,8 @@ def amazon_reviews(path: Path, rows: list[Row]) -> Path:
 
 def amazon_meta(path: Path) -> Path:
     """Product records as of 2014: Python literals, not JSON."""
-    return write(
-        path, "".join(f"{{'asin': '{asin(i)}', 'title': 'Thing {i}'}}\n" for i in range(50))
-    )
+    lines = (f"{{'asin': '{asin(i)}', 'title': 'Thing {i}'}}\n" for i in range(50))
+    return write(path, "".join(lines))
 
 
 def yelp(folder: Path, rows: list[Row]) -> Path:

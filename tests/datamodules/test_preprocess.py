@@ -24,11 +24,8 @@ def histories(data: Sequences) -> dict[int, list[tuple[int, int | None]]]:
     items = data.item_ids[data.items - 1].tolist()
     times = [None] * len(items) if data.timestamps is None else data.timestamps.tolist()
     pairs = list(zip(items, times, strict=True))
-    ends = zip(data.offsets, data.offsets[1:], strict=False)
-    return {
-        int(user): pairs[start:stop]
-        for user, (start, stop) in zip(data.user_ids, ends, strict=True)
-    }
+    spans = zip(data.user_ids.tolist(), data.offsets, data.offsets[1:], strict=False)
+    return {user: pairs[start:stop] for user, start, stop in spans}
 
 
 def reference(
@@ -41,10 +38,10 @@ def reference(
 
     while True:
         by_user, by_item = Counter(r[0] for r in rows), Counter(r[1] for r in rows)
-        kept = [r for r in rows if fits(by_user[r[0]], users) and fits(by_item[r[1]], items)]
-        if len(kept) == len(rows):
+        left = [r for r in rows if fits(by_user[r[0]], users) and fits(by_item[r[1]], items)]
+        if len(left) == len(rows):
             break
-        rows = kept
+        rows = left
     out: dict[int, list[tuple[int, int]]] = {}
     for user, item, time in rows:
         out.setdefault(user, []).append((item, time))

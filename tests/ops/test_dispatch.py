@@ -24,23 +24,20 @@ from tests.ops.cases import (
 )
 
 
-def test_without_a_compiler_pytorch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "native_library", lambda: None)
-    for name in ("auto", "cpu"):
-        assert choose_backend(name, torch.device("cpu"))[0] == "blocked"
-
-
 @pytest.mark.parametrize(
     ("triton", "mamba_ssm", "want"),
     [(True, True, "triton"), (False, True, "mamba_ssm"), (False, False, "blocked")],
 )
-def test_cuda_takes_triton_before_mamba_ssm(
+def test_cuda_takes_triton_before_mamba_ssm_and_pytorch_takes_over(
     triton: bool, mamba_ssm: bool, want: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "has_triton", lambda: triton)
     monkeypatch.setattr(dispatch, "has_mamba_ssm", lambda: mamba_ssm)
     assert choose_backend("auto", torch.device("cuda"))[0] == want
     assert choose_backend("auto", torch.device("meta"))[0] == "blocked"
+    monkeypatch.setattr(dispatch, "native_library", lambda: None)  # no compiler
+    for name in ("auto", "cpu"):
+        assert choose_backend(name, torch.device("cpu"))[0] == "blocked"
 
 
 @pytest.mark.parametrize(

@@ -216,8 +216,8 @@ def test_dropout_draws() -> None:
 
     def stays(dropout: float, seed: int) -> Tensor:
         x = cases.attend_inputs(rows, size, 2, size, "all", False, dropout)
-        x = x._replace(seed=torch.tensor([seed]))
-        return read_weights(x, [size], where).transpose(0, 1) > 0
+        weights = read_weights(x._replace(seed=torch.tensor([seed])), [size], where)
+        return weights.transpose(0, 1) > 0
 
     stay = stays(p, 5)
     error = (p * (1 - p) / size) ** 0.5
@@ -227,11 +227,8 @@ def test_dropout_draws() -> None:
         assert abs(float(shares.std()) - error) < 0.2 * error
     agreeing = p**2 + (1 - p) ** 2
     for a, b in (
-        (stay[0], stay[1]),
-        (stay, stays(p, 6)),
-        (stay[:, 1:], stay[:, :-1]),
-        (stay[:, :, 1:], stay[:, :, :-1]),
-        (stay[:, 1:, 1:], stay[:, :-1, :-1]),
+        *((stay[0], stay[1]), (stay, stays(p, 6)), (stay[:, 1:], stay[:, :-1])),
+        *((stay[:, :, 1:], stay[:, :, :-1]), (stay[:, 1:, 1:], stay[:, :-1, :-1])),
     ):
         share = float((a == b).float().mean())
         assert abs(share - agreeing) < 6 * (agreeing * (1 - agreeing) / a.numel()) ** 0.5
