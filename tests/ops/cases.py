@@ -87,11 +87,13 @@ def weighted_gradients(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(y, leaves, weight, retain_graph=True, materialize_grads=True))
 
 
-def same(y: Tensor, want: Tensor, leaves: list[Tensor], *others: Tensor, r: float = 1e-9) -> None:
+def same(
+    y: Tensor, want: Tensor, leaves: list[Tensor], *others: Tensor, rtol: float = 1e-9
+) -> None:
     """Results and gradients; those of ``want`` by ``others`` where it has leaves of its own."""
-    torch.testing.assert_close(y, want, rtol=r, atol=r)
+    torch.testing.assert_close(y, want, rtol=rtol, atol=rtol)
     pairs = weighted_gradients(y, leaves), weighted_gradients(want, list(others) or leaves)
-    torch.testing.assert_close(*pairs, rtol=10 * r, atol=r)
+    torch.testing.assert_close(*pairs, rtol=10 * rtol, atol=rtol)
 
 
 def scan_inputs(size: int, d: int = 5, n: int = 3, gated: bool = True) -> Scan:

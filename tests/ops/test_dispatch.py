@@ -87,7 +87,7 @@ def test_mamba_ssm_is_given_padded_rows(monkeypatch: pytest.MonkeyPatch) -> None
     x = [v.detach().float().requires_grad_() for v in scan_inputs(size, 4, 3)]
     monkeypatch.setattr(scan, "is_detour", lambda backend, device: backend == "mamba_ssm")
     y, want = (selective_scan(*x, rows, backend=name) for name in ("mamba_ssm", "blocked"))
-    same(y, want, x, r=1e-5)
+    same(y, want, x, rtol=1e-5)
 
 
 Call = tuple[Callable[..., Tensor], list[Tensor]]

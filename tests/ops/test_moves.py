@@ -43,13 +43,6 @@ def test_states_are_taken_where_they_are_wanted(case: str) -> None:
     same(take(wide, ops.padded_places(rows, index, width)), x[index], [x])
 
 
-def test_a_place_that_fills_up_passes_no_gradient() -> None:
-    x = draws()(6, 2)
-    taken = take(x, places_of(torch.tensor([1, 4, 5, 5, 5]), 6))
-    (grad,) = torch.autograd.grad(taken[:2].sum(), x)
-    assert grad[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
-
-
 @each_case
 def test_unfold_puts_earlier_states_beside_each(case: str) -> None:
     rows, size = rows_case(case)
@@ -63,7 +56,11 @@ def test_unfold_puts_earlier_states_beside_each(case: str) -> None:
     same(ops.unfold(x, rows, width), torch.stack(out).view(size, -1), [x])
 
 
-def test_a_rows_value_is_spread_over_its_places() -> None:
+def test_places_that_fill_up_and_values_spread_over_a_row() -> None:
+    x = draws()(6, 2)
+    taken = take(x, places_of(torch.tensor([1, 4, 5, 5, 5]), 6))
+    (grad,) = torch.autograd.grad(taken[:2].sum(), x)
+    assert grad[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
     rows, _ = rows_case("mixed")
     x, places = draws()(6, 2, 3), torch.tensor([0, 2, 4, 5, 10, 12, 17])
     same(ops.spread(x, rows, places), x[torch.tensor([0, 0, 2, 2, 2, 4, 5])], [x])
