@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import zipfile
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -80,31 +80,32 @@ def amazon_2018(path: Path, rows: list[Row]) -> Path:
 
 
 def amazon_reviews(path: Path, rows: list[Row]) -> Path:
-    same = {"reviewerName": 'J. "Mac"', "helpful": [2, 3], "reviewText": "Fine.\nReally…"}
-    records = (
-        {"reviewerID": reviewer(u), "asin": asin(i), **same, "overall": 5.0, "unixReviewTime": t}
-        for u, i, t in rows
-    )
-    return write(path, "".join(json.dumps(r) + "\n" for r in records))
+    text = ""
+    for u, i, t in rows:
+        record = {"reviewerID": reviewer(u), "asin": asin(i), "helpful": [2, 3], "overall": 5.0}
+        record |= {"reviewText": 'Fine.\n"Really"…', "unixReviewTime": t}
+        text += json.dumps(record) + "\n"
+    return write(path, text)
 
 
 def amazon_meta(path: Path) -> Path:
     """Product records as of 2014: Python literals, not JSON."""
-    records = ({"asin": asin(i), "title": f"Thing {i}"} for i in range(1, 50))
-    return write(path, "".join(f"{record}\n" for record in records))
+    lines = (f"{{'asin': '{asin(i)}', 'title': 'Thing {i}'}}\n" for i in range(50))
+    return write(path, "".join(lines))
 
 
 def yelp(folder: Path, rows: list[Row]) -> Path:
     reviews, businesses = [], []
-    for k, (u, i, t) in enumerate(rows):
+    for u, i, t in rows:
         date = datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        record = {"review_id": f"r{k}", "user_id": f"u{u}", "business_id": f"b{i}", "stars": 4.0}
-        reviews.append(json.dumps({**record, "useful": 0, "text": "Hm.", "date": date}) + "\n")
+        reviews.append({"user_id": f"u{u}", "business_id": f"b{i}", "text": "Hm.", "date": date})
     for i in range(1, 50):
         record = {"business_id": f"b{i}", "name": f"Café {i}", "categories": "Food, Bars"}
-        businesses.append(json.dumps({**record, "attributes": {"WiFi": "no"}}) + "\n")
-    write(folder / "yelp_academic_dataset_business.json", "".join(businesses))
-    return write(folder / "yelp_academic_dataset_review.json", "".join(reviews)).parent
+        businesses.append({**record, "attributes": {"WiFi": "no"}})
+    for name, records in (("business", businesses), ("review", reviews)):
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write(folder / f"yelp_academic_dataset_{name}.json", text)
+    return folder
 
 
 def recbole(folder: Path, name: str, rows: list[Row]) -> Path:
@@ -117,14 +118,10 @@ def recbole(folder: Path, name: str, rows: list[Row]) -> Path:
 
 
 def sequence_text(path: Path, rows: list[Row]) -> Path:
-    histories: dict[int, list[Row]] = {}
-    for row in rows:
-        histories.setdefault(row.user, []).append(row)
-    text = ""
-    for user, history in histories.items():
-        ordered = sorted(history, key=lambda row: row.time)
-        text += " ".join(map(str, [user, *(row.item for row in ordered)])) + "\n"
-    return write(path, text)
+    lines: dict[int, list[int]] = {}
+    for user, item, _ in sorted(rows, key=lambda row: row.time):
+        lines.setdefault(user, [user]).append(item)
+    return write(path, "".join(" ".join(map(str, line)) + "\n" for line in lines.values()))
 
 
 def csv_table(path: Path, rows: list[Row], header: str = "user_id,item_id,timestamp") -> Path:
@@ -140,8 +137,4 @@ def parquet(path: Path, rows: list[Row], **columns: pa.Array) -> Path:
 
 def zipped(folder: Path) -> Path:
     """The folder as its publisher zips it: everything below one folder of the same name."""
-    path = folder.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(folder.iterdir()):
-            archive.write(file, f"{folder.name}/{file.name}")
-    return path
+    return Path(shutil.make_archive(str(folder), "zip", folder.parent, folder.name))

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,65 +93,52 @@ def test_titles_and_their_file_are_part_of_it(tmp_path: Path) -> None:
     assert fresh(tmp_path, path).item_info["title"][0].startswith("Kino")
 
 
-DAMAGES = {
-    "empty": lambda content: b"",
-    "half": lambda content: content[: len(content) // 2],
-    "a byte short": lambda content: content[:-1],
-    "no stream": lambda content: b"\x80\x04no Arrow stream" + content,
-    "a name changed": lambda content: content.replace(b"items", b"jtems"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_cache_is_built_again(
-    folder: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = fresh(folder)
-    (file,) = cached(folder)
-    file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    assert same(fresh(folder), first)
-    assert "it is built again" in caplog.text
-    assert load(file) is not None
-
-
-def test_every_flipped_bit_is_noticed(folder: Path) -> None:
+def test_every_damage_is_noticed(folder: Path) -> None:
+    """Flipped bits, files cut off, and what is no Arrow stream."""
     fresh(folder)
     (file,) = cached(folder)
     content = file.read_bytes()
+    damaged = [b"", content[: len(content) // 2], content[:-1], b"\x80\x04no stream" + content]
     for at in np.random.default_rng(0).integers(0, len(content), 60):
-        file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        damaged.append(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+    for other in damaged:
+        file.write_bytes(other)
         assert load(file) is None
 
 
-def test_stale_cache_is_built_again(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("stop", "message"), [(None, "other data or settings"), (-1, "it is built again"), (0, "again")]
+)
+def test_stale_or_damaged_cache_is_built_again(
+    stop: int | None, message: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = fresh(folder)
     (file,) = cached(folder)
     fresh(folder, user_bounds=[4, None])
     (other,) = set(cached(folder)) - {file}
-    file.write_bytes(other.read_bytes())  # undamaged, but made of something else
+    file.write_bytes(other.read_bytes()[:stop])
     assert same(fresh(folder), first)
-    assert "other data or settings" in caplog.text
+    assert message in caplog.text
+    assert load(file) is not None
 
 
-def test_folder_that_cannot_be_written_costs_nothing(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    raw.write(folder / "root", "a file where the folder should be")
-    assert len(fresh(folder).items)
-    assert "could not be kept" in caplog.text
-
-
-def test_full_disk_costs_nothing_and_leaves_nothing(
+def test_full_disk_and_folder_that_cannot_be_written_cost_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(path: Path, schema: pa.Schema) -> None:
         path.write_bytes(b"some of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pa.ipc, "new_stream", full)
-    assert len(fresh(folder).items)
+    with monkeypatch.context() as patch:
+        patch.setattr(pa.ipc, "new_stream", full)
+        assert len(fresh(folder).items)
     assert "No space left on device" in caplog.text
     assert cached(folder) == []
+    caplog.clear()
+    shutil.rmtree(folder / "root")
+    raw.write(folder / "root", "a file where the folder should be")
+    assert len(fresh(folder).items)
+    assert "could not be kept" in caplog.text
 
 
 def _start(folder: Path) -> int:

@@ -36,13 +36,10 @@ class Server:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         span = request.headers.get("Range")
         self.ranges.append(span)
-        if self.status is not None:
-            request.send_error(self.status)
-            return
         known = span is not None and self.knows_ranges
         start = int(span.removeprefix("bytes=").removesuffix("-")) if known else 0
-        if start >= len(self.content):
-            request.send_error(416)
+        if self.status is not None or start >= len(self.content):
+            request.send_error(self.status or 416)
             return
         request.send_response(206 if start else 200)
         request.send_header("Content-Length", str(len(self.content) - start))
@@ -129,23 +126,18 @@ def test_wrong_checksum_is_refused(server: Server, bad: Server, tmp_path: Path) 
     assert fetch(tmp_path, bad.url, server.url).read_bytes() == CONTENT
 
 
-def test_second_source_is_used_when_the_first_cannot_be_had(server: Server, tmp_path: Path) -> None:
+def test_no_network_takes_another_source_or_says_which_file_to_put_where(
+    server: Server, tmp_path: Path
+) -> None:
     first = Source("first.bin", "http://127.0.0.1:9/first.bin", checksum=SHA)
     second = Source("second.bin", server.url, checksum=SHA)
     assert download("toy", (first, second), tmp_path).name == "second.bin"
-
-
-def test_no_network_says_which_file_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         fetch(tmp_path / "toy", "http://127.0.0.1:9/a", "http://nowhere.invalid/a")
     for part in ("127.0.0.1:9: ", "nowhere.invalid: ", f"put file.bin into {tmp_path / 'toy'}"):
         assert part in str(error.value)
-
-
-def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
-    raw.write(tmp_path / "toy", "a file")
     with pytest.raises(UserError, match=r"could not be written.*dataset\.root"):
-        fetch(tmp_path / "toy", server.url)
+        fetch(raw.write(tmp_path / "full", "a file"), server.url)
 
 
 class Films(MLLatestSmall):
@@ -153,9 +145,14 @@ class Films(MLLatestSmall):
 
 
 def test_data_set_downloads_unpacks_and_reads(server: Server, tmp_path: Path) -> None:
+    Films.sources = (Source("ml-latest-small.zip", server.url),)
+    server.content = b"<html>moved</html>"
+    with pytest.raises(UserError, match=r"what came is no \.zip file"):
+        Films(name="films", root=str(tmp_path / "root")).setup()
+    assert visible(tmp_path / "root" / "films") == []
     zipped = raw.zipped(raw.ml_csv(tmp_path / "ml-latest-small", raw.interactions()))
     server.content = zipped.read_bytes()
-    Films.sources = (Source("ml-latest-small.zip", server.url),)
+    server.ranges.clear()
     for _ in range(2):
         data = Films(name="films", root=str(tmp_path / "root"))
         data.prepare_data()
@@ -163,11 +160,3 @@ def test_data_set_downloads_unpacks_and_reads(server: Server, tmp_path: Path) ->
         assert data.sequences.item_info["title"][0].startswith("Café")
     assert len(server.ranges) == 1
     assert (tmp_path / "root" / "films" / "ml-latest-small.zip").exists()
-
-
-def test_download_that_is_no_archive(server: Server, tmp_path: Path) -> None:
-    server.content = b"<html>moved</html>"
-    Films.sources = (Source("ml-latest-small.zip", server.url),)
-    with pytest.raises(UserError, match=r"what came is no \.zip file"):
-        Films(name="films", root=str(tmp_path)).setup()
-    assert visible(tmp_path / "films") == []

@@ -90,10 +90,8 @@ def read(path: Path, malformed: str = "skip") -> Interactions:
 
 
 def same(a: Interactions, b: Interactions) -> bool:
-    return all(
-        np.array_equal(getattr(a, name), getattr(b, name))
-        for name in ("users", "items", "timestamps", "user_ids", "item_ids")
-    )
+    names = ("users", "items", "timestamps", "user_ids", "item_ids")
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
 @pytest.mark.parametrize("source", MAKE)
@@ -198,10 +196,9 @@ def test_sequence_text(tmp_path: Path) -> None:
 
 def test_parquet_has_no_lines(tmp_path: Path) -> None:
     path = raw.parquet(tmp_path / "a.parquet", ROWS[:3], timestamp=pa.array([1, None, 3]))
-    for malformed in ("error", "skip"):
-        with pytest.raises(UserError, match="row 2: the time in the column 'timestamp'") as error:
-            read(path, malformed)
-        assert "malformed" not in str(error.value)
+    with pytest.raises(UserError, match="row 2: the time in the column 'timestamp'") as error:
+        read(path, "skip")
+    assert "malformed" not in str(error.value)
 
 
 @pytest.mark.parametrize(("lines", "limit"), [(40, 10), (1000, 10), (3000, 30)])

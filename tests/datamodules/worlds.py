@@ -31,13 +31,6 @@ def random_sequences(users: int, items: int, shortest: int, longest: int, seed: 
     return data
 
 
-def tensors(value: Any) -> list[torch.Tensor]:
-    """Of a batch, or of a part of it, in order."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for part in value for t in tensors(part)] if isinstance(value, tuple) else []
-
-
 def equal(a: Any, b: Any) -> bool:
     """Of what a batch holds."""
     if isinstance(a, tuple):

@@ -87,6 +87,15 @@ def weighted_gradients(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(y, leaves, weight, retain_graph=True, materialize_grads=True))
 
 
+def same(
+    y: Tensor, want: Tensor, leaves: list[Tensor], *others: Tensor, rtol: float = 1e-9
+) -> None:
+    """Results and gradients; those of ``want`` by ``others`` where it has leaves of its own."""
+    torch.testing.assert_close(y, want, rtol=rtol, atol=rtol)
+    pairs = weighted_gradients(y, leaves), weighted_gradients(want, list(others) or leaves)
+    torch.testing.assert_close(*pairs, rtol=10 * rtol, atol=rtol)
+
+
 def scan_inputs(size: int, d: int = 5, n: int = 3, gated: bool = True) -> Scan:
     draw = draws(1)
     a = (-4 * draw(d, n).detach().abs()).requires_grad_()
@@ -150,12 +159,8 @@ def run(
 ) -> dict[str, Tensor]:
     """Result and gradients; NaN stands behind the last row (PyTorch alone may read it times 0).
 
-    Args:
-        x: inputs; those of float64 become what the backend computes in.
-        rows: of the packed batch.
-        where: backend, type and device.
-        grad: of the result; None is 1.
-        layout: the same values in memory of other strides, of what has a value at each place.
+    Inputs of float64 become what the backend computes in; ``layout`` puts those that have a value
+    at each place into memory of other strides. A ``grad`` of None is 1.
     """
     operation, _, placed = OPERATIONS[type(x)]
     end = int(rows.offsets[-1])

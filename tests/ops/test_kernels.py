@@ -10,77 +10,58 @@ from torch import Tensor
 
 from sigma.ops import reference, rows_of
 from sigma.ops.inputs import Attend
-from tests.ops.cases import (
-    INTERPRETED,
-    Where,
-    attend_inputs,
-    by_kernels,
-    check,
-    conv_inputs,
-    draws,
-    everywhere,
-    exact,
-    gru_inputs,
-    held_to_the_reference,
-    leaves_of,
-    no_compiler,
-    on_all_rows,
-    rows_case,
-    run,
-    scan_inputs,
-    sizes,
-    with_gradients,
-)
+from tests.ops import cases
+from tests.ops.cases import Where, draws, everywhere, held_to_the_reference, rows_case, run
 
 
 @everywhere
-@on_all_rows
-@sizes(("d", "n", "gated"), (5, 3, True), (16, 8, True), (21, 11, True), (5, 3, False))
+@cases.on_all_rows
+@cases.sizes(("d", "n", "gated"), (5, 3, True), (16, 8, True), (21, 11, True), (5, 3, False))
 def test_scan(where: Where, case: str, d: int, n: int, gated: bool) -> None:
     rows, size = rows_case(case)
-    held_to_the_reference(scan_inputs(size, d, n, gated), rows, where)
+    held_to_the_reference(cases.scan_inputs(size, d, n, gated), rows, where)
 
 
 @everywhere
-@on_all_rows
+@cases.on_all_rows
 @pytest.mark.parametrize("silu", [False, True])
-@sizes(("d", "k"), (7, 6), (16, 4), (21, 3), (32, 3), (19, 1))
+@cases.sizes(("d", "k"), (7, 6), (16, 4), (21, 3), (32, 3), (19, 1))
 def test_conv(where: Where, case: str, d: int, k: int, silu: bool) -> None:
     rows, size = rows_case(case)
-    held_to_the_reference(conv_inputs(size, d, k, silu), rows, where)
+    held_to_the_reference(cases.conv_inputs(size, d, k, silu), rows, where)
 
 
 @everywhere
-@on_all_rows
-@sizes("units", 3, 16, 32, 21)
+@cases.on_all_rows
+@cases.sizes("units", 3, 16, 32, 21)
 def test_gru(where: Where, case: str, units: int) -> None:
     rows, size = rows_case(case)
-    held_to_the_reference(gru_inputs(size, units), rows, where)
+    held_to_the_reference(cases.gru_inputs(size, units), rows, where)
 
 
 @everywhere
-@on_all_rows
+@cases.on_all_rows
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("which", ["all", "last", "some"])
-@sizes(("heads", "d"), (3, 5), (2, 8), (2, 32), (1, 21))
+@cases.sizes(("heads", "d"), (3, 5), (2, 8), (2, 32), (1, 21))
 def test_attend(where: Where, case: str, heads: int, d: int, which: str, causal: bool) -> None:
     rows, size = rows_case(case)
-    held_to_the_reference(attend_inputs(rows, size, heads, d, which, causal), rows, where)
+    held_to_the_reference(cases.attend_inputs(rows, size, heads, d, which, causal), rows, where)
 
 
-LONG = 71 if INTERPRETED else 1000
+LONG = 71 if cases.INTERPRETED else 1000
 
 
 @everywhere
 def test_a_long_row(where: Where) -> None:
     """After a short one; the scan against its equations over all places at once, but for h."""
     rows, size = rows_of(torch.tensor([2, LONG])), LONG + 4
-    held_to_the_reference(gru_inputs(size, 20), rows, where, 2e-5)
-    held_to_the_reference(attend_inputs(rows, size, 1, 8, "last"), rows, where, 2e-5)
-    x = scan_inputs(size, 18, 9)
+    held_to_the_reference(cases.gru_inputs(size, 20), rows, where, 2e-5)
+    held_to_the_reference(cases.attend_inputs(rows, size, 1, 8, "last"), rows, where, 2e-5)
+    x = cases.scan_inputs(size, 18, 9)
     grad = draws(9)(size, 18).detach()
     grad[:2] = 0
-    leaves = {k: v.detach().requires_grad_() for k, v in leaves_of(x).items()}
+    leaves = {k: v.detach().requires_grad_() for k, v in cases.leaves_of(x).items()}
     u, dt, A, B, C, D, z, bias = leaves.values()
     long = slice(2, -2)
     delta = F.softplus(dt[long] + bias)
@@ -93,18 +74,19 @@ def test_a_long_row(where: Where) -> None:
     y = F.pad(y * F.silu(z[long]), (0, 0, 2, 2))
     results = run(x, rows, where, grad)
     results["result"][:2] = 0
-    check(results, with_gradients(y, leaves, grad), 0.0 if where.kind == torch.float64 else 3e-5)
+    limit = 0.0 if where.kind == torch.float64 else 3e-5
+    cases.check(results, cases.with_gradients(y, leaves, grad), limit)
 
 
 @everywhere
 def test_a_long_conv(where: Where) -> None:
     """Against PyTorch's."""
     rows, d, k = rows_of(torch.tensor([LONG])), 33, 4
-    x, grad = conv_inputs(LONG, d, k), draws(9)(LONG, d).detach()
-    leaves = leaves_of(x)
+    x, grad = cases.conv_inputs(LONG, d, k), draws(9)(LONG, d).detach()
+    leaves = cases.leaves_of(x)
     padded = F.pad(x.x.T[None], (k - 1, 0))
     y = F.silu(F.conv1d(padded, x.weight[:, None], x.bias, groups=d)[0].T)
-    check(run(x, rows, where, grad), with_gradients(y, leaves, grad), 3e-5)
+    cases.check(run(x, rows, where, grad), cases.with_gradients(y, leaves, grad), 3e-5)
 
 
 @everywhere
@@ -113,18 +95,16 @@ def test_a_long_conv(where: Where) -> None:
 def test_scan_with_tiny_and_large_steps(where: Where, shift: float, skip: bool) -> None:
     """1 + e^-20 is 1 in float32, but Δ is not 0; without the skip only what Δ carries is left."""
     rows, size = rows_case("mixed")
-    x = scan_inputs(size, 4, 8)
-    changed = {
-        "dt": x.dt.detach() * (60 if shift == 60 else 1e-2),
-        "dt_bias": x.dt_bias.detach() * 0 + shift,
-    }
+    x = cases.scan_inputs(size, 4, 8)
+    dt, dt_bias = x.dt.detach() * (60 if shift == 60 else 1e-2), x.dt_bias.detach() * 0 + shift
+    changed = {"dt": dt, "dt_bias": dt_bias}
     if shift > 0:  # else nothing is left of a state
         changed["A"] = x.A.detach() / 100
     if not skip:
         changed["D"] = torch.zeros(4).double()
     x = x._replace(**{k: v.requires_grad_() for k, v in changed.items()})
     grad = draws(9)(size, 4).detach()
-    results, want = run(x, rows, where, grad), exact(x, rows, grad)
+    results, want = run(x, rows, where, grad), cases.exact(x, rows, grad)
     for name, value in want.items():
         error = (results[name].cpu().double() - value).abs().max() / value.abs().max()
         assert error < (1e-9 if where.kind == torch.float64 else 2e-5), name
@@ -134,7 +114,7 @@ def test_scan_with_tiny_and_large_steps(where: Where, shift: float, skip: bool) 
 def test_nan_is_not_hidden_and_stays_in_its_row(where: Where) -> None:
     rows = rows_of(torch.tensor([4, 6]))
     for name in ("u", "dt", "B"):
-        x = scan_inputs(12, 3, 8)
+        x = cases.scan_inputs(12, 3, 8)
         with torch.no_grad():
             getattr(x, name)[6, 1] = float("nan")
         y = run(x, rows, where)["result"]
@@ -159,7 +139,8 @@ def test_queries_beyond_a_rows_end_see_the_whole_row(where: Where) -> None:
             weights = (torch.einsum("hd,thd->ht", one, k[seen]) / 8**0.5).softmax(-1)
             want.append(torch.einsum("ht,thd->hd", weights, v[seen]))
     grad = draws(9)(60, 2, 8).detach()
-    check(run(x, rows, where, grad), with_gradients(torch.stack(want), leaves_of(x), grad))
+    expected = cases.with_gradients(torch.stack(want), cases.leaves_of(x), grad)
+    cases.check(run(x, rows, where, grad), expected)
 
 
 def dense(x: Attend, offsets: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -177,7 +158,7 @@ def dense(x: Attend, offsets: Tensor, mask: Tensor | None = None) -> Tensor:
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_reference_of_attention_is_dense_attention(causal: bool) -> None:
     rows = rows_of(torch.tensor([4, 0, 6, 1]))
-    x = attend_inputs(rows, 11, causal=causal)
+    x = cases.attend_inputs(rows, 11, causal=causal)
     want = dense(x, rows.offsets)
     torch.testing.assert_close(reference.attend(x, rows.offsets), want)
 
@@ -196,14 +177,12 @@ def read_weights(x: Attend, lengths: list[int], where: Where) -> Tensor:
 
 
 @everywhere
-@pytest.mark.parametrize(
-    ("which", "causal"), [("all", True), ("some", False), ("last", True)][: 2 if INTERPRETED else 3]
-)
+@pytest.mark.parametrize(("which", "causal"), [("all", True), ("some", False), ("last", True)])
 def test_dropout(where: Where, which: str, causal: bool) -> None:
     """Its share, its scale, that the seed decides, and gradients of the very weights dropped."""
     lengths, p = [70, 0, 13, 1], 0.3
     rows = rows_of(torch.tensor(lengths))
-    x = attend_inputs(rows, 84, 2, 70, which, causal, p)
+    x = cases.attend_inputs(rows, 84, 2, 70, which, causal, p)
     x = x._replace(places=x.places.clamp(max=83))
     real = slice(int(x.query_offsets[-1]))
     weights = read_weights(x._replace(dropout=0.0), lengths, where)
@@ -225,20 +204,20 @@ def test_dropout(where: Where, which: str, causal: bool) -> None:
     y = dense(x, rows.offsets, mask.double() / (1 - p))
     y = torch.cat([y[real], torch.zeros_like(y[real.stop :])])
     limit = 3e-5 if where.backend == "cpu" else 0.0  # p is a multiple of 2^-16 there
-    check(run(x, rows, where, grad), with_gradients(y, leaves_of(x), grad), limit)
+    cases.check(run(x, rows, where, grad), cases.with_gradients(y, cases.leaves_of(x), grad), limit)
 
 
-@no_compiler
-@pytest.mark.skipif(INTERPRETED, reason="it is of the C library")
+@cases.no_compiler
+@pytest.mark.skipif(cases.INTERPRETED, reason="it is of the C library")
 def test_dropout_draws() -> None:
     """Seeds, heads, queries and keys draw by themselves, each with probability near p."""
     p, size = 0.3, 200
     rows, where = rows_of(torch.tensor([size])), Where("cpu", torch.float32, "cpu")
 
     def stays(dropout: float, seed: int) -> Tensor:
-        x = attend_inputs(rows, size, 2, size, "all", False, dropout)
-        x = x._replace(seed=torch.tensor([seed]))
-        return read_weights(x, [size], where).transpose(0, 1) > 0
+        x = cases.attend_inputs(rows, size, 2, size, "all", False, dropout)
+        weights = read_weights(x._replace(seed=torch.tensor([seed])), [size], where)
+        return weights.transpose(0, 1) > 0
 
     stay = stays(p, 5)
     error = (p * (1 - p) / size) ** 0.5
@@ -248,11 +227,8 @@ def test_dropout_draws() -> None:
         assert abs(float(shares.std()) - error) < 0.2 * error
     agreeing = p**2 + (1 - p) ** 2
     for a, b in (
-        (stay[0], stay[1]),
-        (stay, stays(p, 6)),
-        (stay[:, 1:], stay[:, :-1]),
-        (stay[:, :, 1:], stay[:, :, :-1]),
-        (stay[:, 1:, 1:], stay[:, :-1, :-1]),
+        *((stay[0], stay[1]), (stay, stays(p, 6)), (stay[:, 1:], stay[:, :-1])),
+        *((stay[:, :, 1:], stay[:, :, :-1]), (stay[:, 1:, 1:], stay[:, :-1, :-1])),
     ):
         share = float((a == b).float().mean())
         assert abs(share - agreeing) < 6 * (agreeing * (1 - agreeing) / a.numel()) ** 0.5
@@ -262,25 +238,25 @@ def test_dropout_draws() -> None:
 
 def bits(where: Where, alone: bool) -> list[Tensor]:
     """Results and gradients of all operations."""
-    lengths = [5, 1, 0, 6] if INTERPRETED else [1, 0, 7, 3, 1, 16, 17, 2, 0, 5] * 20 + [70, 9]
+    lengths = [5, 1, 0, 6] if cases.INTERPRETED else [1, 0, 7, 3, 1, 16, 17, 2, 0, 5] * 20 + [70, 9]
     size = sum(lengths)
     rows = rows_of(torch.tensor([size] if alone else lengths))
     inputs = (
-        scan_inputs(size, 40, 16),
-        conv_inputs(size, 40),
-        gru_inputs(size, 20),
-        attend_inputs(rows, size, 2 if INTERPRETED else 5, 8, dropout=0.2),
+        cases.scan_inputs(size, 40, 16),
+        cases.conv_inputs(size, 40),
+        cases.gru_inputs(size, 20),
+        cases.attend_inputs(rows, size, 2 if cases.INTERPRETED else 5, 8, dropout=0.2),
     )
     return [v for x in inputs for v in run(x, rows, where).values()]
 
 
-@by_kernels
+@cases.by_kernels
 @pytest.mark.parametrize("alone", [False, True])
 def test_repeated_runs_and_any_threads_give_the_same_bits(where: Where, alone: bool) -> None:
     """One row alone is shared out by channels and heads."""
     before, first = torch.get_num_threads(), bits(where, alone)
     try:
-        for threads in (2,) if INTERPRETED else (2, 1):
+        for threads in (2,) if cases.INTERPRETED else (2, 1):
             torch.set_num_threads(threads)
             assert all(map(torch.equal, first, bits(where, alone)))
     finally:

@@ -2,31 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor
 
-from sigma.ops import (
-    Rows,
-    flip,
-    packed,
-    padded,
-    padded_places,
-    places_of,
-    reference,
-    rows_of,
-    spread,
-    take,
-    unfold,
-)
-from tests.ops.cases import ROWS, draws, rows_case, weighted_gradients
+from sigma import ops
+from sigma.ops import Rows, padded, places_of, reference, rows_of, take
+from tests.ops.cases import ROWS, draws, rows_case, same
 
 each_case = pytest.mark.parametrize("case", [name for name in ROWS if name != "only a tail"])
-
-
-def check(y: Tensor, want: Tensor, leaf: Tensor) -> None:
-    torch.testing.assert_close(y, want, rtol=1e-9, atol=1e-10)
-    pairs = zip(weighted_gradients(y, [leaf]), weighted_gradients(want, [leaf]), strict=True)
-    for a, b in pairs:
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 @each_case
@@ -34,8 +15,8 @@ def check(y: Tensor, want: Tensor, leaf: Tensor) -> None:
 def test_flip(case: str, keep: int) -> None:
     rows, size = rows_case(case)
     x, end = draws()(size, 4), int(rows.offsets[-1])
-    y = flip(x, rows, keep)
-    check(y[:end], reference.flip(x, rows.offsets, keep)[:end], x)
+    y = ops.flip(x, rows, keep)
+    same(y[:end], reference.flip(x, rows.offsets, keep)[:end], [x])
     assert torch.equal(y[end:], x[end:])
 
 
@@ -46,8 +27,8 @@ def test_padded_and_packed_undo_each_other(case: str) -> None:
     wide = padded(x, rows, width)
     lengths, ends = ROWS[case][0], rows.offsets.tolist()
     parts = zip(x.split([*lengths, size - ends[-1]]), lengths, strict=False)
-    check(wide, torch.stack([torch.cat([v, v.new_zeros(width - n, 4)]) for v, n in parts]), x)
-    check(packed(wide, rows, size), torch.cat([x[: ends[-1]], 0 * x[ends[-1] :].detach()]), x)
+    same(wide, torch.stack([torch.cat([v, v.new_zeros(width - n, 4)]) for v, n in parts]), [x])
+    same(ops.packed(wide, rows, size), torch.cat([x[: ends[-1]], 0 * x[ends[-1] :].detach()]), [x])
     with pytest.raises(ValueError, match="do not fit"):
         padded(x, rows, rows.longest - 1)
 
@@ -56,17 +37,10 @@ def test_padded_and_packed_undo_each_other(case: str) -> None:
 def test_states_are_taken_where_they_are_wanted(case: str) -> None:
     rows, size = rows_case(case)
     x, index = draws()(size, 4), torch.arange(0, int(rows.offsets[-1]), 2)
-    check(take(x, places_of(index, size)), x[index], x)
+    same(take(x, places_of(index, size)), x[index], [x])
     width = rows.longest + 1
     wide = padded(x, rows, width).flatten(0, 1)
-    check(take(wide, padded_places(rows, index, width)), x[index], x)
-
-
-def test_a_place_that_fills_up_passes_no_gradient() -> None:
-    x = draws()(6, 2)
-    taken = take(x, places_of(torch.tensor([1, 4, 5, 5, 5]), 6))
-    (grad,) = torch.autograd.grad(taken[:2].sum(), x)
-    assert grad[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
+    same(take(wide, ops.padded_places(rows, index, width)), x[index], [x])
 
 
 @each_case
@@ -79,13 +53,17 @@ def test_unfold_puts_earlier_states_beside_each(case: str) -> None:
         for back in (2, 1, 0):
             real = row is not None and t - back >= ends[row]
             out.append(x[t - back] if real else 0 * x[t])
-    check(unfold(x, rows, width), torch.stack(out).view(size, -1), x)
+    same(ops.unfold(x, rows, width), torch.stack(out).view(size, -1), [x])
 
 
-def test_a_rows_value_is_spread_over_its_places() -> None:
+def test_places_that_fill_up_and_values_spread_over_a_row() -> None:
+    x = draws()(6, 2)
+    taken = take(x, places_of(torch.tensor([1, 4, 5, 5, 5]), 6))
+    (grad,) = torch.autograd.grad(taken[:2].sum(), x)
+    assert grad[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
     rows, _ = rows_case("mixed")
     x, places = draws()(6, 2, 3), torch.tensor([0, 2, 4, 5, 10, 12, 17])
-    check(spread(x, rows, places), x[torch.tensor([0, 0, 2, 2, 2, 4, 5])], x)
+    same(ops.spread(x, rows, places), x[torch.tensor([0, 0, 2, 2, 2, 4, 5])], [x])
 
 
 def test_rows_tell_row_and_position_of_each_place() -> None:

@@ -11,20 +11,10 @@ from torch import Tensor
 from sigma.models.layers import GRU
 from sigma.ops import attend, blocked, causal_conv, gru, reference, rows_of, selective_scan
 from sigma.ops.scan import scan_op
-from tests.ops.cases import (
-    ROWS,
-    attend_inputs,
-    conv_inputs,
-    draws,
-    gru_inputs,
-    leaves_of,
-    no_compiler,
-    rows_case,
-    scan_inputs,
-    weighted_gradients,
-)
+from tests.ops import cases
+from tests.ops.cases import ROWS, attend_inputs, draws, rows_case, same, scan_inputs
 
-BACKENDS = ["blocked", pytest.param("cpu", marks=no_compiler)]
+BACKENDS = ["blocked", pytest.param("cpu", marks=cases.no_compiler)]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -74,18 +64,14 @@ def test_half_precision_is_computed_in_float32(backend: str) -> None:
     rows = rows_of(torch.tensor([40, 25]))
     operations: list[tuple[Any, Callable[..., Tensor], Callable[..., Tensor]]] = [
         (scan_inputs(65), lambda *x: selective_scan(*x, rows), reference.selective_scan),
-        (
-            conv_inputs(65),
-            lambda x, w, b, silu: causal_conv(x, w, b, rows, silu),
-            reference.causal_conv,
-        ),
-        (gru_inputs(65), lambda *x: gru(*x, rows), reference.gru),
+        (cases.conv_inputs(65), lambda *x: causal_conv(*x[:3], rows, x[3]), reference.causal_conv),
+        (cases.gru_inputs(65), lambda *x: gru(*x, rows), reference.gru),
         (attend_inputs(rows, 65), lambda q, k, v, *_: attend(q, k, v, rows), reference.attend),
     ]
     for x, operation, exact in operations:
         half = {
             k: v.detach().to(torch.bfloat16 if len(v) == 65 else torch.float32)
-            for k, v in leaves_of(x).items()
+            for k, v in cases.leaves_of(x).items()
         }
         y = operation(*x._replace(**half))
         want = exact(x._replace(**{k: v.double() for k, v in half.items()}), rows.offsets)
@@ -101,18 +87,12 @@ def test_stacked_grus_are_torchs_on_each_row(backend: str, bias: bool) -> None:
     peer = torch.nn.GRU(4, 5, num_layers=2, bias=bias)
     torch.manual_seed(0)
     module = GRU(4, 5, num_layers=2, bias=bias)
-    assert {k: v.tolist() for k, v in peer.state_dict().items()} == {
-        k: v.tolist() for k, v in module.state_dict().items()
-    }
+    torch.testing.assert_close(peer.state_dict(), module.state_dict(), rtol=0, atol=0)
     x = draws()(sum(lengths), 4)
     want = torch.cat([peer.double()(part)[0] for part in x.split(lengths) if len(part)])
     module = module.double()
     y = module(x, rows)
-    torch.testing.assert_close(y, want, rtol=1e-9, atol=1e-10)
-    ours = weighted_gradients(y, [x, *module.parameters()])
-    theirs = weighted_gradients(want, [x, *peer.parameters()])
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    same(y, want, [x, *module.parameters()], x, *peer.parameters())
 
 
 def test_attention_finds_the_queries_of_each_row(backend: str) -> None:
@@ -150,12 +130,11 @@ def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, size = rows_case("many")
     x = scan_inputs(size)
     y = scan_op(x, rows, "blocked")
-    grads = weighted_gradients(y, list(x))
+    grads = cases.weighted_gradients(y, list(x))
     monkeypatch.setattr(blocked, "BLOCK_BYTES", 1)
     again = scan_op(x, rows, "blocked")
     torch.testing.assert_close(again, y)
-    for a, b in zip(weighted_gradients(again, list(x)), grads, strict=True):
-        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(cases.weighted_gradients(again, list(x)), grads)
 
 
 def test_a_long_row_forgets_nothing(backend: str) -> None:
