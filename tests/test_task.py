@@ -16,6 +16,7 @@ from sigma.ops import Rows, rows_of
 from sigma.ranking.scores import ranks
 from sigma.task import SequenceTask
 from sigma.training import WATCHED_STEPS
+from tests.runs.front_door import Patch
 from tests.tasks import Fixed, attach, batch, flat, inputs, small_sigma, small_task
 
 assert_close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-11)
@@ -147,7 +148,7 @@ def test_ranking_under_mixed_precision_is_in_float32() -> None:
     assert (mixed.greater - exact).abs().double().mean() < 1
 
 
-def test_the_training_loss_is_a_mean_in_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_loss_is_a_mean_in_bfloat16_too(monkeypatch: Patch) -> None:
     """Cast with the model, its sum stops growing after a few hundred steps."""
     task = small_task()
     task.to(torch.bfloat16)  # as trainer.precision=bf16-true does
@@ -175,7 +176,7 @@ def test_on_cuda_a_step_is_recorded_where_it_can_be(
     precision: str,
     reason: str | None,
     recorded: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     task = small_task(**options)
     attach(task, monkeypatch, precision=precision)
@@ -195,7 +196,7 @@ class OnGpu(Tensor):
 class Watched:
     """A task at step 100, in epoch 3, whose losses the test chooses."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: Patch) -> None:
         self.task, steps = small_task(), {"global_step": 100, "current_epoch": 3}
         attach(self.task, monkeypatch, checkpoint_callbacks=[], **steps)
 
@@ -207,14 +208,14 @@ class Watched:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_on_the_cpu_every_loss_is_looked_at(broken: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_cpu_every_loss_is_looked_at(broken: float, monkeypatch: Patch) -> None:
     watched = Watched(monkeypatch)
     watched.step(1.0, Tensor)
     with pytest.raises(UserError, match=rf"became {broken} at step 101 \(epoch 3\)"):
         watched.step(broken, Tensor)
 
 
-def test_on_a_gpu_losses_are_looked_at_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_losses_are_looked_at_many_at_once(monkeypatch: Patch) -> None:
     """To look waits for the device; the message is of the first loss that broke."""
     watched, looks = Watched(monkeypatch), []
     monkeypatch.setattr(OnGpu, "tolist", lambda x: looks.append(len(x)) or Tensor.tolist(x))
@@ -230,7 +231,7 @@ def test_on_a_gpu_losses_are_looked_at_many_at_once(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("occasion", ["checkpoint", "validation"])
 def test_no_checkpoint_or_score_is_made_of_broken_weights(
-    occasion: str, monkeypatch: pytest.MonkeyPatch
+    occasion: str, monkeypatch: Patch
 ) -> None:
     watched = Watched(monkeypatch)
 
@@ -270,7 +271,7 @@ def test_an_optimizer_is_fused_on_cuda_unless_the_user_chose(
     precision: str,
     clip: float | None,
     fused: bool | None,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     task = small_task(optimizer=functools.partial(kind, lr=0.5, **settings))
     attach(task, monkeypatch, precision=precision, gradient_clip_val=clip)

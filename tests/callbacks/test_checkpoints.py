@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from sigma.callbacks.stopping import PaperEarlyStopping
 from sigma.runs.files import BEST, LAST
+from tests.runs.front_door import Logged
 
 
 class Line(L.LightningModule):
@@ -74,9 +75,7 @@ def test_saved_only_while_no_gradients_wait(
     assert callback.saves == expected
 
 
-def test_good_weights_are_not_replaced_by_broken_ones(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_good_weights_are_not_replaced_by_broken_ones(tmp_path: Path, caplog: Logged) -> None:
     fit(tmp_path, [LastCheckpoint()], Line(breaks_in=1), max_epochs=2)
     saved = torch.load(tmp_path / LAST, weights_only=True)
     assert saved["epoch"] == 0

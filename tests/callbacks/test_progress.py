@@ -26,7 +26,7 @@ from sigma.datamodules.statistics import DatasetStatistics, Expected
 from sigma.errors import UserError
 from sigma.runs.files import CURVES, LAST
 from sigma.task import SequenceTask
-from tests.runs.front_door import ROOT, command, environment, write_sequences
+from tests.runs.front_door import ROOT, Logged, Patch, command, environment, write_sequences
 
 TASK = SequenceTask.__new__(SequenceTask)
 
@@ -63,7 +63,7 @@ def test_of_equal_epochs_the_later_is_the_best() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_one_process_of_several_prints(first: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_process_of_several_prints(first: bool, caplog: Logged) -> None:
     caplog.set_level(logging.INFO)
     progress, stopped, efficiency = Progress(), PaperEarlyStopping(), Efficiency()
     stopped.stopped_epoch = 3
@@ -158,9 +158,7 @@ def test_a_readable_picture(epochs: int, tmp_path: Path) -> None:
         assert (width, height) >= (1000, 400)
 
 
-def test_a_failing_picture_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_picture_is_a_warning(tmp_path: Path, monkeypatch: Patch, caplog: Logged) -> None:
     def broken(*_: Any) -> None:
         raise OSError("no fonts")
 

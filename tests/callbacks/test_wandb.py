@@ -16,10 +16,9 @@ from sigma.runs.files import CONFIG, EPOCHS, RANKS, ROW, WANDB
 from sigma.task import SequenceTask
 from tests.callbacks.fake_wandb import Run, Service, service, wandb
 from tests.in_process import call
+from tests.runs.front_door import Capture, Logged, Patch
 
 __all__ = ["service"]
-
-Patch, Logged = pytest.MonkeyPatch, pytest.LogCaptureFixture
 
 KEY = "0123456789" * 4
 SMALL = [
@@ -77,9 +76,7 @@ def test_what_a_run_logs(tmp_path: Path, monkeypatch: Patch, service: Service) -
         assert mean == pytest.approx(run.summary[f"test/{name}"], abs=1e-6)
 
 
-def test_a_real_offline_run(
-    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_real_offline_run(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     folder = tmp_path / "run"
     typed = arguments(tmp_path, "trainer.max_epochs=1", f"hydra.run.dir={folder}")
     assert call(monkeypatch, *typed) == 0

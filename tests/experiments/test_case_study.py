@@ -19,6 +19,7 @@ from sigma.errors import UserError
 from sigma.ops import rows_of
 from sigma.recommend import TrainedRun, load
 from tests.in_process import call
+from tests.runs.front_door import Capture, Patch
 
 SHOP = [
     *("dataset=simulated", "dataset.shop.num_users=150", "dataset.shop.num_items=60"),
@@ -114,7 +115,7 @@ def test_the_user_of_median_length(runs: dict[str, TrainedRun], folders: dict[st
 
 
 def test_runs_on_other_data_have_no_case(
-    runs: dict[str, TrainedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: dict[str, TrainedRun], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     overrides = [*SHOP, "model=popularity", "dataset.shop.seed=1", f"hydra.run.dir={tmp_path}"]
     assert call(monkeypatch, *overrides) == 0
@@ -182,9 +183,7 @@ def test_files_are_the_same_each_time(tmp_path: Path) -> None:
     assert lines.loc[lines["hit"], "item"].tolist() == ["i1", "i1"]
 
 
-def test_the_command(
-    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(folders: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
     films = tmp_path / "films.csv"
     films.write_text("item,title,genres\n1,The First,Drama|War\n")
     runs = [str(folders["sigma_released"]), str(folders["markov"])]
@@ -201,7 +200,7 @@ def test_the_command(
     ("slip", "answer"), [("--last=0", "at least 1"), ("--titles=none.csv", "none.csv")]
 )
 def test_a_slip_ends_in_one_sentence(
-    slip: str, answer: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    slip: str, answer: str, folders: dict[str, Path], capsys: Capture
 ) -> None:
     with pytest.raises(SystemExit) as end:
         command.main(["--runs", str(folders["markov"]), slip, "--out", "none"])

@@ -14,7 +14,7 @@ from experiments.rows import frame
 from experiments.status import main as status
 from sigma.errors import UserError
 from tests.experiments.rows import BEAUTY, beauty, content, ranks_of_job, write
-from tests.runs.front_door import ROOT
+from tests.runs.front_door import ROOT, Capture
 
 
 def lines(folder: Path) -> list[str]:
@@ -106,7 +106,7 @@ def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
     assert rows["ranks"].notna().all()
 
 
-def test_status_of_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_damaged_files(tmp_path: Path, capsys: Capture) -> None:
     typed = [*BEAUTY, "model=sigma", "seed=1"]
     folder = tmp_path / beauty("model=sigma", "seed=1")[0].run_id
     folder.mkdir()

@@ -14,7 +14,7 @@ from filelock import FileLock
 from experiments.grid import expand
 from experiments.status import main as status
 from sigma.runs.identity import run_id
-from tests.runs.front_door import ROOT, SMALL, environment, run, write_sequences
+from tests.runs.front_door import ROOT, SMALL, Capture, environment, run, write_sequences
 
 RUNS = 12
 
@@ -82,9 +82,7 @@ def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_failed_job_is_recorded_and_the_rest_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_job_is_recorded_and_the_rest_go_on(tmp_path: Path, capsys: Capture) -> None:
     data = write_sequences(tmp_path / "data.txt")
     grid = ["seed=1", "model.r=1,-1,2", "trainer.max_epochs=1"]
     output = run(*sweep(tmp_path / "runs", data, *grid), expect=1)
@@ -103,9 +101,7 @@ def test_a_failed_job_is_recorded_and_the_rest_go_on(
     assert row.stat().st_mtime_ns == written
 
 
-def test_status_knows_running_and_interrupted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_knows_running_and_interrupted(tmp_path: Path, capsys: Capture) -> None:
     typed = [*SMALL, "dataset.path=x", "seed=1,2,3"]
     first, second, _ = (tmp_path / job.run_id for job in expand(typed))
     (first / "checkpoints").mkdir(parents=True)

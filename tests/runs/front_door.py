@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sigma.runs.files import ROW
 
 ROOT = Path(__file__).parents[2]
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+Logged = pytest.LogCaptureFixture
 # Sizes at which an epoch takes a moment.
 SMALL = [
     "model.hidden_size=8",

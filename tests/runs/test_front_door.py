@@ -9,11 +9,9 @@ import pytest
 from sigma.runs.files import CONFIG, CURVES, EPOCHS, RANKS, ROW
 from tests.callbacks.fake_wandb import Service, service
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, row
+from tests.runs.front_door import ROOT, Capture, Patch, command, environment, row
 
 __all__ = ["service"]
-Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow

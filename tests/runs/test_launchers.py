@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from sigma.runs import distributed
 from tests.in_process import arguments, call
-from tests.runs.front_door import command, environment, row, run
+from tests.runs.front_door import Capture, Patch, command, environment, row, run
 
 
 def needs(package: str) -> None:
@@ -56,9 +56,7 @@ def test_submitit_on_this_machine(data: Path, tmp_path: Path) -> None:
     assert sorted(rows(tmp_path)) == [1, 2]
 
 
-def test_the_launcher_of_a_cluster_composes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_launcher_of_a_cluster_composes(monkeypatch: Patch, capsys: Capture) -> None:
     needs("submitit")
     typed = ("hydra/launcher=slurm", "hydra.launcher.partition=gpu")
     assert call(monkeypatch, *typed, "--cfg", "hydra", "-p", "hydra.launcher") == 0
@@ -76,7 +74,7 @@ def test_jobs_of_two_processes_in_one_multirun(data: Path, tmp_path: Path) -> No
 
 
 def test_a_job_of_two_processes_is_the_same_run_to_wandb(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Its own process is no multirun, and goes on under the multirun's name all the same."""
     typed = [*arguments(tmp_path / "unused", data), "logger=wandb", f"hydra.sweep.dir={tmp_path}"]

@@ -17,7 +17,16 @@ from filelock import FileLock
 from sigma.runs.files import BEST, COMMAND, CONF, CONFIG, LAST, LOCK, RANKS, ROW
 from sigma.task import SequenceTask
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, row, run, write_sequences
+from tests.runs.front_door import (
+    ROOT,
+    Capture,
+    Patch,
+    command,
+    environment,
+    row,
+    run,
+    write_sequences,
+)
 
 SETTINGS = (
     "trainer.max_epochs=6",
@@ -25,8 +34,6 @@ SETTINGS = (
     "callbacks.last.every_seconds=0.001",  # a checkpoint after every step
     "dataset.batch_size=48",
 )
-Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
 def change(path: Path, **content: Any) -> None:
