@@ -90,15 +90,17 @@ def test_scores_are_those_of_the_model(run: Path, data: Path) -> None:
     np.testing.assert_allclose(table["score"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_users_come_as_asked_for_and_once(run: Path) -> None:
+def test_users_come_as_asked_for_and_once_and_random_numbers_go_on(run: Path) -> None:
+    torch.manual_seed(3)
     table = recommend(run, ["7", "3", "7"], k=2)
+    following = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(following, torch.rand(3))
     assert table["user"].tolist() == ["7", "7", "3", "3"]
     everybody = recommend(run, k=2)
     for user in ("7", "3"):
-        pd.testing.assert_frame_equal(
-            table[table["user"] == user].reset_index(drop=True),
-            everybody[everybody["user"] == user].reset_index(drop=True),
-        )
+        one, same = (t[t["user"] == user].reset_index(drop=True) for t in (table, everybody))
+        pd.testing.assert_frame_equal(one, same)
 
 
 def test_a_masked_history_is_not_recommended(run: Path) -> None:
@@ -126,14 +128,6 @@ def test_every_test_target_of_a_user_under_a_split_by_time(
     table = recommend(tmp_path / "run", k=1)
     assert table["user"].duplicated().any()
     expect_the_runs_ranks(table, tmp_path / "run")
-
-
-def test_random_numbers_go_on_undisturbed(run: Path) -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(3)
-    torch.manual_seed(3)
-    recommend(run, ["3"])
-    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_data_may_have_moved(run: Path, data: Path, tmp_path: Path) -> None:

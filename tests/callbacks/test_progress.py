@@ -91,8 +91,7 @@ def test_one_process_of_several_prints(first: bool, caplog: Logged) -> None:
 @pytest.mark.parametrize(
     ("error", "checkpoint", "note"),
     [
-        (RuntimeError("disk"), True, "go on with: python train.py resume="),
-        (SIGTERMException(), True, "go on with: python train.py resume="),
+        *[(error, True, "go on with: python") for error in (OSError("disk"), SIGTERMException())],
         (SIGTERMException(), False, "There is no checkpoint to go on from yet."),
         (RuntimeError("disk"), False, None),
         (UserError("The training loss became nan"), True, "start again in a new folder"),

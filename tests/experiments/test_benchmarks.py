@@ -27,6 +27,7 @@ from tests.runs.front_door import Capture, Patch
 
 SHOP = ["dataset.shop.num_users=80", "dataset.shop.num_items=60"]
 CPU = torch.device("cpu")
+Lines = Callable[..., pd.DataFrame]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def _settings_are_put_back() -> Iterator[None]:
 
 
 @pytest.fixture
-def lines_of(tmp_path: Path, monkeypatch: Patch) -> Callable[..., pd.DataFrame]:
+def lines_of(tmp_path: Path, monkeypatch: Patch) -> Lines:
     """Runs a benchmark's ``main``, its cases in this process, and reads the table it writes."""
     monkeypatch.setenv("SIGMA_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -71,7 +72,7 @@ def columns_of(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", TINY)
 def test_tables_have_the_columns_of_those_committed(
-    name: str, lines_of: Callable[..., pd.DataFrame], tmp_path: Path
+    name: str, lines_of: Lines, tmp_path: Path
 ) -> None:
     lines = lines_of(TINY[name][0], name, TINY[name][1])
     assert list(lines) == columns_of(name)
@@ -91,9 +92,7 @@ def test_tables_have_the_columns_of_those_committed(
 
 
 @pytest.mark.slow
-def test_efficiency(
-    lines_of: Callable[..., pd.DataFrame], capsys: Capture, monkeypatch: Patch
-) -> None:
+def test_efficiency(lines_of: Lines, capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.setattr(efficiency, "LAYERED", "simulated")
     options = "--data simulated= beauty=none.txt --models sasrec sigma nonesuch"
     lines = lines_of(efficiency, "tables_efficiency", options)

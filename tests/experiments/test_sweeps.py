@@ -1,9 +1,9 @@
 """Sweeps that survive: killed, started again twice at once, every run ends once and the same."""
 
 import json
+import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,14 @@ from filelock import FileLock
 from experiments.grid import expand
 from experiments.status import main as status
 from sigma.runs.identity import run_id
-from tests.runs.front_door import ROOT, SMALL, Capture, environment, run, write_sequences
+from tests.runs.front_door import ROOT, SMALL, Capture, environment, multirun, run, write_sequences
 
 RUNS = 12
 
 
 def sweep(folder: Path, data: Path, *more: str) -> list[str]:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, f"dataset.path={data}"]
-    command += [f"dataset.root={data.parent / 'root'}", f"hydra.sweep.dir={folder}"]
-    command += ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05"]
-    return [*command, "seed=1,2,3,4", "model.r=1,3,9", *more]
+    often = ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05"]
+    return multirun(folder, data, *often, "seed=1,2,3,4", "model.r=1,3,9", *more)
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -39,11 +37,10 @@ def lasting(folder: Path) -> dict[str, dict[str, Any]]:
     for path in folder.glob("*/row.json"):
         row = json.loads(path.read_text())
         assert path.parent.name == run_id(row["config"])
-        lasts = {key: row[key] for key in ("metrics", "best_epoch", "epochs", "data")}
-        lasts["config"] = {
-            k: v for k, v in row["config"].items() if k not in ("callbacks", "logger")
-        }
-        rows[path.parent.name] = lasts
+        for key in ("callbacks", "logger"):
+            del row["config"][key]
+        keys = ("metrics", "best_epoch", "epochs", "data", "config")
+        rows[path.parent.name] = {key: row[key] for key in keys}
     return rows
 
 
@@ -72,12 +69,8 @@ def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path:
     assert [process.wait(timeout=240) for process in both] == [0, 0], logs[0].read_text()
     assert lasting(broken) == lasting(whole)
     # Which of the two ended a run does not matter, but only one did.
-    ended = [
-        Path(line.split("Result row: ")[1]).parent.name
-        for log in logs
-        for line in log.read_text().splitlines()
-        if "Result row: " in line
-    ]
+    text = "".join(log.read_text() for log in logs)
+    ended = [Path(place).parent.name for place in re.findall(r"Result row: (.*)", text)]
     assert sorted(ended) == sorted(set(lasting(whole)) - before)
 
 

@@ -61,6 +61,12 @@ def command(folder: Path, data: Path, *overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *arguments(folder, data, *overrides)]
 
 
+def multirun(folder: Path, data: Path, *overrides: str) -> list[str]:
+    """The command line of a sweep in ``folder``."""
+    python, script, *typed = command(folder / "unused", data, *overrides)
+    return [python, script, "-m", *typed, f"hydra.sweep.dir={folder}"]
+
+
 def environment() -> dict[str, str]:
     """Offline, one thread: what runs beside these tests must not move them."""
     return os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from sigma.runs import distributed
 from tests.in_process import arguments, call
-from tests.runs.front_door import Capture, Patch, command, environment, row, run
+from tests.runs.front_door import Capture, Patch, environment, multirun, row, run
 
 
 def needs(package: str) -> None:
@@ -19,12 +19,11 @@ def needs(package: str) -> None:
 
 def sweep(folder: Path, data: Path, *overrides: str, expect: int = 0) -> str:
     """Output of a multirun of one-epoch runs in ``folder``."""
-    python, script, *typed = command(folder / "unused", data, "trainer.max_epochs=1", *overrides)
+    typed = multirun(folder, data, "trainer.max_epochs=1", *overrides)
     if "model=sasrec" in overrides:
         typed = [word for word in typed if not word.startswith("model.mamba")]
     threads = {k: v for k, v in environment().items() if k != "OMP_NUM_THREADS"}
-    words = [python, script, "-m", *typed, f"hydra.sweep.dir={folder}"]
-    output = run(*words, expect=expect, env=threads)
+    output = run(*typed, expect=expect, env=threads)
     assert "Traceback" not in output
     return output
 
