@@ -163,7 +163,7 @@ def test_a_parameter_that_the_loss_does_not_read_keeps_no_gradient() -> None:
         def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
             return super().forward(items, rows, places) + self.late
 
-        def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
             return states.sum(1, keepdim=True) * torch.arange(20.0)
 
     task, step, recorder = captured(Idle())

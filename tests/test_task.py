@@ -126,7 +126,7 @@ def test_ranking_under_mixed_precision_is_in_float32() -> None:
     kinds = []
 
     class WithLogits(Sigma):
-        def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
             kinds.append(states.dtype)
             scores = states @ self.items.weight[1:].T
             return scores if items is None else scores.gather(1, items - 1)
@@ -176,7 +176,7 @@ def test_on_cuda_a_step_is_recorded_where_it_can_be(
 class OnGpu(Tensor):
     """Says that it lies on a GPU."""
 
-    device = torch.device("cuda", 0)  # type: ignore[assignment]
+    device = torch.device("cuda", 0)
 
 
 class Watched:
@@ -190,7 +190,7 @@ class Watched:
         value = torch.tensor(loss, requires_grad=True).as_subclass(kind)
         self.task._step = lambda _: value
         self.task.training_step(batch(), 0)
-        self.task.trainer.global_step += 1  # type: ignore[misc]
+        self.task.trainer.global_step += 1
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])

@@ -26,6 +26,7 @@ SHOP = [
     *("dataset.shop.num_categories=12", "dataset.shop.longest=30", "dataset.max_length=12"),
     *("trainer.max_epochs=1", "logger=none"),
 ]
+pytestmark = pytest.mark.slow  # of the runs that most tests read
 Folders, Runs = dict[str, Path], dict[str, TrainedRun]
 SMALL = ["model.hidden_size=8", "model.mamba.state_size=4"]
 
@@ -54,7 +55,7 @@ def runs(folders: Folders) -> Runs:
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 11, 12])
 def test_the_flip_is_the_models(runs: Runs, length: int) -> None:
     """Each model's own layer flips a row that holds its positions."""
-    layer: Any = runs["sigma"].task.model.layers[0]  # type: ignore[index]
+    layer: Any = runs["sigma"].task.model.layers[0]
     rows = rows_of(torch.tensor([4, length, 7]), 12)
     places = torch.arange(rows.offsets[-1]).double()[:, None].expand(-1, layer.mixed.in_features)
     read: list[Tensor] = []
@@ -64,7 +65,7 @@ def test_the_flip_is_the_models(runs: Runs, length: int) -> None:
     assert torch.equal(read[0], places)
     positions = (read[1][:, 0].long() - 4).tolist()
     assert study.flip_of(runs["sigma"], length) == (positions[4 : 4 + length], min(3, length))
-    layer = runs["sigma_released"].task.model.layers[0]  # type: ignore[index]
+    layer = runs["sigma_released"].task.model.layers[0]
     columns = torch.arange(12.0).reshape(1, 12, 1)
     order = layer.flipped(columns, torch.tensor([length]))[0, :length, 0].long().tolist()
     assert study.flip_of(runs["sigma_released"], length) == (order, max(length - 9, 0))

@@ -27,9 +27,8 @@ def test_collected_rows_are_the_runs_own_and_again_changes_nothing(tmp_path: Pat
     out = tmp_path / "out"
     new, total, notes = collect([tmp_path / "runs"], out)
     assert (sorted(new), total, notes) == (sorted(job.run_id for job in jobs), 4, [])
-    assert [json.loads(line) for line in lines(out)] == [
-        json.loads(json.dumps(content(job))) for job in sorted(jobs, key=lambda job: job.run_id)
-    ]
+    contents = [json.dumps(content(job)) for job in sorted(jobs, key=lambda job: job.run_id)]
+    assert [*map(json.loads, lines(out))] == [*map(json.loads, contents)]
     for job in jobs:
         ranks = ranks_of(job.run_id, out / "ranks" / "beauty.parquet")
         expected = ranks_of_job(job).drop(columns="target")
@@ -96,10 +95,8 @@ def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
     write(tmp_path / "b", jobs[6:])
     script = "import sys; from pathlib import Path; from experiments.collect import collect;"
     script += "collect([Path(sys.argv[1])], Path(sys.argv[2]))"
-    command = [sys.executable, "-c", script]
-    processes = [
-        subprocess.Popen([*command, tmp_path / name, tmp_path / "out"], cwd=ROOT) for name in "ab"
-    ]
+    commands = [[sys.executable, "-c", script, tmp_path / name, tmp_path / "out"] for name in "ab"]
+    processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     rows = frame([tmp_path / "out"])
     assert sorted(rows["run_id"]) == sorted(job.run_id for job in jobs)

@@ -26,9 +26,7 @@ def sweep(folder: Path, data: Path, *more: str) -> list[str]:
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT
-        )
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=file, stderr=file)
 
 
 def lasting(folder: Path) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ def composed() -> Iterator[dict[str, Any]]:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg.hydra
-    yield OmegaConf.to_container(cfg, resolve=True)  # type: ignore[misc]
+    yield OmegaConf.to_container(cfg, resolve=True)
     HydraConfig.instance().cfg = before
 
 
@@ -129,12 +129,12 @@ class Shelf:
         self,
         size: Annotated[int, Field(ge=1)],
         names: Sequence[str] = (),
-        depth: float = None,  # type: ignore[assignment]  # noqa: RUF013
+        depth: float = None,  # noqa: RUF013
     ) -> None: ...
 
 
 class Bookcase(Shelf):
-    def __init__(self, books: "NotDefined", **options: Any) -> None:  # type: ignore[name-defined] # noqa: F821
+    def __init__(self, books: "NotDefined", **options: Any) -> None:  # noqa: F821
         super().__init__(**options)
 
 

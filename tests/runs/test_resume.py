@@ -76,9 +76,8 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(
     reached: list[int] = []
     for steps in (7, 31):  # in the middle of the first and of a later epoch
         with (tmp_path / "killed.log").open("a") as output:
-            process = subprocess.Popen(
-                typed, cwd=ROOT, env=environment(), stdout=output, stderr=output
-            )
+            options = {"cwd": ROOT, "env": environment(), "stdout": output, "stderr": output}
+            process = subprocess.Popen(typed, **options)
         deadline, last = time.monotonic() + 120, folder / LAST
         while process.poll() is None and time.monotonic() < deadline:
             if last.exists() and torch.load(last, weights_only=True)["global_step"] >= steps:
