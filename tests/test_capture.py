@@ -16,18 +16,15 @@ from sigma.losses import CrossEntropy
 from sigma.task import SequenceTask
 from tests.in_process import call
 from tests.models.checks import composed
-from tests.runs.front_door import ROOT
+from tests.runs.front_door import ROOT, Patch
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 K, L, ROWS = 60, 20, 64
-TRAINED = sorted(
-    path.stem
-    for path in (ROOT / "conf" / "model").glob("*.yaml")
-    if path.stem not in ("item_knn", "markov", "popularity", "vmis_knn")
-)
+MODELS = {path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")}
+TRAINED = sorted(MODELS - {"item_knn", "markov", "popularity", "vmis_knn"})
 
 
 def batches(mask_token: int | None, twins: bool) -> Iterator[Inputs]:
@@ -48,26 +45,28 @@ def batches(mask_token: int | None, twins: bool) -> Iterator[Inputs]:
         yield Inputs(batch.items, batch.rows, batch.places, batch.targets, batch.twins)
 
 
+def task_on_the_gpu(name: str) -> SequenceTask:
+    torch.manual_seed(0)
+    config = composed(name, f"dataset.max_length={L}").model
+    model = instantiate(config, num_items=K, _convert_="all")
+    optimizer = functools.partial(torch.optim.Adam, lr=1e-3)
+    return SequenceTask(model, optimizer, CrossEntropy(torch.ones(K))).cuda().train()
+
+
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("half", [False, True])
-def test_replays_are_the_kernels_to_the_bit(
-    name: str, half: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replays_are_the_kernels_to_the_bit(name: str, half: bool, monkeypatch: Patch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as Lightning sets it
     torch.use_deterministic_algorithms(True)
     outcomes = []
     for capture in (False, True):
-        torch.manual_seed(0)
-        config = composed(name, f"dataset.max_length={L}").model
-        model = instantiate(config, num_items=K, _convert_="all")
-        optimizer = functools.partial(torch.optim.Adam, lr=1e-3)
-        task = SequenceTask(model, optimizer, CrossEntropy(torch.ones(K))).cuda().train()
+        task = task_on_the_gpu(name)
         adam = task.configure_optimizers()
         assert adam is not None
         step = CapturedStep(task.batch_loss, list(task.parameters())) if capture else None
         torch.manual_seed(1)
         losses = []
-        for _, inputs in zip(range(8), batches(model.mask_token, True), strict=False):
+        for _, inputs in zip(range(8), batches(task.model.mask_token, True), strict=False):
             with torch.autocast("cuda", torch.bfloat16, enabled=half):
                 loss = (step or task.batch_loss)(inputs)
             loss.backward()
@@ -83,9 +82,7 @@ def test_replays_are_the_kernels_to_the_bit(
         assert torch.equal(eager, replayed)
 
 
-def test_a_run_is_the_same_captured_or_not_and_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_the_same_captured_or_not_and_resumed(tmp_path: Path, monkeypatch: Patch) -> None:
     """Metrics and ranks to the bit, also of a run that was stopped after an epoch."""
     common = [
         *("model=sigma", "dataset=simulated", "dataset.shop.num_users=600", "logger=none"),
@@ -105,11 +102,7 @@ def test_a_run_is_the_same_captured_or_not_and_resumed(
 
 def test_a_step_waits_for_nothing() -> None:
     """No synchronisation by the host, as PyTorch sees it, in a step that is replayed or not."""
-    torch.manual_seed(0)
-    config = composed("sigma", f"dataset.max_length={L}").model
-    model = instantiate(config, num_items=K, _convert_="all")
-    optimizer = functools.partial(torch.optim.Adam, lr=1e-3)
-    task = SequenceTask(model, optimizer, CrossEntropy(torch.ones(K))).cuda().train()
+    task = task_on_the_gpu("sigma")
     step = CapturedStep(task.batch_loss, list(task.parameters()))
     source = batches(None, False)
     for _ in range(4):

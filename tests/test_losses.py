@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from sigma.runs.files import CONF
 
 COUNTS = [4, 1, 0, 9, 2, 6, 3]  # K = 7
 SAMPLED = [BPR, BCE, GBCE, SampledSoftmax]
-YAMLS = sorted((CONF / "loss").glob("*.yaml"))
 
 
 def table_scores(states: Tensor, items: Tensor | None = None) -> Tensor:
@@ -29,10 +27,10 @@ def example(rows: int = 5, spread: float = 2.0) -> tuple[Tensor, Tensor]:
     return scores, torch.tensor([1, 7, 4, 3, 4, 2])[torch.arange(rows) % 6]
 
 
-def negatives_of(loss: SampledLoss, targets: Tensor) -> list[list[int]]:
+def negatives_of(loss: SampledLoss, targets: Tensor) -> Tensor:
     """The negatives that a call after seed 0 uses."""
     torch.manual_seed(0)
-    return loss.negatives(targets).tolist()
+    return loss.negatives(targets)
 
 
 def sigmoid(x: float) -> float:
@@ -68,22 +66,15 @@ def sampled_softmax(s: list[float], t: int, negatives: list[int], options: dict)
     return -s[t - 1] + math.log(total)
 
 
-BY_HAND: dict[type, Callable[[list[float], int, list[int], dict], float]] = {
-    BPR: bpr,
-    BCE: bce,
-    GBCE: gbce,
-    SampledSoftmax: sampled_softmax,
-}
+BY_HAND = {BPR: bpr, BCE: bce, GBCE: gbce, SampledSoftmax: sampled_softmax}
 OPTIONS = [
     *({"negatives": n} for n in (1, 4, 20)),
     {"negatives": 4, "distribution": "popularity"},
     {"negatives": 4, "distribution": "popularity", "power": 0.5},
 ]
-EXTRA: list[tuple[type, dict]] = [
-    (GBCE, {"negatives": 4, "t": 0.0}),
-    (GBCE, {"negatives": 4, "t": 1.0}),
-    (SampledSoftmax, {"negatives": 4, "correction": False}),
-    (SampledSoftmax, {"negatives": 4, "distribution": "popularity", "correction": False}),
+EXTRA = [
+    *[(GBCE, {"negatives": 4, "t": t}) for t in (0.0, 1.0)],
+    *[(SampledSoftmax, options | {"correction": False}) for options in OPTIONS[2:4]],
 ]
 
 
@@ -93,9 +84,9 @@ EXTRA: list[tuple[type, dict]] = [
 def test_sampled_losses_by_hand(kind: type, options: dict) -> None:
     loss = kind(torch.tensor(COUNTS), **options)
     scores, targets = example()
-    negative_items = negatives_of(loss, targets)
-    rows = zip(scores.tolist(), targets.tolist(), negative_items, strict=True)
-    want = [BY_HAND[kind](row, target, negatives, options) for row, target, negatives in rows]
+    negatives = negatives_of(loss, targets)
+    rows = zip(scores.tolist(), targets.tolist(), negatives.tolist(), strict=True)
+    want = [BY_HAND[kind](*row, options) for row in rows]
     requests = []
 
     def logits(states: Tensor, items: Tensor) -> Tensor:
@@ -105,28 +96,27 @@ def test_sampled_losses_by_hand(kind: type, options: dict) -> None:
     torch.manual_seed(0)
     got = loss(scores, targets, logits)
     (items,) = requests  # no others are scored
-    assert torch.equal(items, torch.cat([targets[:, None], torch.tensor(negative_items)], 1))
+    assert torch.equal(items, torch.cat([targets[:, None], negatives], 1))
     assert got.shape == ()
     assert got.item() == pytest.approx(sum(want) / len(want), rel=1e-10)
 
 
 def test_cross_entropy_by_hand() -> None:
     scores, targets = example()
-    want = 0.0
-    for row, target in zip(scores.tolist(), targets.tolist(), strict=True):
-        want -= row[target - 1] - math.log(sum(math.exp(s) for s in row))
+    rows = zip(scores.tolist(), targets.tolist(), strict=True)
+    want = sum(math.log(sum(map(math.exp, row))) - row[target - 1] for row, target in rows)
     got = CrossEntropy(torch.tensor(COUNTS))(scores, targets, table_scores)
     assert got.shape == ()
     assert got.item() == pytest.approx(want / len(targets), rel=1e-12)
 
 
+POPULAR = {"negatives": 3, "distribution": "popularity"}
+UNCORRECTED = (SampledSoftmax, {"negatives": 3, "correction": False})
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [
-        (CrossEntropy, {}),
-        *itertools.product(SAMPLED, [{"negatives": 3, "distribution": "popularity"}]),
-        (SampledSoftmax, {"negatives": 3, "correction": False}),
-    ],
+    [(CrossEntropy, {}), *itertools.product(SAMPLED, [POPULAR]), UNCORRECTED],
     ids=str,
 )
 def test_gradients(kind: type, options: dict) -> None:
@@ -227,7 +217,7 @@ def test_sampled_softmax_has_the_refined_corrections_gradient() -> None:
     # negatives alone.
     loss = SampledSoftmax(torch.tensor(COUNTS), 5, distribution="popularity")
     scores, targets = example()
-    negatives = torch.tensor(negatives_of(loss, targets))
+    negatives = negatives_of(loss, targets)
     scores.requires_grad_()
     q = torch.tensor(COUNTS).double()[negatives - 1]
     q = q / (sum(COUNTS) - torch.tensor(COUNTS)[targets - 1, None])
@@ -244,14 +234,13 @@ def test_sampled_softmax_has_the_refined_corrections_gradient() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_scores_are_not_lossy(kind: type, dtype: torch.dtype) -> None:
     loss = kind(torch.tensor(COUNTS))
-    scores = example()[0].to(dtype)
-    targets = example()[1]
-    values = []
-    for states in (scores, scores.double()):
-        torch.manual_seed(0)
-        values.append(loss(states, targets, table_scores))
-    assert values[0].dtype == torch.float32
-    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6)
+    scores, targets = example()
+    torch.manual_seed(0)
+    value = loss(scores.to(dtype), targets, table_scores)
+    torch.manual_seed(0)
+    exact = loss(scores.to(dtype).double(), targets, table_scores)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(exact.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", [CrossEntropy, *SAMPLED])
@@ -270,7 +259,7 @@ def test_extreme_scores_stay_finite(kind: type) -> None:
 
 def test_every_loss_has_a_yaml_that_builds_it() -> None:
     kinds = set()
-    for path in YAMLS:
+    for path in (CONF / "loss").glob("*.yaml"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", [f"loss={path.stem}"]).loss
         loss = instantiate(config, item_counts=torch.tensor(COUNTS), _convert_="all")

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from sigma.negatives import Negatives
+from tests.runs.front_door import Patch
 
 COUNTS = [3, 0, 10, 1, 6, 0]
 CASES = [("uniform", 1.0), ("popularity", 1.0), ("popularity", 0.75), ("popularity", 0.0)]
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 
 
 def build(
@@ -28,7 +31,7 @@ def probabilities(counts: list[int], target: int, distribution: str, power: floa
 
 
 def held_to(items: Tensor, want: list[float]) -> None:
-    """No share is further off than 4.5 standard errors; what cannot be items, never is."""
+    """No share is further off than 4.5 standard errors; what cannot occur never does."""
     for p, share in zip(want, shares(items, len(want)), strict=True):
         assert abs(share - p) <= 4.5 * math.sqrt(p * (1 - p) / items.numel())
 
@@ -38,16 +41,22 @@ def shares(items: Tensor, num_items: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("distribution", "power"), CASES)
-def test_draws_follow_the_distribution(distribution: str, power: float) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_draws_follow_the_distribution(distribution: str, power: float, device: str) -> None:
     number = 20_000
-    negatives = build(COUNTS, number, distribution, power)
-    targets = torch.tensor([1, 2, 3, 4, 5, 6, 3])  # the first, the last, two never seen, one twice
+    negatives = build(COUNTS, number, distribution, power).to(device)
+    # The first, the last, two never seen, one twice.
+    targets = torch.tensor([1, 2, 3, 4, 5, 6, 3], device=device)
     torch.manual_seed(0)
     items = negatives(targets)
-    assert items.shape == (7, number)
-    assert items.dtype == torch.int64
-    for target, row in zip(targets.tolist(), items, strict=True):
-        held_to(row, probabilities(COUNTS, target, distribution, power))
+    assert (items.shape, items.dtype, items.device) == ((7, number), torch.int64, targets.device)
+    every = torch.arange(1, 7, device=device)
+    log_q = negatives.log_probability(every.expand(7, 6), targets)
+    for target, row, q in zip(targets.tolist(), items, log_q.exp().tolist(), strict=True):
+        want = probabilities(COUNTS, target, distribution, power)
+        assert q == pytest.approx(want, rel=1e-12)
+        held_to(row, want)
+    assert (log_q.diagonal() == -math.inf).all()
     assert not torch.equal(items[2], items[6])
 
 
@@ -61,7 +70,7 @@ def test_draws_of_one_target_are_independent(distribution: str) -> None:
 
 @pytest.mark.parametrize("power", [1.0, 0.75, 3.0])
 @pytest.mark.parametrize("target", [1, 2, 3, 5, 6])
-def test_popularity_is_exact(target: int, power: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_popularity_is_exact(target: int, power: float, monkeypatch: Patch) -> None:
     # Evenly spaced points instead of random ones: every share is right to one point.
     number = 10_000
     grid = (torch.arange(number, dtype=torch.float64) + 0.5) / number
@@ -77,9 +86,7 @@ def test_popularity_is_exact(target: int, power: float, monkeypatch: pytest.Monk
     ids=lambda c: f"{c[:5]}",
 )
 @pytest.mark.parametrize("power", [0.3, 1.0, 4.0])
-def test_smallest_and_largest_draws(
-    counts: list[int], power: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_smallest_and_largest_draws(counts: list[int], power: float, monkeypatch: Patch) -> None:
     edges = torch.tensor([0.0, 2.0**-53, 0.5, 1 - 2.0**-52, 1 - 2.0**-53], dtype=torch.float64)
     monkeypatch.setattr(torch, "rand", lambda shape, **_: edges.expand(shape))
     targets = torch.arange(1, len(counts) + 1)
@@ -99,16 +106,6 @@ def test_a_target_with_nearly_all_the_mass_leaves_the_rest_in_proportion() -> No
     assert shares(items, 3) == pytest.approx([0.5, 0, 0.5], abs=4.5 * 0.5 / 100)
 
 
-@pytest.mark.parametrize(("distribution", "power"), CASES)
-def test_log_probability(distribution: str, power: float) -> None:
-    negatives = build(COUNTS, 1, distribution, power)
-    targets = torch.arange(1, 7)
-    got = negatives.log_probability(torch.arange(1, 7).expand(6, 6), targets)
-    for target, row in zip(targets.tolist(), got.exp().tolist(), strict=True):
-        assert row == pytest.approx(probabilities(COUNTS, target, distribution, power), rel=1e-12)
-    assert (got.diagonal() == -math.inf).all()
-
-
 def test_half_precision_and_checkpoints_leave_it_alone() -> None:
     counts = list(range(1, 2001))
     negatives, targets = build(counts, 50, "popularity", 0.75), torch.arange(1, 2001)
@@ -118,23 +115,6 @@ def test_half_precision_and_checkpoints_leave_it_alone() -> None:
         torch.manual_seed(0)
         draws.append(negatives.to(dtype)(targets))
     assert torch.equal(*draws)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
-def test_on_a_gpu(distribution: str) -> None:
-    number = 20_000
-    negatives = build(COUNTS, number, distribution).cuda()
-    targets = torch.arange(1, 7, device="cuda")
-    torch.manual_seed(0)
-    items = negatives(targets)
-    assert items.device == targets.device
-    log_q = negatives.log_probability(torch.arange(1, 7, device="cuda").expand(6, 6), targets)
-    for target, row, q in zip(range(1, 7), items, log_q.exp().tolist(), strict=True):
-        want = probabilities(COUNTS, target, distribution, 1.0)
-        assert q == pytest.approx(want, rel=1e-12)
-        held_to(row, want)
 
 
 @pytest.mark.parametrize(

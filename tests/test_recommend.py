@@ -14,14 +14,14 @@ from sigma.errors import UserError
 from sigma.ops import rows_of
 from sigma.recommend import load, main, recommend
 from tests.in_process import arguments, call
-from tests.runs.front_door import write_sequences
+from tests.runs.front_door import Capture, Patch, write_sequences
 
 # One of each kind: paths of evaluation, states and checkpoints differ between them.
 MODELS = ("sigma", "bert4rec", "sigma_released", "markov", "vmis_knn", "item_knn")
 
 
 def trained(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, data: Path, *typed: str, model: str = "sigma"
+    monkeypatch: Patch, folder: Path, data: Path, *typed: str, model: str = "sigma"
 ) -> Path:
     """A run of one epoch."""
     command = [*arguments(folder, data), f"model={model}", "trainer.max_epochs=1", *typed]
@@ -51,7 +51,7 @@ def expect_the_runs_ranks(table: pd.DataFrame, run: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_ranks_are_those_of_the_test(
-    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     masked = f"dataset.mask_history={name == 'item_knn'}"
     batches = "dataset.eval_batch_size=50"
@@ -90,15 +90,17 @@ def test_scores_are_those_of_the_model(run: Path, data: Path) -> None:
     np.testing.assert_allclose(table["score"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_users_come_as_asked_for_and_once(run: Path) -> None:
+def test_users_come_as_asked_for_and_once_and_random_numbers_go_on(run: Path) -> None:
+    torch.manual_seed(3)
     table = recommend(run, ["7", "3", "7"], k=2)
+    following = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(following, torch.rand(3))
     assert table["user"].tolist() == ["7", "7", "3", "3"]
     everybody = recommend(run, k=2)
     for user in ("7", "3"):
-        pd.testing.assert_frame_equal(
-            table[table["user"] == user].reset_index(drop=True),
-            everybody[everybody["user"] == user].reset_index(drop=True),
-        )
+        one, same = (t[t["user"] == user].reset_index(drop=True) for t in (table, everybody))
+        pd.testing.assert_frame_equal(one, same)
 
 
 def test_a_masked_history_is_not_recommended(run: Path) -> None:
@@ -118,7 +120,7 @@ def test_a_masked_history_is_not_recommended(run: Path) -> None:
 
 
 def test_every_test_target_of_a_user_under_a_split_by_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
     typed = ["model=popularity", "dataset=simulated", "dataset.shop.num_users=300"]
     typed += ["dataset.split=global_time", "logger=none", "trainer.max_epochs=1"]
@@ -126,14 +128,6 @@ def test_every_test_target_of_a_user_under_a_split_by_time(
     table = recommend(tmp_path / "run", k=1)
     assert table["user"].duplicated().any()
     expect_the_runs_ranks(table, tmp_path / "run")
-
-
-def test_random_numbers_go_on_undisturbed(run: Path) -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(3)
-    torch.manual_seed(3)
-    recommend(run, ["3"])
-    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_data_may_have_moved(run: Path, data: Path, tmp_path: Path) -> None:
@@ -169,7 +163,7 @@ def test_what_is_missing_is_one_sentence(run: Path, tmp_path: Path) -> None:
         recommend(copy)
 
 
-def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:
     main([f"run={run}", "users=3,7", "k=2"])
     output = capsys.readouterr().out
     assert output.count("User ") == 2
@@ -189,9 +183,7 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (["run=here", "users=3"], "here holds no config.json"),
     ],
 )
-def test_slips_on_the_command_line(
-    typed: list[str], answer: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_slips_on_the_command_line(typed: list[str], answer: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         main(typed)
     assert ended.value.code

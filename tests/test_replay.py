@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from sigma.capture import SIZES, CapturedStep, Inputs
 from sigma.datamodules.batches import tensors_of
+from sigma.models.base import Model
 from sigma.ops import Rows, rows_of
 from sigma.task import SequenceTask
+from tests.runs.front_door import Logged
 from tests.tasks import Fixed, small_task
 
 
@@ -18,9 +20,7 @@ class Tape:
     """Runs the work again, and puts its results where those of the recording lie."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        self.work = work
-        self.result = work()
-        self.replays = 0
+        self.work, self.result, self.replays = work, work(), 0
 
     def replay(self) -> None:
         self.replays += 1
@@ -45,9 +45,9 @@ class Recorder:
         return [tape.replays for tape in self.tapes]
 
 
-def captured(task: SequenceTask) -> tuple[CapturedStep, Recorder]:
-    recorder = Recorder()
-    return CapturedStep(task.batch_loss, list(task.parameters()), recorder), recorder
+def captured(model: Model | None = None) -> tuple[SequenceTask, CapturedStep, Recorder]:
+    task, recorder = small_task(model), Recorder()
+    return task, CapturedStep(task.batch_loss, list(task.parameters()), recorder), recorder
 
 
 def random_inputs(seed: int, rows: int = 20, width: int = 6) -> Inputs:
@@ -70,8 +70,7 @@ def expect_same_bits(loss: Tensor, task: SequenceTask, batch: Inputs) -> None:
 
 
 def test_the_second_batch_of_a_size_and_later_ones_are_replays() -> None:
-    task = small_task()
-    step, recorder = captured(task)
+    task, step, recorder = captured()
     for number in range(4):
         batch = random_inputs(number)
         loss = step(batch)
@@ -86,8 +85,7 @@ def test_the_second_batch_of_a_size_and_later_ones_are_replays() -> None:
 
 
 def test_what_a_replay_gave_is_not_written_over_by_the_next() -> None:
-    task = small_task()
-    step, _ = captured(task)
+    task, step, _ = captured()
     step(random_inputs(0))
     first = outcome(step(random_inputs(1)), task)
     copies = [None if g is None else g.clone() for g in first]
@@ -98,8 +96,7 @@ def test_what_a_replay_gave_is_not_written_over_by_the_next() -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_gradients_of_replays_add_up(scale: float) -> None:
     """As trainer.accumulate_grad_batches has them, each loss divided."""
-    task = small_task()
-    step, recorder = captured(task)
+    task, step, recorder = captured()
     step(random_inputs(0))
     results = []
     for run in (step, task.batch_loss):
@@ -114,8 +111,7 @@ def test_gradients_of_replays_add_up(scale: float) -> None:
 
 
 def test_each_size_has_a_recording_up_to_a_limit() -> None:
-    task = small_task()
-    step, recorder = captured(task)
+    task, step, recorder = captured()
     for seed in range(3):
         for rows in range(1, SIZES + 4):
             batch = random_inputs(seed, rows)
@@ -126,8 +122,7 @@ def test_each_size_has_a_recording_up_to_a_limit() -> None:
 
 
 def test_recordings_differ_by_whatever_they_are_bound_to() -> None:
-    task = small_task()
-    step, recorder = captured(task)
+    task, step, recorder = captured()
     batch = random_inputs(0)
     longer = batch._replace(rows=Rows(batch.rows.offsets, 13))
     batches = (
@@ -149,8 +144,7 @@ def test_twins_are_copied_for_a_replay() -> None:
             items, rows = arguments[-1]
             return (items.sum() + rows.offsets.sum()) * (1 + self.weight.sum())
 
-    task = small_task(Sum())
-    step, recorder = captured(task)
+    task, step, recorder = captured(Sum())
     for number in range(3):
         other = random_inputs(number + 10)
         batch = random_inputs(number)._replace(twins=(other.items, other.rows))
@@ -169,11 +163,10 @@ def test_a_parameter_that_the_loss_does_not_read_keeps_no_gradient() -> None:
         def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
             return super().forward(items, rows, places) + self.late
 
-        def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
             return states.sum(1, keepdim=True) * torch.arange(20.0)
 
-    task = small_task(Idle())
-    step, recorder = captured(task)
+    task, step, recorder = captured(Idle())
     step(random_inputs(0))
     expect_same_bits(step(random_inputs(1)), task, random_inputs(1))
     assert recorder.replays == [1]
@@ -182,9 +175,7 @@ def test_a_parameter_that_the_loss_does_not_read_keeps_no_gradient() -> None:
     assert task.model.late.grad.abs().min() > 0
 
 
-def test_a_step_that_cannot_be_recorded_runs_plainly_ever_after(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_step_that_cannot_be_recorded_runs_plainly_ever_after(caplog: Logged) -> None:
     task, tries = small_task(), []
 
     def record(work: Callable[[], Any], pool: Any) -> Any:
@@ -202,16 +193,15 @@ def test_a_step_that_cannot_be_recorded_runs_plainly_ever_after(
 
 
 def test_half_precision_has_recordings_of_its_own() -> None:
-    task = small_task().float()
-    step, recorder = captured(task)
+    task, step, recorder = captured()
+    task.float()
     losses = set()
     for number in range(3):
         batch = random_inputs(number)
         for half in (False, True):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss, plain = step(batch), task.batch_loss(batch)
-            for a, b in zip(outcome(loss, task), outcome(plain, task), strict=True):
-                assert a is b is None or torch.equal(a, b)
+                loss = step(batch)
+                expect_same_bits(loss, task, batch)
             losses.add(loss.item())
     assert recorder.replays == [2, 2]
     assert len(losses) == 6

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from sigma.callbacks.stopping import PaperEarlyStopping
 from sigma.runs.files import BEST, LAST
+from tests.runs.front_door import Logged
 
 
 class Line(L.LightningModule):
@@ -74,9 +75,7 @@ def test_saved_only_while_no_gradients_wait(
     assert callback.saves == expected
 
 
-def test_good_weights_are_not_replaced_by_broken_ones(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_good_weights_are_not_replaced_by_broken_ones(tmp_path: Path, caplog: Logged) -> None:
     fit(tmp_path, [LastCheckpoint()], Line(breaks_in=1), max_epochs=2)
     saved = torch.load(tmp_path / LAST, weights_only=True)
     assert saved["epoch"] == 0
@@ -91,14 +90,10 @@ def test_a_full_disk_is_not_kept_full(tmp_path: Path) -> None:
 
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / LAST).write_bytes(b"older")
-    trainer: Any = SimpleNamespace(
-        fast_dev_run=False,
-        is_global_zero=True,
-        save_checkpoint=save_checkpoint,
-        lightning_module=Line(),
-        strategy=SimpleNamespace(reduce_boolean_decision=bool),
-        default_root_dir=tmp_path,
-    )
+    trainer: Any = SimpleNamespace(fast_dev_run=False, is_global_zero=True)
+    trainer.save_checkpoint, trainer.default_root_dir = save_checkpoint, tmp_path
+    trainer.lightning_module = Line()
+    trainer.strategy = SimpleNamespace(reduce_boolean_decision=bool)
     with pytest.raises(OSError, match="No space left"):
         LastCheckpoint().on_train_epoch_end(trainer, trainer.lightning_module)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -116,7 +111,7 @@ def test_of_equal_scores_the_later_is_the_best(patience: int, epochs: int, tmp_p
     assert trainer.current_epoch == epochs
     best = torch.load(tmp_path / BEST, weights_only=True)
     assert best["epoch"] == 2
-    assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.3)  # type: ignore[union-attr]
+    assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.3)
     # By the names that checkpoints of earlier versions know them by.
     names = {key.partition("{")[0] for key in best["callbacks"]}
     assert names == {"PaperEarlyStopping", "BestCheckpoint"}

@@ -15,7 +15,7 @@ from tests.runs.front_door import write_sequences
 @pytest.mark.filterwarnings("ignore:.*fp16 is not supported on CPU")
 def test_a_row_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU Lightning takes bf16-mixed where 16-mixed is asked for."""
-    data = write_sequences(tmp_path / "tiny.txt", users=60, items=30)
+    data = write_sequences(tmp_path / "tiny.txt")
     typed = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=16-mixed"]
     typed += ["callbacks.row.trials=7"]
     folder = tmp_path / "run"

@@ -13,16 +13,8 @@ from experiments.grid import Job, expand
 from experiments.significance import gains
 
 USERS = 60
-DATA = {
-    "users": USERS,
-    "items": 90,
-    "interactions": 900,
-    "average_length": 15.0,
-    "sparsity": 0.83,
-    "train_samples": 700,
-    "val_samples": USERS,
-    "test_samples": USERS,
-}
+DATA = {"users": USERS, "items": 90, "interactions": 900, "average_length": 15.0, "sparsity": 0.83}
+DATA |= {"train_samples": 700, "val_samples": USERS, "test_samples": USERS}
 GROUPS = {"short": (0, 4), "medium": (5, 19), "long": (20, 999)}
 BEAUTY = ("experiment=table2_overall", "dataset=beauty")
 
@@ -35,15 +27,10 @@ def beauty(*overrides: str) -> list[Job]:
 def ranks_of_job(job: Job) -> pd.DataFrame:
     """The same for the same job."""
     draw = np.random.default_rng(zlib.crc32(job.run_id.encode()))
-    return pd.DataFrame(
-        {
-            "user": [str(user) for user in range(USERS)],
-            "target": "an item",
-            "history_length": np.arange(USERS) % 30 + 2,
-            "greater": draw.geometric(0.03 + 0.02 * draw.random(), USERS) - 1,
-            "ties": draw.integers(0, 2, USERS),
-        }
-    )
+    greater = draw.geometric(0.03 + 0.02 * draw.random(), USERS) - 1
+    columns = {"user": [*map(str, range(USERS))], "target": "an item"}
+    columns |= {"history_length": np.arange(USERS) % 30 + 2, "greater": greater}
+    return pd.DataFrame(columns | {"ties": draw.integers(0, 2, USERS)})
 
 
 def content(job: Job) -> dict[str, Any]:

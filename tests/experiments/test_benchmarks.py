@@ -23,9 +23,11 @@ from experiments.benchmarks import (
     models,
     operations,
 )
+from tests.runs.front_door import Capture, Patch
 
 SHOP = ["dataset.shop.num_users=80", "dataset.shop.num_items=60"]
 CPU = torch.device("cpu")
+Lines = Callable[..., pd.DataFrame]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def _settings_are_put_back() -> Iterator[None]:
 
 
 @pytest.fixture
-def lines_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+def lines_of(tmp_path: Path, monkeypatch: Patch) -> Lines:
     """Runs a benchmark's ``main``, its cases in this process, and reads the table it writes."""
     monkeypatch.setenv("SIGMA_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -70,7 +72,7 @@ def columns_of(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", TINY)
 def test_tables_have_the_columns_of_those_committed(
-    name: str, lines_of: Callable[..., pd.DataFrame], tmp_path: Path
+    name: str, lines_of: Lines, tmp_path: Path
 ) -> None:
     lines = lines_of(TINY[name][0], name, TINY[name][1])
     assert list(lines) == columns_of(name)
@@ -90,11 +92,7 @@ def test_tables_have_the_columns_of_those_committed(
 
 
 @pytest.mark.slow
-def test_efficiency(
-    lines_of: Callable[..., pd.DataFrame],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_efficiency(lines_of: Lines, capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.setattr(efficiency, "LAYERED", "simulated")
     options = "--data simulated= beauty=none.txt --models sasrec sigma nonesuch"
     lines = lines_of(efficiency, "tables_efficiency", options)
@@ -112,9 +110,7 @@ def test_efficiency(
     ("operation", "backend"),
     [("conv", "pytorch"), ("attend 2x32", "pytorch"), ("scan", "mambapy"), ("scan", "blocked")],
 )
-def test_peers_compute_the_same(
-    operation: str, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peers_compute_the_same(operation: str, backend: str, monkeypatch: Patch) -> None:
     if backend == "mambapy":
         pytest.importorskip("mambapy")
     monkeypatch.setattr(operations, "DROPOUT", 0.0)
@@ -128,7 +124,7 @@ def test_peers_compute_the_same(
     torch.testing.assert_close(ours, theirs.reshape(ours.shape))
 
 
-def test_steps_of_training_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_training_that_count(monkeypatch: Patch) -> None:
     """The warm ones have no say."""
     config = measure.composed("model=gru4rec", *SHOP)
     sequence_data, task = measure.built(config, CPU)
@@ -183,7 +179,7 @@ def test_exponents() -> None:
     assert np.isnan(length.exponent(pd.Series({50: 1.0, 100: float("nan")})))
 
 
-def test_medians_lowest_and_highest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_medians_lowest_and_highest(monkeypatch: Patch) -> None:
     lines = pd.DataFrame({"case": ["b", "a"] * 3, "ms": [5.0, 20, 1, 10, 3, 90], "other": 7})
     monkeypatch.setattr(measure, "rounds", lambda *_: lines)
     table = measure.medians([], dict, 3, ["case"], ["ms"])

@@ -14,7 +14,7 @@ from experiments.rows import frame
 from experiments.status import main as status
 from sigma.errors import UserError
 from tests.experiments.rows import BEAUTY, beauty, content, ranks_of_job, write
-from tests.runs.front_door import ROOT
+from tests.runs.front_door import ROOT, Capture
 
 
 def lines(folder: Path) -> list[str]:
@@ -27,9 +27,8 @@ def test_collected_rows_are_the_runs_own_and_again_changes_nothing(tmp_path: Pat
     out = tmp_path / "out"
     new, total, notes = collect([tmp_path / "runs"], out)
     assert (sorted(new), total, notes) == (sorted(job.run_id for job in jobs), 4, [])
-    assert [json.loads(line) for line in lines(out)] == [
-        json.loads(json.dumps(content(job))) for job in sorted(jobs, key=lambda job: job.run_id)
-    ]
+    contents = [json.dumps(content(job)) for job in sorted(jobs, key=lambda job: job.run_id)]
+    assert [*map(json.loads, lines(out))] == [*map(json.loads, contents)]
     for job in jobs:
         ranks = ranks_of(job.run_id, out / "ranks" / "beauty.parquet")
         expected = ranks_of_job(job).drop(columns="target")
@@ -96,17 +95,15 @@ def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
     write(tmp_path / "b", jobs[6:])
     script = "import sys; from pathlib import Path; from experiments.collect import collect;"
     script += "collect([Path(sys.argv[1])], Path(sys.argv[2]))"
-    command = [sys.executable, "-c", script]
-    processes = [
-        subprocess.Popen([*command, tmp_path / name, tmp_path / "out"], cwd=ROOT) for name in "ab"
-    ]
+    commands = [[sys.executable, "-c", script, tmp_path / name, tmp_path / "out"] for name in "ab"]
+    processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     rows = frame([tmp_path / "out"])
     assert sorted(rows["run_id"]) == sorted(job.run_id for job in jobs)
     assert rows["ranks"].notna().all()
 
 
-def test_status_of_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_damaged_files(tmp_path: Path, capsys: Capture) -> None:
     typed = [*BEAUTY, "model=sigma", "seed=1"]
     folder = tmp_path / beauty("model=sigma", "seed=1")[0].run_id
     folder.mkdir()

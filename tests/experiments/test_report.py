@@ -120,17 +120,14 @@ def test_the_commands_ask_for_what_is_missing_and_no_more(tmp_path: Path) -> Non
         "Protocol of these runs, where not the experiment's: dataset.max_length=20 (not 50), "
         "trainer.limit_train_batches=0.25 (not null)."
     ) in table.notes
-    again = [
-        job.run_id
-        for line in table.missing
-        for job in expand(line.partition("#")[0].removeprefix("python train.py -m ").split())
-    ]
-    every = [
-        job.run_id
-        for name in ("table2_overall", "relatives", "yardsticks")
-        for job in expand([f"experiment={name}", "dataset=ml_100k", *short])
-    ]
-    assert sorted(again) == sorted({*every} - {job.run_id for job in jobs})
+    commands = [line.partition("#")[0].split()[3:] for line in table.missing]
+    groups = ("table2_overall", "relatives", "yardsticks")
+    every = [[f"experiment={name}", "dataset=ml_100k", *short] for name in groups]
+    again, entire = (
+        sorted({job.run_id for words in typed for job in expand(words)})
+        for typed in (commands, every)
+    )
+    assert sorted(again + [job.run_id for job in jobs]) == entire
     assert table.missing[0].endswith("# 30 of 40 runs are missing")
 
 

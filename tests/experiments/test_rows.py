@@ -1,7 +1,6 @@
 """What belongs to one cell, what may share a column, and which runs an experiment is."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,23 +28,18 @@ def test_an_experiment_is_the_runs_it_says() -> None:
 
 def test_experiments_narrow_and_share_runs() -> None:
     one = beauty("model=sigma,sasrec", "seed=2020")
-    assert [(j.model, j.dataset, j.seed) for j in one] == [
-        ("sigma", "beauty", 2020),
-        ("sasrec", "beauty", 2020),
-    ]
-    for same in (
-        "experiment=table4_ablation variant=whole",
-        "experiment=figure5_flip_range model.r=5",
-    ):
-        (job,) = expand([*same.split(), "dataset=beauty", "seed=2020"])
+    names = [(job.model, job.dataset, job.seed) for job in one]
+    assert names == [(model, "beauty", 2020) for model in ("sigma", "sasrec")]
+    for same in ("table4_ablation variant=whole", "figure5_flip_range model.r=5"):
+        (job,) = expand([*f"experiment={same}".split(), "dataset=beauty", "seed=2020"])
         assert job.run_id == one[0].run_id
 
 
-@pytest.mark.parametrize(("dataset", "dropout"), [("beauty", 0.3), ("ml_1m", 0.2)])
-def test_the_papers_dropout_is_of_the_data_set(dataset: str, dropout: float) -> None:
-    words = ["experiment=table2_overall", f"dataset={dataset}", "model=sasrec", "seed=1"]
-    model = expand(words)[0].config["model"]
-    assert model["dropout"] == model["attention_dropout"] == dropout
+def test_the_papers_dropout_is_of_the_data_set() -> None:
+    words = ["experiment=table2_overall", "dataset=beauty,ml_1m", "model=sasrec", "seed=1"]
+    for job, dropout in zip(expand(words), (0.3, 0.2), strict=True):
+        model = job.config["model"]
+        assert model["dropout"] == model["attention_dropout"] == dropout
 
 
 @pytest.mark.parametrize(
@@ -141,28 +135,19 @@ def test_damaged_and_doubled_rows_are_named(tmp_path: Path) -> None:
     rows = frame([tmp_path / "a", tmp_path / "b"]).sort_values("seed")
     assert rows["epochs"].tolist() == [99, 14]
     assert rows["ranks"].notna().tolist() == [False, True]
-    for said in (
-        "half/row.json is not a row",
-        "was run more than once",
-        "counts without its ranks",
-    ):
+    for said in ("half/row.json is not a row", "run more than once", "counts without its ranks"):
         assert sum(said in note for note in rows.attrs["notes"]) == 1
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"git": None},
-        {"config": {"model": "sigma"}},
-        {"efficiency": 3},
-        {"schema": 99},
+        *[{"git": None}, {"config": {"model": "sigma"}}, {"efficiency": 3}, {"schema": 99}],
         {"data": {"users": 1, "items": 1, "interactions": 1}},
         {"metrics": {"val": {"hr@10": float("nan")}, "test": {}}},
     ],
 )
-def test_a_row_that_lacks_what_tables_read_is_named(
-    changes: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_row_that_lacks_what_tables_read_is_named(changes: dict, tmp_path: Path) -> None:
     good, bad = beauty("model=sigma,sasrec", "seed=1")
     write(tmp_path, [good])
     write(tmp_path, [bad], **changes)

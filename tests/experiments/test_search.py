@@ -31,13 +31,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, data: Path, *overrides: str) -> list[str]:
     """A search's command line, on small data and a small model."""
-    sizes = [word for word in SMALL if not word.startswith("model.mamba")]
-    places = [f"dataset.path={data}", f"dataset.root={data.parent / 'root'}"]
-    return [
-        *(sys.executable, "-m", "experiments.search", "model=sasrec", *sizes, *places),
-        *("model.num_layers=1", "model.attention_dropout=0", "trainer.max_epochs=2"),
-        *(f"folder={folder.parent}", *overrides),
-    ]
+    words = [*SMALL, f"dataset.path={data}", f"dataset.root={data.parent / 'root'}"]
+    words = [word for word in words if not word.startswith("model.mamba")]
+    words += ["model.num_layers=1", "model.attention_dropout=0", "trainer.max_epochs=2"]
+    program = [sys.executable, "-m", "experiments.search", "model=sasrec"]
+    return [*program, *words, f"folder={folder.parent}", *overrides]
 
 
 def study(folder: Path) -> Any:
@@ -134,6 +132,7 @@ def test_what_is_drawn(written: str, expected: Any) -> None:
     assert distribution(override) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [

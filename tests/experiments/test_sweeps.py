@@ -1,9 +1,9 @@
 """Sweeps that survive: killed, started again twice at once, every run ends once and the same."""
 
 import json
+import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,19 @@ from filelock import FileLock
 from experiments.grid import expand
 from experiments.status import main as status
 from sigma.runs.identity import run_id
-from tests.runs.front_door import ROOT, SMALL, environment, run, write_sequences
+from tests.runs.front_door import ROOT, SMALL, Capture, environment, multirun, run, write_sequences
 
 RUNS = 12
 
 
 def sweep(folder: Path, data: Path, *more: str) -> list[str]:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, f"dataset.path={data}"]
-    command += [f"dataset.root={data.parent / 'root'}", f"hydra.sweep.dir={folder}"]
-    command += ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05"]
-    return [*command, "seed=1,2,3,4", "model.r=1,3,9", *more]
+    often = ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05"]
+    return multirun(folder, data, *often, "seed=1,2,3,4", "model.r=1,3,9", *more)
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT
-        )
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=file, stderr=file)
 
 
 def lasting(folder: Path) -> dict[str, dict[str, Any]]:
@@ -39,11 +35,10 @@ def lasting(folder: Path) -> dict[str, dict[str, Any]]:
     for path in folder.glob("*/row.json"):
         row = json.loads(path.read_text())
         assert path.parent.name == run_id(row["config"])
-        lasts = {key: row[key] for key in ("metrics", "best_epoch", "epochs", "data")}
-        lasts["config"] = {
-            k: v for k, v in row["config"].items() if k not in ("callbacks", "logger")
-        }
-        rows[path.parent.name] = lasts
+        for key in ("callbacks", "logger"):
+            del row["config"][key]
+        keys = ("metrics", "best_epoch", "epochs", "data", "config")
+        rows[path.parent.name] = {key: row[key] for key in keys}
     return rows
 
 
@@ -72,19 +67,13 @@ def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path:
     assert [process.wait(timeout=240) for process in both] == [0, 0], logs[0].read_text()
     assert lasting(broken) == lasting(whole)
     # Which of the two ended a run does not matter, but only one did.
-    ended = [
-        Path(line.split("Result row: ")[1]).parent.name
-        for log in logs
-        for line in log.read_text().splitlines()
-        if "Result row: " in line
-    ]
+    text = "".join(log.read_text() for log in logs)
+    ended = [Path(place).parent.name for place in re.findall(r"Result row: (.*)", text)]
     assert sorted(ended) == sorted(set(lasting(whole)) - before)
 
 
 @pytest.mark.slow
-def test_a_failed_job_is_recorded_and_the_rest_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_job_is_recorded_and_the_rest_go_on(tmp_path: Path, capsys: Capture) -> None:
     data = write_sequences(tmp_path / "data.txt")
     grid = ["seed=1", "model.r=1,-1,2", "trainer.max_epochs=1"]
     output = run(*sweep(tmp_path / "runs", data, *grid), expect=1)
@@ -103,9 +92,7 @@ def test_a_failed_job_is_recorded_and_the_rest_go_on(
     assert row.stat().st_mtime_ns == written
 
 
-def test_status_knows_running_and_interrupted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_knows_running_and_interrupted(tmp_path: Path, capsys: Capture) -> None:
     typed = [*SMALL, "dataset.path=x", "seed=1,2,3"]
     first, second, _ = (tmp_path / job.run_id for job in expand(typed))
     (first / "checkpoints").mkdir(parents=True)

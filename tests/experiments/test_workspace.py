@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from experiments import workspace
 from experiments.grid import expand
+from tests.runs.front_door import Capture, Patch
 
 
 def shows(title: str, dataset: str, config: dict[str, Any], group: str) -> bool:
@@ -84,9 +85,7 @@ def test_panels_lie_beside_each_other_and_ask_for_what_a_run_has() -> None:
 
 
 @pytest.mark.parametrize("login", [False, True])
-def test_what_is_missing_is_one_sentence(
-    login: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_missing_is_one_sentence(login: bool, monkeypatch: Patch, capsys: Capture) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route to host")
 

@@ -105,7 +105,7 @@ class Scores(Model):
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         return torch.zeros(len(places), 1)
 
-    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def logits(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         if items is None:
             return torch.arange(1.0, K + 1).expand(len(states), K)
         return items.float()
@@ -113,19 +113,13 @@ class Scores(Model):
 
 def test_ranks_count_the_drawn_items_above_the_target() -> None:
     sampler = SampledNegatives(COUNTS, 15)
-    task = SequenceTask(
-        Scores(),
-        functools.partial(torch.optim.Adam, lr=1.0),
-        CrossEntropy(COUNTS),
-        groups={"short": [0, 5]},
-        sampled=sampler,
-    )
+    adam, options = functools.partial(torch.optim.Adam, lr=1.0), {"groups": {"short": [0, 5]}}
+    task = SequenceTask(Scores(), adam, CrossEntropy(COUNTS), sampled=sampler, **options)
     data = batch()
     ranks = task.evaluation_step("test", data)
     negatives = sampler(data).tolist()
-    above = [
-        sum(i > t for i in row) for row, t in zip(negatives, data.targets.tolist(), strict=True)
-    ]
+    pairs = zip(negatives, data.targets.tolist(), strict=True)
+    above = [sum(item > target for item in row) for row, target in pairs]
     assert ranks.greater.tolist() == above
     assert not ranks.ties.any()
     metrics = task.ranking("test").compute()

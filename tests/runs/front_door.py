@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sigma.runs.files import ROW
 
 ROOT = Path(__file__).parents[2]
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+Logged = pytest.LogCaptureFixture
 # Sizes at which an epoch takes a moment.
 SMALL = [
     "model.hidden_size=8",
@@ -54,6 +59,12 @@ def arguments(folder: Path, data: Path, *overrides: str) -> list[str]:
 
 def command(folder: Path, data: Path, *overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *arguments(folder, data, *overrides)]
+
+
+def multirun(folder: Path, data: Path, *overrides: str) -> list[str]:
+    """The command line of a sweep in ``folder``."""
+    python, script, *typed = command(folder / "unused", data, *overrides)
+    return [python, script, "-m", *typed, f"hydra.sweep.dir={folder}"]
 
 
 def environment() -> dict[str, str]:

@@ -36,10 +36,7 @@ def test_resume_brings_back_the_runs_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        (
-            "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)",
-            SIGTERMException,
-        ),
+        ("import os, time; os.kill(os.getppid(), 15); time.sleep(60)", SIGTERMException),
         ("raise SystemExit('error: it failed')", UserError),
         ("import sys; print('error: taken', file=sys.stderr); sys.exit(75)", RunTakenError),
     ],

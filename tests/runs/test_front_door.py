@@ -9,19 +9,16 @@ import pytest
 from sigma.runs.files import CONFIG, CURVES, EPOCHS, RANKS, ROW
 from tests.callbacks.fake_wandb import Service, service
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, row
+from tests.runs.front_door import ROOT, Capture, Patch, command, environment, row
 
 __all__ = ["service"]
-Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
 def test_a_run_shows_and_writes_everything(data: Path, tmp_path: Path) -> None:
     typed = command(tmp_path, data, "trainer.max_epochs=2", "logger=default", "group=g")
-    process = subprocess.run(
-        typed, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=120
-    )
+    options = {"cwd": ROOT, "env": environment(), "timeout": 120}
+    process = subprocess.run(typed, text=True, capture_output=True, **options)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""  # no warning of any library
     output = process.stdout

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from sigma.runs import distributed
 from tests.in_process import arguments, call
-from tests.runs.front_door import command, environment, row, run
+from tests.runs.front_door import Capture, Patch, environment, multirun, row, run
 
 
 def needs(package: str) -> None:
@@ -19,12 +19,11 @@ def needs(package: str) -> None:
 
 def sweep(folder: Path, data: Path, *overrides: str, expect: int = 0) -> str:
     """Output of a multirun of one-epoch runs in ``folder``."""
-    python, script, *typed = command(folder / "unused", data, "trainer.max_epochs=1", *overrides)
+    typed = multirun(folder, data, "trainer.max_epochs=1", *overrides)
     if "model=sasrec" in overrides:
         typed = [word for word in typed if not word.startswith("model.mamba")]
     threads = {k: v for k, v in environment().items() if k != "OMP_NUM_THREADS"}
-    words = [python, script, "-m", *typed, f"hydra.sweep.dir={folder}"]
-    output = run(*words, expect=expect, env=threads)
+    output = run(*typed, expect=expect, env=threads)
     assert "Traceback" not in output
     return output
 
@@ -56,9 +55,7 @@ def test_submitit_on_this_machine(data: Path, tmp_path: Path) -> None:
     assert sorted(rows(tmp_path)) == [1, 2]
 
 
-def test_the_launcher_of_a_cluster_composes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_launcher_of_a_cluster_composes(monkeypatch: Patch, capsys: Capture) -> None:
     needs("submitit")
     typed = ("hydra/launcher=slurm", "hydra.launcher.partition=gpu")
     assert call(monkeypatch, *typed, "--cfg", "hydra", "-p", "hydra.launcher") == 0
@@ -76,7 +73,7 @@ def test_jobs_of_two_processes_in_one_multirun(data: Path, tmp_path: Path) -> No
 
 
 def test_a_job_of_two_processes_is_the_same_run_to_wandb(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Its own process is no multirun, and goes on under the multirun's name all the same."""
     typed = [*arguments(tmp_path / "unused", data), "logger=wandb", f"hydra.sweep.dir={tmp_path}"]

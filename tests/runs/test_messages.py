@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from sigma.errors import RunTakenError, UserError
 from sigma.runs.messages import explained, user_message
 from tests.in_process import arguments, call
+from tests.runs.front_door import Capture, Patch
 
 # What is typed after a good command line, and what the answer must hold: ours, or the key alone
 # where the sentence is a library's.
@@ -30,7 +31,6 @@ BAD = [
     ("+callbacks.x=3", "callbacks.x=3 is no callback; give the class of one"),
     ("model._target_=sigma.models.nope.Nope", "cannot be imported"),
     ("trainer.devices=two", "error: trainer: "),
-    ("trainer.precision=transformer-engine", "error: trainer: "),
     ("evaluation.monitor=val/nope@10", "error: task: monitor=val/nope@10 is no metric"),
     ("dataset.path=/nowhere/x.csv", "/nowhere/x.csv does not exist"),
     ("objective=all_positions", "not causal"),
@@ -41,12 +41,7 @@ BAD = [
 
 @pytest.mark.parametrize(("typed", "answer"), BAD, ids=lambda x: x[:40])
 def test_a_slip_gets_one_sentence(
-    typed: str,
-    answer: str,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    typed: str, answer: str, data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     assert call(monkeypatch, *arguments(tmp_path / "run", data, typed)) == 1
     errors = capsys.readouterr().err
@@ -56,7 +51,7 @@ def test_a_slip_gets_one_sentence(
     assert not (tmp_path / "run" / "row.json").exists()
 
 
-def message_of(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def message_of(error: BaseException, capsys: Capture) -> tuple[int, str]:
     """Exit code and standard error of a program that ends with this error."""
     with pytest.raises(SystemExit) as stopped, explained():
         raise error
@@ -78,7 +73,7 @@ def with_a_bug(size: int) -> None:
 
 
 def with_a_bug_below(size: str) -> None:
-    torch.nn.Linear(size, 2)  # type: ignore[arg-type]
+    torch.nn.Linear(size, 2)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +95,7 @@ def test_what_a_class_refuses_has_its_key_and_a_bug_is_no_sentence(
     assert message is None if sentence is None else str(message).startswith(sentence)
 
 
-def test_a_user_error_below_others_is_shown_with_its_notes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_user_error_below_others_is_shown_with_its_notes(capsys: Capture) -> None:
     outer = RuntimeError("around it")
     outer.__cause__ = UserError("Mend this.")
     outer.__cause__.add_note("Go on so.")
@@ -124,7 +117,7 @@ def test_what_the_system_refuses(error: Exception, sentence: str) -> None:
     assert sentence in str(user_message(error))
 
 
-def test_a_killed_worker_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_is_one_sentence(capsys: Capture) -> None:
     """As of hydra/launcher=parallel when the system ends one for its memory."""
     joblib = pytest.importorskip("joblib", reason="pip install -e '.[joblib]' brings it")
     with pytest.raises(SystemExit), explained():
@@ -132,9 +125,7 @@ def test_a_killed_worker_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert "A worker process was killed" in capsys.readouterr().err
 
 
-def test_keyboard_and_sigterm_through_lightnings_exits(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keyboard_and_sigterm_through_lightnings_exits(capsys: Capture, monkeypatch: Patch) -> None:
     pressed = SystemExit(1)
     pressed.__context__ = KeyboardInterrupt()
     assert message_of(pressed, capsys) == (1, "error: Stopped by the keyboard.\n")

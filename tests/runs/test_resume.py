@@ -17,7 +17,16 @@ from filelock import FileLock
 from sigma.runs.files import BEST, COMMAND, CONF, CONFIG, LAST, LOCK, RANKS, ROW
 from sigma.task import SequenceTask
 from tests.in_process import arguments, call
-from tests.runs.front_door import ROOT, command, environment, row, run, write_sequences
+from tests.runs.front_door import (
+    ROOT,
+    Capture,
+    Patch,
+    command,
+    environment,
+    row,
+    run,
+    write_sequences,
+)
 
 SETTINGS = (
     "trainer.max_epochs=6",
@@ -25,8 +34,6 @@ SETTINGS = (
     "callbacks.last.every_seconds=0.001",  # a checkpoint after every step
     "dataset.batch_size=48",
 )
-Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
 def change(path: Path, **content: Any) -> None:
@@ -69,9 +76,8 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(
     reached: list[int] = []
     for steps in (7, 31):  # in the middle of the first and of a later epoch
         with (tmp_path / "killed.log").open("a") as output:
-            process = subprocess.Popen(
-                typed, cwd=ROOT, env=environment(), stdout=output, stderr=output
-            )
+            options = {"cwd": ROOT, "env": environment(), "stdout": output, "stderr": output}
+            process = subprocess.Popen(typed, **options)
         deadline, last = time.monotonic() + 120, folder / LAST
         while process.poll() is None and time.monotonic() < deadline:
             if last.exists() and torch.load(last, weights_only=True)["global_step"] >= steps:
