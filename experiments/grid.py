@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -13,9 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from sigma.errors import UserError
+from sigma.runs.files import CONF
 from sigma.runs.identity import register, resolved, run_id
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 @dataclass(frozen=True)

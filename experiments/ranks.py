@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet
 
-from sigma.runs.files import RANKS
+from sigma.runs.files import CHECKOUT, RANKS
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = CHECKOUT / "results"
 RANKS_FOLDER = "ranks"  # in a folder of results: a Parquet file a data set
 USER = ["user", "history_length"]
 

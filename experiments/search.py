@@ -29,11 +29,10 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from experiments.grid import CONF
 from sigma.errors import UserError
 from sigma.runs.command import quoted
 from sigma.runs.distributed import run_command
-from sigma.runs.files import LOCK, ROW, SCRIPT
+from sigma.runs.files import CONF, LOCK, ROW, SCRIPT
 from sigma.runs.identity import register
 from sigma.runs.messages import explained
 from sigma.runs.row import Row

@@ -69,9 +69,10 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
     if model.counted:
         model.count(*data.training_histories())
     seconds = time.perf_counter() - start
-    loss = instantiate(cfg.loss, item_counts=data.item_counts())
+    counts = data.item_counts()
+    loss = instantiate(cfg.loss, item_counts=counts)
     check_loss(model, loss)
-    sampled = instantiate(cfg.evaluation.sampled, item_counts=data.item_counts())
+    sampled = instantiate(cfg.evaluation.sampled, item_counts=counts)
     parts = {"model": model, "loss": loss, "sampled": sampled, "monitor": cfg.evaluation.monitor}
     task = instantiate(cfg.task, **parts, _convert_="all")
     task.count_seconds = seconds

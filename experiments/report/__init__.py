@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.grid import CONF
 from experiments.paper.values import paper
 from experiments.ranks import RESULTS
 from experiments.report import figures, others
 from experiments.report.page import Part, Table, write
 from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
-from sigma.runs.files import atomic_path
+from sigma.runs.files import CONF, atomic_path
 
 TITLE = "SIGMA: paper, authors' logs and ours"
 MAKERS: dict[str, Callable[[pd.DataFrame, str], list[Table]]] = {
