@@ -1,5 +1,6 @@
 """The form every reader produces: columns of integer codes in file order, plus the raw ids."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,3 +38,28 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.users)
+
+
+def joined(parts: Iterable[Interactions]) -> Interactions:
+    """Interactions of one data set in several files, one after the other; no titles.
+
+    Lines left out are counted together, ``of`` those of the files that have any.
+    """
+    codes: tuple[dict[str, int], dict[str, int]] = ({}, {})  # by raw id, of users and items
+    columns: tuple[list[np.ndarray], ...] = ([], [], [])
+    skipped: list[Skipped] = []
+    for part in parts:
+        sides = ((part.user_ids, part.users), (part.item_ids, part.items))
+        for known, column, (ids, numbers) in zip(codes, columns, sides, strict=False):
+            ours = (known.setdefault(raw, len(known)) for raw in ids)
+            column.append(np.fromiter(ours, np.int32, len(ids))[numbers])
+        if part.timestamps is not None:
+            columns[2].append(part.timestamps)
+        skipped += [part.skipped] if part.skipped else []
+    users, items, *times = (np.concatenate(column) for column in columns if column)
+    ids = (np.array(list(known), dtype=object) for known in codes)
+    total = None
+    if skipped:
+        lines, of = (sum(getattr(s, name) for s in skipped) for name in ("lines", "of"))
+        total = Skipped(lines, of, skipped[0].first, skipped[0].reason)
+    return Interactions(users, items, times[0] if times else None, *ids, skipped=total)
