@@ -7,15 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sigma.datamodules.interactions import Interactions, joined
-from sigma.datamodules.readers import (
-    amazon,
-    lfm_1b,
-    movielens,
-    netflix,
-    sequence_text,
-    table,
-    yelp,
-)
+from sigma.datamodules.readers import amazon, lfm_1b, movielens, netflix, sequence_text, table, yelp
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.errors import UserError
 

@@ -45,21 +45,26 @@ def joined(parts: Iterable[Interactions]) -> Interactions:
 
     Lines left out are counted together, ``of`` those of the files that have any.
     """
-    codes: tuple[dict[str, int], dict[str, int]] = ({}, {})  # by raw id, of users and items
-    columns: tuple[list[np.ndarray], ...] = ([], [], [])
+    user_codes: dict[str, int] = {}  # by raw id
+    item_codes: dict[str, int] = {}
+    users, items, times = [], [], []
     skipped: list[Skipped] = []
     for part in parts:
-        sides = ((part.user_ids, part.users), (part.item_ids, part.items))
-        for known, column, (ids, numbers) in zip(codes, columns, sides, strict=False):
-            ours = (known.setdefault(raw, len(known)) for raw in ids)
-            column.append(np.fromiter(ours, np.int32, len(ids))[numbers])
-        if part.timestamps is not None:
-            columns[2].append(part.timestamps)
+        users.append(_codes(part.user_ids, user_codes)[part.users])
+        items.append(_codes(part.item_ids, item_codes)[part.items])
+        times += [] if part.timestamps is None else [part.timestamps]
         skipped += [part.skipped] if part.skipped else []
-    users, items, *times = (np.concatenate(column) for column in columns if column)
-    ids = (np.array(list(known), dtype=object) for known in codes)
-    total = None
-    if skipped:
-        lines, of = (sum(getattr(s, name) for s in skipped) for name in ("lines", "of"))
-        total = Skipped(lines, of, skipped[0].first, skipped[0].reason)
-    return Interactions(users, items, times[0] if times else None, *ids, skipped=total)
+    lines, of = (sum(getattr(s, name) for s in skipped) for name in ("lines", "of"))
+    return Interactions(
+        np.concatenate(users),
+        np.concatenate(items),
+        np.concatenate(times) if times else None,
+        np.array(list(user_codes), dtype=object),
+        np.array(list(item_codes), dtype=object),
+        skipped=Skipped(lines, of, skipped[0].first, skipped[0].reason) if skipped else None,
+    )
+
+
+def _codes(ids: np.ndarray, codes: dict[str, int]) -> np.ndarray:
+    """The code (n,) of each raw id, new ones for those that ``codes`` lacks."""
+    return np.fromiter((codes.setdefault(raw, len(codes)) for raw in ids), np.int32, len(ids))

@@ -10,14 +10,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from sigma.datamodules.formats import (
-    KNOWN,
-    TOGETHER,
-    RawData,
-    Settings,
-    continuation,
-    recognise,
-)
+from sigma.datamodules.formats import KNOWN, TOGETHER, RawData, Settings, continuation, recognise
 from sigma.datamodules.readers.lines import readable
 from sigma.errors import UserError
 
@@ -116,7 +109,9 @@ def unpacked(path: Path, into: Path) -> Path:
             shutil.unpack_archive(path, content, kind, filter=None if kind == "zip" else "data")
             content.rename(folder)
     except (*DAMAGE, NotImplementedError) as error:
-        raise UserError(f"{path} is not a whole {path.suffix[1:]} archive ({error}); fetch it again.") from error
+        raise UserError(
+            f"{path} is not a whole {path.suffix[1:]} archive ({error}); fetch it again."
+        ) from error
     except RuntimeError as error:  # zipfile's word for a password
         raise UserError(
             f"{path} is locked by a password; unpack it and name the folder with dataset.path=."

@@ -44,8 +44,8 @@ class Lines:
         path: the file, gzipped or not.
         delimiter: between fields; empty for JSON lines.
         quoted: whether ``"`` wraps fields.
-        headed: whether lines such as ``7:`` stand above the rows they are a field of, as the Netflix
-            Prize has them; each row gets it as its last field.
+        headed: whether lines such as ``7:`` stand above the rows they belong to (Netflix Prize);
+            each row gets it as its last field.
 
     Attributes:
         left_out: numbers of lines that ``open`` leaves blank, from 1.

@@ -15,10 +15,8 @@ def is_heading(line: str) -> bool:
     return re.fullmatch(r"\d+:", line.strip()) is not None
 
 
-def read_netflix(path: Path, info: None = None, malformed: str = "error") -> Interactions:
+def read_netflix(path: Path, info: Path | None = None, malformed: str = "error") -> Interactions:
     """Ratings in the order of the file; dates (days) become seconds."""
     names = ("user", "rating", "date", "item")
     columns = Columns("user", "item", "date")
-    return read_delimited(
-        path, columns, ",", names, quoted=False, malformed=malformed, headed=True
-    )
+    return read_delimited(path, columns, ",", names, quoted=False, malformed=malformed, headed=True)
