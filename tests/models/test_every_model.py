@@ -197,6 +197,7 @@ ORDERS = {
     "recmamba": "D",
     "sasrec": "+D D+D+ D+D+",
     "sasrec_authors": "Dn +ID ++ID +",
+    "sasrec_tuned": "Dn +ID ++ID ++ID +",
     "sigma": "Dn D+ID+",
     "sigma_released": "Dn gg Dn ID+",
 }
