@@ -151,6 +151,6 @@ class SASRec(Transformer):
         return self.norm(encode(self.layers, states, rows, read))  # eq. 9
 
     @property
-    def logits(self) -> TiedScores:
+    def tied(self) -> TiedScores:
         table = self.items.weight
         return TiedScores(table[1:], others=table[:1] if self.padding_item else None)
