@@ -25,7 +25,12 @@ class TiedItems(Model):
     """Scores by inner product with the item table ``items``, (K + 1, D), from N(0, 0.02).
 
     Row 0 (padding) is 0 and gets no gradient; ``extra`` rows are after item K, as a mask token's.
+
+    Attributes:
+        padding_item: row 0 is an item's, as in RecBole: see ``draw_padding``.
     """
+
+    padding_item: bool = False
 
     def __init__(
         self,
@@ -42,9 +47,18 @@ class TiedItems(Model):
         clear_padding(self.items)
         self.dropout = Dropout(dropout)
 
+    def draw_padding(self) -> None:
+        """RecBole's padding: drawn like an item, and a class that is never a target.
+
+        Reading it passes no gradient; the softmax's does, so it moves at every step.
+        """
+        self.padding_item = True
+        nn.init.normal_(self.items.weight[0].detach(), std=0.02)
+
     @property
     def logits(self) -> TiedScores:
-        return TiedScores(self.items.weight[1:])
+        table = self.items.weight
+        return TiedScores(table[1:], others=table[:1] if self.padding_item else None)
 
 
 def at(states: Tensor, places: Places | None) -> Tensor:
