@@ -37,6 +37,7 @@ class Line(L.LightningModule):
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         if self.scores:
+            self.results = {"val": {"val/score": self.scores[self.current_epoch]}}
             self.log("val/score", self.scores[self.current_epoch])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
