@@ -47,7 +47,7 @@ def test_a_rows_states_do_not_depend_on_the_rows_beside_it(name: str) -> None:
 
 
 WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
-READS_PADDING = {"echo_sigma", "linrec", "linrec_authors"}  # up to L columns
+READS_PADDING = {"echo_sigma", "linrec", "linrec_authors", "sigma_logged"}  # up to L columns
 RELEASED: list[dict[str, Any]] = [
     {"flip_until": 5},
     {"look_ahead": False},
@@ -184,6 +184,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 # D, I, g: dropout of states, of a feed-forward layer's inner ones, of gates; n: a norm of just what
 # was dropped out, +: of anything else, such as its sum with a residual.
+RELEASES = ("sigma_logged", "sigma_released")
 ORDERS = {
     "bert4rec": "+D D+D+ D+D+ +",
     "echo": "Dn D+ D+D+ Dn",
@@ -201,13 +202,14 @@ ORDERS = {
     "sasrec_authors": "Dn +ID ++ID +",
     "sasrec_tuned": "Dn +ID ++ID ++ID +",
     "sigma": "Dn D+ID+",
+    "sigma_logged": "Dn g Dn ID+",
     "sigma_released": "Dn gg Dn ID+",
 }
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> None:
-    model = checks.built(name, **{"gate_dropout": 0.1} if name == "sigma_released" else {})
+    model = checks.built(name, **{"gate_dropout": 0.1} if name in RELEASES else {})
     size, order, dropped = model.items.weight.shape[1], [], [None]
 
     def drop(module: nn.Dropout, args: tuple[Tensor], out: Tensor) -> None:
