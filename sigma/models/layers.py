@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.arguments import Count, Share
+from sigma.arguments import Count, Positive, Share
 from sigma.models.base import Model
 from sigma.ops import Places, Rows, causal_conv, gru, take, unfold
 from sigma.ops.rows import typed
@@ -25,6 +25,11 @@ class TiedItems(Model):
     """Scores by inner product with the item table ``items``, (K + 1, D), from N(0, 0.02).
 
     Row 0 (padding) is 0 and gets no gradient; ``extra`` rows are after item K, as a mask token's.
+
+    Args:
+        temperature: divides the scores, of loss and ranking alike; None is 1.
+        normalize: states and items are taken at length 1, so that scores are cosines over the
+            temperature (Meta's HSTU and SASRec: 0.05). None is false.
     """
 
     def __init__(
@@ -34,6 +39,8 @@ class TiedItems(Model):
         dropout: Share = 0.2,
         name: str = "",
         extra: int = 0,
+        temperature: Positive | None = None,
+        normalize: bool | None = None,
     ) -> None:
         super().__init__()
         self.name = name or type(self).__name__.lower()
@@ -41,10 +48,16 @@ class TiedItems(Model):
         nn.init.normal_(self.items.weight, std=0.02)
         clear_padding(self.items)
         self.dropout = Dropout(dropout)
+        self.head: dict[str, Any] = {"temperature": temperature, "normalize": normalize}
+
+    @property
+    def tied(self) -> TiedScores:
+        """Inner products with the table, as they are."""
+        return TiedScores(self.items.weight[1:])
 
     @property
     def logits(self) -> TiedScores:
-        return TiedScores(self.items.weight[1:])
+        return self.tied.shaped(**self.head)
 
 
 def at(states: Tensor, places: Places | None) -> Tensor:

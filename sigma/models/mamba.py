@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.arguments import Count, Share
+from sigma.arguments import Count, Positive, Share
 from sigma.models.layers import TiedItems, at, encode, init_normal
 from sigma.ops import (
     Places,
@@ -143,9 +143,12 @@ class MambaStack(TiedItems):
         num_layers: Count = 1,
         dropout: Share = 0.2,
         name: str = "",
+        temperature: Positive | None = None,
+        normalize: bool | None = None,
         **of_layers: Any,
     ) -> None:
-        super().__init__(num_items, hidden_size, dropout, name)
+        head: dict[str, Any] = {"temperature": temperature, "normalize": normalize}
+        super().__init__(num_items, hidden_size, dropout, name, **head)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.layers = nn.ModuleList(
             self.layer_type(hidden_size, dropout=dropout, **of_layers) for _ in range(num_layers)

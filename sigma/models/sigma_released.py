@@ -179,7 +179,7 @@ class SigmaReleased(PaddedMambaStack):
             nn.init.normal_(self.items.weight[0].detach(), std=0.02)
 
     @property
-    def logits(self) -> TiedScores:
+    def tied(self) -> TiedScores:
         table = self.items.weight
         others = table[:1] if self.padding_item else None
         return TiedScores(table[1:], others=others)  # eq. 10

@@ -188,8 +188,10 @@ ORDERS = {
     "bert4rec": "+D D+D+ D+D+ +",
     "echo": "Dn D+ D+D+ Dn",
     "echo_sigma": "Dn + + Dn ID+",
+    "esasrec": "DDn D+ID",
     "fearec": "+D D+D+ D+D+",
     "gru4rec": "D",
+    "gsasrec": "Dn +ID ++ID +",
     "linrec": "+D D+D+ D+D+",
     "mamba2": "Dn D+ID+ D+ID+",
     "mamba4rec": "Dn D+ID+ D+ID+",
@@ -198,6 +200,7 @@ ORDERS = {
     "recmamba": "D",
     "sasrec": "+D D+D+ D+D+",
     "sasrec_authors": "Dn +ID ++ID +",
+    "sasrec_tuned": "Dn +ID ++ID ++ID +",
     "sigma": "Dn D+ID+",
     "sigma_released": "Dn gg Dn ID+",
 }

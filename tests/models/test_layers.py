@@ -50,7 +50,11 @@ def test_dropout_is_seeded_passes_gradients_and_is_off_in_evaluation() -> None:
 
 @pytest.mark.parametrize("name", checks.TRAINED)
 def test_every_norm_has_its_authors_epsilon(name: str) -> None:
-    others = {"echo": ("forward_norm", "backward_norm"), "echo_sigma": ("filter.norm",)}
+    others = {
+        "echo": ("forward_norm", "backward_norm"),
+        "echo_sigma": ("filter.norm",),
+        "esasrec": ("norm",),
+    }
     for key, module in checks.build(name).named_modules():
         if isinstance(module, nn.LayerNorm):
             assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else 1e-12), key
