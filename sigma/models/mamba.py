@@ -40,8 +40,19 @@ from sigma.ops import (
 MambaFactory = Callable[[int], nn.Module]  # hidden size -> Mamba block
 
 
-class Mamba(nn.Module):
-    """One Mamba block, (T, D) -> (T, D), or (M, D) at places; causal.
+class MambaBlock(nn.Module):
+    """A Mamba of either generation, (T, D) -> (T, D), or (M, D) at places; causal."""
+
+
+def step_bias(number: int, low: float, high: float) -> Tensor:
+    """What softplus makes step sizes of, log-uniform between two: mamba_ssm's draw, (number,)."""
+    low, high = math.log(low), math.log(high)
+    step = torch.exp(torch.rand(number) * (high - low) + low).clamp(min=1e-4)
+    return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
+
+
+class Mamba(MambaBlock):
+    """One Mamba-1 block.
 
     Args:
         state_size: N.
@@ -75,10 +86,8 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, hidden_size, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
-        low, high = math.log(step_min), math.log(step_max)
-        step = torch.exp(torch.rand_like(self.dt_proj.bias) * (high - low) + low).clamp(min=1e-4)
-        with torch.no_grad():  # the inverse of softplus
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(step_bias(inner, step_min, step_max))
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
         assert self.conv1d.bias is not None
@@ -109,7 +118,7 @@ def init_around_mamba(module: nn.Module, *, reinit_mamba: bool) -> None:
     marks dt_proj's bias ``_no_reinit``, but their ``apply`` does not read the mark. So the first
     step sizes are softplus(0) = 0.69. Convolution, A and D keep mamba_ssm's draw.
     """
-    if isinstance(module, Mamba) and not reinit_mamba:
+    if isinstance(module, MambaBlock) and not reinit_mamba:
         return
     for child in module.children():
         init_around_mamba(child, reinit_mamba=reinit_mamba)
