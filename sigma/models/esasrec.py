@@ -48,8 +48,8 @@ class PositionsFromTheLast(Positions):
 class GatedAttention(SelfAttention):
     """Equations 2 and 3, (T, D) -> (T, D), or (M, D) at places."""
 
-    def __init__(self, size: int, num_heads: Count, **dropouts: Share) -> None:
-        super().__init__(size, num_heads, **dropouts)
+    def __init__(self, size: int, num_heads: Count, **options: Any) -> None:
+        super().__init__(size, num_heads, **options)
         self.norm = nn.LayerNorm(size)
         self.gate = nn.Linear(size, size)
 
