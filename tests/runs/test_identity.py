@@ -9,6 +9,7 @@ import pytest
 
 from sigma.runs.files import CONF
 from sigma.runs.identity import (
+    LATER,
     class_name,
     current,
     former_identities,
@@ -86,6 +87,26 @@ def test_a_config_of_an_earlier_version_is_built_without_what_is_gone() -> None:
     assert older == before
     assert current(CONFIG) == CONFIG
     assert settings(older) == settings(CONFIG)
+
+
+def test_a_run_that_left_seen_items_out_is_one_of_the_other_ranking() -> None:
+    """``dataset.mask_history`` of earlier versions, by which there was one ranking."""
+    older = changed("evaluation", {"monitor": "val/ndcg@10", "sampled": None})
+    older["dataset"]["mask_history"] = False
+    plain = run_id(older)
+    assert run_id(current(older)) == plain
+    older["dataset"]["mask_history"] = True
+    assert current(older)["evaluation"]["monitor"] == "val/unseen/ndcg@10"
+    assert run_id(current(older)) != plain
+    older["evaluation"]["sampled"] = {"_target_": "sigma.ranking.sampled.SampledNegatives"}
+    assert current(older)["evaluation"]["monitor"] == "val/ndcg@10"
+    assert run_id(current(older)) == run_id(older)
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_a_setting_that_came_later_renames_only_where_it_is_another(key: str) -> None:
+    assert run_id(changed(key, LATER[key])) == run_id(CONFIG)
+    assert run_id(changed(key, "another")) != run_id(CONFIG)
 
 
 def test_a_run_keeps_its_name_when_a_class_moves() -> None:
