@@ -18,10 +18,11 @@ and the mask token as classes. Its embedding of one token type is not here: P ho
 predicted, in evaluation one after the last item, so that a row then holds up to L + 1 positions.
 
 Departures: the mask token is not scored (in the authors' code it is, and padding). An epoch masks
-every training history five times
-(``objective.copies``). Evaluation reads all L items before the mask, so there are L + 1 positions;
-the authors' code keeps the last L - 1, RecBole all but the oldest of every row, however short.
-N(0, 0.02) at the start as in RecBole; the authors cut it off at two deviations.
+every training history five times (``objective.copies``), and what is masked is predicted; RecBole
+leaves some of it out (``objective.recbole_masks``). Evaluation reads all L items before the mask,
+so there are L + 1 positions; the authors' code keeps the last L - 1, RecBole all but the oldest of
+every row, however short. N(0, 0.02) at the start as in RecBole; the authors cut it off at two
+deviations.
 """
 
 import functools

@@ -49,6 +49,7 @@ SAME = [
     ("callbacks.early_stopping._target_", "sigma.callbacks.PaperEarlyStopping"),
     ("callbacks.early_stopping.monitor", "val/ndcg@10"),
     ("callbacks.early_stopping.decimals", None),
+    *[("model.conv", True), ("model.projection", True)],  # as released, before it could be chosen
     # What is said twice has no say of its own.
     *[("dataset.seed", 1), ("model.max_length", 50)],
 ]
@@ -56,6 +57,7 @@ ANOTHER = [
     *[("seed", 2), ("model.r", 6), ("model.mamba.state_size", 8), ("dataset.max_length", 20)],
     *[("dataset.batch_size", 32), ("task.optimizer.lr", 0.01), ("trainer.max_epochs", 100)],
     *[("trainer.precision", "bf16-mixed"), ("callbacks.early_stopping.patience", 5)],
+    *[("model.conv", False), ("model.projection", False)],
     *[("model.added_later", 0), ("dataset.seed", 2), ("model.max_length", 20)],
     ("callbacks.early_stopping._target_", "mine.Stop"),
     *[("callbacks.early_stopping.min_delta", 0.1), ("callbacks.early_stopping.decimals", 4)],
