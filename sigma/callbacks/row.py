@@ -41,11 +41,11 @@ class ResultRow(L.Callback):
     greater, ties (see ``Ranks``; in sampled evaluation sampled_greater and sampled_ties).
 
     Args:
-        trials: of the search this run is a trial of; None outside one.
+        search: what the row says of the search this run is a trial of; None outside one.
     """
 
-    def __init__(self, trials: int | None = None) -> None:
-        self.trials = trials
+    def __init__(self, search: dict[str, int] | None = None) -> None:
+        self.search = search
         self.ranks: list[Ranks] = []
 
     def on_test_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, *args: Any) -> None:
@@ -110,7 +110,7 @@ class ResultRow(L.Callback):
             versions=versions(),
             hardware=hardware(device),
             scan=backend_of(task, device)[0],
-            search=None if self.trials is None else {"trials": self.trials},
+            search=self.search,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             config=config,
         )
