@@ -40,6 +40,11 @@ Space = dict[str, Interval | Choice]
 Overrides = Mapping[str, Override]
 
 
+def text(value: object) -> str:
+    """A value as it is typed."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def setting(override: Override) -> Interval | Choice:
     """What an override of Hydra's grammar lets a trial draw.
 
@@ -49,7 +54,7 @@ def setting(override: Override) -> Interval | Choice:
     value = override.value()
     if not isinstance(value, IntervalSweep):
         texts = override.sweep_iterator(transformer=Transformer.encode)
-        return Choice({str(t).lower() if isinstance(t, bool) else str(t): {} for t in texts})
+        return Choice({text(value): {} for value in texts})
     interval = Interval(value.start, value.end, "log" in value.tags)
     if interval.low > interval.high or (interval.log and interval.low <= 0):
         raise UserError(f"Cannot draw from {override.input_line}: there is no such number.")
@@ -78,14 +83,14 @@ def _branch(content: Mapping[str, Any], typed: Mapping[str, Override]) -> tuple[
             keys |= below
         override = typed.get(key)
         if override is None:
-            text = f"choice({','.join(inner)})" if inner else str(written)
-            (override,) = OverridesParser.create().parse_overrides([f"{key}={text}"])
+            grammar = f"choice({','.join(inner)})" if inner else str(written)
+            (override,) = OverridesParser.create().parse_overrides([f"{key}={grammar}"])
         if override.is_sweep_override():
             drawn[key] = values = setting(override)
             if isinstance(values, Choice):
                 drawn[key] = Choice({v: inner.get(v, {}) for v in values.branches})
         else:
-            drawn |= inner.get(str(override.get_value_element_as_str()), {})
+            drawn |= inner.get(text(override.value()), {})
     return drawn, keys
 
 
