@@ -17,14 +17,14 @@ def test_a_row_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """On a CPU Lightning takes bf16-mixed where 16-mixed is asked for."""
     data = write_sequences(tmp_path / "tiny.txt")
     typed = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=16-mixed"]
-    typed += ["callbacks.row.trials=7"]
+    typed += ["callbacks.row.search={trials:7,trial:2}"]
     folder = tmp_path / "run"
     assert call(monkeypatch, *arguments(folder, data, *typed)) == 0
     row = Row.read(folder / ROW)
     assert row.precision == "bf16-mixed"
     assert row.config["trainer"]["precision"] == "16-mixed"
     assert row.config["trainer"]["default_root_dir"] == "."
-    assert row.search == {"trials": 7}
+    assert row.search == {"trials": 7, "trial": 2}
     assert row.content() == json.loads((folder / ROW).read_text())
     epochs = pd.read_csv(folder / EPOCHS)
     assert epochs["epoch"].tolist() == [0, 1]
