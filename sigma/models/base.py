@@ -22,6 +22,8 @@ All models depart from RecBole in padding: its row of E is 0, gets no gradient a
 RecBole draws it, too, and ranks it among the items in training.
 """
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from sigma.ops.rows import Rows
@@ -42,6 +44,8 @@ class Model(nn.Module):
         causal: a state sees no later item, so all positions may be trained at once.
         leaks_on_purpose: not causal, yet trained at all positions, as its authors did.
         reads_batch: training computes with the whole batch; several processes are another model.
+        time: the times it reads, which its rows carry: of the ``history``, of the ``target``, too,
+            or None. A model that reads the target's says so in every table.
         mask_token: the id that stands for an item to predict; None if the model has none.
         counted: ``count`` takes the place of training by gradients.
     """
@@ -50,6 +54,7 @@ class Model(nn.Module):
     causal: bool = False
     leaks_on_purpose: bool = False
     reads_batch: bool = False
+    time: Literal["history", "target"] | None = None
     mask_token: int | None = None
     counted: bool = False
 

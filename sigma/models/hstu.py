@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.arguments import Count, Share
-from sigma.models.layers import Dropout, at, encode
+from sigma.models.layers import Dropout, at
 from sigma.models.transformer import PositionedItems
 from sigma.ops import Places, Rows, places_of, pointwise_attend
 
@@ -74,3 +74,52 @@ class TransductionUnit(nn.Module):
         mixed = pointwise_attend(q, k, v, rows, near, scale, self.time_bias, *(times or ()))
         mixed = self.norm(at(mixed.flatten(1), places)) * at(u, places)
         return at(states, places) + self.out(self.dropout(mixed))  # eq. 4
+
+
+class HSTU(PositionedItems):
+    """Packed items (T,) -> states (M, D) at places.
+
+    Args:
+        time: what the biases of time read: ``history``, ``target``, or None for no such biases.
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        num_items: int,
+        max_length: Count,
+        hidden_size: Count = 50,
+        num_layers: Count = 2,
+        num_heads: Count = 1,
+        dropout: Share = 0.2,
+        time: Literal["history", "target"] | None = None,
+        **options: Any,
+    ) -> None:
+        options |= {"hidden_size": hidden_size, "dropout": dropout}
+        super().__init__(num_items, max_length, **options)
+        nn.init.xavier_normal_(self.positions.table.weight)
+        self.time = time
+        sizes = hidden_size, num_heads, max_length
+        self.layers = nn.ModuleList(
+            TransductionUnit(*sizes, dropout=dropout, timed=time is not None)
+            for _ in range(num_layers)
+        )
+
+    def times(self, rows: Rows) -> tuple[Tensor, Tensor] | None:
+        """Of queries and keys."""
+        if self.time is None:
+            return None
+        queries = rows.next_times if self.time == "target" else rows.times
+        if queries is None or rows.times is None:
+            raise ValueError(f"time={self.time} needs rows that carry those times.")
+        return queries, rows.times
+
+    def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
+        read = places_of(places, items.shape[0])
+        states = self.scaled_embedding(items, rows)  # eq. 1
+        *inner, last = self.layers
+        times = self.times(rows)
+        for layer in inner:
+            states = layer(states, rows, times)
+        return last(states, rows, times, read)

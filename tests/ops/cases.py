@@ -143,12 +143,8 @@ def pointwise_inputs(
 ) -> Pointwise:
     """Times from none to years apart, some after the queries'."""
     draw, generator = draws(5), torch.Generator().manual_seed(5)
-    q, k, v, near = (
-        draw(size, heads, d),
-        draw(size, heads, d),
-        draw(size, heads, d),
-        draw(rows.longest),
-    )
+    q, k, v = draw(size, heads, d), draw(size, heads, d), draw(size, heads, d)
+    near = draw(rows.longest + 1)
     if not timed:
         return Pointwise(q, k, v, near, None, None, None, 0.3)
     u, w = (torch.rand(2, size, generator=generator).double() * 19).exp().long()
