@@ -73,8 +73,8 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
     loss = instantiate(cfg.loss, item_counts=counts)
     check_loss(model, loss)
     sampled = instantiate(cfg.evaluation.sampled, item_counts=counts)
-    parts = {"model": model, "loss": loss, "sampled": sampled, "monitor": cfg.evaluation.monitor}
-    task = instantiate(cfg.task, **parts, _convert_="all")
+    parts = {"model": model, "loss": loss, "sampled": sampled, "item_counts": counts}
+    task = instantiate(cfg.task, **parts, monitor=cfg.evaluation.monitor, _convert_="all")
     task.count_seconds = seconds
     return data, task
 

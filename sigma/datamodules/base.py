@@ -54,7 +54,6 @@ class SequenceDataModule(L.LightningDataModule):
         user_bounds, item_bounds: [lower, upper) on a user's (item's) interactions.
         drop_duplicates: keep only the first interaction of a user with an item.
         val_fraction, test_fraction: shares of the interactions, for ``global_time``.
-        mask_history: leave a user's history out of the ranking (the paper does not).
         seed: of the training order.
         columns: names of a table's columns; those left out are recognised by their usual names.
         malformed: ``error`` refuses a file of text with a malformed line; ``skip`` leaves such
@@ -88,7 +87,6 @@ class SequenceDataModule(L.LightningDataModule):
         split: Literal["leave_one_out", "global_time"] = "leave_one_out",
         val_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,
-        mask_history: bool = False,
         seed: int = 2020,
         columns: Mapping[Literal["user", "item", "timestamp"], str | int | None] | None = None,
         malformed: Literal["error", "skip"] = "error",
@@ -109,7 +107,6 @@ class SequenceDataModule(L.LightningDataModule):
         self.split_name = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
-        self.mask_history = mask_history
         self.seed = seed
         self.columns = {str(k): str(v) for k, v in (columns or {}).items() if v is not None}
         self.malformed = malformed
@@ -231,7 +228,7 @@ class SequenceDataModule(L.LightningDataModule):
         rank, world_size = self._rank()
 
         def make(some: Tensor, _: torch.Generator) -> Batch:
-            batch = self.flat.batch(some, self.mask_history)
+            batch = self.flat.batch(some, evaluates=True)
             return self._for_device(self.objective.evaluation(batch, self.num_items))
 
         rows = torch.from_numpy(positions)[rank::world_size]

@@ -16,7 +16,7 @@ NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
-    """What a model and the task see: T places, B rows, M targets, S items of masked histories."""
+    """What a model and the task see: T places, B rows, M targets, S items of whole histories."""
 
     items: Tensor  # (T,) int64, the rows' item ids end to end; 0 behind the last row
     rows: Rows  # where they lie; ``longest`` is the same for all batches of a loader
@@ -25,8 +25,7 @@ class Batch(NamedTuple):
     num_targets: int  # targets that are none of those, at least 1
     users: Tensor  # (B,) int64, user index of each row
     history_lengths: Tensor  # (B,) int64, length of the history before it was cut to L
-    seen_rows: Tensor = NOTHING  # (S,) int64, rows of ``seen_items``
-    seen_items: Tensor = NOTHING  # (S,) int64, to leave out of that row's ranking
+    history: Tensor = NOTHING  # (S,) int64, whole histories end to end; in evaluation alone
     twins: tuple[Tensor, Rows] | None = None  # other sequences, the b-th with the target of row b
 
 
@@ -96,32 +95,22 @@ class FlatSequences:
     offsets: Tensor  # (users + 1,) int64
     max_length: int  # L, the number of last items a row may hold
 
-    def batch(self, positions: Tensor, mask_history: bool = False) -> Batch:
-        """One row per target position (B,); the input is the last L items before it.
-
-        With ``mask_history``, ``seen_*`` hold all of each row's history but for a repeated target,
-        which is still ranked.
-        """
+    def batch(self, positions: Tensor, evaluates: bool = False) -> Batch:
+        """One row per target position (B,); the input is the last L items before it."""
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
         lengths = history.clamp(max=self.max_length)
         rows = rows_of(lengths, self.max_length)
-        targets = self.items[positions].long()
-        batch = Batch(
+        return Batch(
             items=self.gather(positions - lengths, lengths),
             rows=rows,
             places=rows.offsets[1:] - 1,
-            targets=targets,
+            targets=self.items[positions].long(),
             num_targets=len(positions),
             users=users,
             history_lengths=history,
+            history=self.gather(positions - history, history) if evaluates else NOTHING,
         )
-        if not mask_history:
-            return batch
-        seen = self.gather(positions - history, history)
-        other = seen != targets.repeat_interleave(history)
-        seen_rows = torch.arange(len(positions)).repeat_interleave(history)
-        return batch._replace(seen_rows=seen_rows[other], seen_items=seen[other])
 
     def window(self, spans: Tensor, longest: int | None = None) -> Batch:
         """One row per span (B, 2) of positions, without targets: an objective adds them.

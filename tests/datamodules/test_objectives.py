@@ -155,12 +155,9 @@ def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
     assert 0.15 < sum(len(batch.targets) == len(rows) for batch in batches) / 400 < 0.35
 
 
-@pytest.mark.parametrize("mask_history", [False, True])
-def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
-    world: tuple, mask_history: bool
-) -> None:
+def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(world: tuple) -> None:
     _, split, histories = world
-    plain = histories.batch(torch.from_numpy(split.test), mask_history)
+    plain = histories.batch(torch.from_numpy(split.test), evaluates=True)
     answer = Cloze().evaluation(plain, K)
     lengths = plain.rows.offsets.diff()
     expected = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]
