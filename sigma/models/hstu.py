@@ -36,7 +36,7 @@ from sigma.models.layers import Dropout, at
 from sigma.models.transformer import PositionedItems
 from sigma.ops import Places, Rows, places_of, pointwise_attend
 
-BUCKETS = 129  # of time; some 70 reach over thirty years
+BUCKETS = 129  # of time: thirty years are in the 69th by seconds, the 115th by microseconds
 
 
 class TransductionUnit(nn.Module):

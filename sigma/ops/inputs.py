@@ -101,8 +101,8 @@ class Pointwise(NamedTuple):
         v: (T, H, d).
         distance_bias: (L,) of a query's own position, of the one before it, and so on.
         time_bias: (G,) of buckets of time, or None for none.
-        query_times: (T,) int64 seconds, beside ``time_bias``.
-        key_times: (T,) int64 seconds, beside ``time_bias``.
+        query_times: (T,) int64, beside ``time_bias``.
+        key_times: (T,) int64, beside ``time_bias``.
         scale: of the weights.
     """
 

@@ -8,7 +8,7 @@ side in blocks, and weights are computed again for the gradient, so that only on
 time. All moves are gathers.
 
 Symbols: T places, B rows, H heads of d numbers, a the bias of a distance, b that of a time, of
-which there are G, u and w the times of queries and keys in seconds; n rows of a block, L columns.
+which there are G, u and w the times of queries and keys; n rows of a block, L columns.
 """
 
 import functools
@@ -25,7 +25,7 @@ from sigma.ops.moves import select
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 
-BUCKET = 0.301  # of the logarithm of seconds: a bucket spans a factor of 1.35
+BUCKET = 0.301  # of the logarithm: a bucket spans a factor of 1.35, whatever the unit of time
 
 Block = tuple[int, int, int]  # first row, one past the last, columns
 Layout = Callable[[Rows, Callable[[int], int]], tuple[Tensor, list[Block]]]
@@ -59,7 +59,7 @@ class Part(NamedTuple):
 
 
 def buckets(gaps: Tensor, number: int) -> Tensor:
-    """Equation 2 of differences in seconds."""
+    """Equation 2 of differences u - w."""
     return gaps.abs().clamp(min=1).float().log().div(BUCKET).long().clamp(max=number - 1)
 
 
