@@ -22,7 +22,8 @@ from sigma.runs.row import Row
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
 # When training ends: of a counted model it says nothing.
 STOPPING = (
-    *("callbacks.early_stopping.patience", "trainer.max_epochs"),
+    *("callbacks.early_stopping.patience", "callbacks.early_stopping.decimals"),
+    "trainer.max_epochs",
     "trainer.limit_train_batches",
 )
 # Settings that decide what a number means, not which model it is of.

@@ -18,8 +18,10 @@ Constructor arguments of the same name mean the same everywhere, and files descr
     reinit_mamba: N(0, 0.02) within Mamba blocks, too; their own first step sizes then do nothing.
 Impossible ones raise ValueError.
 
-All models depart from RecBole in padding: its row of E is 0, gets no gradient and is no candidate.
-RecBole draws it, too, and ranks it among the items in training.
+Models depart from RecBole in padding: its row of E is 0, gets no gradient and is no candidate.
+RecBole draws it, too, and has it as a class of the softmax in training, which moves it every step.
+To SASRec, GRU4Rec and Mamba4Rec that is a loss of another 1/K; those that read padding have
+    padding_item: RecBole's padding; by default theirs is 0, but for the released SIGMA's.
 """
 
 from typing import Literal

@@ -55,5 +55,5 @@ class BERT4Rec(Transformer):
         return self.out_norm(F.gelu(self.out(states)))  # eq. 4
 
     @property
-    def logits(self) -> TiedScores:
+    def tied(self) -> TiedScores:
         return TiedScores(self.items.weight[1:-1], self.bias)  # eq. 5

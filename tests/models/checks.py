@@ -47,7 +47,8 @@ def composed(model: str, *overrides: str) -> DictConfig:
 
 def small(name: str) -> dict[str, int]:
     """Small sizes, of those keys that the model has."""
-    sizes = {"hidden_size": 16, "gru_size": 12, "inner_size": 24, "mamba.state_size": 4}
+    sizes = {"hidden_size": 16, "gru_size": 12, "inner_size": 24}
+    sizes |= {"mamba.state_size": 4, "mamba.head_size": 8}
     model = composed(name).model
     return {key: n for key, n in sizes.items() if OmegaConf.select(model, key) is not None}
 

@@ -46,7 +46,7 @@ def test_a_rows_states_do_not_depend_on_the_rows_beside_it(name: str) -> None:
 
 
 WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
-READS_PADDING = {"echo_sigma", "linrec", "linrec_authors"}  # up to L columns
+READS_PADDING = {"echo_sigma", "linrec", "linrec_authors", "sigma_logged"}  # up to L columns
 RELEASED: list[dict[str, Any]] = [
     {"flip_until": 5},
     {"look_ahead": False},
@@ -183,29 +183,35 @@ def test_every_parameter_learns(name: str) -> None:
 
 # D, I, g: dropout of states, of a feed-forward layer's inner ones, of gates; n: a norm of just what
 # was dropped out, +: of anything else, such as its sum with a residual.
+RELEASES = ("sigma_logged", "sigma_released")
 ORDERS = {
     "bert4rec": "+D D+D+ D+D+ +",
     "echo": "Dn D+ D+D+ Dn",
     "echo_sigma": "Dn + + Dn ID+",
+    "esasrec": "DDn D+ID",
     "fearec": "+D D+D+ D+D+",
     "gru4rec": "D",
+    "gsasrec": "Dn +ID ++ID +",
     "hstu": "Dn+D ++D",
     "hstu_time": "Dn+D ++D",
     "linrec": "+D D+D+ D+D+",
+    "mamba2": "Dn D+ID+ D+ID+",
     "mamba4rec": "Dn D+ID+ D+ID+",
     "mamba4rec_one_layer": "Dn DnID+",
     "moe_matrrec": "D D+ D+",
     "recmamba": "D",
     "sasrec": "+D D+D+ D+D+",
     "sasrec_authors": "Dn +ID ++ID +",
+    "sasrec_tuned": "Dn +ID ++ID ++ID +",
     "sigma": "Dn D+ID+",
+    "sigma_logged": "Dn g Dn ID+",
     "sigma_released": "Dn gg Dn ID+",
 }
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> None:
-    model = checks.built(name, **{"gate_dropout": 0.1} if name == "sigma_released" else {})
+    model = checks.built(name, **{"gate_dropout": 0.1} if name in RELEASES else {})
     size, order, dropped = model.items.weight.shape[1], [], [None]
 
     def drop(module: nn.Dropout, args: tuple[Tensor], out: Tensor) -> None:
@@ -232,6 +238,7 @@ def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> Non
         ("sasrec", {"num_heads": 3}, "num_heads=3 must divide hidden_size=16"),
         ("sasrec", {"num_heads": 0}, "num_heads=0 must divide"),
         ("sasrec", {"activation": "tanh"}, "activation='tanh' must be gelu or relu"),
+        ("mamba2", {"mamba": {"head_size": 5}}, "head_size=5 must divide expand"),
         ("fearec", {"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
         ("fearec", {"num_layers": 7, "global_ratio": 0.1}, "leaves a layer none of the 5"),
         ("fearec", {"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),

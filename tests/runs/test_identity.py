@@ -47,6 +47,7 @@ SAME = [
     *[("callbacks.curves.folder", "b"), ("logger", {"csv": 1}), ("model.added_later", None)],
     ("callbacks.early_stopping._target_", "sigma.callbacks.PaperEarlyStopping"),
     ("callbacks.early_stopping.monitor", "val/ndcg@10"),
+    ("callbacks.early_stopping.decimals", None),
     # What is said twice has no say of its own.
     *[("dataset.seed", 1), ("model.max_length", 50)],
 ]
@@ -56,7 +57,7 @@ ANOTHER = [
     *[("trainer.precision", "bf16-mixed"), ("callbacks.early_stopping.patience", 5)],
     *[("model.added_later", 0), ("dataset.seed", 2), ("model.max_length", 20)],
     ("callbacks.early_stopping._target_", "mine.Stop"),
-    ("callbacks.early_stopping.min_delta", 0.1),
+    *[("callbacks.early_stopping.min_delta", 0.1), ("callbacks.early_stopping.decimals", 4)],
 ]
 
 
