@@ -72,7 +72,7 @@ def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
         command
         for shortcut, group in groups.items()
         for command in missing(
-            [*words, f"model.shortcut={shortcut}"], "variant", group, [line for line in group]
+            [*words, f"model.shortcut={shortcut}"], "variant", group, list(group)
         )
     ]
     frame = pd.concat([pd.DataFrame(records), tests], axis=1)
