@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
@@ -193,6 +194,28 @@ def test_real_data(path: Path, name: str, counts: tuple, mismatch: str, tmp_path
         samples = (stats.train_samples, stats.val_samples, stats.test_samples)
         assert samples == (131_413, 22_363, 22_363)
         assert (round(stats.average_length, 2), round(stats.sparsity, 4)) == (8.88, 0.9993)
+
+
+@pytest.mark.parametrize("path", [real("ml-100k")])
+def test_real_targets_that_differ_by_recboles_times(path: Path, tmp_path: Path) -> None:
+    """Against sorting the file in plain Python: of 943 users a sixth get another test item."""
+    lines = (path / "ml-100k.inter").read_text().splitlines()[1:]
+    rows = [(u, i, int(float(time))) for u, i, _, time in (line.split("\t") for line in lines)]
+    whole: list[dict[str, list[str]]] = []
+    for float32_times in (None, True):
+        every = {"user_bounds": [None, None], "item_bounds": [None, None], "path": str(path)}
+        data = dataset("ml_100k", tmp_path, float32_times=float32_times, **every).sequences
+        spans = zip(data.offsets, data.offsets[1:], strict=False)
+        items = [data.item_ids[data.items[a:b] - 1].tolist() for a, b in spans]
+        histories = dict(zip(data.user_ids.tolist(), items, strict=True))
+        want: dict[str, list[str]] = {}
+        for u, i, _ in sorted(rows, key=lambda r: np.float32(r[2]) if float32_times else r[2]):
+            want.setdefault(u, []).append(i)
+        assert histories == want
+        whole.append(histories)
+    exact, rounded = whole
+    test, val = (sum(exact[u][-k] != rounded[u][-k] for u in exact) for k in (1, 2))
+    assert (len(exact), test, val) == (943, 149, 254)
 
 
 @pytest.mark.parametrize("path", [real("ml-latest-small")])
