@@ -157,10 +157,10 @@ def _beside(members: pd.DataFrame, rows: pd.DataFrame, group: str) -> pd.DataFra
     """
     protocol = {*PROTOCOL} & {*rows} - {"dataset.mask_history"}  # sampled rows have it by nature
     keys = ["dataset", "setting", "seed", *DATA, *sorted(protocol)]
-    values = ["test/hr@10", "test/ndcg@10"]
+    values = [f"test/{name}{metric}" for name in ("", "unseen/") for metric in METRICS]
     runs = rows.reindex(columns=[*keys, *values])
     runs[keys] = runs[keys].astype(object).fillna("")  # a setting that neither has is the same
-    full = runs.dropna(subset=values).drop_duplicates(keys).set_index(keys)
+    full = runs.dropna(subset="test/hr@10").drop_duplicates(keys).set_index(keys)
     of_all = runs.loc[members.index, keys].join(full, on=keys)[values]
     printed = paper(group).set_index(["dataset", "model", "context"]).add_prefix("paper.")
     named = ["dataset", "model", "length"]

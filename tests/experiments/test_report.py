@@ -200,9 +200,9 @@ def test_what_mambarec_and_echomamba4rec_print_stands_beside_ours(tmp_path: Path
     (aside,) = others.aside(rows)
     table = aside.frame.set_index("model")
     assert table["NDCG@10, readme"].to_dict() == {"recmamba": 0.5828, "mambarec": 0.736}
-    assert table["HR@10, full"].isna().to_dict() == {"recmamba": True, "mambarec": False}
+    assert table["HR@10, all"].isna().to_dict() == {"recmamba": True, "mambarec": False}
     of_all = rows.set_index("run_id").loc[full.run_id, "test/hr@10"]
-    assert table.loc["mambarec", "HR@10, full"] == of_all
+    assert table.loc["mambarec", "HR@10, all"] == of_all
     assert table["negatives, readme"].to_dict() == {"recmamba": 1000, "mambarec": 100}
     (echo,) = others.echomamba4rec(rows)
     (line,) = echo.frame[echo.frame["data set"] == "ml_1m"].to_dict("records")
