@@ -101,10 +101,14 @@ def test_histories_are_in_order_of_time(name: str, tmp_path: Path) -> None:
         assert data.item_ids[items - 1].tolist() == [str(row.item) for row in expected]
 
 
-def test_artists_of_lfm_1b(tmp_path: Path) -> None:
+def test_artists_and_recboles_tracks_of_lfm_1b(tmp_path: Path) -> None:
     path = raw.lfm_1b(tmp_path / "LFM-1b_LEs.txt", ROWS)
     columns = {"item": "artist_id"}
     assert dataset("lfm_1b", tmp_path, path=str(path), columns=columns).num_items == 3
+    tracks = "user_id:token\ttracks_id:token\ttimestamp:float\n"
+    tracks += "".join(f"{u}\t{i}\t{t}\n" for u, i, t in ROWS)
+    path = raw.write(tmp_path / "lfm1b-tracks.inter", tracks)
+    assert dataset("lfm_1b", tmp_path, path=str(path)).num_items == 12
 
 
 def test_a_log_that_is_named_is_read_alone(tmp_path: Path) -> None:
