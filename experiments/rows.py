@@ -30,6 +30,7 @@ STOPPING = (
 PROTOCOL = (
     *("dataset.max_length", "model.max_length"),  # of positions, the same number
     *("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates"),
+    "dataset.float32_times",
     *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
     *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
     *STOPPING,

@@ -186,6 +186,7 @@ def test_every_parameter_learns(name: str) -> None:
 RELEASES = ("sigma_logged", "sigma_released")
 ORDERS = {
     "bert4rec": "+D D+D+ D+D+ +",
+    "bert4rec_tuned": "+D D+D+",
     "echo": "Dn D+ D+D+ Dn",
     "echo_sigma": "Dn + + Dn ID+",
     "esasrec": "DDn D+ID",
