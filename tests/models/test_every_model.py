@@ -202,6 +202,7 @@ ORDERS = {
     "sasrec_authors": "Dn +ID ++ID +",
     "sasrec_tuned": "Dn +ID ++ID ++ID +",
     "sigma": "Dn D+ID+",
+    "sigma_causal": "Dn D+ID+",
     "sigma_released": "Dn gg Dn ID+",
 }
 
