@@ -57,6 +57,7 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
     present = {*tables, *(("table3_efficiency", dataset) for dataset in short)}
     benchmark = others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv")
     rest = {
+        "Other papers": others.echomamba4rec(rows),
         "Efficiency": [*benchmark, *aside],
         "Not run yet": others.not_run(present),
         "Runs": [others.runs(rows)],

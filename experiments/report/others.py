@@ -10,7 +10,7 @@ import pandas as pd
 from experiments.grid import choices
 from experiments.paper.values import paper
 from experiments.ranks import full_ranks
-from experiments.report.lines import lines, vintage_notes
+from experiments.report.lines import all_rows, lines, missing, vintage_notes
 from experiments.report.page import SPECS, Table
 from experiments.report.tables import COMPARISONS
 from experiments.rows import COUNTS, METRICS, check_protocol
@@ -128,8 +128,37 @@ def aside(rows: pd.DataFrame) -> list[Table]:
     for (group, dataset), members in groups:
         for length, same in members.groupby("length") if group == "mambarec_context" else ():
             check_protocol(f"Context {length:.0f} of {dataset}", same)
+        if group.startswith("mambarec"):
+            printed = paper(group).add_prefix("paper.")
+            theirs = [f"paper.{key}" for key in ("dataset", "model", "context")]
+            ours = ["dataset", "model", "length"]
+            members = members.merge(printed, "left", left_on=ours, right_on=theirs)
         tables.append(Table.of(group, members, dataset))
     return tables
+
+
+def echomamba4rec(rows: pd.DataFrame) -> list[Table]:
+    """What is printed of EchoMamba4Rec, a line a data set, and ours; nothing without any of ours.
+
+    Raises:
+        MixedProtocolError: rows of one data set that must not stand in one line.
+    """
+    records, commands, rows_of_ours = [], [], 0
+    for dataset, model, metric, value in paper("echomamba4rec").itertuples(index=False):
+        words = ["experiment=echomamba4rec", f"dataset={dataset}"]
+        record = {"data set": dataset, "metric": metric.upper(), f"{model}, printed": value}
+        if dataset in set(rows["dataset"]):  # composing an experiment's runs takes seconds
+            compared = lines(rows, *words)
+            check_protocol(f"EchoMamba4Rec's benchmark, {dataset},", all_rows(compared))
+            for line in compared:
+                record |= line.spread(line.label, f"test/{metric}")
+                rows_of_ours += len(line.rows)
+            commands += missing(words, "model", compared, compared)
+        else:
+            commands.append(f"python train.py -m {' '.join(words)}")
+        records.append(record)
+    table = Table.of("echomamba4rec", pd.DataFrame(records), missing=commands)
+    return [table] if rows_of_ours else []
 
 
 def efficiency(path: Path) -> list[Table]:
