@@ -11,7 +11,7 @@ import pytest
 
 from experiments.grid import Job, expand
 from experiments.paper.values import logged
-from experiments.report import figures, front_page, others, page
+from experiments.report import figures, front_page, others, page, searches
 from experiments.report.__main__ import main
 from experiments.report.lines import best_marks, lines
 from experiments.report.tables import COMPARISONS, compare
@@ -173,7 +173,7 @@ def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> N
     rows = frame([tmp_path])
     table = overall(rows, "beauty")[0].frame.set_index("model")
     assert table.loc[["sigma", "sasrec"], "seeds"].tolist() == ["1 of 5", "0 of 5"]
-    (tuned,) = others.tuned(rows)
+    (tuned,) = searches.budgets(rows)
     trials = rows[rows["tuning trials"] > 0]
     assert tuned.frame["run"].tolist() == [trials.loc[trials["val/ndcg@10"].idxmax(), "run_id"]]
     aside = {table.name: table.frame for table in others.aside(rows)}
@@ -190,11 +190,19 @@ def test_what_mambarec_and_echomamba4rec_print_stands_beside_ours(tmp_path: Path
     context = "experiment=mambarec_context dataset=kuairand dataset.max_length=2000"
     for job in expand(f"{context} model=recmamba,mambarec".split()):
         write(tmp_path, [job], config=job.config | {"group": "mambarec_context"})
+    length = ["dataset.max_length=2000", "objective.last_window=true"]
+    (full,) = expand(["experiment=relatives", "dataset=kuairand", "model=mambarec", *length])
+    write(tmp_path, [full])
+    shorter = expand([*full.overrides, "trainer.limit_train_batches=0.5"])  # another protocol
+    write(tmp_path, shorter)
     write(tmp_path, expand(["experiment=echomamba4rec", "dataset=ml_1m", "model=echo"]))
     rows = frame([tmp_path])
     (aside,) = others.aside(rows)
     table = aside.frame.set_index("model")
     assert table["NDCG@10, readme"].to_dict() == {"recmamba": 0.5828, "mambarec": 0.736}
+    assert table["HR@10, full"].isna().to_dict() == {"recmamba": True, "mambarec": False}
+    of_all = rows.set_index("run_id").loc[full.run_id, "test/hr@10"]
+    assert table.loc["mambarec", "HR@10, full"] == of_all
     assert table["negatives, readme"].to_dict() == {"recmamba": 1000, "mambarec": 100}
     (echo,) = others.echomamba4rec(rows)
     (line,) = echo.frame[echo.frame["data set"] == "ml_1m"].to_dict("records")
