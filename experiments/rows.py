@@ -22,13 +22,15 @@ from sigma.runs.row import Row
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
 # When training ends: of a counted model it says nothing.
 STOPPING = (
-    *("callbacks.early_stopping.patience", "trainer.max_epochs"),
+    *("callbacks.early_stopping.patience", "callbacks.early_stopping.decimals"),
+    "trainer.max_epochs",
     "trainer.limit_train_batches",
 )
 # Settings that decide what a number means, not which model it is of.
 PROTOCOL = (
     *("dataset.max_length", "model.max_length"),  # of positions, the same number
     *("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates"),
+    "dataset.float32_times",
     *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
     *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
     *STOPPING,

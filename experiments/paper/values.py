@@ -14,6 +14,7 @@ LOGGED = {
     "echo_sigma": "echo",
     "echo": None,
     "sigma_released": "sigma",
+    "sigma_logged": "sigma",
     "linrec": "linrec (printed as sasrec in table 2)",
 }
 # Of several runs, the one that Table 2 prints.

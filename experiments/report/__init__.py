@@ -52,6 +52,7 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
     present = {*tables, *(("table3_efficiency", dataset) for dataset in short)}
     benchmark = others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv")
     rest = {
+        "Other papers": others.echomamba4rec(rows),
         "Every model searched alike": tuned,
         "Efficiency": [*benchmark, *aside],
         "Not run yet": others.not_run(present),

@@ -10,10 +10,10 @@ import pandas as pd
 from experiments.grid import choices
 from experiments.paper.values import paper
 from experiments.ranks import full_ranks
-from experiments.report.lines import best_marks, lines, vintage_notes
+from experiments.report.lines import all_rows, best_marks, lines, missing, vintage_notes
 from experiments.report.page import SPECS, Table
 from experiments.report.tables import COMPARISONS
-from experiments.rows import COUNTS, METRICS, check_protocol
+from experiments.rows import COUNTS, METRICS, PROTOCOL, check_protocol
 from experiments.significance import gains
 
 # Experiments on trained models; those that only count data have all of it in Tables 1 and 8.
@@ -145,8 +145,50 @@ def aside(rows: pd.DataFrame) -> list[Table]:
     for (group, dataset), members in groups:
         for length, same in members.groupby("length") if group == "mambarec_context" else ():
             check_protocol(f"Context {length:.0f} of {dataset}", same)
+        if group.startswith("mambarec"):
+            members = _beside(members, rows, group)
         tables.append(Table.of(group, members, dataset))
     return tables
+
+
+def _beside(members: pd.DataFrame, rows: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Runs of a group with columns ``paper.…`` of what MambaRec's readme prints, and ``full.…`` of
+    the run among all items that differs in nothing but that.
+    """
+    protocol = {*PROTOCOL} & {*rows} - {"dataset.mask_history"}  # sampled rows have it by nature
+    keys = ["dataset", "setting", "seed", *DATA, *sorted(protocol)]
+    values = ["test/hr@10", "test/ndcg@10"]
+    runs = rows.reindex(columns=[*keys, *values])
+    runs[keys] = runs[keys].astype(object).fillna("")  # a setting that neither has is the same
+    full = runs.dropna(subset=values).drop_duplicates(keys).set_index(keys)
+    of_all = runs.loc[members.index, keys].join(full, on=keys)[values]
+    printed = paper(group).set_index(["dataset", "model", "context"]).add_prefix("paper.")
+    named = ["dataset", "model", "length"]
+    return members.join(of_all.add_prefix("full.")).join(printed, on=named)
+
+
+def echomamba4rec(rows: pd.DataFrame) -> list[Table]:
+    """What is printed of EchoMamba4Rec, a line a data set, and ours; nothing without any of ours.
+
+    Raises:
+        MixedProtocolError: rows of one data set that must not stand in one line.
+    """
+    records, commands, rows_of_ours = [], [], 0
+    for dataset, model, metric, value in paper("echomamba4rec").itertuples(index=False):
+        words = ["experiment=echomamba4rec", f"dataset={dataset}"]
+        record = {"data set": dataset, "metric": metric.upper(), f"{model}, printed": value}
+        if dataset in set(rows["dataset"]):  # composing an experiment's runs takes seconds
+            compared = lines(rows, *words)
+            check_protocol(f"EchoMamba4Rec's benchmark, {dataset},", all_rows(compared))
+            for line in compared:
+                record |= line.spread(line.label, f"test/{metric}")
+                rows_of_ours += len(line.rows)
+            commands += missing(words, "model", compared, compared)
+        else:
+            commands.append(f"python train.py -m {' '.join(words)}")
+        records.append(record)
+    table = Table.of("echomamba4rec", pd.DataFrame(records), missing=commands)
+    return [table] if rows_of_ours else []
 
 
 def efficiency(path: Path) -> list[Table]:

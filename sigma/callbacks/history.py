@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import lightning as L
 import pandas as pd
 
+from sigma.callbacks.stopping import comparable, decimals_of
 from sigma.ranking.metrics import UNSEEN
 from sigma.runs.files import CURVES, EPOCHS, atomic_path
 
@@ -26,9 +27,11 @@ class History(L.Callback):
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
         self.monitor = ""
+        self.decimals: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.monitor = str(pl_module.monitor)
+        self.decimals = decimals_of(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -42,7 +45,11 @@ class History(L.Callback):
     def best(self) -> dict[str, float]:
         """The best epoch, of equals the later; empty before any."""
         scored = [e for e in self.epochs if self.monitor in e]
-        return max(scored, key=lambda e: (e[self.monitor], e["epoch"]), default={})
+        return max(
+            scored,
+            key=lambda e: (comparable(e[self.monitor], self.decimals), e["epoch"]),
+            default={},
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs}

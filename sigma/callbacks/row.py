@@ -50,11 +50,11 @@ class ResultRow(L.Callback):
     and of each ranking greater and ties: ``greater``, ``unseen_greater`` or ``sampled_greater``.
 
     Args:
-        trials: of the search this run is a trial of; None outside one.
+        search: what the row says of the search this run is a trial of; None outside one.
     """
 
-    def __init__(self, trials: int | None = None) -> None:
-        self.trials = trials
+    def __init__(self, search: dict[str, int] | None = None) -> None:
+        self.search = search
         self.ranks: list[dict[str, Tensor]] = []
 
     def on_test_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, *args: Any) -> None:
@@ -113,7 +113,7 @@ class ResultRow(L.Callback):
             versions=versions(),
             hardware=hardware(device),
             scan=backend_of(task, device)[0],
-            search=None if self.trials is None else {"trials": self.trials},
+            search=self.search,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             config=config,
         )

@@ -185,7 +185,7 @@ def user_lines(ranks: pd.DataFrame) -> pd.DataFrame:
     ``hr@10``, ``ndcg@10`` and ``mrr@10``.
     """
     lines = ranks[["history_length"]].copy()
-    for prefix in (name.removesuffix("ties") for name in ranks if name.endswith("ties")):
+    for prefix in [n.removesuffix("ties") for n in map(str, ranks) if n.endswith("ties")]:
         greater, ties = ranks[f"{prefix}greater"], ranks[f"{prefix}ties"]
         lines[f"{prefix}rank"] = greater + 1 + ties / 2
         lines[f"{prefix}ties"] = ties

@@ -53,6 +53,7 @@ class SequenceDataModule(L.LightningDataModule):
         eval_batch_size: users per evaluation step.
         user_bounds, item_bounds: [lower, upper) on a user's (item's) interactions.
         drop_duplicates: keep only the first interaction of a user with an item.
+        float32_times: order by times rounded to float32, as RecBole does; None and False do not.
         val_fraction, test_fraction: shares of the interactions, for ``global_time``.
         seed: of the training order.
         columns: names of a table's columns; those left out are recognised by their usual names.
@@ -84,6 +85,7 @@ class SequenceDataModule(L.LightningDataModule):
         user_bounds: tuple[Bound, Bound] = (5, None),
         item_bounds: tuple[Bound, Bound] = (5, None),
         drop_duplicates: bool = False,
+        float32_times: bool | None = None,
         split: Literal["leave_one_out", "global_time"] = "leave_one_out",
         val_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,
@@ -104,6 +106,7 @@ class SequenceDataModule(L.LightningDataModule):
         self.user_bounds = user_bounds
         self.item_bounds = item_bounds
         self.drop_duplicates = drop_duplicates
+        self.filters = (user_bounds, item_bounds, drop_duplicates, float32_times)
         self.split_name = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -124,13 +127,13 @@ class SequenceDataModule(L.LightningDataModule):
     def build(self) -> Sequences:
         """Raw data to sequences, from the cache under ``root/processed`` if it holds them."""
         raw = self.raw()
-        filters = (self.user_bounds, self.item_bounds, self.drop_duplicates)
+        shape = [value for value in self.filters if value is not None]
         with readable(raw.path):
-            key = cache_key(raw.files, [raw.format, self.columns, self.malformed, *filters])
+            key = cache_key(raw.files, [raw.format, self.columns, self.malformed, *shape])
         cached = self.root / "processed" / f"{self.name}-{key}.arrow"
         sequences = load(cached, key)
         if sequences is None:
-            sequences = preprocess(raw.read(self.columns, self.malformed), *filters)
+            sequences = preprocess(raw.read(self.columns, self.malformed), *self.filters)
             save(cached, key, sequences)
         if sequences.skipped is not None:
             log.warning(sequences.skipped.sentence(raw.path))

@@ -48,7 +48,7 @@ class PositionsFromTheLast(Positions):
 class GatedAttention(SelfAttention):
     """Equations 2 and 3, (T, D) -> (T, D), or (M, D) at places."""
 
-    def __init__(self, size: int, num_heads: Count, **dropouts: Share) -> None:
+    def __init__(self, size: int, num_heads: Count, **dropouts: Any) -> None:
         super().__init__(size, num_heads, **dropouts)
         self.norm = nn.LayerNorm(size)
         self.gate = nn.Linear(size, size)
@@ -99,7 +99,7 @@ class ESASRec(PositionedItems):
     ) -> None:
         options |= {"hidden_size": hidden_size, "dropout": dropout}
         super().__init__(num_items, max_length, **options)
-        dropouts = {"dropout": dropout, "attention_dropout": attention_dropout}
+        dropouts: dict[str, Any] = {"dropout": dropout, "attention_dropout": attention_dropout}
         self.layers = nn.ModuleList(
             Block(
                 GatedAttention(hidden_size, num_heads, **dropouts),

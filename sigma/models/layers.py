@@ -30,7 +30,12 @@ class TiedItems(Model):
         temperature: divides the scores, of loss and ranking alike; None is 1.
         normalize: states and items are taken at length 1, so that scores are cosines over the
             temperature (Meta's HSTU and SASRec: 0.05). None is false.
+
+    Attributes:
+        padding_item: row 0 is an item's, as in RecBole: see ``draw_padding``.
     """
+
+    padding_item: bool = False
 
     def __init__(
         self,
@@ -53,7 +58,16 @@ class TiedItems(Model):
     @property
     def tied(self) -> TiedScores:
         """Inner products with the table, as they are."""
-        return TiedScores(self.items.weight[1:])
+        table = self.items.weight
+        return TiedScores(table[1:], others=table[:1] if self.padding_item else None)
+
+    def draw_padding(self) -> None:
+        """RecBole's padding: drawn like an item, and a class that is never a target.
+
+        Reading it passes no gradient; the softmax's does, so it moves at every step.
+        """
+        self.padding_item = True
+        nn.init.normal_(self.items.weight[0].detach(), std=0.02)
 
     @property
     def logits(self) -> TiedScores:

@@ -188,9 +188,17 @@ class PaddedMambaStack(MambaStack):
     All but the last layer are read at every column, the last one where a state is asked for.
     """
 
-    def __init__(self, num_items: int, reinit_mamba: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        reinit_mamba: bool = True,
+        padding_item: bool | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(num_items, **options)
         init_around_mamba(self, reinit_mamba=reinit_mamba)
+        if padding_item:
+            self.draw_padding()
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         width, size, lengths = rows.longest, items.shape[0], rows.offsets.diff()

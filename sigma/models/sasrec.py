@@ -42,7 +42,6 @@ from torch import Tensor, nn
 from sigma.models.layers import at, clear_padding, encode, init_normal
 from sigma.models.transformer import FeedForward, SelfAttention, Transformer
 from sigma.ops import Places, Rows, places_of
-from sigma.ops.scores import TiedScores
 
 Start = Literal["normal", "xavier", "ported"]
 
@@ -149,8 +148,3 @@ class SASRec(Transformer):
             return encode(self.layers, self.embedding(items, rows), rows, read)  # eq. 1-3
         states = self.scaled_embedding(items, rows)  # eq. 4
         return self.norm(encode(self.layers, states, rows, read))  # eq. 9
-
-    @property
-    def tied(self) -> TiedScores:
-        table = self.items.weight
-        return TiedScores(table[1:], others=table[:1] if self.padding_item else None)

@@ -33,7 +33,7 @@ GONE = ("dataset.trim", "task.by_length")
 # paper's runs said, and those with drawn negatives, which are unseen.
 MASKED = "dataset.mask_history"
 # Settings that came after runs had been named; with this value no name holds them.
-LATER = {"model.shortcut": "projected"}
+LATER = {"model.shortcut": "projected", "model.conv": True, "model.projection": True}
 # Modules of earlier versions, in the configs of their runs, and where their classes live now.
 MOVED = {
     f"sigma.datamodules.{name}": f"sigma.datamodules.sets.{name}"

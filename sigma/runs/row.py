@@ -75,7 +75,7 @@ class Row:
     evaluation: str = "full"  # or what targets were ranked among, ``1000 uniform negatives``
     precision: str | None = None
     scan: str | None = None  # the backend of the operations on packed rows
-    search: dict[str, int] | None = None  # that this run was a trial of, ``{"trials": 50}``
+    search: dict[str, int] | None = None  # this run is a trial of, ``{"trials": 50, "trial": 7}``
 
     @property
     def run_id(self) -> str:

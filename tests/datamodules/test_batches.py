@@ -67,6 +67,32 @@ def test_batch_against_plain_python(seed: int, evaluates: bool) -> None:
     assert {x.dtype for x in tensors_of(batch)} == {torch.int64}
 
 
+@pytest.mark.parametrize("next_times", [True, False])
+def test_rows_carry_times_beside_their_items(next_times: bool) -> None:
+    """And that of the item after each, at a row's end the target's; no others."""
+    data, rng = histories(), np.random.default_rng(0)
+    times = [np.sort(rng.integers(0, 10**12, len(history))).tolist() for history in data]
+    source = worlds.flat(worlds.sequences(data, times), L, timed=True)
+    source.next_times = next_times
+    some = rng.permutation(samples(data))[:40].tolist()
+    batch = source.batch(torch.tensor([place for place, _, _ in some]))
+    spans = [(place, min(place + 3, place - k + len(data[user]) - 1)) for place, user, k in some]
+    window = source.window(torch.tensor(spans))
+    before = [t for _, user, k in some for t in times[user][:k][-L:]]
+    after = [t for _, user, k in some for t in times[user][1 : k + 1][-L:]]
+    inside = [t for (_, user, k) in some for t in times[user][k:-1][:3]]
+    beyond = [t for (_, user, k) in some for t in times[user][k + 1 :][:3]]
+    for rows, now, later in ((batch.rows, before, after), (window.rows, inside, beyond)):
+        assert rows.times is not None
+        assert rows.times.tolist() == now
+        assert (rows.next_times is None) != next_times
+        if rows.next_times is not None:
+            assert rows.next_times.tolist() == later
+            assert {x.dtype for x in tensors_of(rows)} == {torch.int64}
+    plain = flat(data).batch(torch.tensor([place for place, _, _ in some])).rows
+    assert plain.times is plain.next_times is None
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_windows_against_plain_python(seed: int) -> None:
     data, rng = histories(seed), np.random.default_rng(seed)

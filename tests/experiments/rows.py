@@ -37,13 +37,14 @@ def content(job: Job) -> dict[str, Any]:
     """A row whose metrics are those of its ranks."""
     ranks = ranks_of_job(job)
     metrics: dict[str, dict[str, float]] = {"val": {}, "test": {}}
+    sampled = "sampled_" if job.config["evaluation"]["sampled"] else ""
     for metric in ("hr@10", "ndcg@10", "mrr@10"):
         each = gains(ranks, metric)
         for split, factor in (("val", 1.2), ("test", 1.0)):
-            metrics[split][metric] = float(each.mean()) * factor
+            metrics[split][sampled + metric] = float(each.mean()) * factor
             for group, limits in GROUPS.items():
                 inside = ranks["history_length"].between(*limits)
-                metrics[split][f"{group}/{metric}"] = float(each[inside].mean()) * factor
+                metrics[split][f"{group}/{sampled}{metric}"] = float(each[inside].mean()) * factor
     return {
         "schema": 3,
         "model": job.model,

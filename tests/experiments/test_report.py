@@ -178,8 +178,39 @@ def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> N
     assert tuned.frame["run"].tolist() == [trials.loc[trials["val/ndcg@10"].idxmax(), "run_id"]]
     aside = {table.name: table.frame for table in others.aside(rows)}
     assert set(aside) == {"mambarec_context_beauty", "table3_beauty"}
-    assert aside["mambarec_context_beauty"]["context"].tolist() == [250, 500]
+    context = aside["mambarec_context_beauty"]
+    assert context["context"].tolist() == [250, 500]
+    assert context["NDCG@10"].between(0.01, 1).all()
+    assert context["NDCG@10, readme"].isna().all()  # which has no Beauty
     assert not set(aside["table3_beauty"]) & {"HR@10", "NDCG@10"}  # of three epochs
+
+
+@pytest.mark.slow
+def test_what_mambarec_and_echomamba4rec_print_stands_beside_ours(tmp_path: Path) -> None:
+    context = "experiment=mambarec_context dataset=kuairand dataset.max_length=2000"
+    for job in expand(f"{context} model=recmamba,mambarec".split()):
+        write(tmp_path, [job], config=job.config | {"group": "mambarec_context"})
+    length = ["dataset.max_length=2000", "objective.last_window=true"]
+    (full,) = expand(["experiment=relatives", "dataset=kuairand", "model=mambarec", *length])
+    write(tmp_path, [full])
+    shorter = expand([*full.overrides, "trainer.limit_train_batches=0.5"])  # another protocol
+    write(tmp_path, shorter)
+    write(tmp_path, expand(["experiment=echomamba4rec", "dataset=ml_1m", "model=echo"]))
+    rows = frame([tmp_path])
+    (aside,) = others.aside(rows)
+    table = aside.frame.set_index("model")
+    assert table["NDCG@10, readme"].to_dict() == {"recmamba": 0.5828, "mambarec": 0.736}
+    assert table["HR@10, full"].isna().to_dict() == {"recmamba": True, "mambarec": False}
+    of_all = rows.set_index("run_id").loc[full.run_id, "test/hr@10"]
+    assert table.loc["mambarec", "HR@10, full"] == of_all
+    assert table["negatives, readme"].to_dict() == {"recmamba": 1000, "mambarec": 100}
+    (echo,) = others.echomamba4rec(rows)
+    (line,) = echo.frame[echo.frame["data set"] == "ml_1m"].to_dict("records")
+    assert (line["metric"], line["echo, printed"]) == ("NDCG@10", 0.1907)
+    assert line["echo"] == rows.set_index("model").loc["echo", "test/ndcg@10"]
+    assert echo.frame["data set"].tolist() == ["ml_1m", "lfm_1b", "ml_32m", "netflix", "tmall"]
+    assert "dataset=ml_1m model=gru4rec,bert4rec,sasrec,mamba4rec" in echo.missing[0]
+    assert echo.missing[1] == "python train.py -m experiment=echomamba4rec dataset=lfm_1b"
 
 
 def test_seeds_are_matched_not_counted(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Simulated(SequenceDataModule):
 
     def build(self) -> Sequences:
         purchases = self.shop.interactions()
-        sequences = preprocess(purchases, self.user_bounds, self.item_bounds, self.drop_duplicates)
+        sequences = preprocess(purchases, *self.filters)
         self.survivors = len(sequences.items) / len(purchases)
         return sequences
 
