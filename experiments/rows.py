@@ -45,7 +45,7 @@ FIELDS = ("run_id", "model", "dataset", "seed", "best_epoch", "epochs", "finishe
 COLUMNS = (
     *FIELDS,
     *("setting", "group", "counted", "aside", "commit", "dirty", "device", "threads", "torch"),
-    *("ranks", "data.matches", *OTHERS),
+    *("ranks", "data.matches", "trial", *OTHERS),
     *(key for key in PROTOCOL if key != "evaluation"),
 )
 
@@ -185,6 +185,7 @@ def _line(entry: Entry) -> dict[str, Any]:
         "torch": row.versions.get("torch"),
         "ranks": entry.ranks,
         "tuning trials": trials,
+        "trial": (row.search or {}).get("trial"),  # its number in the search, from 0
         **{prefix + name: value for prefix, part in parts.items() for name, value in part.items()},
         **protocol,
     }

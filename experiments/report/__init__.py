@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments.paper.values import paper
 from experiments.ranks import RESULTS
-from experiments.report import figures, others
+from experiments.report import figures, others, searches, variants
 from experiments.report.page import Part, Table, write
 from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
@@ -37,7 +37,7 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
     Raises:
         MixedProtocolError: rows that must not stand in one column; nothing is drawn then.
     """
-    tuned, aside = others.tuned(rows), others.aside(rows)
+    tuned, aside = searches.budgets(rows), others.aside(rows)
     tables = {
         (experiment, dataset): group
         for dataset in known_datasets(rows)
@@ -48,12 +48,16 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
     for (experiment, dataset), group in tables.items():
         pictures = figures.draw(rows, experiment, dataset, folder)
         content.append((f"{dataset}: {experiment.replace('_', ' ')}", group, pictures))
+    helps = variants.tables(rows, known_datasets(rows))
+    content += [("Which part of SIGMA helps", helps, {})] * bool(helps)
+    content += [("Every model searched alike", tuned, searches.pictures(rows, folder))] * bool(
+        tuned
+    )
     short = rows[rows["group"] == "table3"]["dataset"]
     present = {*tables, *(("table3_efficiency", dataset) for dataset in short)}
     benchmark = others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv")
     rest = {
         "Other papers": others.echomamba4rec(rows),
-        "Every model searched alike": tuned,
         "Efficiency": [*benchmark, *aside],
         "Not run yet": others.not_run(present),
         "Runs": [others.runs(rows)],

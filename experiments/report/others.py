@@ -1,4 +1,4 @@
-"""The tables around the results: data, users, one user, searches, efficiency, runs."""
+"""The tables around the results: data, users, one user, efficiency, runs."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ import pandas as pd
 from experiments.grid import choices
 from experiments.paper.values import paper
 from experiments.ranks import full_ranks
-from experiments.report.lines import all_rows, best_marks, lines, missing, vintage_notes
+from experiments.report.lines import all_rows, lines, missing, vintage_notes
 from experiments.report.page import SPECS, Table
 from experiments.report.tables import COMPARISONS
 from experiments.rows import COUNTS, METRICS, PROTOCOL, check_protocol
@@ -107,23 +107,6 @@ def case_studies(rows: pd.DataFrame, dataset: str) -> list[Table]:
             more = {"name": f"table6_{dataset}_{user}", "caption": caption}
             table = Table.of("table6", pd.DataFrame(records), f"{dataset}, user {user}", **more)
             tables.append(table)
-    return tables
-
-
-def tuned(rows: pd.DataFrame) -> list[Table]:
-    """The best trial of each model's search, by validation, a table a data set.
-
-    Raises:
-        MixedProtocolError: searches of different numbers of trials, or other protocols.
-    """
-    tables = []
-    for dataset, group in rows[rows["tuning trials"] > 0].groupby("dataset"):
-        best = group.sort_values("val/ndcg@10").groupby("model").tail(1).sort_values("model")
-        check_protocol(f"The searches on {dataset}", best)
-        best = best.assign(trials=best["model"].map(group["model"].value_counts()))
-        table = Table.of("tuned", best, str(dataset))
-        table.marks.update({n: best_marks(table.frame[n]) for n in table.frame if "@" in n})
-        tables.append(table)
     return tables
 
 

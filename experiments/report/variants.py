@@ -71,9 +71,7 @@ def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
     lacking = [
         command
         for shortcut, group in groups.items()
-        for command in missing(
-            [*words, f"model.shortcut={shortcut}"], "variant", group, list(group)
-        )
+        for command in missing([*words, f"model.shortcut={shortcut}"], "variant", group, group)
     ]
     frame = pd.concat([pd.DataFrame(records), tests], axis=1)
     name = f"parts_{dataset}_{metric.replace('/', '_').replace('@', '')}"
