@@ -190,11 +190,19 @@ def test_what_mambarec_and_echomamba4rec_print_stands_beside_ours(tmp_path: Path
     context = "experiment=mambarec_context dataset=kuairand dataset.max_length=2000"
     for job in expand(f"{context} model=recmamba,mambarec".split()):
         write(tmp_path, [job], config=job.config | {"group": "mambarec_context"})
+    length = ["dataset.max_length=2000", "objective.last_window=true"]
+    (full,) = expand(["experiment=relatives", "dataset=kuairand", "model=mambarec", *length])
+    write(tmp_path, [full])
+    shorter = expand([*full.overrides, "trainer.limit_train_batches=0.5"])  # another protocol
+    write(tmp_path, shorter)
     write(tmp_path, expand(["experiment=echomamba4rec", "dataset=ml_1m", "model=echo"]))
     rows = frame([tmp_path])
     (aside,) = others.aside(rows)
     table = aside.frame.set_index("model")
     assert table["NDCG@10, readme"].to_dict() == {"recmamba": 0.5828, "mambarec": 0.736}
+    assert table["HR@10, full"].isna().to_dict() == {"recmamba": True, "mambarec": False}
+    of_all = rows.set_index("run_id").loc[full.run_id, "test/hr@10"]
+    assert table.loc["mambarec", "HR@10, full"] == of_all
     assert table["negatives, readme"].to_dict() == {"recmamba": 1000, "mambarec": 100}
     (echo,) = others.echomamba4rec(rows)
     (line,) = echo.frame[echo.frame["data set"] == "ml_1m"].to_dict("records")
