@@ -78,6 +78,7 @@ def test_nothing_was_searched(tmp_path: Path) -> None:
     assert variants.tables(rows, ["beauty"]) == []
 
 
+@pytest.mark.slow
 def test_which_part_helps_under_which_ranking(tmp_path: Path) -> None:
     """Without its gate SIGMA is worse among all items; without its flip better among unseen."""
     words = ["experiment=parts", "seed=2020,2021,2022", "model.shortcut=projected"]
