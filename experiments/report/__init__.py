@@ -11,6 +11,7 @@ from experiments.paper.values import paper
 from experiments.ranks import RESULTS
 from experiments.report import figures, others
 from experiments.report.page import Part, Table, write
+from experiments.report.strong import strong
 from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
 from sigma.runs.files import CONF, atomic_path
@@ -19,6 +20,7 @@ TITLE = "SIGMA: paper, authors' logs and ours"
 MAKERS: dict[str, Callable[[pd.DataFrame, str], list[Table]]] = {
     name: partial(compare, comparison) for name, comparison in COMPARISONS.items()
 }
+MAKERS["strong"] = strong
 MAKERS["table6_case_study"] = others.case_studies
 FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")  # data sets of the first page
 
@@ -50,6 +52,12 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
         content.append((f"{dataset}: {experiment.replace('_', ' ')}", group, pictures))
     short = rows[rows["group"] == "table3"]["dataset"]
     present = {*tables, *(("table3_efficiency", dataset) for dataset in short)}
+    present |= {
+        (beside, dataset)
+        for experiment, dataset in tables
+        if experiment in COMPARISONS
+        for beside in COMPARISONS[experiment].beside
+    }
     benchmark = others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv")
     rest = {
         "Every model searched alike": tuned,
