@@ -22,13 +22,14 @@ from sigma.runs.row import Row
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
 # When training ends, and which epoch is the best: of a counted model it says nothing.
 STOPPING = (
-    *("callbacks.early_stopping.patience", "trainer.max_epochs"),
-    *("trainer.limit_train_batches", "evaluation.monitor"),
+    *("callbacks.early_stopping.patience", "callbacks.early_stopping.decimals"),
+    *("trainer.max_epochs", "trainer.limit_train_batches", "evaluation.monitor"),
 )
 # Settings that decide what a number means, not which model it is of.
 PROTOCOL = (
     *("dataset.max_length", "model.max_length"),  # of positions, the same number
     *("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates"),
+    "dataset.float32_times",
     *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
     *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
     *STOPPING,
@@ -48,7 +49,7 @@ COLUMNS = (
     *FIELDS,
     *("label", "setting", "group", "counted", "aside"),
     *("commit", "dirty", "device", "threads", "torch"),
-    *("ranks", "data.matches", *OTHERS),
+    *("ranks", "data.matches", "trial", *OTHERS),
     *(key for key in PROTOCOL if key != "evaluation"),
 )
 
@@ -195,6 +196,7 @@ def _line(entry: Entry) -> dict[str, Any]:
         "torch": row.versions.get("torch"),
         "ranks": entry.ranks,
         "tuning trials": trials,
+        "trial": (row.search or {}).get("trial"),
         **{prefix + name: value for prefix, part in parts.items() for name, value in part.items()},
         **protocol,
     }

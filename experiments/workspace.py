@@ -35,7 +35,7 @@ SIGMA = ("experiment=table4_ablation", "variant=whole")
 RELEASED = ("experiment=released_vs_paper", "variant=whole")
 MENDED = ("experiment=released_vs_paper", "variant=paper")
 # Runs that differ in these are of different protocols, and are never averaged.
-PROTOCOL = ("dataset.max_length", "dataset.mask_history", "dataset.split")
+PROTOCOL = ("dataset.max_length", "dataset.split", "evaluation.monitor")
 # What sets such a run apart from searches and short runs, beside the model's own settings.
 TRAINING = ("task.optimizer.lr", "trainer.max_epochs")
 

@@ -65,6 +65,7 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
     length = defaults(cfg.model, max_length=data.max_length)
     model = instantiate(cfg.model, num_items=data.num_items, **length, _convert_="all")
     objective.check(model)
+    carry_times(data, model)
     start = time.perf_counter()
     if model.counted:
         model.count(*data.training_histories())
@@ -73,10 +74,23 @@ def build(cfg: DictConfig) -> tuple[SequenceDataModule, SequenceTask]:
     loss = instantiate(cfg.loss, item_counts=counts)
     check_loss(model, loss)
     sampled = instantiate(cfg.evaluation.sampled, item_counts=counts)
-    parts = {"model": model, "loss": loss, "sampled": sampled, "monitor": cfg.evaluation.monitor}
-    task = instantiate(cfg.task, **parts, _convert_="all")
+    parts = {"model": model, "loss": loss, "sampled": sampled, "item_counts": counts}
+    task = instantiate(cfg.task, **parts, monitor=cfg.evaluation.monitor, _convert_="all")
     task.count_seconds = seconds
     return data, task
+
+
+def carry_times(data: SequenceDataModule, model: Model) -> None:
+    """Let batches carry the times that the model reads, and no others."""
+    if model.time is None:
+        return
+    times = data.sequences.timestamps
+    if times is None:
+        raise UserError(
+            f"{model.name} reads times, and {data.name} has none (a file of a history a line holds "
+            "but their order); take data with timestamps, or set model.time=null."
+        )
+    data.flat.times, data.flat.next_times = torch.from_numpy(times), model.time == "target"
 
 
 def check_loss(model: Model, loss: nn.Module) -> None:

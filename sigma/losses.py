@@ -48,7 +48,7 @@ class CrossEntropy(nn.Module):
             table = logits.weight
             if logits.others is not None:
                 table = torch.cat([table, logits.others])
-            return linear_cross_entropy(states, table, logits.bias, targets - 1)
+            return linear_cross_entropy(logits.queries(states), table, logits.bias, targets - 1)
         return F.cross_entropy(full_precision(logits(states)), targets - 1, ignore_index=-1)
 
 

@@ -27,7 +27,7 @@ from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.titles import titles_of
 from sigma.errors import UserError
 from sigma.ranking.metrics import target_ranks
-from sigma.ranking.scores import all_scores
+from sigma.ranking.scores import Seen, all_scores
 from sigma.runs.files import BEST, CONFIG
 from sigma.runs.folder import check_data
 from sigma.runs.identity import current
@@ -77,30 +77,27 @@ def load(run: Path, path: str | None = None) -> TrainedRun:
 
 
 def recommend(
-    run: Path | TrainedRun,
-    users: Sequence[str] | None = None,
-    k: int = 10,
-    mask_history: bool | None = None,
+    run: Path | TrainedRun, users: Sequence[str] | None = None, k: int = 10, unseen: bool = False
 ) -> pd.DataFrame:
-    """The first ``k`` of all items for users' next item in the test.
+    """The first ``k`` items for users' next item in the test, of all or of unseen ones.
 
     Args:
         users: raw ids; None for every user of the test.
         k: places; there are fewer where fewer items are ranked.
-        mask_history: leave the history out of the ranking; None is as in the run's test.
+        unseen: leave the history out of the ranking, but for a repeated target.
 
     Returns:
         A line for each place of each test target, users in the order of ``users``: ``user``,
-        ``place`` from 1, ``item``, ``score``, ``target``, ``rank`` of the target among all items
+        ``place`` from 1, ``item``, ``score``, ``target``, ``rank`` of the target in this ranking
         (expected over the order of ties), ``history_length``, ``greater`` and ``ties`` (see
-        ``sigma.ranking.scores.Ranks``). Ids are raw, as text. Items of equal score stand in the
+        ``sigma.ranking.scores.Ranking``). Ids are raw, as text. Items of equal score stand in the
         order of their first appearance in the data.
     """
     if k < 1:
         raise UserError(f"k={k} must be at least 1.")
     trained = run if isinstance(run, TrainedRun) else load(run)
     indices = user_indices(trained.data, users)
-    parts = list(_score(trained, indices, k, mask_history))
+    parts = list(_score(trained, indices, k, unseen))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     turn = np.empty(trained.sequences.num_users, dtype=np.int64)
     turn[indices] = np.arange(len(indices))
@@ -134,18 +131,17 @@ def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.nd
 
 
 def _score(
-    run: TrainedRun, users: np.ndarray, k: int, mask_history: bool | None
+    run: TrainedRun, users: np.ndarray, k: int, unseen: bool
 ) -> Iterator[dict[str, np.ndarray]]:
     """Of test targets of some users: who and what, its rank, the first k and their scores."""
     config, data, task = run.config, run.data, run.task
-    masked, precision = data.mask_history, torch.get_float32_matmul_precision()
+    precision = torch.get_float32_matmul_precision()
     name = config.trainer.accelerator
     if name in ("gpu", "cuda") and not torch.cuda.is_available():
         name = "auto"
     fabric = L.Fabric(accelerator=accelerator(name), devices=1, precision=config.trainer.precision)
     indices = torch.from_numpy(users).to(fabric.device)
     try:
-        data.mask_history = masked if mask_history is None else mask_history
         set_precision(config.matmul_precision)
         fabric.setup_module(task)  # moves it to the device and to its precision
         with torch.inference_mode(), fabric.autocast():
@@ -155,7 +151,10 @@ def _score(
                 if not mask.any():
                     continue
                 states = task.model(batch.items, batch.rows, batch.places)
-                for chunk, scores in all_scores(task.model, batch, states):
+                seen = Seen(batch)
+                for chunk, scores in all_scores(task.model, states):
+                    if unseen:
+                        scores = scores.index_put(seen.of(chunk), scores.new_tensor(float("-inf")))
                     lines = mask[chunk].nonzero().squeeze(1)
                     scores, targets = scores[lines], batch.targets[chunk][lines]
                     greater, ties = target_ranks(scores, targets)
@@ -173,7 +172,6 @@ def _score(
                     }
                     yield {name: column.cpu().numpy() for name, column in part.items()}
     finally:
-        data.mask_history = masked
         set_precision(precision)
 
 
@@ -196,19 +194,18 @@ def main(arguments: Sequence[str]) -> None:
     options.add_argument("--users", help="raw ids, parted by commas; else all of the test, to out")
     options.add_argument("--k", type=int, default=10, help="places")
     options.add_argument(
-        "--mask_history", type=str.lower, choices=("true", "false"), help="else as in the test"
+        "--unseen", type=str.lower, choices=("true", "false"), default="false", help="items alone"
     )
     options.add_argument("--path", help="the raw data, where it does not lie any more where it was")
     options.add_argument("--out", type=Path, help="CSV to write, instead of printing")
     # run=a is as good as --run=a
     typed = options.parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
     users = None if typed.users is None else typed.users.split(",")
-    masked = None if typed.mask_history is None else typed.mask_history == "true"
     with explained():
         if users is None and typed.out is None:
             raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
         run = load(typed.run, typed.path)
-        table = recommend(run, users, typed.k, masked)
+        table = recommend(run, users, typed.k, typed.unseen == "true")
         if typed.out is None:
             show(table, run.sequences)
             return

@@ -13,7 +13,7 @@ from sigma.datamodules.batches import Batch
 from sigma.errors import UserError
 from sigma.models.base import Model
 from sigma.ops import capture_reason
-from sigma.ranking.metrics import CutOffs, Groups, MeanLoss, RankingMetrics
+from sigma.ranking.metrics import ALL, SAMPLED, UNSEEN, CutOffs, Groups, MeanLoss, RankingMetrics
 from sigma.ranking.sampled import SampledNegatives
 from sigma.ranking.scores import Ranks, ranks
 from sigma.training import BuildOptimizer, LossWatch, fused
@@ -31,7 +31,12 @@ class SequenceTask(L.LightningModule):
         monitor: metric of the validation that chooses the best epoch, the larger the better.
         capture: on CUDA, run a training step as one replay; see ``sigma.capture``.
         compile: the model by ``torch.compile``; on the CPU slower than without.
-        sampled: draws negatives to rank the target among; None ranks all items.
+        sampled: draws negatives to rank the target among; None ranks it among all items and among
+            unseen ones.
+        item_counts: (K,) training interactions, for novelty and its like; None goes without.
+
+    Attributes:
+        results: of the last evaluation of a stage, ``{"val": {"val/ndcg@10": …}, "test": …}``.
 
     Raises:
         ValueError: impossible cut-off or group, or a monitor that no validation reports.
@@ -48,6 +53,7 @@ class SequenceTask(L.LightningModule):
         capture: bool = True,
         compile: bool = False,
         sampled: SampledNegatives | None = None,
+        item_counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -64,10 +70,13 @@ class SequenceTask(L.LightningModule):
         self._watch = LossWatch()
         # In checkpoints, so that an epoch's mean outlives a stop within it.
         self.train_loss = MeanLoss()
-        prefix = "" if sampled is None else "sampled_"
-        options: dict[str, Any] = {"ks": ks, "groups": groups, "prefix": prefix}
-        self.metrics = nn.ModuleDict({s: RankingMetrics(**options) for s in ("val", "test")})
-        self.monitor = monitor or f"val/{prefix}ndcg@{10 if 10 in ks else max(ks)}"
+        rankings = (ALL, UNSEEN) if sampled is None else (SAMPLED,)
+        counts = None if sampled is not None else item_counts
+        options: dict[str, Any] = {"ks": ks, "groups": groups, "item_counts": counts}
+        stages = {s: RankingMetrics(rankings=rankings, **options) for s in ("val", "test")}
+        self.metrics = nn.ModuleDict(stages)
+        self.results: dict[str, dict[str, float]] = {}
+        self.monitor = monitor or f"val/{rankings[0]}ndcg@{10 if 10 in ks else max(ks)}"
         names = [f"val/{name}" for name in self.ranking("val").names]
         if self.monitor not in names:
             raise ValueError(f"monitor={self.monitor} is no metric; there are: {', '.join(names)}")
@@ -175,8 +184,9 @@ class SequenceTask(L.LightningModule):
 
     def evaluation_step(self, stage: str, batch: Batch) -> Ranks:
         """Rank each target and update the metrics of ``stage``."""
-        result = ranks(self.model, batch, self.sampled)
-        self.ranking(stage).update(result.greater, result.ties, result.history_lengths)
+        metrics = self.ranking(stage)
+        result = ranks(self.model, batch, self.sampled, metrics.k_max)
+        metrics.update(result.rankings, result.history_lengths)
         return result
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Ranks:  # type: ignore[override]
@@ -187,9 +197,18 @@ class SequenceTask(L.LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         metrics = self.ranking(stage)
-        for name, value in metrics.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=f"{stage}/{name}" == self.monitor)
+        results = {f"{stage}/{name}": float(value) for name, value in metrics.compute().items()}
         metrics.reset()
+        self.results[stage] = results
+        if not self.attached:
+            return
+        # Loggers get all at once, callbacks find them in ``results``: Lightning's own way costs a
+        # millisecond a metric. What stops and selects goes that way, and what is no group's.
+        line = results | {"epoch": self.current_epoch}
+        for logger in self.loggers:
+            logger.log_metrics(line, step=self.global_step)
+        for name in [f"{stage}/{n}" for n in metrics.main]:
+            self.log(name, results[name], prog_bar=name == self.monitor, logger=False)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")

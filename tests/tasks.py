@@ -27,9 +27,9 @@ def flat(users: int = 100) -> FlatSequences:
     return FlatSequences(items, offsets, 12)
 
 
-def batch(mask: bool = False) -> Batch:
+def batch() -> Batch:
     data = flat()
-    return data.batch(data.offsets[1:] - 1, mask_history=mask)
+    return data.batch(data.offsets[1:] - 1, evaluates=True)
 
 
 def inputs(data: Batch) -> Inputs:

@@ -1,5 +1,6 @@
 """From a config to parts: what goes together, and what is said once."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from sigma.build import accelerator, build_trainer, check_loss, defaults, set_precision
+from sigma.build import accelerator, build_trainer, carry_times, check_loss, defaults, set_precision
+from sigma.datamodules.sets.simulated import Simulated
+from sigma.datamodules.simulator import Shop
 from sigma.errors import UserError
 from sigma.losses import BPR, CrossEntropy
 from sigma.ops.scores import TiedScores
@@ -57,6 +60,24 @@ def test_classes_beside_the_items_need_a_softmax_over_all() -> None:
     check_loss(Fixed(), BPR(COUNTS))
     with pytest.raises(UserError, match="needs loss=cross_entropy"):
         check_loss(Padded(), BPR(COUNTS))
+
+
+@pytest.mark.parametrize("time", [None, "history", "target"])
+def test_batches_carry_the_times_that_the_model_reads(time: Any) -> None:
+    data = Simulated(name="shop", shop=Shop(num_users=60, num_items=40, num_categories=5))
+    model = Fixed()
+    model.time = time
+    carry_times(data, model)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        rows = next(iter(loader)).rows
+        assert (rows.times is None) == (time is None)
+        assert (rows.next_times is None) == (time != "target")
+    data.sequences = dataclasses.replace(data.sequences, timestamps=None)
+    if time is None:
+        carry_times(data, model)
+    else:
+        with pytest.raises(UserError, match=r"reads times, and shop has none .*model\.time=null"):
+            carry_times(data, model)
 
 
 def test_several_processes_for_a_model_that_learns_nothing() -> None:

@@ -33,7 +33,8 @@ def batches(mask_token: int | None, twins: bool) -> Iterator[Inputs]:
     lengths = torch.randint(3, 40, (300,), generator=generator)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     items = torch.randint(1, K + 1, (int(offsets[-1]),), generator=generator, dtype=torch.int32)
-    flat = FlatSequences(items, offsets, L)
+    times = torch.randint(0, 10**7, items.shape, generator=generator).cumsum(0)
+    flat = FlatSequences(items, offsets, L, times, next_times=True)
     while True:
         users = torch.randint(0, 300, (ROWS,), generator=generator)
         batch = flat.batch(offsets[users + 1] - 1)

@@ -42,9 +42,13 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return trained(patch, tmp_path_factory.mktemp("runs") / "sigma", data)
 
 
-def expect_the_runs_ranks(table: pd.DataFrame, run: Path) -> None:
+def expect_the_runs_ranks(table: pd.DataFrame, run: Path, unseen: bool = False) -> None:
     ranks = pd.read_parquet(run / "ranks.parquet")
-    mine = table.drop_duplicates(["user", "history_length"])[ranks.columns]
+    prefix = "unseen_" if unseen else ""
+    names = ["user", "target", "history_length", f"{prefix}greater", f"{prefix}ties"]
+    table = table.rename(columns={name: prefix + name for name in ("greater", "ties")})
+    ranks = ranks[names]
+    mine = table.drop_duplicates(["user", "history_length"])[names]
     assert len(ranks) > 50
     pd.testing.assert_frame_equal(mine.reset_index(drop=True), ranks)
 
@@ -53,11 +57,10 @@ def expect_the_runs_ranks(table: pd.DataFrame, run: Path) -> None:
 def test_ranks_are_those_of_the_test(
     name: str, data: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    masked = f"dataset.mask_history={name == 'item_knn'}"
-    batches = "dataset.eval_batch_size=50"
-    run = trained(monkeypatch, tmp_path / name, data, masked, batches, model=name)
-    table = recommend(run, k=6)
-    expect_the_runs_ranks(table, run)
+    run = trained(monkeypatch, tmp_path / name, data, "dataset.eval_batch_size=50", model=name)
+    expect_the_runs_ranks(recommend(run, k=6), run)
+    table = recommend(run, k=6, unseen=True)
+    expect_the_runs_ranks(table, run, unseen=True)
     assert (table["rank"] == table["greater"] + 1 + table["ties"] / 2).all()
     for _, part in table.groupby("user"):
         assert part["place"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -103,17 +106,16 @@ def test_users_come_as_asked_for_and_once_and_random_numbers_go_on(run: Path) ->
         pd.testing.assert_frame_equal(one, same)
 
 
-def test_a_masked_history_is_not_recommended(run: Path) -> None:
+def test_a_seen_item_is_not_recommended_where_that_is_asked_for(run: Path) -> None:
     loaded = load(run)
     sequences = loaded.sequences
-    masked = recommend(loaded, k=40, mask_history=True)
-    assert not loaded.data.mask_history  # as it was
+    unseen = recommend(loaded, k=40, unseen=True)
     plain = recommend(loaded, k=40)
     ends = leave_one_out(sequences).test
     for user, raw in enumerate(sequences.user_ids):
         history = sequences.items[sequences.offsets[user] : ends[user]]
         seen = {str(sequences.item_ids[i - 1]) for i in history}
-        listed = masked[masked["user"] == str(raw)]
+        listed = unseen[unseen["user"] == str(raw)]
         target = listed["target"].iloc[0]
         assert set(listed["item"]) == set(map(str, sequences.item_ids)) - (seen - {target})
         assert listed["rank"].iloc[0] <= plain.loc[plain["user"] == str(raw), "rank"].iloc[0]
@@ -168,10 +170,10 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:
     output = capsys.readouterr().out
     assert output.count("User ") == 2
     assert recommend(run, ["3"], k=2)["item"].iloc[1] in output
-    main([f"--run={run}", "k=2", "mask_history=true", f"out={tmp_path / 'all' / 'top.csv'}"])
+    main([f"--run={run}", "k=2", "unseen=true", f"out={tmp_path / 'all' / 'top.csv'}"])
     assert "120 test targets, 240 recommendations" in capsys.readouterr().out
     written = pd.read_csv(tmp_path / "all" / "top.csv", dtype={"user": str, "item": str})
-    assert written["item"].tolist() == recommend(run, k=2, mask_history=True)["item"].tolist()
+    assert written["item"].tolist() == recommend(run, k=2, unseen=True)["item"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:
     [
         (["users=3"], "--run"),
         (["run=here"], "users=5050,12"),
-        (["run=here", "users=3", "mask_history=si"], "mask_history"),
+        (["run=here", "users=3", "unseen=si"], "unseen"),
         (["run=here", "users=3"], "here holds no config.json"),
     ],
 )

@@ -13,6 +13,7 @@ from sigma.errors import UserError
 from sigma.models.base import Sequences
 from sigma.models.sigma import Sigma
 from sigma.ops import Rows, rows_of
+from sigma.ranking.metrics import ALL, UNSEEN
 from sigma.ranking.scores import ranks
 from sigma.task import SequenceTask
 from sigma.training import WATCHED_STEPS
@@ -52,9 +53,9 @@ def test_states_stand_in_the_order_of_places(which: str) -> None:
     assert_close(net(data.items, data.rows, places), every[places])
 
 
-def test_masked_history_is_left_out_of_the_ranking() -> None:
-    data, task, sequences = batch(mask=True), small_task(), flat()
-    greater = task.evaluation_step("val", data).greater
+def test_seen_items_are_left_out_of_the_other_ranking() -> None:
+    data, task, sequences = batch(), small_task(), flat()
+    greater = task.evaluation_step("val", data).rankings[UNSEEN].greater
     scores = task.model.logits(task.model(data.items, data.rows, data.places))
     histories = sequences.items.split(sequences.offsets.diff().tolist())
     for user, (row, history) in enumerate(zip(scores.tolist(), histories, strict=True)):
@@ -122,7 +123,7 @@ def test_a_compiled_model_computes_the_same() -> None:
 def test_ranking_under_mixed_precision_is_in_float32() -> None:
     """Rounded scores would tie; a model's own ``logits`` gets states of its weights' type."""
     data, net = batch(), small_sigma().float().eval()
-    exact = ranks(net, data).greater
+    exact = ranks(net, data).rankings[ALL].greater
     kinds = []
 
     class WithLogits(Sigma):
@@ -133,7 +134,7 @@ def test_ranking_under_mixed_precision_is_in_float32() -> None:
 
     net.__class__ = WithLogits
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = ranks(net, data)
+        mixed = ranks(net, data).rankings[ALL]
     assert set(kinds) == {torch.float32}
     assert not mixed.ties.any()
     assert (mixed.greater - exact).abs().double().mean() < 1

@@ -5,7 +5,8 @@
 
 ``--out results/benchmarks --name against_beauty`` writes ``against_beauty.csv``. The two checkouts
 take turns, so what slows the machine for a while hits both. An epoch's seconds are the median step
-times the steps of an epoch, batch making and optimizer included. ``operations`` are the ``aten::``
+times the steps of an epoch, batch making and optimizer included; an evaluation's, the fastest pass
+over the validation's users, batch making and metrics included. ``operations`` are the ``aten::``
 calls of one step (forward, loss, backward) as PyTorch's profiler counts them.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MODELS = ["sigma", "sasrec", "mamba4rec", "gru4rec"]
-COLUMNS = ["epoch_seconds", "operations", "peak_mib", "step_mib"]
+COLUMNS = ["epoch_seconds", "evaluation_seconds", "operations", "peak_mib", "step_mib"]
 
 
 def measure_here(overrides: list[str], least: float) -> dict[str, float]:
@@ -52,11 +53,21 @@ def measure_here(overrides: list[str], least: float) -> dict[str, float]:
         optimizer.zero_grad()
         times.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    task.eval()
+    passes = []
+    with torch.inference_mode():
+        while len(passes) < 3:
+            start = time.perf_counter()
+            for batch in data.val_dataloader():
+                task.evaluation_step("val", batch)
+            passes.append(time.perf_counter() - start)
+    task.train()
     batch = next(iter(loader))
     with torch.profiler.profile() as profile:
         task.training_step(batch, 0).backward()
     return {
         "epoch_seconds": statistics.median(times[2:]) * len(loader),
+        "evaluation_seconds": min(passes),
         "operations": sum(event.name.startswith("aten::") for event in profile.events()),
         "step_mib": (peak - before) / 1024,
         "peak_mib": peak / 1024,

@@ -153,7 +153,7 @@ def random_batch(lengths: Tensor, longest: int, num_items: int, on: torch.device
     ids = torch.randint(1, num_items + 1, (sum(sizes),), generator=generator)
     items, targets = ids.split(sizes)
     last, users = rows.offsets[1:] - 1, torch.arange(number)
-    batch = Batch(items, rows, last, targets, number, users, lengths, none, none)
+    batch = Batch(items, rows, last, targets, number, users, lengths, none)
     return move_data_to_device(batch, on)
 
 

@@ -1,6 +1,6 @@
 """Every table and figure of the paper from whatever rows there are, ours beside theirs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,9 @@ import pandas as pd
 
 from experiments.paper.values import paper
 from experiments.ranks import RESULTS
-from experiments.report import figures, others
+from experiments.report import figures, others, searches
 from experiments.report.page import Part, Table, write
+from experiments.report.parts import which_part_helps
 from experiments.report.strong import strong
 from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
@@ -20,7 +21,7 @@ TITLE = "SIGMA: paper, authors' logs and ours"
 MAKERS: dict[str, Callable[[pd.DataFrame, str], list[Table]]] = {
     name: partial(compare, comparison) for name, comparison in COMPARISONS.items()
 }
-MAKERS["strong"] = strong
+MAKERS |= {"strong": strong, "parts": which_part_helps}
 MAKERS["table6_case_study"] = others.case_studies
 FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")  # data sets of the first page
 
@@ -39,33 +40,40 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
     Raises:
         MixedProtocolError: rows that must not stand in one column; nothing is drawn then.
     """
-    tuned, aside = others.tuned(rows), others.aside(rows)
+    datasets = known_datasets(rows)
     tables = {
         (experiment, dataset): group
-        for dataset in known_datasets(rows)
+        for dataset in datasets
         for experiment, make in MAKERS.items()
         if (group := make(rows, dataset))
+    }
+    rest = {
+        "Every model searched alike": searches.budgets(rows),
+        "Other papers": others.echomamba4rec(rows),
+        "Efficiency": [
+            *others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv"),
+            *others.aside(rows),
+        ],
+        "Not run yet": others.not_run(present(rows, tables)),
+        "Runs": [others.runs(rows)],
     }
     content: list[Part] = [("Data", [others.datasets(rows), others.user_groups(rows)], {})]
     for (experiment, dataset), group in tables.items():
         pictures = figures.draw(rows, experiment, dataset, folder)
         content.append((f"{dataset}: {experiment.replace('_', ' ')}", group, pictures))
-    short = rows[rows["group"] == "table3"]["dataset"]
-    present = {*tables, *(("table3_efficiency", dataset) for dataset in short)}
-    present |= {
-        (beside, dataset)
+    drawn = {"Every model searched alike": searches.pictures(rows, folder)}
+    return content + [(title, rest[title], drawn.get(title, {})) for title in rest if rest[title]]
+
+
+def present(rows: pd.DataFrame, tables: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Experiments and data sets whose missing runs a table lists, or that list none."""
+    beside = {
+        (name, dataset)
         for experiment, dataset in tables
-        if experiment in COMPARISONS
-        for beside in COMPARISONS[experiment].beside
+        for name in (COMPARISONS[experiment].beside if experiment in COMPARISONS else ())
     }
-    benchmark = others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv")
-    rest = {
-        "Every model searched alike": tuned,
-        "Efficiency": [*benchmark, *aside],
-        "Not run yet": others.not_run(present),
-        "Runs": [others.runs(rows)],
-    }
-    return content + [(title, group, {}) for title, group in rest.items() if group]
+    short = rows[rows["group"] == "table3"]["dataset"]
+    return {*tables, *beside, *(("table3_efficiency", dataset) for dataset in short)}
 
 
 def provenance(rows: pd.DataFrame) -> str:

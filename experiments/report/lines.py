@@ -47,8 +47,9 @@ def ratio(ours: Line, theirs: Line, metric: str) -> float:
 
 def model_label(job: Job) -> str:
     """A model, and which variant of it."""
-    variant = job.override("variant") or "whole"
-    return label(job.config) + f", {variant.replace('_', ' ')}" * (variant != "whole")
+    variant, shortcut = job.override("variant") or "whole", job.override("model.shortcut")
+    text = label(job.config) + f", {variant.replace('_', ' ')}" * (variant != "whole")
+    return text + f", shortcut {shortcut}" if shortcut else text
 
 
 def lines(

@@ -1,6 +1,5 @@
 """The tables around the results: data, users, one user, searches, efficiency, runs."""
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 from experiments.grid import choices
 from experiments.paper.values import paper
 from experiments.ranks import full_ranks
-from experiments.report.lines import best_marks, lines, vintage_notes
+from experiments.report.lines import all_rows, lines, missing, vintage_notes
 from experiments.report.page import SPECS, Table
 from experiments.report.tables import COMPARISONS
 from experiments.rows import COUNTS, METRICS, check_protocol
@@ -19,7 +18,7 @@ from experiments.significance import gains
 
 # Experiments with tables, but for those of Tables 1 and 8, which list what they lack.
 TABLES = (
-    *(*COMPARISONS, "strong", "table6_case_study", "table3_efficiency"),
+    *(*COMPARISONS, "strong", "parts", "table6_case_study", "table3_efficiency"),
     *(name for comparison in COMPARISONS.values() for name in comparison.beside),
 )
 MEASURED = ("table3", "mambarec_efficiency", "mambarec_context")  # groups of runs
@@ -114,26 +113,6 @@ def case_studies(rows: pd.DataFrame, dataset: str) -> list[Table]:
     return tables
 
 
-def tuned(rows: pd.DataFrame) -> list[Table]:
-    """The best trial of each model's search, by validation, a table a data set and ranking.
-
-    Raises:
-        MixedProtocolError: searches of different numbers of trials, or other protocols.
-    """
-    tables = []
-    searched = rows[rows["tuning trials"] > 0]
-    for (dataset, monitor), group in searched.groupby(["dataset", "evaluation.monitor"]):
-        metric = json.loads(str(monitor))
-        best = group.sort_values(metric).groupby("model").tail(1).sort_values("model")
-        check_protocol(f"The searches on {dataset} by {metric}", best)
-        best = best.assign(trials=best["model"].map(group["model"].value_counts()))
-        name = f"tuned_{dataset}" + "_unseen" * ("unseen/" in metric)
-        table = Table.of("tuned", best, f"{dataset}, by {metric}", name=name)
-        table.marks.update({n: best_marks(table.frame[n]) for n in table.frame if "@" in n})
-        tables.append(table)
-    return tables
-
-
 def aside(rows: pd.DataFrame) -> list[Table]:
     """Runs for their speed, and what a longer context brings (MambaRec's question).
 
@@ -152,8 +131,37 @@ def aside(rows: pd.DataFrame) -> list[Table]:
     for (group, dataset), members in groups:
         for length, same in members.groupby("length") if group == "mambarec_context" else ():
             check_protocol(f"Context {length:.0f} of {dataset}", same)
+        if group.startswith("mambarec"):
+            printed = paper(group).add_prefix("paper.")
+            theirs = [f"paper.{key}" for key in ("dataset", "model", "context")]
+            ours = ["dataset", "model", "length"]
+            members = members.merge(printed, "left", left_on=ours, right_on=theirs)
         tables.append(Table.of(group, members, dataset))
     return tables
+
+
+def echomamba4rec(rows: pd.DataFrame) -> list[Table]:
+    """What is printed of EchoMamba4Rec, a line a data set, and ours; nothing without any of ours.
+
+    Raises:
+        MixedProtocolError: rows of one data set that must not stand in one line.
+    """
+    records, commands, rows_of_ours = [], [], 0
+    for dataset, model, metric, value in paper("echomamba4rec").itertuples(index=False):
+        words = ["experiment=echomamba4rec", f"dataset={dataset}"]
+        record = {"data set": dataset, "metric": metric.upper(), f"{model}, printed": value}
+        if dataset in set(rows["dataset"]):  # composing an experiment's runs takes seconds
+            compared = lines(rows, *words)
+            check_protocol(f"EchoMamba4Rec's benchmark, {dataset},", all_rows(compared))
+            for line in compared:
+                record |= line.spread(line.label, f"test/{metric}")
+                rows_of_ours += len(line.rows)
+            commands += missing(words, "model", compared, compared)
+        else:
+            commands.append(f"python train.py -m {' '.join(words)}")
+        records.append(record)
+    table = Table.of("echomamba4rec", pd.DataFrame(records), missing=commands)
+    return [table] if rows_of_ours else []
 
 
 def efficiency(path: Path) -> list[Table]:

@@ -10,17 +10,26 @@ import pandas as pd
 from experiments.report.lines import Line, all_rows, marks, missing, ratio
 from experiments.report.page import DASH, Table
 from experiments.rows import BEYOND, METRICS, RANKINGS
-from experiments.significance import holm, mean_sd, p_value, seed_differences, user_differences
+from experiments.significance import (
+    Array,
+    holm,
+    mean_sd,
+    p_value,
+    seed_differences,
+    user_differences,
+)
 
 LEVEL = 0.05  # of significance
 NDCG = "ndcg@10"  # orders the lines, and is tested
 SPLITS = {"test": "test", "validation": "val"}
 
 
-def selected(rows: pd.DataFrame, ranking: str) -> pd.DataFrame:
-    """Without the rows whose best epoch another ranking chose; a counted model has no epochs."""
-    others = [f'"val/{prefix}{NDCG}"' for name, prefix in RANKINGS.items() if name != ranking]
-    return rows[~rows["evaluation.monitor"].isin(others)]
+def selected(rows: pd.DataFrame, unseen: bool = False) -> pd.DataFrame:
+    """Rows whose best epoch was chosen among all items, or among unseen items; a counted model has
+    no epochs.
+    """
+    monitors = rows["evaluation.monitor"]
+    return rows[monitors.isna() | (monitors.astype(str).str.contains("unseen/") == unseen)]
 
 
 def word(ranking: str) -> str:
@@ -150,19 +159,27 @@ def against(reference: Line, compared: Sequence[Line], ranking: str) -> pd.DataF
                 "among": ranking,
                 "improvement": ratio(reference, line, f"test/{metric}"),
                 "seeds in common": len(seeds),
-                "p over seeds": p_value(seeds),
                 "difference per user": users.mean() if len(users) else float("nan"),
                 "seeds with ranks": number,
-                "p over users": p_value(users),
             }
         )
-    frame = pd.DataFrame(records)
-    for index, over in enumerate(("seeds", "users") if records else ()):
-        better = holm([p_value(pair[index]) for pair in differences])
-        worse = holm([p_value(-pair[index]) for pair in differences])
-        frame[f"p over {over}, corrected"] = better
-        frame[f"by {over}"] = [verdict(*pair) for pair in zip(better, worse, strict=True)]
-    return frame
+    return pd.concat([pd.DataFrame(records), verdicts(differences)], axis=1)
+
+
+def verdicts(differences: Sequence[tuple[Array, Array]]) -> pd.DataFrame:
+    """What tests say of the first of each pair, by its differences over seeds and over users.
+
+    Columns ``p over seeds`` of being better, ``corrected``, and ``by seeds`` in a word; likewise
+    over users.
+    """
+    columns: dict[str, Any] = {}
+    for index, over in enumerate(("seeds", "users")):
+        values = [pair[index] for pair in differences]
+        p_values = [p_value(v) for v in values]
+        better, worse = holm(p_values), holm([p_value(-v) for v in values])
+        columns |= {f"p over {over}": p_values, f"p over {over}, corrected": better}
+        columns[f"by {over}"] = [verdict(*pair) for pair in zip(better, worse, strict=True)]
+    return pd.DataFrame(columns)
 
 
 def verdict(better: float, worse: float) -> str:

@@ -17,10 +17,12 @@ from sigma.runs.identity import identity
 
 NAME = "strong"  # of the experiment
 TITLE = "Strong models"
-RANKING = "unseen items"  # chooses their best epochs
 SELECTION = "evaluation.monitor=val/unseen/ndcg@10"
-# Experiments whose lines stand beside these, where their best epochs were chosen the same way.
-BESIDE = ("table2_overall", "shortcut")
+# Lines that stand beside these, where their best epochs were chosen so.
+BESIDE = (
+    ("experiment=table2_overall",),
+    ("experiment=parts", "variant=whole", "model.shortcut=identity,none"),
+)
 MISS = 0.03  # below a published number, relative
 # Settings of recipes, by column.
 RECIPE = {
@@ -40,7 +42,7 @@ def strong(rows: pd.DataFrame, dataset: str, *models: str) -> list[Table]:
         MixedProtocolError: rows that depart from their recipes, not all in the same way.
     """
     results = rows[(rows["dataset"] == dataset) & ~rows["aside"].astype(bool)]
-    results = selected(results, RANKING)
+    results = selected(results, unseen=True)
     if not set(models or choices(NAME)["model"]) & set(results["model"]):
         return []
     words = [f"experiment={NAME}", f"dataset={dataset}"]
@@ -53,7 +55,7 @@ def strong(rows: pd.DataFrame, dataset: str, *models: str) -> list[Table]:
     test.notes.extend(notes(recipes))
     test.missing.extend(missing(words, "model", recipes, recipes))
     test.missing.extend(again(words, "model", recipes, recipes))
-    best = leader(compared, RANKING)
+    best = leader(compared, "unseen items")
     return [
         test,
         *[valid] * any("published" in column for column in valid.frame),
@@ -66,12 +68,12 @@ def strong(rows: pd.DataFrame, dataset: str, *models: str) -> list[Table]:
 def beside(results: pd.DataFrame, dataset: str) -> list[Line]:
     """Lines of other experiments whose best epochs were chosen among unseen items."""
     trained = results[~results["counted"].astype(bool)]
-    others: list[Line] = []
-    for experiment in BESIDE:
-        if set(choices(experiment).get("model", ["sigma"])) & set(trained["model"]):
-            words = (f"experiment={experiment}", f"dataset={dataset}", SELECTION)
-            others += [line for line in lines(trained, *words) if len(line.rows)]
-    return others
+    return [
+        line
+        for words in BESIDE
+        for line in lines(trained, *words, f"dataset={dataset}", SELECTION)
+        if len(line.rows)
+    ]
 
 
 def by_recipe(compared: Sequence[Line]) -> pd.DataFrame:

@@ -109,33 +109,20 @@ COMPARISONS = {name: Comparison(name, **spec) for name, spec in SPECS["compariso
 
 
 def compare(comparison: Comparison, rows: pd.DataFrame, dataset: str) -> list[Table]:
-    """The tables of an experiment on a data set, if there is enough to compare.
-
-    Models are those of the paper's selection, by NDCG@10 among all items; variants of SIGMA whose
-    best epochs were chosen among unseen items have tables of their own.
+    """The tables of an experiment on a data set, if there is enough to compare, of runs whose best
+    epoch was chosen among all items, as the paper's.
 
     Raises:
         MixedProtocolError: rows that must not stand in one column.
     """
     # Composing an experiment's runs takes seconds.
-    results = rows[(rows["dataset"] == dataset) & ~rows["aside"].astype(bool)]
-    tables = _compare(comparison, selected(results, "all items"), dataset)
-    if comparison.of_sigma:
-        unseen = selected(results, "unseen items")
-        tables += _compare(comparison, unseen, dataset, "unseen items")
-    return tables
-
-
-def _compare(
-    comparison: Comparison, rows: pd.DataFrame, dataset: str, chosen_among: str = "all items"
-) -> list[Table]:
-    sigma = rows[rows["model"].str.startswith("sigma")]
+    results = selected(rows[(rows["dataset"] == dataset) & ~rows["aside"].astype(bool)])
+    sigma = results[results["model"].str.startswith("sigma")]
     if comparison.of_sigma and sigma["setting"].nunique() < 2:
         return []
-    groups = {comparison.experiment: comparison.lines(rows, dataset)}
+    groups = {comparison.experiment: comparison.lines(results, dataset)}
     for name in comparison.beside:
-        words = (f"experiment={name}", f"dataset={dataset}")
-        groups[name] = lines(rows, *words, label=comparison.label)
+        groups[name] = lines(results, f"experiment={name}", f"dataset={dataset}")
     compared = [
         line
         for name, group in groups.items()
@@ -146,12 +133,11 @@ def _compare(
     check_protocol(f"{title},", all_rows(compared))
     if sum(len(line.rows) > 0 for line in compared) < 1 + comparison.of_sigma:
         return []
-    tables = []
-    if comparison.of_sigma and chosen_among == "all items":
+    if comparison.of_sigma:
         tables = [comparison.table(compared, dataset, *METRICS)]
-    elif not comparison.of_sigma:
+    else:
         tables = [comparison.table(compared, dataset, metric) for metric in METRICS]
-    tables += both(comparison, compared, dataset, chosen_among)
+    tables += both(comparison, compared, dataset)
     tables[0].notes.extend(notes(compared))
     for name, group in groups.items():
         words = (f"experiment={name}", f"dataset={dataset}")
@@ -161,17 +147,13 @@ def _compare(
     return tables
 
 
-def both(
-    comparison: Comparison, compared: Sequence[Line], dataset: str, chosen_among: str
-) -> list[Table]:
+def both(comparison: Comparison, compared: Sequence[Line], dataset: str) -> list[Table]:
     """An experiment's lines under both rankings; variants, once any was ranked among unseen."""
     unseen = all_rows(compared).get("test/unseen/ndcg@10")
     if comparison.of_sigma and (unseen is None or unseen.isna().all()):
         return []
     name = f"{comparison.experiment if comparison.of_sigma else 'table2'}_{dataset}"
     title = f"{comparison.title}, {dataset}"
-    if chosen_among != "all items":
-        name, title = f"{name}_by_unseen", f"{title}, best epoch by {chosen_among}"
     references = {compared[0].label: compared[0]}
     if not comparison.of_sigma:
         leaders = [leader(compared, ranking) for ranking in RANKINGS]

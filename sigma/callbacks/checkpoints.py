@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from sigma.callbacks.stopping import comparable, decimals_of
 from sigma.runs.files import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class BestCheckpoint(ModelCheckpoint):
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether a score is the best so far; the score is the same in all processes."""
         if current is not None and self.best_model_score is not None:
-            return bool(current >= self.best_model_score)
+            decimals = decimals_of(trainer)
+            return comparable(current, decimals) >= comparable(self.best_model_score, decimals)
         return super().check_monitor_top_k(trainer, current)
 
 

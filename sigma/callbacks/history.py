@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import lightning as L
 import pandas as pd
 
+from sigma.callbacks.stopping import comparable, decimals_of
+from sigma.ranking.metrics import UNSEEN
 from sigma.runs.files import CURVES, EPOCHS, atomic_path
 
 log = logging.getLogger(__name__)
@@ -25,12 +27,15 @@ class History(L.Callback):
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
         self.monitor = ""
+        self.decimals: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.monitor = str(pl_module.monitor)
+        self.decimals = decimals_of(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        values = logged | pl_module.results["val"]  # type: ignore[index, operator]
         self.epochs.append({"epoch": trainer.current_epoch, **values})
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             frame = pd.DataFrame(self.epochs).set_index("epoch").sort_index(axis="columns")
@@ -40,7 +45,11 @@ class History(L.Callback):
     def best(self) -> dict[str, float]:
         """The best epoch, of equals the later; empty before any."""
         scored = [e for e in self.epochs if self.monitor in e]
-        return max(scored, key=lambda e: (e[self.monitor], e["epoch"]), default={})
+        return max(
+            scored,
+            key=lambda e: (comparable(e[self.monitor], self.decimals), e["epoch"]),
+            default={},
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs}
@@ -50,15 +59,19 @@ class History(L.Callback):
 
 
 def draw(history: History, path: Path) -> None:
-    """The loss, and HR, NDCG and MRR@10 of the validation, with the best epoch marked, as PNG."""
+    """Loss, and HR, NDCG and MRR@10 of the validation by ranking, with the best epoch marked."""
     # No pyplot: it would keep state between the jobs of a multirun and look for a display.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = Figure(dpi=120, layout="constrained")
     frame, best = pd.DataFrame(history.epochs).set_index("epoch"), history.best()
-    panels = {"Training loss": "^train/loss$", "Validation": r"^val/\w*(hr|ndcg|mrr)@10$"}
-    for axes, (title, names) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+    metric = r"(sampled_)?(hr|ndcg|mrr)@10$"
+    panels = {"Training loss": "^train/loss$", "Validation": f"^val/{metric}"}
+    if any(name.startswith(f"val/{UNSEEN}") for name in history.epochs[0]):
+        panels["Validation among unseen items"] = f"^val/{UNSEEN}{metric}"
+    figure.set_size_inches(5 * len(panels), 4)
+    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         curves = frame.filter(regex=names).sort_index(axis="columns")
         # Readable in grey, too.
         for (name, values), style in zip(curves.items(), ("s-", "o--", "^:"), strict=False):

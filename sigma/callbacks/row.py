@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History, find
@@ -34,59 +34,62 @@ def portable_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def columns(ranks: Ranks) -> dict[str, Tensor]:
+    """What ``ranks.parquet`` holds of a batch, as indices; each (B,)."""
+    result = {"user": ranks.users, "target": ranks.targets, "history_length": ranks.history_lengths}
+    for name, ranking in ranks.rankings.items():
+        prefix = name.replace("/", "_")
+        result |= {f"{prefix}greater": ranking.greater, f"{prefix}ties": ranking.ties}
+    return result
+
+
 class ResultRow(L.Callback):
     """Writes ``row.json`` (see ``Row``) and ``ranks.parquet`` when the test has ended.
 
     ``ranks.parquet`` holds for each test sample: user (raw id), target (raw id), history_length,
-    greater, ties (see ``Ranks``; in sampled evaluation sampled_greater and sampled_ties).
+    and of each ranking greater and ties: ``greater``, ``unseen_greater`` or ``sampled_greater``.
 
     Args:
-        trials: of the search this run is a trial of; None outside one.
+        search: what the row says of the search this run is a trial of; None outside one.
     """
 
-    def __init__(self, trials: int | None = None) -> None:
-        self.trials = trials
-        self.ranks: list[Ranks] = []
+    def __init__(self, search: dict[str, int] | None = None) -> None:
+        self.search = search
+        self.ranks: list[dict[str, Tensor]] = []
 
     def on_test_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, *args: Any) -> None:
-        self.ranks.append(Ranks(*(x.cpu() for x in outputs)))
+        self.ranks.append({name: values.cpu() for name, values in columns(outputs).items()})
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        ranks = Ranks(*map(torch.cat, zip(*self.ranks, strict=True)))
+        parts: list[Any] = [self.ranks]
         if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, ranks)
-            ranks = Ranks(*map(torch.cat, zip(*parts, strict=True)))
+            parts *= trainer.world_size
+            torch.distributed.all_gather_object(parts, self.ranks)
+        batches = [batch for part in parts for batch in part]
+        ranks = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             with atomic_path(folder / RANKS) as partial:
                 self.ranks_frame(trainer, ranks).to_parquet(partial, index=False)
             self.row(trainer, portable_config(folder)).write(folder / ROW)
 
-    def ranks_frame(self, trainer: Any, ranks: Ranks) -> pd.DataFrame:
+    def ranks_frame(self, trainer: Any, ranks: dict[str, Tensor]) -> pd.DataFrame:
         """One line a test sample, in the order of users."""
         sequences = trainer.datamodule.sequences
-        prefix = trainer.lightning_module.ranking("test").prefix
-        order = np.lexsort((ranks.history_lengths.numpy(), ranks.users.numpy()))
-        users, targets, lengths, greater, ties = (x.numpy()[order] for x in ranks)
-        return pd.DataFrame(
-            {
-                "user": [str(u) for u in sequences.user_ids[users]],
-                "target": [str(i) for i in sequences.item_ids[targets - 1]],
-                "history_length": lengths,
-                f"{prefix}greater": greater,
-                f"{prefix}ties": ties,
-            }
-        )
+        frame = pd.DataFrame({name: values.numpy() for name, values in ranks.items()})
+        frame = frame.sort_values(["user", "history_length"], kind="stable", ignore_index=True)
+        frame["user"] = [str(u) for u in sequences.user_ids[frame["user"]]]
+        frame["target"] = [str(i) for i in sequences.item_ids[frame["target"] - 1]]
+        return frame
 
     def row(self, trainer: Any, config: dict[str, Any]) -> Row:
         """Everything a table needs to know of this run."""
         history, efficiency = find(trainer, History), find(trainer, Efficiency)
-        best, tested = history.best(), trainer.callback_metrics
+        best, tested = history.best(), trainer.lightning_module.results["test"]
         val: Metrics = {k[4:]: v for k, v in best.items() if k.startswith("val/")}
-        test: Metrics = {k[5:]: float(v) for k, v in tested.items() if k.startswith("test/")}
+        test: Metrics = {k[5:]: v for k, v in tested.items()}
         evaluation = "full"
         if sampled := config["evaluation"]["sampled"]:
             evaluation = f"{sampled['number']} {sampled['distribution']} negatives"
@@ -110,7 +113,7 @@ class ResultRow(L.Callback):
             versions=versions(),
             hardware=hardware(device),
             scan=backend_of(task, device)[0],
-            search=None if self.trials is None else {"trials": self.trials},
+            search=self.search,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             config=config,
         )

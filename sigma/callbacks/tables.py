@@ -15,10 +15,22 @@ from rich.table import Table
 from sigma.callbacks.history import History, find
 from sigma.datamodules.statistics import DatasetStatistics
 from sigma.ops import backend_of
-from sigma.ranking.metrics import METRICS, expected_gains, gain_table
+from sigma.ranking.metrics import (
+    ALL,
+    BEYOND,
+    METRICS,
+    SAMPLED,
+    UNSEEN,
+    RankingMetrics,
+    expected_gains,
+    gain_table,
+    metric_name,
+)
 from sigma.runs.files import ROW
 
 log = logging.getLogger(__name__)
+
+AMONG = {ALL: "all items", UNSEEN: "unseen items", SAMPLED: "drawn negatives"}
 
 
 def show(table: Table) -> None:
@@ -44,17 +56,38 @@ def data_table(data: DatasetStatistics) -> Table:
     return table
 
 
-def result_table(title: str, scores: Mapping[str, float], prefix: str = "") -> Table:
-    """Overall and by group of users, from ``val/hr@10``, ``test/short/hr@10`` and their like."""
-    table = Table("users", title=title, title_justify="left", box=box.ROUNDED)
-    columns = [(stage, f"{prefix}{name}@10") for stage in ("val", "test") for name in METRICS]
+def result_table(title: str, scores: Mapping[str, float], metrics: RankingMetrics) -> Table:
+    """By ranking, of all users and by group, from ``val/hr@10``, ``test/unseen/long/hr@10`` …"""
+    table = Table("ranked among", "users", title=title, title_justify="left", box=box.ROUNDED)
+    columns = [(stage, f"{name}@10") for stage in ("val", "test") for name in METRICS]
     for stage, name in columns:
-        table.add_column(f"{stage}\n{name.replace('_', ' ').upper()}", justify="right")
-    for group in dict.fromkeys(name.partition("/")[2].rpartition("/")[0] for name in scores):
-        names = [f"{stage}/{group}/{name}".replace("//", "/") for stage, name in columns]
-        values = [f"{scores[name]:.4f}" if name in scores else "–" for name in names]
-        table.add_row(group or "overall", *values, style="" if group else "bold")
+        table.add_column(f"{stage}\n{name.upper()}", justify="right")
+    for ranking in metrics.rankings:
+        table.add_section()
+        for group in ("", *metrics.groups):
+            names = [f"{stage}/{metric_name(ranking, group, name)}" for stage, name in columns]
+            if not group or any(name in scores for name in names):
+                values = [f"{scores[name]:.4f}" if name in scores else "–" for name in names]
+                places = ("", group) if group else (AMONG[ranking], "all")
+                table.add_row(*places, *values, style="" if group else "bold")
     return table
+
+
+def beyond(scores: Mapping[str, float], data: DatasetStatistics) -> None:
+    """Log what the first ten places of the test hold, and how many targets come again."""
+    for ranking in (ALL, UNSEEN):
+        coverage, novelty, head = (scores[f"test/{ranking}{name}@10"] for name in BEYOND)
+        log.info(
+            "First ten among %s: %.1f %% of the items are shown to somebody, %.1f bits of novelty, "
+            "%.1f %% of places to the most popular fifth",
+            AMONG[ranking],
+            *(100 * coverage, novelty, 100 * head),
+        )
+    log.info(
+        "%s of %s test targets are in their history; they are ranked, too",
+        f"{data.test_repeats:,}",
+        f"{data.test_samples:,}",
+    )
 
 
 def popularity_hit_rate(data: Any) -> float:
@@ -69,10 +102,9 @@ def popularity_hit_rate(data: Any) -> float:
 
 def compare(data: Any, hit_rate: float) -> None:
     """The test's HR@10 beside what needs no model, and beside the best a simulation allows."""
-    if not data.mask_history:  # else popular items of the history are not ranked
-        popularity = popularity_hit_rate(data)
-        times = f", {hit_rate / popularity:.1f} times as much" if popularity > 0 else ""
-        log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, popularity, times)
+    popularity = popularity_hit_rate(data)
+    times = f", {hit_rate / popularity:.1f} times as much" if popularity > 0 else ""
+    log.info("Test HR@10 %.4f; popularity ranking %.4f%s", hit_rate, popularity, times)
     achievable = getattr(data, "achievable_hit_rate", None)
     if achievable is not None and (limit := achievable(k=10, split="test")):
         share = f"share reached {hit_rate / limit:.1%}"
@@ -99,15 +131,13 @@ class Tables(L.Callback):
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule
-        prefix, best = task.ranking("test").prefix, find(trainer, History).best()
-        scores = {n: v for n, v in best.items() if n.startswith("val/")}
-        scores |= {n: float(v) for n, v in trainer.callback_metrics.items() if n[:5] == "test/"}
+        best = find(trainer, History).best()
+        scores = {n: v for n, v in best.items() if n.startswith("val/")} | task.results["test"]
         title = f"Results: {data.name}" + (f", best epoch {best['epoch']:.0f}" if best else "")
-        if prefix:
-            title += f", sampled evaluation: {task.sampled.number} negatives a target"
-        show(result_table(title, scores, prefix))
+        show(result_table(title, scores, task.ranking("test")))
         # Among drawn negatives neither the popularity's ranking nor the best one is known.
-        if not prefix:
+        if task.sampled is None:
+            beyond(scores, data.statistics)
             compare(data, scores["test/hr@10"])
         path = Path(trainer.default_root_dir) / ROW
         if trainer.fast_dev_run:

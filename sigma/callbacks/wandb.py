@@ -181,16 +181,17 @@ class WandbLogger(LightningLogger):
 
 def user_lines(ranks: pd.DataFrame) -> pd.DataFrame:
     """Of ``ranks.parquet``, but no raw id leaves the machine: ``line`` in it, ``history_length``,
-    expected ``rank`` (from 1), ``ties``, and the part in ``hr@10``, ``ndcg@10`` and ``mrr@10``.
+    and of each ranking, such as ``unseen_``: expected ``rank`` (from 1), ``ties``, and the part in
+    ``hr@10``, ``ndcg@10`` and ``mrr@10``.
     """
-    prefix = str(ranks.columns[-1]).removesuffix("ties")
-    greater, ties = ranks[f"{prefix}greater"], ranks[f"{prefix}ties"]
     lines = ranks[["history_length"]].copy()
-    lines[f"{prefix}rank"] = greater + 1 + ties / 2
-    lines[f"{prefix}ties"] = ties
-    counts = [torch.tensor(column.to_numpy(), dtype=torch.int64) for column in (greater, ties)]
-    for name in METRICS:
-        lines[f"{prefix}{name}@10"] = expected_gains(gain_table(name, 10), *counts).numpy()
+    for prefix in [n.removesuffix("ties") for n in map(str, ranks) if n.endswith("ties")]:
+        greater, ties = ranks[f"{prefix}greater"], ranks[f"{prefix}ties"]
+        lines[f"{prefix}rank"] = greater + 1 + ties / 2
+        lines[f"{prefix}ties"] = ties
+        counts = [torch.tensor(column.to_numpy(), dtype=torch.int64) for column in (greater, ties)]
+        for name in METRICS:
+            lines[f"{prefix}{name}@10"] = expected_gains(gain_table(name, 10), *counts).numpy()
     return lines.rename_axis("line").reset_index()
 
 

@@ -53,8 +53,8 @@ class SequenceDataModule(L.LightningDataModule):
         eval_batch_size: users per evaluation step.
         user_bounds, item_bounds: [lower, upper) on a user's (item's) interactions.
         drop_duplicates: keep only the first interaction of a user with an item.
+        float32_times: order by times rounded to float32, as RecBole does; None and False do not.
         val_fraction, test_fraction: shares of the interactions, for ``global_time``.
-        mask_history: leave a user's history out of the ranking (the paper does not).
         seed: of the training order.
         columns: names of a table's columns; those left out are recognised by their usual names.
         malformed: ``error`` refuses a file of text with a malformed line; ``skip`` leaves such
@@ -85,10 +85,10 @@ class SequenceDataModule(L.LightningDataModule):
         user_bounds: tuple[Bound, Bound] = (5, None),
         item_bounds: tuple[Bound, Bound] = (5, None),
         drop_duplicates: bool = False,
+        float32_times: bool | None = None,
         split: Literal["leave_one_out", "global_time"] = "leave_one_out",
         val_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,
-        mask_history: bool = False,
         seed: int = 2020,
         columns: Mapping[Literal["user", "item", "timestamp"], str | int | None] | None = None,
         malformed: Literal["error", "skip"] = "error",
@@ -106,10 +106,10 @@ class SequenceDataModule(L.LightningDataModule):
         self.user_bounds = user_bounds
         self.item_bounds = item_bounds
         self.drop_duplicates = drop_duplicates
+        self.filters = (user_bounds, item_bounds, drop_duplicates, float32_times)
         self.split_name = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
-        self.mask_history = mask_history
         self.seed = seed
         self.columns = {str(k): str(v) for k, v in (columns or {}).items() if v is not None}
         self.malformed = malformed
@@ -127,13 +127,13 @@ class SequenceDataModule(L.LightningDataModule):
     def build(self) -> Sequences:
         """Raw data to sequences, from the cache under ``root/processed`` if it holds them."""
         raw = self.raw()
-        filters = (self.user_bounds, self.item_bounds, self.drop_duplicates)
+        shape = [value for value in self.filters if value is not None]
         with readable(raw.path):
-            key = cache_key(raw.files, [raw.format, self.columns, self.malformed, *filters])
+            key = cache_key(raw.files, [raw.format, self.columns, self.malformed, *shape])
         cached = self.root / "processed" / f"{self.name}-{key}.arrow"
         sequences = load(cached, key)
         if sequences is None:
-            sequences = preprocess(raw.read(self.columns, self.malformed), *filters)
+            sequences = preprocess(raw.read(self.columns, self.malformed), *self.filters)
             save(cached, key, sequences)
         if sequences.skipped is not None:
             log.warning(sequences.skipped.sentence(raw.path))
@@ -231,7 +231,7 @@ class SequenceDataModule(L.LightningDataModule):
         rank, world_size = self._rank()
 
         def make(some: Tensor, _: torch.Generator) -> Batch:
-            batch = self.flat.batch(some, self.mask_history)
+            batch = self.flat.batch(some, evaluates=True)
             return self._for_device(self.objective.evaluation(batch, self.num_items))
 
         rows = torch.from_numpy(positions)[rank::world_size]

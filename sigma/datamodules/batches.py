@@ -16,7 +16,7 @@ NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
-    """What a model and the task see: T places, B rows, M targets, S items of masked histories."""
+    """What a model and the task see: T places, B rows, M targets, S items of whole histories."""
 
     items: Tensor  # (T,) int64, the rows' item ids end to end; 0 behind the last row
     rows: Rows  # where they lie; ``longest`` is the same for all batches of a loader
@@ -25,8 +25,7 @@ class Batch(NamedTuple):
     num_targets: int  # targets that are none of those, at least 1
     users: Tensor  # (B,) int64, user index of each row
     history_lengths: Tensor  # (B,) int64, length of the history before it was cut to L
-    seen_rows: Tensor = NOTHING  # (S,) int64, rows of ``seen_items``
-    seen_items: Tensor = NOTHING  # (S,) int64, to leave out of that row's ranking
+    history: Tensor = NOTHING  # (S,) int64, whole histories end to end; in evaluation alone
     twins: tuple[Tensor, Rows] | None = None  # other sequences, the b-th with the target of row b
 
 
@@ -43,17 +42,23 @@ def filled(batch: Batch) -> Batch:
     place, at which the states that only fill up are taken.
     """
 
-    def longer(items: Tensor) -> Tensor:
-        return F.pad(items, (0, size_class(len(items) + 1) - len(items)))
+    def longer(values: Tensor) -> Tensor:
+        return F.pad(values, (0, size_class(len(values) + 1) - len(values)))
 
-    items = longer(batch.items)
+    def with_longer_times(rows: Rows) -> Rows:
+        if rows.times is None:
+            return rows
+        after = None if rows.next_times is None else longer(rows.next_times)
+        return rows._replace(times=longer(rows.times), next_times=after)
+
+    items, rows = longer(batch.items), with_longer_times(batch.rows)
     places, targets = batch.places, batch.targets
     if len(places) != len(batch.users):
         more = size_class(len(places)) - len(places)
         places = F.pad(places, (0, more), value=len(items) - 1)
         targets = F.pad(targets, (0, more))
-    twins = batch.twins and (longer(batch.twins[0]), batch.twins[1])
-    return batch._replace(items=items, places=places, targets=targets, twins=twins)
+    twins = batch.twins and (longer(batch.twins[0]), with_longer_times(batch.twins[1]))
+    return batch._replace(items=items, rows=rows, places=places, targets=targets, twins=twins)
 
 
 def pinned(batch: Batch, pin_memory: bool = True) -> Batch:
@@ -95,33 +100,25 @@ class FlatSequences:
     items: Tensor  # (n,) int32 or int64
     offsets: Tensor  # (users + 1,) int64
     max_length: int  # L, the number of last items a row may hold
+    times: Tensor | None = None  # (n,) int64 beside ``items``; rows carry them, if they are there
+    next_times: bool = False  # rows carry that of each place's next item, too
 
-    def batch(self, positions: Tensor, mask_history: bool = False) -> Batch:
-        """One row per target position (B,); the input is the last L items before it.
-
-        With ``mask_history``, ``seen_*`` hold all of each row's history but for a repeated target,
-        which is still ranked.
-        """
+    def batch(self, positions: Tensor, evaluates: bool = False) -> Batch:
+        """One row per target position (B,); the input is the last L items before it."""
         users = torch.searchsorted(self.offsets, positions, right=True) - 1
         history = positions - self.offsets[users]
         lengths = history.clamp(max=self.max_length)
-        rows = rows_of(lengths, self.max_length)
-        targets = self.items[positions].long()
-        batch = Batch(
-            items=self.gather(positions - lengths, lengths),
+        items, rows = self.packed(positions - lengths, lengths, self.max_length)
+        return Batch(
+            items=items,
             rows=rows,
             places=rows.offsets[1:] - 1,
-            targets=targets,
+            targets=self.items[positions].long(),
             num_targets=len(positions),
             users=users,
             history_lengths=history,
+            history=self.gather(positions - history, history) if evaluates else NOTHING,
         )
-        if not mask_history:
-            return batch
-        seen = self.gather(positions - history, history)
-        other = seen != targets.repeat_interleave(history)
-        seen_rows = torch.arange(len(positions)).repeat_interleave(history)
-        return batch._replace(seen_rows=seen_rows[other], seen_items=seen[other])
 
     def window(self, spans: Tensor, longest: int | None = None) -> Batch:
         """One row per span (B, 2) of positions, without targets: an objective adds them.
@@ -130,9 +127,10 @@ class FlatSequences:
         """
         first, stop = spans.T.contiguous()
         users = torch.searchsorted(self.offsets, first, right=True) - 1
+        items, rows = self.packed(first, stop - first, longest or self.max_length)
         return Batch(
-            items=self.gather(first, stop - first),
-            rows=rows_of(stop - first, longest or self.max_length),
+            items=items,
+            rows=rows,
             places=NOTHING,
             targets=NOTHING,
             num_targets=0,
@@ -140,12 +138,24 @@ class FlatSequences:
             history_lengths=stop - self.offsets[users],
         )
 
+    def packed(self, first: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Rows]:
+        """Item ids (T,) int64 of spans, end to end, and the rows they make."""
+        index, rows = self.index(first, lengths), rows_of(lengths, longest)
+        if self.times is not None:
+            after = self.times[index + 1] if self.next_times else None
+            rows = rows._replace(times=self.times[index], next_times=after)
+        return self.items[index].long(), rows
+
     def gather(self, first: Tensor, lengths: Tensor) -> Tensor:
         """Item ids (T,) int64 of spans, end to end."""
+        return self.items[self.index(first, lengths)].long()
+
+    def index(self, first: Tensor, lengths: Tensor) -> Tensor:
+        """The positions (T,) of spans, end to end."""
         before = first - (lengths.cumsum(0) - lengths)
         index = before.repeat_interleave(lengths)
         index += torch.arange(len(index))
-        return self.items[index].long()
+        return index
 
 
 class StepGenerator(torch.Generator):

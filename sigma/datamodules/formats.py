@@ -2,17 +2,23 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
-from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.readers import amazon, movielens, sequence_text, table, yelp
+from sigma.datamodules.interactions import Interactions, joined
+from sigma.datamodules.readers import amazon, lfm_1b, movielens, netflix, sequence_text, table, yelp
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.errors import UserError
+
+TOGETHER = ("log_standard_*.csv", "combined_data_*.txt", "mv_*.txt")
+"""Names of the files of one data set that a folder holds several of (KuaiRand, Netflix Prize)."""
 
 KNOWN = (
     *("*.inter", "ratings.dat", "u.data", "ratings.csv", "ratings_*.csv", "ratings_*.csv.gz"),
     *("reviews_*.json.gz", "reviews_*.json", "yelp_academic_dataset_review.json"),
+    *TOGETHER,
+    *("LFM-1b_LEs.txt*", "user_log_format*.csv*"),
     *("yelp_academic_dataset_review.json.gz", "*.inter.gz", "*_5.json.gz", "*_5.json"),
     *("*.jsonl.gz", "*.jsonl", "*.parquet", "*.csv", "*.csv.gz", "*.tsv", "*.txt"),
 )
@@ -26,24 +32,41 @@ WITH_INFO = {
     "amazon reviews": amazon.read_amazon_reviews,
     "amazon reviews 2023": amazon.read_amazon_reviews_2023,
     "yelp": yelp.read_yelp,
+    "netflix": netflix.read_netflix,
 }
 Settings = Mapping[str, str | None] | None
 
 
 @dataclass(frozen=True)
 class RawData:
-    """A file of interactions, the format it is in, and the file of titles beside it."""
+    """A file of interactions, the format it is in, the file of titles beside it, and the files that
+    continue it.
+    """
 
     path: Path
     format: str
     info: Path | None = None
+    more: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
-        return [self.path] if self.info is None else [self.path, self.info]
+        return [self.path, *([] if self.info is None else [self.info]), *self.more]
 
     def read(self, columns: Settings = None, malformed: str = "error") -> Interactions:
         """All interactions in the order of the file; the settings are those of a data module."""
+        if not self.more:
+            return self._read(columns, malformed)
+        parts = (replace(self, path=path, more=()) for path in (self.path, *self.more))
+        return joined(part._named(part._read(columns, malformed)) for part in parts)
+
+    def _named(self, part: Interactions) -> Interactions:
+        """With the file's name where lines of it were left out."""
+        if part.skipped is None:
+            return part
+        reason = f"{part.skipped.reason} (in {self.path.name})"
+        return replace(part, skipped=replace(part.skipped, reason=reason))
+
+    def _read(self, columns: Settings, malformed: str) -> Interactions:
         match self.format:
             case "sequences":
                 return sequence_text.read_sequence_text(self.path, malformed)
@@ -55,6 +78,8 @@ class RawData:
                 return table.read_parquet(self.path, columns)
             case "csv":
                 return table.read_csv(self.path, columns, malformed)
+            case "lfm_1b":
+                return lfm_1b.read_listening_events(self.path, columns, malformed)
         return WITH_INFO[self.format](self.path, self.info, malformed)
 
 
@@ -82,6 +107,10 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
     delimiter, fields = table.header_fields(path)
     if fields == [""]:
         raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
+    if name == "LFM-1b_LEs.txt" and len(fields) == len(lfm_1b.FIELDS):
+        return RawData(path, "lfm_1b")
+    if ending == ".txt" and len(fields) == 1 and netflix.is_heading(fields[0]):
+        return RawData(path, "netflix")
     if any((columns or {}).values()):
         return RawData(path, "csv")
     if "::" in delimiter.join(fields) or ending == ".dat":
@@ -125,6 +154,13 @@ def _json_lines(path: Path) -> RawData:
         f"file has {', '.join(sorted(map(str, fields)))}; convert it to CSV and use "
         "dataset=custom."
     )
+
+
+def continuation(path: Path) -> tuple[Path, ...]:
+    """The files beside ``path`` that hold the rest of what it holds, in order."""
+    pattern = next((one for one in TOGETHER if fnmatch(path.name, one)), None)
+    beside = [] if pattern is None else sorted(path.parent.glob(pattern))
+    return tuple(other for other in beside if other != path)
 
 
 def _find(path: Path, *patterns: str) -> Path | None:

@@ -1,5 +1,6 @@
 """The form every reader produces: columns of integer codes in file order, plus the raw ids."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,3 +38,33 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.users)
+
+
+def joined(parts: Iterable[Interactions]) -> Interactions:
+    """Interactions of one data set in several files, one after the other; no titles.
+
+    Lines left out are counted together, ``of`` those of the files that have any.
+    """
+    user_codes: dict[str, int] = {}  # by raw id
+    item_codes: dict[str, int] = {}
+    users, items, times = [], [], []
+    skipped: list[Skipped] = []
+    for part in parts:
+        users.append(_codes(part.user_ids, user_codes)[part.users])
+        items.append(_codes(part.item_ids, item_codes)[part.items])
+        times += [] if part.timestamps is None else [part.timestamps]
+        skipped += [part.skipped] if part.skipped else []
+    lines, of = (sum(getattr(s, name) for s in skipped) for name in ("lines", "of"))
+    return Interactions(
+        np.concatenate(users),
+        np.concatenate(items),
+        np.concatenate(times) if times else None,
+        np.array(list(user_codes), dtype=object),
+        np.array(list(item_codes), dtype=object),
+        skipped=Skipped(lines, of, skipped[0].first, skipped[0].reason) if skipped else None,
+    )
+
+
+def _codes(ids: np.ndarray, codes: dict[str, int]) -> np.ndarray:
+    """The code (n,) of each raw id, new ones for those that ``codes`` lacks."""
+    return np.fromiter((codes.setdefault(raw, len(codes)) for raw in ids), np.int32, len(ids))

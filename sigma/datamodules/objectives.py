@@ -172,6 +172,8 @@ class Cloze(Objective):
         mask_ratio: share of items masked.
         fine_tune_ratio: share of batches in which the last item alone is.
         copies: times an epoch visits each window, with other masks (``dupe_factor`` of BERT).
+        recbole_masks: only what RecBole scores is predicted: of a row the last int(mask_ratio L)
+            masks, and not its first item, though all are hidden; none is forced on a row.
     """
 
     masks = True
@@ -182,8 +184,10 @@ class Cloze(Objective):
         mask_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2,
         fine_tune_ratio: Share = 0.5,
         copies: Count = 1,
+        recbole_masks: bool | None = None,
     ) -> None:
         self.mask_ratio, self.fine_tune_ratio, self.copies = mask_ratio, fine_tune_ratio, copies
+        self.recbole_masks = recbole_masks
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
         self._mask_token = data.num_items + 1
@@ -193,21 +197,36 @@ class Cloze(Objective):
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
         batch = flat.window(rows, flat.max_length + 1)
         starts, stops = batch.rows.offsets[:-1], batch.rows.offsets[1:]
-        places = stops - 1
+        hidden = stops - 1
         # One coin for the step: all processes mask in the same way, each in its rows.
         coin = torch.rand((), generator=getattr(generator, "shared", generator))
         if coin >= self.fine_tune_ratio:
             masked = torch.rand(len(batch.items), generator=generator) < self.mask_ratio
-            spare = (torch.rand(len(rows), generator=generator) * (stops - starts)).long()
-            before = F.pad(masked.cumsum(0), (1, 0))
-            masked[(starts + spare)[before[stops] == before[starts]]] = True
-            places = masked.nonzero().squeeze(1)
+            if not self.recbole_masks:
+                spare = (torch.rand(len(rows), generator=generator) * (stops - starts)).long()
+                before = F.pad(masked.cumsum(0), (1, 0))
+                masked[(starts + spare)[before[stops] == before[starts]]] = True
+            hidden = masked.nonzero().squeeze(1)
+        places = hidden
+        if self.recbole_masks:
+            places = hidden[self.scored(hidden, batch.rows, int(self.mask_ratio * flat.max_length))]
         return batch._replace(
-            items=batch.items.index_fill(0, places, self._mask_token),
+            items=batch.items.index_fill(0, hidden, self._mask_token),
             places=places,
             targets=batch.items[places],
             num_targets=len(places),
         )
+
+    def scored(self, hidden: Tensor, rows: Rows, most: int) -> Tensor:
+        """Whether RecBole's loss counts a masked place, (n,) of ``hidden``, ascending.
+
+        All of them in a batch of which it would count none, for whose mean it has NaN.
+        """
+        row = rows.row_of(hidden)
+        through = torch.bincount(row, minlength=len(rows.offsets) - 1).cumsum(0)[row]
+        later = through - 1 - torch.arange(len(hidden))  # masks behind it in its row
+        counts = (hidden > rows.offsets[row]) & (later < most)
+        return counts if counts.any() else torch.ones_like(counts)
 
     def evaluation(self, batch: Batch, num_items: int) -> Batch:
         one_more = torch.arange(len(batch.rows.offsets))

@@ -1,6 +1,7 @@
 """Interactions -> sequences: filtering, order, dense ids (protocol of RecBole 1.2, mended).
 
-Mended: timestamps stay int64 (RecBole sorts them as float32, which merges times 64 s apart).
+Mended: timestamps stay int64 (RecBole sorts them as float32, which merges times 64 s apart, from
+2^30 on, January 2004, 128 s; ``float32_times`` does, too).
 """
 
 import hashlib
@@ -46,6 +47,7 @@ def preprocess(
     user_bounds: Bounds = (None, None),
     item_bounds: Bounds = (None, None),
     drop_duplicates: bool = False,
+    float32_times: bool | None = None,
 ) -> Sequences:
     """Filter, order and index one data set.
 
@@ -54,6 +56,8 @@ def preprocess(
 
     Users (items) stay that have ``lower <= interactions < upper``; None is no bound. Of duplicates
     the first (in time) interaction of a user with an item stays.
+
+    ``float32_times`` rounds the times of what is left to those that a float32 holds.
 
     Raises:
         ValueError: bounds that exclude everything.
@@ -65,6 +69,8 @@ def preprocess(
     if len(data) == 0:
         raise UserError("The data set holds no interactions; check the file of dataset.path.")
     users, items, times = _filtered(data, user_bounds, item_bounds, drop_duplicates)
+    if float32_times and times is not None:
+        times = times.astype(np.float32).astype(np.int64)
     users, user_codes = _densify(users)
     items, item_codes = _densify(items)
     counts = np.bincount(users, minlength=len(user_codes))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split
 
@@ -31,6 +33,8 @@ class DatasetStatistics:
     train_samples: int
     val_samples: int
     test_samples: int
+    val_repeats: int  # targets that their history holds already
+    test_repeats: int
     expected: Expected | None
     matches: bool | None
 
@@ -58,4 +62,23 @@ def describe(
     pairs = [pair for pair in zip(wishes, counts, strict=True) if pair[0] is not None]
     matches = all(wish == count for wish, count in pairs) if pairs else None
     shape = n / users, 1 - n / (users * items)
-    return DatasetStatistics(name, *counts, *shape, *samples, expected, matches)
+    repeated = repeats(data, split.val), repeats(data, split.test)
+    return DatasetStatistics(name, *counts, *shape, *samples, *repeated, expected, matches)
+
+
+def repeats(data: Sequences, positions: np.ndarray) -> int:
+    """How many of the items at these positions their users had before."""
+    lengths = np.diff(data.offsets)
+    users = np.searchsorted(data.offsets, positions, side="right") - 1
+    if len(np.unique(users)) < len(users):
+        pairs = np.repeat(np.arange(data.num_users), lengths) * (data.num_items + 1) + data.items
+        first = np.unique(pairs, return_index=True)[1]
+        return int((~np.isin(positions, first)).sum())
+    # One position a user needs no order of all interactions.
+    target = np.zeros(data.num_users, dtype=data.items.dtype)
+    target[users] = data.items[positions]
+    stop = np.zeros(data.num_users, dtype=np.int64)
+    stop[users] = positions
+    same = np.flatnonzero(data.items == np.repeat(target, lengths))
+    holder = np.searchsorted(data.offsets, same, side="right") - 1
+    return len(np.unique(holder[same < stop[holder]]))

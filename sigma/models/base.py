@@ -18,9 +18,13 @@ Constructor arguments of the same name mean the same everywhere, and files descr
     reinit_mamba: N(0, 0.02) within Mamba blocks, too; their own first step sizes then do nothing.
 Impossible ones raise ValueError.
 
-All models depart from RecBole in padding: its row of E is 0, gets no gradient and is no candidate.
-RecBole draws it, too, and ranks it among the items in training.
+Models depart from RecBole in padding: its row of E is 0, gets no gradient and is no candidate.
+RecBole draws it, too, and has it as a class of the softmax in training, which moves it every step.
+To SASRec, GRU4Rec and Mamba4Rec that is a loss of another 1/K; those that read padding have
+    padding_item: RecBole's padding; by default theirs is 0, but for the released SIGMA's.
 """
+
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -42,6 +46,8 @@ class Model(nn.Module):
         causal: a state sees no later item, so all positions may be trained at once.
         leaks_on_purpose: not causal, yet trained at all positions, as its authors did.
         reads_batch: training computes with the whole batch; several processes are another model.
+        time: the times it reads, which its rows carry: of the ``history``, of the ``target``, too,
+            or None. A model that reads the target's says so in every table.
         mask_token: the id that stands for an item to predict; None if the model has none.
         counted: ``count`` takes the place of training by gradients.
     """
@@ -50,6 +56,7 @@ class Model(nn.Module):
     causal: bool = False
     leaks_on_purpose: bool = False
     reads_batch: bool = False
+    time: Literal["history", "target"] | None = None
     mask_token: int | None = None
     counted: bool = False
 

@@ -152,6 +152,7 @@ class FEARec(Contrast):
         global_ratio: float = 1.0,
         spatial_ratio: float = 0.0,
         topk_factor: float = 1.0,
+        padding_item: bool | None = None,
         **options: Any,
     ) -> None:
         if not 1 <= int(topk_factor * math.log(max_length)) <= max_length:
@@ -170,6 +171,8 @@ class FEARec(Contrast):
         super().__init__(num_items, max_length, attention, num_layers=num_layers, **options)
         self.max_length = max_length
         self.apply(init_normal)
+        if padding_item:
+            self.draw_padding()
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         n, size = rows.longest, items.shape[0]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.arguments import Count, Share
+from sigma.arguments import Count, Positive, Share
 from sigma.models.base import Model
 from sigma.ops import Places, Rows, causal_conv, gru, take, unfold
 from sigma.ops.rows import typed
@@ -25,7 +25,17 @@ class TiedItems(Model):
     """Scores by inner product with the item table ``items``, (K + 1, D), from N(0, 0.02).
 
     Row 0 (padding) is 0 and gets no gradient; ``extra`` rows are after item K, as a mask token's.
+
+    Args:
+        temperature: divides the scores, of loss and ranking alike; None is 1.
+        normalize: states and items are taken at length 1, so that scores are cosines over the
+            temperature (Meta's HSTU and SASRec: 0.05). None is false.
+
+    Attributes:
+        padding_item: row 0 is an item's, as in RecBole: see ``draw_padding``.
     """
+
+    padding_item: bool = False
 
     def __init__(
         self,
@@ -34,6 +44,8 @@ class TiedItems(Model):
         dropout: Share = 0.2,
         name: str = "",
         extra: int = 0,
+        temperature: Positive | None = None,
+        normalize: bool | None = None,
     ) -> None:
         super().__init__()
         self.name = name or type(self).__name__.lower()
@@ -41,10 +53,25 @@ class TiedItems(Model):
         nn.init.normal_(self.items.weight, std=0.02)
         clear_padding(self.items)
         self.dropout = Dropout(dropout)
+        self.head: dict[str, Any] = {"temperature": temperature, "normalize": normalize}
+
+    @property
+    def tied(self) -> TiedScores:
+        """Inner products with the table, as they are."""
+        table = self.items.weight
+        return TiedScores(table[1:], others=table[:1] if self.padding_item else None)
+
+    def draw_padding(self) -> None:
+        """RecBole's padding: drawn like an item, and a class that is never a target.
+
+        Reading it passes no gradient; the softmax's does, so it moves at every step.
+        """
+        self.padding_item = True
+        nn.init.normal_(self.items.weight[0].detach(), std=0.02)
 
     @property
     def logits(self) -> TiedScores:
-        return TiedScores(self.items.weight[1:])
+        return self.tied.shaped(**self.head)
 
 
 def at(states: Tensor, places: Places | None) -> Tensor:

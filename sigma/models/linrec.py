@@ -13,8 +13,8 @@ X W_Q + b_Q and so on; q', k' are rows of Q', K'.
     score of item k = X[n_u] · E[k]
 
 As in the authors' code there is no mask at all: every position reads the whole row, later items and
-padding too. A position of padding holds its position's embedding, so the number of them moves the
-scores. No dropout inside the attention.
+padding too. A position of padding holds its position's embedding (``padding_item``: and row 0 of E,
+as theirs), so the number of them moves the scores. No dropout inside the attention.
 
 Departures: ``mask_padding=True``, not the authors', leaves padding out of K'^T V; scores then
 depend on real items alone. A zero vector stays zero when normalised (NaN in the authors' code).
@@ -63,12 +63,19 @@ class LinRec(Transformer):
     """Packed items (T,) -> states (M, D) at places; arguments as above and in the base."""
 
     def __init__(
-        self, num_items: int, max_length: int, mask_padding: bool = False, **options: Any
+        self,
+        num_items: int,
+        max_length: int,
+        mask_padding: bool = False,
+        padding_item: bool | None = None,
+        **options: Any,
     ) -> None:
         attention = functools.partial(LinearAttention, full_rows=not mask_padding)
         super().__init__(num_items, max_length, attention, attention_dropout=0.0, **options)
         self.mask_padding = mask_padding
         self.apply(init_normal)
+        if padding_item:
+            self.draw_padding()
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         if self.mask_padding:

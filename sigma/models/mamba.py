@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma.arguments import Count, Share
+from sigma.arguments import Count, Positive, Share
 from sigma.models.layers import TiedItems, at, encode, init_normal
 from sigma.ops import (
     Places,
@@ -40,8 +40,19 @@ from sigma.ops import (
 MambaFactory = Callable[[int], nn.Module]  # hidden size -> Mamba block
 
 
-class Mamba(nn.Module):
-    """One Mamba block, (T, D) -> (T, D), or (M, D) at places; causal.
+class MambaBlock(nn.Module):
+    """A Mamba of either generation, (T, D) -> (T, D), or (M, D) at places; causal."""
+
+
+def step_bias(number: int, low: float, high: float) -> Tensor:
+    """What softplus makes step sizes of, log-uniform between two: mamba_ssm's draw, (number,)."""
+    low, high = math.log(low), math.log(high)
+    step = torch.exp(torch.rand(number) * (high - low) + low).clamp(min=1e-4)
+    return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
+
+
+class Mamba(MambaBlock):
+    """One Mamba-1 block.
 
     Args:
         state_size: N.
@@ -75,10 +86,8 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, hidden_size, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
-        low, high = math.log(step_min), math.log(step_max)
-        step = torch.exp(torch.rand_like(self.dt_proj.bias) * (high - low) + low).clamp(min=1e-4)
-        with torch.no_grad():  # the inverse of softplus
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(step_bias(inner, step_min, step_max))
 
     def forward(self, states: Tensor, rows: Rows, places: Places | None = None) -> Tensor:
         assert self.conv1d.bias is not None
@@ -109,7 +118,7 @@ def init_around_mamba(module: nn.Module, *, reinit_mamba: bool) -> None:
     marks dt_proj's bias ``_no_reinit``, but their ``apply`` does not read the mark. So the first
     step sizes are softplus(0) = 0.69. Convolution, A and D keep mamba_ssm's draw.
     """
-    if isinstance(module, Mamba) and not reinit_mamba:
+    if isinstance(module, MambaBlock) and not reinit_mamba:
         return
     for child in module.children():
         init_around_mamba(child, reinit_mamba=reinit_mamba)
@@ -134,9 +143,12 @@ class MambaStack(TiedItems):
         num_layers: Count = 1,
         dropout: Share = 0.2,
         name: str = "",
+        temperature: Positive | None = None,
+        normalize: bool | None = None,
         **of_layers: Any,
     ) -> None:
-        super().__init__(num_items, hidden_size, dropout, name)
+        head: dict[str, Any] = {"temperature": temperature, "normalize": normalize}
+        super().__init__(num_items, hidden_size, dropout, name, **head)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.layers = nn.ModuleList(
             self.layer_type(hidden_size, dropout=dropout, **of_layers) for _ in range(num_layers)
@@ -176,9 +188,17 @@ class PaddedMambaStack(MambaStack):
     All but the last layer are read at every column, the last one where a state is asked for.
     """
 
-    def __init__(self, num_items: int, reinit_mamba: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        reinit_mamba: bool = True,
+        padding_item: bool | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(num_items, **options)
         init_around_mamba(self, reinit_mamba=reinit_mamba)
+        if padding_item:
+            self.draw_padding()
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         width, size, lengths = rows.longest, items.shape[0], rows.offsets.diff()

@@ -11,7 +11,8 @@ Symbols: r items the partial flip keeps in place, a1 and a2 trainable scalars. A
     G   = SiLU(g) + sigmoid(g),  g(H) = Conv1d(H W1 + b1) W2 + b2                 (4-6)
     M^  = M + G(H0) ⊙ M + Mf + G(H0f) ⊙ Mf                                        (3)
     F   = GRU(Conv1d(H0))                                                         (7)
-    Z   = LayerNorm(dropout((a1 M^ + a2 F) W3 + b3) + H0 W6 + b6)                 (8, 9)
+    Z   = LayerNorm(dropout((a1 M^ + a2 F) W3 + b3) + S)                          (8, 9)
+    S   = H0 W6 + b6, or H0, or 0                                                 ``shortcut``
     R   = LayerNorm(Z + dropout(dropout(GELU(Z W4 + b4)) W5 + b5))                (10)
     score of item k = R[n_u] · E[k]                                               (11)
 
@@ -29,11 +30,12 @@ Choices where the paper is silent, or departures; those marked * were chosen on 
      PyTorch's GRU puts r inside the product: tanh(W c + b + r ⊙ (U f + b')).
 (8)  a1 = a2 = 0.5 at the start; no softmax over them.
 (9)  A projected shortcut H0 W6 + b6*. Without one, training crawls; with the identity, the last
-     item stays its own best match under the tied table.
+     item stays its own best match under the tied table, which costs where seen items are ranked and
+     helps where they are not.
 (10) The residual runs round the PFFN, the norm follows it. Stacked layers repeat (2)-(10).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,7 @@ class SigmaLayer(nn.Module):
         gate: False combines the two directions linearly (ablation).
         gru: False leaves the FE-GRU out (ablation).
         shared_mamba: one Mamba for both directions.
+        shortcut: S of eq. 9.
         conv_width: of the convolutions in gate and FE-GRU.
     """
 
@@ -84,6 +87,7 @@ class SigmaLayer(nn.Module):
         gru: bool = True,
         shared_mamba: bool = True,
         conv_width: Count = 3,
+        shortcut: Literal["projected", "identity", "none"] = "projected",
     ) -> None:
         super().__init__()
         self.r = r
@@ -96,7 +100,8 @@ class SigmaLayer(nn.Module):
         self.mix_mamba = nn.Parameter(torch.tensor(0.5))
         self.mix_gru = nn.Parameter(torch.tensor(0.5)) if gru else None
         self.mixed = nn.Linear(size, size)
-        self.shortcut = nn.Linear(size, size)
+        self.shortcut = nn.Linear(size, size) if shortcut == "projected" else None
+        self.identity = shortcut == "identity"
         self.mixed_norm = nn.LayerNorm(size, eps=1e-12)
         self.widen = nn.Linear(size, 4 * size)
         self.narrow = nn.Linear(4 * size, size)
@@ -124,8 +129,12 @@ class SigmaLayer(nn.Module):
         if self.gru is not None and self.conv is not None and self.mix_gru is not None:
             extracted = self.gru(self.conv(states, rows), rows)  # eq. 7: F, (T, D)
             mixed = mixed + self.mix_gru * at(extracted, places)  # eq. 8: Z, (M, D)
-        shortcut = self.shortcut(at(states, places))
-        mixed = self.mixed_norm(self.dropout(self.mixed(mixed)) + shortcut)  # eq. 9
+        mixed = self.dropout(self.mixed(mixed))  # eq. 9: Z, but for S and the norm
+        if self.shortcut is not None:
+            mixed = mixed + self.shortcut(at(states, places))
+        elif self.identity:
+            mixed = mixed + at(states, places)
+        mixed = self.mixed_norm(mixed)
         wide = self.dropout(F.gelu(self.widen(mixed)))  # eq. 10: (M, 4 D)
         return self.norm(mixed + self.dropout(self.narrow(wide)))  # eq. 10: R
 

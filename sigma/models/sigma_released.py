@@ -28,13 +28,18 @@ Other differences from the paper, as arguments: shared_mamba (text: two), separa
 gate), gate_residual (paper: G ⊙ M), gate_dropout (paper: none), gru_bias (paper: with), mix.
 Without one: the gate's form (paper: SiLU(g) + σ(g) of one g with a convolution in it).
 
+The runs of the authors' log computed less (docs/released_code.md); so do, where the file has all:
+conv=false          F = GRU(X).
+flipped_gate        forward: Gf = G; none: Gf = 0.
+projection=false    (7) without W3 and b3.
+
 Left out, as their results are not used: ``gru_input = self.conv1d(g1)``, an error unless N = D, the
 softmax over w, and the first product with W2. ``logits`` scores items 1 … K alone; padding is a
 class beside them that cross entropy knows. Use another loss with ``padding_item=false``.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,17 +51,27 @@ from sigma.models.mamba import Columns, MambaFactory, PaddedMambaStack
 from sigma.models.transformer import FeedForward
 from sigma.ops import Rows, packed, places_of, take, whole_rows
 from sigma.ops.moves import gather
-from sigma.ops.scores import TiedScores
+
+FlippedGate = Literal["forward", "none"] | None  # None is equation 5
 
 
 class ReleasedGate(nn.Module):
     """Equations 4 and 5, (X, Xf) -> (G, Gf), all (M, D)."""
 
-    def __init__(self, size: int, dropout: float, cross_gate: bool, separate_dense: bool) -> None:
+    def __init__(
+        self,
+        size: int,
+        dropout: float,
+        cross_gate: bool,
+        separate_dense: bool,
+        flipped_gate: FlippedGate,
+    ) -> None:
         super().__init__()
         self.cross_gate = cross_gate
+        self.flipped_gate = flipped_gate
+        second = separate_dense and flipped_gate is None
         self.dense = nn.Linear(size, size)
-        self.flipped_dense = nn.Linear(size, size) if separate_dense else None
+        self.flipped_dense = nn.Linear(size, size) if second else None
         self.silu = nn.Linear(size, size)
         self.sigmoid = nn.Linear(size, size)
         self.dropout = Dropout(dropout)
@@ -64,6 +79,8 @@ class ReleasedGate(nn.Module):
     def forward(self, states: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
         h = self.dense(states) + states
         gate = self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(h)))  # eq. 4
+        if self.flipped_gate is not None:
+            return gate, gate if self.flipped_gate == "forward" else torch.zeros_like(gate)
         h = (self.flipped_dense or self.dense)(flipped) + flipped
         crossed = gate if self.cross_gate else h
         return gate, self.dropout(self.silu(F.silu(h)) + self.sigmoid(torch.sigmoid(crossed)))
@@ -77,6 +94,7 @@ class ReleasedLayer(nn.Module):
             no flip; None reverses each row's first n_u - r items.
         r: items that stay in place; read only when ``flip_until`` is None.
         mix: first weights of GRU, flipped and forward direction.
+        conv, flipped_gate, projection: what the logged runs had not, as above.
         residual: + X in equation 8.
     """
 
@@ -96,6 +114,9 @@ class ReleasedLayer(nn.Module):
         gate_dropout: float = 0.2,
         gru_bias: bool = False,
         mix: Sequence[float] = (0.1, 0.1, 0.8),
+        conv: bool = True,
+        flipped_gate: FlippedGate = None,
+        projection: bool = True,
         residual: bool = False,
     ) -> None:
         super().__init__()
@@ -103,18 +124,18 @@ class ReleasedLayer(nn.Module):
             raise ValueError(f"flip_until={flip_until} and r={r} count items; give 0 or more.")
         if len(mix) != 3:
             raise ValueError(f"mix={list(mix)} must hold three weights: GRU, flipped, forward.")
-        gate = ReleasedGate(size, gate_dropout, cross_gate, separate_dense)
+        gate = ReleasedGate(size, gate_dropout, cross_gate, separate_dense, flipped_gate)
         self.flip_until = flip_until
         self.r = r
-        self.look_ahead = look_ahead
+        self.look_ahead = look_ahead and conv
         self.gate_residual = gate_residual
         self.residual = residual
         self.mambas = nn.ModuleList(mamba(size) for _ in range(1 if shared_mamba else 2))
         self.gate = gate
-        self.conv = CausalConv1d(size, 3)
+        self.conv = CausalConv1d(size, 3) if conv else None
         self.gru = GRU(size, size, bias=gru_bias)
         self.mix = nn.Parameter(torch.tensor(mix, dtype=torch.float32))
-        self.mixed = nn.Linear(size, size)
+        self.mixed = nn.Linear(size, size) if projection else nn.Identity()
         self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.feed_forward = FeedForward(size, 4 * size, dropout=dropout, inner_dropout=dropout)
@@ -133,6 +154,8 @@ class ReleasedLayer(nn.Module):
 
     def convolve(self, states: Tensor, rows: Rows, size: int) -> Tensor:
         """Conv1d(X), (B, L, D) -> (T, D); a causal convolution one column later is the centred."""
+        if self.conv is None:
+            return packed(states, rows, size)
         if not self.look_ahead:
             return self.conv(packed(states, rows, size), rows)
         number = states.shape[0]
@@ -169,17 +192,8 @@ class SigmaReleased(PaddedMambaStack):
     def __init__(
         self, num_items: int, num_layers: int = 1, padding_item: bool = True, **options: Any
     ) -> None:
-        residual = num_layers > 1
-        super().__init__(num_items, num_layers=num_layers, residual=residual, **options)
+        options |= {"padding_item": padding_item, "residual": num_layers > 1}
+        super().__init__(num_items, num_layers=num_layers, **options)
         first = self.layers[0]
         # So short a flip moves nothing.
         self.causal = not first.look_ahead and first.flip_until in (0, 1)
-        self.padding_item = padding_item
-        if padding_item:
-            nn.init.normal_(self.items.weight[0].detach(), std=0.02)
-
-    @property
-    def logits(self) -> TiedScores:
-        table = self.items.weight
-        others = table[:1] if self.padding_item else None
-        return TiedScores(table[1:], others=others)  # eq. 10

@@ -117,9 +117,13 @@ class Positions(nn.Module):
         super().__init__()
         self.table = nn.Embedding(max_length, size)
 
+    def index(self, rows: Rows, size: int) -> Tensor:
+        """The position of each of ``size`` places, (T,)."""
+        return rows.positions(size)
+
     def forward(self, states: Tensor, rows: Rows) -> Tensor:
         self._check(rows.longest)
-        return states + self.table(rows.positions(states.shape[0]))
+        return states + self.table(self.index(rows, states.shape[0]))
 
     def padded(self, states: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
@@ -137,9 +141,11 @@ class Positions(nn.Module):
 class PositionedItems(TiedItems):
     """Items with learned positions."""
 
+    positions_type = Positions
+
     def __init__(self, num_items: int, max_length: int, **options: Any) -> None:
         super().__init__(num_items, **options)
-        self.positions = Positions(max_length, self.items.embedding_dim)
+        self.positions = self.positions_type(max_length, self.items.embedding_dim)
 
     def scaled_embedding(self, items: Tensor, rows: Rows) -> Tensor:
         """dropout(sqrt(D) E[items] + P), (T,) -> (T, D)."""

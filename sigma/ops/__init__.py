@@ -16,6 +16,7 @@ from sigma.ops.moves import (
     unfold,
     whole_rows,
 )
+from sigma.ops.pointwise import pointwise_attend
 from sigma.ops.rows import Rows, rows_of
 from sigma.ops.scan import selective_scan
 
@@ -33,6 +34,7 @@ __all__ = [
     "padded",
     "padded_places",
     "places_of",
+    "pointwise_attend",
     "rows_of",
     "selective_scan",
     "spread",

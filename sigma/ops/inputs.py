@@ -90,3 +90,27 @@ class Attend(NamedTuple):
     seed: Tensor
     causal: bool
     dropout: float
+
+
+class Pointwise(NamedTuple):
+    """What HSTU's attention reads.
+
+    Attributes:
+        q: (T, H, d).
+        k: (T, H, d).
+        v: (T, H, d).
+        distance_bias: (L,) of a query's own position, of the one before it, and so on.
+        time_bias: (G,) of buckets of time, or None for none.
+        query_times: (T,) int64, beside ``time_bias``.
+        key_times: (T,) int64, beside ``time_bias``.
+        scale: of the weights.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    distance_bias: Tensor
+    time_bias: Tensor | None
+    query_times: Tensor | None
+    key_times: Tensor | None
+    scale: float

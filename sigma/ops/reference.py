@@ -1,9 +1,10 @@
 """Every operation on packed rows, written from its equations: a loop over rows and positions.
 
-All backends are held to these. Equations stand in scan.py, conv.py, gru.py and attend.py; row b is
-the places offsets[b] … offsets[b + 1] - 1, t a position in its row.
+All backends are held to these. Equations stand in scan.py, conv.py, gru.py, attend.py and
+pointwise.py; row b is the places offsets[b] … offsets[b + 1] - 1, t a position in its row.
 """
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sigma.ops.inputs import Attend, Conv, Gru, Scan
+from sigma.ops.inputs import Attend, Conv, Gru, Pointwise, Scan
 
 
 def each_row(
@@ -86,6 +87,26 @@ def attend(x: Attend, offsets: Tensor) -> Tensor:
         scores = torch.einsum("hd,thd->ht", q, x.k[seen]) / q.shape[-1] ** 0.5
         out.append(torch.einsum("ht,thd->hd", scores.softmax(-1), x.v[seen]))
     return torch.stack(out) if out else torch.zeros_like(x.q)
+
+
+def pointwise_attend(x: Pointwise, offsets: Tensor) -> Tensor:
+    """(T, H, d)."""
+
+    def row(q: Tensor, k: Tensor, v: Tensor, u: Tensor | None, w: Tensor | None) -> Tensor:
+        ys = []
+        for t in range(len(q)):
+            bias = torch.stack([x.distance_bias[t - s] for s in range(t + 1)])
+            if x.time_bias is not None:
+                assert u is not None
+                assert w is not None
+                gaps = [max(abs(int(u[t]) - s), 1) for s in w[: t + 1].tolist()]
+                g = [min(int(math.log(gap) / 0.301), len(x.time_bias) - 1) for gap in gaps]
+                bias = bias + x.time_bias[g]
+            weights = F.silu(torch.einsum("hd,shd->hs", q[t], k[: t + 1]) + bias)
+            ys.append(x.scale * torch.einsum("hs,shd->hd", weights, v[: t + 1]))
+        return torch.stack(ys)
+
+    return each_row(row, offsets, x.q, x.q, x.k, x.v, x.query_times, x.key_times)
 
 
 def flip(x: Tensor, offsets: Tensor, keep: int) -> Tensor:

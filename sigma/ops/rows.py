@@ -24,10 +24,16 @@ class Rows(NamedTuple):
     Attributes:
         offsets: (B + 1,) int64, from 0, never falling.
         longest: no row is longer; known on the host, so that nothing need ask the device.
+        times: (T,) int64, of each place's item, in the data's unit; None but for models that read
+            them.
+        next_times: (T,) int64, of the item after it, at a row's end that to predict; None but for
+            models that read the target's time.
     """
 
     offsets: Tensor
     longest: int
+    times: Tensor | None = None
+    next_times: Tensor | None = None
 
     def row_of(self, places: Tensor) -> Tensor:
         """The row of each place, int64; B behind the last row."""

@@ -1,6 +1,6 @@
 """Scores of items as inner products with a table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.ops.cross_entropy import chunk_rows
+
+SHORTEST = 1e-6  # shorter vectors are not brought to length 1, but to less (Meta's HSTU)
 
 
 class Logits(Protocol):
@@ -50,17 +52,36 @@ def tied_scores(
 class TiedScores:
     """Scores by inner product: states (M, D) -> (M, K), or (M, n) of ``items`` (M, n).
 
-    A loss over a large catalogue reads the attributes and never asks for all scores.
+    A loss over a large catalogue reads ``queries`` and the tables, and never asks for all scores.
 
     Args:
         weight: (K, D), the rows of items 1 … K.
         bias: (K,) of items 1 … K.
         others: (n, D), classes that a softmax over all items has beside them, never ranked.
+        scale: of the states.
+        unit: states are taken at length 1.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     others: Tensor | None = None
+    scale: float = 1.0
+    unit: bool = False
+
+    def shaped(self, temperature: float | None, normalize: bool | None) -> "TiedScores":
+        """The same with scores over a temperature, and states and tables at length 1, or not."""
+        scale = 1.0 if temperature is None else 1 / temperature
+        bias = self.bias if self.bias is None or scale == 1 else self.bias * scale
+        if not normalize:
+            return replace(self, bias=bias, scale=scale)
+        others = None if self.others is None else F.normalize(self.others, eps=SHORTEST)
+        return TiedScores(F.normalize(self.weight, eps=SHORTEST), bias, others, scale, unit=True)
+
+    def queries(self, states: Tensor) -> Tensor:
+        """The states (M, D) whose inner products with the tables are scores, but for the bias."""
+        if self.unit:
+            states = F.normalize(states, dim=-1, eps=SHORTEST)
+        return states if self.scale == 1 else states * self.scale
 
     def __call__(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        return tied_scores(states, self.weight, items, self.bias)
+        return tied_scores(self.queries(states), self.weight, items, self.bias)

@@ -28,9 +28,8 @@ def mix(x: Tensor) -> Tensor:
 class SampledNegatives(nn.Module):
     """Draws each evaluation sample's negatives; the same for every model, epoch and batch size.
 
-    With replacement, never the target and never what ``Batch.seen_items`` names (the history, with
-    ``dataset.mask_history=true``), as in SASRec's evaluation. A draw is a function of the seed, the
-    user and the length of the history alone.
+    With replacement, never the target and never an item of the history, as in SASRec's evaluation.
+    A draw is a function of the seed, the user and the length of the history alone.
 
     Args:
         item_counts: (K,) training counts of items 1 … K.
@@ -68,8 +67,9 @@ class SampledNegatives(nn.Module):
         key = mix(mix(batch.users + (self.seed << 32)) + batch.history_lengths)
         counter = torch.arange(self.number, device=key.device)
         num_items = len(cumulative)
-        rows = torch.cat([torch.arange(len(key), device=key.device), batch.seen_rows])
-        excluded = rows * (num_items + 1) + torch.cat([batch.targets, batch.seen_items])
+        row = torch.arange(len(key), device=key.device)
+        rows = torch.cat([row, row.repeat_interleave(batch.history_lengths)])
+        excluded = rows * (num_items + 1) + torch.cat([batch.targets, batch.history])
         excluded = excluded.sort().values
         items = torch.zeros(len(key), self.number, dtype=torch.int64, device=key.device)
         redraw = torch.ones_like(items, dtype=torch.bool)
@@ -87,6 +87,6 @@ class SampledNegatives(nn.Module):
             redraw[at, column] = excluded[nearest] == pair
         raise UserError(
             "Sampled evaluation found too few items to draw that a user has not seen (by "
-            "popularity, next to none may be left); use evaluation.sampled.distribution=uniform, "
-            "evaluation=full or dataset.mask_history=false."
+            "popularity, next to none may be left); use evaluation.sampled.distribution=uniform "
+            "or evaluation=full."
         )

@@ -10,22 +10,31 @@ from sigma.datamodules.batches import Batch
 from sigma.losses import full_precision
 from sigma.models.base import Model
 from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
-from sigma.ranking.metrics import target_ranks
+from sigma.ranking.metrics import ALL, SAMPLED, UNSEEN, target_ranks
 from sigma.ranking.sampled import SampledNegatives
+
+ID_BITS = 40  # of an item, beside its row in one key
+
+
+class Ranking(NamedTuple):
+    """One ranking of an evaluation batch.
+
+    ``greater`` items score above the target and ``ties`` others equal it, both (B,); ``top`` are
+    the ids (B, k) of the best, of equals any, and 0 where there are no more.
+    """
+
+    greater: Tensor
+    ties: Tensor
+    top: Tensor
 
 
 class Ranks(NamedTuple):
-    """Of an evaluation batch, each (B,).
-
-    ``greater`` items score above the target and ``ties`` others equal it, among all items or, in
-    sampled evaluation, among the negatives.
-    """
+    """Of an evaluation batch (B,): who is asked for what, and every ranking by its name."""
 
     users: Tensor
     targets: Tensor
     history_lengths: Tensor
-    greater: Tensor
-    ties: Tensor
+    rankings: dict[str, Ranking]
 
 
 def scores(model: Model, states: Tensor, items: Tensor | None = None) -> Tensor:
@@ -42,35 +51,93 @@ def scores(model: Model, states: Tensor, items: Tensor | None = None) -> Tensor:
         return full_precision(model.logits(states, items))
 
 
-def all_scores(model: Model, batch: Batch, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def all_scores(model: Model, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Chunk after chunk of the states (M, D): which they are, and their scores (rows, K).
 
-    Column j scores item j + 1; items that the batch leaves out of the ranking hold -inf.
+    Column j scores item j + 1.
     """
     first, rows = 0, MIN_ROWS  # until the number of items is known
     while first < len(states):
         chunk = slice(first, first + rows)
         some = scores(model, states[chunk])
-        if len(batch.seen_rows):
-            inside = (batch.seen_rows >= first) & (batch.seen_rows < first + rows)
-            seen = batch.seen_rows[inside] - first, batch.seen_items[inside] - 1
-            some = some.index_put(seen, some.new_tensor(float("-inf")))
         yield chunk, some
         first += rows
         rows = chunk_rows(some.shape[1], some.dtype, some.device)
 
 
-def ranks(model: Model, batch: Batch, sampled: SampledNegatives | None = None) -> Ranks:
-    """Where each target of a batch stands among all items, or among drawn negatives."""
+class Seen:
+    """The items of each row's history, each once, without the row's target."""
+
+    def __init__(self, batch: Batch) -> None:
+        row = torch.arange(len(batch.targets), device=batch.targets.device)
+        rows = row.repeat_interleave(batch.history_lengths, output_size=len(batch.history))
+        keys = torch.unique((rows << ID_BITS) + batch.history)
+        rows, items = keys >> ID_BITS, keys & ((1 << ID_BITS) - 1)
+        other = items != batch.targets[rows]
+        self.rows, self.items = rows[other], items[other]
+
+    def of(self, chunk: slice) -> tuple[Tensor, Tensor]:
+        """Row in the chunk, and column of the scores, of every pair (S,)."""
+        bounds = self.rows.new_tensor([chunk.start, chunk.stop])
+        first, stop = torch.searchsorted(self.rows, bounds).tolist()
+        return self.rows[first:stop] - chunk.start, self.items[first:stop] - 1
+
+
+def best_items(some: Tensor, k: int) -> Tensor:
+    """Ids (rows, k) of the highest of scores (rows, K); 0 where one is -inf, or there is none."""
+    values, columns = some.topk(min(k, some.shape[1]))
+    items = torch.where(values.isneginf(), 0, columns + 1)
+    return torch.nn.functional.pad(items, (0, k - items.shape[1]))
+
+
+def both_rankings(
+    some: Tensor, targets: Tensor, rows: Tensor, columns: Tensor, k: int
+) -> tuple[Ranking, Ranking]:
+    """Among all items, and among those that the rows have not had.
+
+    Args:
+        some: (B, K) scores.
+        targets: (B,) item ids from 1.
+        rows, columns: (S,) of the scores that are left out of the second ranking.
+    """
+    greater, ties = target_ranks(some, targets)
+    best = best_items(some, k)
+    target_scores = some.gather(1, targets[:, None] - 1).squeeze(1)[rows]
+    seen_scores = some[rows, columns]
+    # As target_ranks counts them: a comparison with NaN is false.
+    above = torch.zeros_like(greater).index_add_(0, rows, (~(seen_scores <= target_scores)).long())
+    equal = torch.zeros_like(ties).index_add_(0, rows, (seen_scores == target_scores).long())
+    # Not in place: a model may keep what it scored.
+    unseen = some.index_put((rows, columns), some.new_tensor(float("-inf")))
+    return (
+        Ranking(greater, ties, best),
+        Ranking(greater - above, ties - equal, best_items(unseen, k)),
+    )
+
+
+def ranks(
+    model: Model, batch: Batch, sampled: SampledNegatives | None = None, k: int = 10
+) -> Ranks:
+    """Where each target stands, among all items and among unseen ones, or among drawn negatives.
+
+    A repeated target is no seen item: it is ranked.
+
+    Args:
+        k: best items that each ranking names.
+    """
     states = model(batch.items, batch.rows, batch.places)
+    rankings: dict[str, Ranking] = {}
     if sampled is not None:
         candidates = torch.cat([batch.targets[:, None], sampled(batch)], 1)
         first = torch.ones_like(batch.targets)
         greater, ties = target_ranks(scores(model, states, candidates), first)
+        rankings[SAMPLED] = Ranking(greater, ties, candidates[:, :0])
     else:
+        seen = Seen(batch)
         parts = [
-            target_ranks(some, batch.targets[chunk])
-            for chunk, some in all_scores(model, batch, states)
+            both_rankings(some, batch.targets[chunk], *seen.of(chunk), k)
+            for chunk, some in all_scores(model, states)
         ]
-        greater, ties = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Ranks(batch.users, batch.targets, batch.history_lengths, greater, ties)
+        for name, of_chunks in zip((ALL, UNSEEN), zip(*parts, strict=True), strict=True):
+            rankings[name] = Ranking(*map(torch.cat, zip(*of_chunks, strict=True)))
+    return Ranks(batch.users, batch.targets, batch.history_lengths, rankings)

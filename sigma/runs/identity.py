@@ -29,6 +29,11 @@ FREE = (
 )
 # Keys of earlier versions' configs; they decided nothing but speed.
 GONE = ("dataset.trim", "task.by_length")
+# Whether seen items were left out of the one ranking that there was. Names still hold what the
+# paper's runs said, and those with drawn negatives, which are unseen.
+MASKED = "dataset.mask_history"
+# Settings that came after runs had been named; with this value no name holds them.
+LATER = {"model.shortcut": "projected", "model.conv": True, "model.projection": True}
 # Modules of earlier versions, in the configs of their runs, and where their classes live now.
 MOVED = {
     f"sigma.datamodules.{name}": f"sigma.datamodules.sets.{name}"
@@ -86,10 +91,19 @@ def class_name(target: str) -> str:
 def current(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config, of whatever version, as this version builds from it."""
     config = moved(config, MOVED)
-    for key in GONE:
+    if is_masked(config):
+        monitor = config["evaluation"]["monitor"]
+        config["evaluation"]["monitor"] = monitor.replace("val/", "val/unseen/", 1)
+    for key in (*GONE, MASKED):
         group, name = key.split(".")
         config.get(group, {}).pop(name, None)
     return config
+
+
+def is_masked(config: dict[str, Any]) -> bool:
+    """Whether a run of an earlier version ranked unseen items alone, by the plain names."""
+    masked = config.get("dataset", {}).get("mask_history")
+    return bool(masked and not config["evaluation"]["sampled"])
 
 
 def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
@@ -107,8 +121,10 @@ def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The flattened part of a resolved config that decides what an epoch computes."""
     flat = dict(flattened(with_targets(config, class_name)))
+    flat.setdefault(MASKED, flat.get("evaluation.sampled._target_") is not None)
     doubled = {key for key, other in SAME.items() if key in flat and flat[key] == flat.get(other)}
-    return {k: v for k, v in flat.items() if not is_free(k) and k not in doubled}
+    later = {key for key, value in LATER.items() if flat.get(key) == value}
+    return {k: v for k, v in flat.items() if not is_free(k) and k not in doubled | later}
 
 
 def is_rule(key: str, value: Any) -> bool:
@@ -140,6 +156,7 @@ def former_identities(config: dict[str, Any]) -> list[dict[str, Any]]:
     """
     flat = dict(flattened(moved(config, {new: old for old, new in MOVED.items()})))
     flat.setdefault("dataset.seed", flat.get("seed"))
+    flat.setdefault(MASKED, settings(config)[MASKED])
     former = named(flat, {key: value for key, value in flat.items() if not is_free(key)})
     return [former, {"model.max_length": flat.get("dataset.max_length")} | former]
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sigma.runs.files import atomic_path
-from sigma.runs.identity import SCHEMA, run_id, upgraded
+from sigma.runs.identity import SCHEMA, is_masked, run_id, upgraded
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Metrics = dict[str, Finite | None]
@@ -21,7 +21,7 @@ Metrics = dict[str, Finite | None]
 
 @dataclass(frozen=True)
 class Split:
-    """``val`` at the best epoch, and ``test``: such as ``ndcg@10`` or ``long/hr@5``."""
+    """``val`` at the best epoch, and ``test``: ``ndcg@10``, ``unseen/long/hr@5`` and their like."""
 
     val: Metrics
     test: Metrics
@@ -75,7 +75,7 @@ class Row:
     evaluation: str = "full"  # or what targets were ranked among, ``1000 uniform negatives``
     precision: str | None = None
     scan: str | None = None  # the backend of the operations on packed rows
-    search: dict[str, int] | None = None  # that this run was a trial of, ``{"trials": 50}``
+    search: dict[str, int] | None = None  # this run is a trial of, ``{"trials": 50, "trial": 7}``
 
     @property
     def run_id(self) -> str:
@@ -101,6 +101,12 @@ class Row:
             raise ValueError(f"schema {schema} is newer than {SCHEMA}; update this code")
         try:
             row: Self = TypeAdapter(cls).validate_python(content)
+            if is_masked(row.config):
+                parts = (row.metrics.val, row.metrics.test)
+                unseen = (
+                    {f"unseen/{name}": value for name, value in part.items()} for part in parts
+                )
+                object.__setattr__(row, "metrics", Split(*unseen))
             config = upgraded(row.config, schema)
             _ = run_id(config)
         except ValidationError as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sigma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from sigma.callbacks.history import History
 from sigma.callbacks.stopping import PaperEarlyStopping
 from sigma.runs.files import BEST, LAST
 from tests.runs.front_door import Logged
@@ -36,6 +37,7 @@ class Line(L.LightningModule):
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         if self.scores:
+            self.results = {"val": {"val/score": self.scores[self.current_epoch]}}
             self.log("val/score", self.scores[self.current_epoch])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -115,3 +117,18 @@ def test_of_equal_scores_the_later_is_the_best(patience: int, epochs: int, tmp_p
     # By the names that checkpoints of earlier versions know them by.
     names = {key.partition("{")[0] for key in best["callbacks"]}
     assert names == {"PaperEarlyStopping", "BestCheckpoint"}
+
+
+@pytest.mark.parametrize(("decimals", "best"), [(None, 1), (4, 3), (0, 4)])
+def test_scores_are_rounded_before_they_are_compared(
+    decimals: int | None, best: int, tmp_path: Path
+) -> None:
+    """To four decimals 0.30004, 0.3 and 0.29996 are equal, so the latest is kept and goes on."""
+    module = Line(scores=(0.1, 0.30004, 0.3, 0.29996, 0.29994, 1.0))
+    history, stopping = History(), PaperEarlyStopping(10, decimals)
+    trainer = fit(tmp_path, [history, stopping, BestCheckpoint()], module, max_epochs=5)
+    assert torch.load(tmp_path / BEST, weights_only=True)["epoch"] == best
+    assert history.best()["epoch"] == best
+    assert history.best()["val/score"] == pytest.approx(module.scores[best], abs=1e-7)
+    assert trainer.early_stopping_callback is stopping
+    assert stopping.wait_count == 4 - best

@@ -24,6 +24,7 @@ from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.statistics import DatasetStatistics, Expected
 from sigma.errors import UserError
+from sigma.ranking.metrics import ALL, SAMPLED, UNSEEN, RankingMetrics, metric_name
 from sigma.runs.files import CURVES, LAST
 from sigma.task import SequenceTask
 from tests.runs.front_door import ROOT, Logged, Patch, command, environment, write_sequences
@@ -104,21 +105,23 @@ def test_an_error_says_how_to_go_on(
 
 
 def test_the_data_table_says_whether_counts_are_as_expected() -> None:
-    counts = ("shop", 10, 20, 1234567, 5.5, 0.25, 6, 7, 8)
+    counts = ("shop", 10, 20, 1234567, 5.5, 0.25, 6, 7, 8, 0, 0)
     assert "1,234,567" in printed(data_table(DatasetStatistics(*counts, None, None)))
     expected = Expected("the 2014 release", users=11)
     assert "differ" in printed(data_table(DatasetStatistics(*counts, expected, False)))
     assert "match" in printed(data_table(DatasetStatistics(*counts, expected, True)))
 
 
-@pytest.mark.parametrize("prefix", ["", "sampled_"])
-def test_the_result_table_has_a_line_for_each_group(prefix: str) -> None:
-    scores = {f"val/{prefix}hr@10": 0.1, f"test/{prefix}mrr@10": 0.03}
-    scores |= {f"val/short/{prefix}hr@10": 0.2}
-    text = printed(result_table("Results", scores, prefix))
-    overall, short = (line for line in text.splitlines() if "overall" in line or "short" in line)
-    assert re.findall(r"[\d.]+|–", overall) == ["0.1000", "–", "–", "–", "–", "0.0300"]
-    assert re.findall(r"[\d.]+|–", short) == ["0.2000", *"–––––"]
+@pytest.mark.parametrize("ranking", [ALL, UNSEEN, SAMPLED])
+def test_the_result_table_has_a_line_for_each_group(ranking: str) -> None:
+    metrics = RankingMetrics(groups={"short": [0, 5], "long": [5, None]}, rankings=[ranking])
+    scores = {f"val/{ranking}hr@10": 0.1, f"test/{ranking}mrr@10": 0.03}
+    scores |= {f"val/{metric_name(ranking, 'short', 'hr@10')}": 0.2}
+    text = printed(result_table("Results", scores, metrics))
+    assert "long" not in text
+    overall, short = (line for line in text.splitlines() if " all " in line or "short" in line)
+    assert re.findall(r"\d\.\d+|–", overall) == ["0.1000", "–", "–", "–", "–", "0.0300"]
+    assert re.findall(r"\d\.\d+|–", short) == ["0.2000", *"–––––"]
 
 
 def test_the_popularity_ranking_by_hand(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import gzip
 import json
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,6 +108,45 @@ def yelp(folder: Path, rows: list[Row]) -> Path:
     return folder
 
 
+def netflix(folder: Path, rows: list[Row]) -> Path:
+    """Two files of films in turn; a rating a day, so that the times are days since 1970."""
+    films: dict[int, list[str]] = {}
+    for u, i, t in rows:
+        day = datetime.fromtimestamp(t % 60 * 86_400, UTC).date()
+        films.setdefault(i, [f"{i}:\n"]).append(f"{u},4,{day}\n")
+    for n in (0, 1):
+        text = "".join("".join(lines) for i, lines in films.items() if i % 2 == n)
+        write(folder / f"combined_data_{n + 1}.txt", text)
+    return write(folder / "movie_titles.csv", "1,2003,Café\n", "latin-1").parent
+
+
+def lfm_1b(path: Path, rows: list[Row]) -> Path:
+    return write(path, "".join(f"{u}\t{i % 3}\t{i % 5}\t{i}\t{t}\n" for u, i, t in rows))
+
+
+def tmall(path: Path, rows: list[Row]) -> Path:
+    """The day as mmdd, seconds of ``Row`` taken for days from the 11th of May on."""
+    head = "user_id,item_id,cat_id,seller_id,brand_id,time_stamp,action_type\n"
+    days = (date(2014, 5, 11) + timedelta(t % 60) for _, _, t in rows)
+    lines = (f"{u},{i},1,2,,{d:%m%d},0\n" for (u, i, _), d in zip(rows, days, strict=True))
+    return write(path, head + "".join(lines))
+
+
+def kuairand(folder: Path, size: str, rows: list[Row]) -> Path:
+    """The logs of a release: two of the standard recommendation, and that of random videos."""
+    head = "user_id,video_id,date,hourmin,time_ms,is_click,tab\n"
+    half = len(rows) // 2
+    for name, part in {
+        f"log_standard_4_08_to_4_21_{size}": rows[:half],
+        f"log_standard_4_22_to_5_08_{size}": rows[half:],
+        f"log_random_4_22_to_5_08_{size}": rows[:9],
+    }.items():
+        lines = "".join(f"{u},{i},20220409,1004,{t}000,1,0\n" for u, i, t in part)
+        write(folder / "data" / f"{name}.csv", head + lines)
+    write(folder / "data" / f"video_features_basic_{size}.csv", "video_id,author_id\n4,1\n")
+    return folder
+
+
 def recbole(folder: Path, name: str, rows: list[Row]) -> Path:
     head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
     lines = "".join(f"{u}\t{i}\t3\t{t}.0\n" for u, i, t in rows)
@@ -135,6 +174,6 @@ def parquet(path: Path, rows: list[Row], **columns: pa.Array) -> Path:
     return path
 
 
-def zipped(folder: Path) -> Path:
-    """The folder as its publisher zips it: everything below one folder of the same name."""
-    return Path(shutil.make_archive(str(folder), "zip", folder.parent, folder.name))
+def zipped(folder: Path, kind: str = "zip") -> Path:
+    """The folder as its publisher packs it: everything below one folder of the same name."""
+    return Path(shutil.make_archive(str(folder), kind, folder.parent, folder.name))

@@ -52,6 +52,7 @@ CONTENTS: dict[str, tuple[str, str | bytes, str]] = {
     "recbole: no types": ("a.inter", "user_id\titem_id\n1\t2\n", "names its fields 'name:type'"),
     "recbole: lists": ("a.inter", "user_id:token\titem_id:token_seq\n1\t2 3\n", "holds sequences"),
     "recbole: no item": ("a.inter", "user_id:token\tx:float\n1\t2\n", "no column that looks"),
+    "netflix: rows above any film": ("mv_1.txt", "1:\n1,2,x\n", "mv_1.txt, line 2: the time 'x'"),
     "text: no items": ("a.txt", "1 2 3\n2\n", "line 2: expected 'user item item"),
     "text: a user twice": ("a.txt", "1 2 3\n1 4\n", "line 2: user '1' stands on an earlier"),
     "text: a user again": ("ml-1m.txt", "1 5 3\n2 5 4 8\n1 9 3\n", "stands on an earlier line"),
@@ -116,6 +117,10 @@ CASES: dict[str, tuple[Make, str]] = {
     "gzip cut off": (cut(lambda p: raw.amazon_2014(p / "ratings_Beauty.csv.gz", ROWS)), DAMAGED),
     "gzip json cut off": (cut(lambda p: raw.amazon_reviews(p / "r.json.gz", ROWS)), DAMAGED),
     "zip cut off": (cut(lambda p: raw.zipped(raw.ml_1m(p / "x", ROWS))), "not a whole zip archive"),
+    "tar.gz cut off": (
+        cut(lambda p: raw.zipped(raw.kuairand(p / "x", "pure", ROWS), "gztar")),
+        "not a whole gz archive",
+    ),
     "zip of something else": (lambda p: raw.zipped(PICTURE(p)), "no known raw file; unpack"),
     "zip that reaches outside": (unsafe_zip, "no known raw file; unpack it"),
     "parquet cut off": (cut(parquet()), "is not a readable Parquet file"),

@@ -46,11 +46,11 @@ def positions(batch: Batch) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("mask_history", [True, False])
-def test_batch_against_plain_python(seed: int, mask_history: bool) -> None:
+@pytest.mark.parametrize("evaluates", [True, False])
+def test_batch_against_plain_python(seed: int, evaluates: bool) -> None:
     data = histories(seed)
     some = np.random.default_rng(seed).permutation(samples(data))[:40].tolist()
-    batch = flat(data).batch(torch.tensor([c[0] for c in some]), mask_history)
+    batch = flat(data).batch(torch.tensor([c[0] for c in some]), evaluates)
     inputs = [data[user][:k][-L:] for _, user, k in some]
     ends = list(itertools.accumulate(map(len, inputs)))
     assert batch.items.tolist() == [item for row in inputs for item in row]
@@ -62,15 +62,35 @@ def test_batch_against_plain_python(seed: int, mask_history: bool) -> None:
     assert batch.users.tolist() == [user for _, user, _ in some]
     assert batch.history_lengths.tolist() == [k for _, _, k in some]
     assert batch.twins is None
-    seen = list(zip(batch.seen_rows.tolist(), batch.seen_items.tolist(), strict=True))
-    expected = [
-        (row, item)
-        for row, (_, user, k) in enumerate(some)
-        for item in data[user][:k]
-        if item != data[user][k]
-    ]
-    assert seen == (expected if mask_history else [])
+    before = [item for _, user, k in some for item in data[user][:k]]
+    assert batch.history.tolist() == (before if evaluates else [])
     assert {x.dtype for x in tensors_of(batch)} == {torch.int64}
+
+
+@pytest.mark.parametrize("next_times", [True, False])
+def test_rows_carry_times_beside_their_items(next_times: bool) -> None:
+    """And that of the item after each, at a row's end the target's; no others."""
+    data, rng = histories(), np.random.default_rng(0)
+    times = [np.sort(rng.integers(0, 10**12, len(history))).tolist() for history in data]
+    source = worlds.flat(worlds.sequences(data, times), L, timed=True)
+    source.next_times = next_times
+    some = rng.permutation(samples(data))[:40].tolist()
+    batch = source.batch(torch.tensor([place for place, _, _ in some]))
+    spans = [(place, min(place + 3, place - k + len(data[user]) - 1)) for place, user, k in some]
+    window = source.window(torch.tensor(spans))
+    before = [t for _, user, k in some for t in times[user][:k][-L:]]
+    after = [t for _, user, k in some for t in times[user][1 : k + 1][-L:]]
+    inside = [t for (_, user, k) in some for t in times[user][k:-1][:3]]
+    beyond = [t for (_, user, k) in some for t in times[user][k + 1 :][:3]]
+    for rows, now, later in ((batch.rows, before, after), (window.rows, inside, beyond)):
+        assert rows.times is not None
+        assert rows.times.tolist() == now
+        assert (rows.next_times is None) != next_times
+        if rows.next_times is not None:
+            assert rows.next_times.tolist() == later
+            assert {x.dtype for x in tensors_of(rows)} == {torch.int64}
+    plain = flat(data).batch(torch.tensor([place for place, _, _ in some])).rows
+    assert plain.times is plain.next_times is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -91,7 +111,7 @@ def test_windows_against_plain_python(seed: int) -> None:
     assert batch.users.tolist() == [user for user, _, _ in some]
     assert batch.history_lengths.tolist() == [stop for _, _, stop in some]
     assert batch.num_targets == 0
-    assert not any(map(len, (batch.places, batch.targets, batch.seen_rows, batch.seen_items)))
+    assert not any(map(len, (batch.places, batch.targets, batch.history)))
     assert {x.dtype for x in tensors_of(batch)} == {torch.int64}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
@@ -44,6 +45,14 @@ RAW: dict[str, Callable[[Path], Any]] = {
     "ml_100k": lambda p: raw.ml_100k(p, ROWS),
     "ml_latest_small": lambda p: raw.ml_csv(p, ROWS),
     "ml_32m": lambda p: raw.ml_csv(p, ROWS),
+    "lfm_1b": lambda p: raw.lfm_1b(p / "LFM-1b_LEs.txt", ROWS),
+    "netflix": lambda p: raw.netflix(p, ROWS),
+    "tmall": lambda p: raw.tmall(p / "user_log_format1.csv", ROWS),
+    "kuairand": lambda p: raw.kuairand(p / "KuaiRand-27K", "27k", ROWS),
+    "kuairand_1k": lambda p: raw.zipped(
+        raw.kuairand(p.parent / "KuaiRand-1K", "1k", ROWS), "gztar"
+    ).rename(p / "KuaiRand-1K.tar.gz"),
+    "kuairand_pure": lambda p: raw.kuairand(p, "pure", ROWS),
     "custom": lambda p: raw.parquet(p / "mine.parquet", ROWS),
 }
 
@@ -61,15 +70,48 @@ def test_data_set_from_its_own_folder(
     assert (stats.users, stats.items, stats.interactions) == (20, 12, 400)
     assert (stats.average_length, stats.sparsity) == (20, 1 - 400 / 240)
     assert (stats.train_samples, stats.val_samples, stats.test_samples) == (340, 20, 20)
-    assert stats.matches is (None if name == "custom" else False)
+    assert stats.matches is (None if name in ("custom", "netflix", "tmall") else False)
     if name == "beauty":
         assert "beauty has 20 users instead of 22,363, 12 items instead of 12,101" in caplog.text
         assert "expected vintage (Amazon 2014, users and items in [5, inf))" in caplog.text
     assert data.max_length == (200 if name == "ml_1m" else 50)
     upper = {"sports": 200, "yelp": 100}.get(name)  # the paper's
-    assert data.user_bounds == data.item_bounds == (5, upper)
+    lower = None if name.startswith(("kuairand", "lfm")) else 5
+    assert data.user_bounds == data.item_bounds == (lower, upper)
     assert next(iter(data.train_dataloader())).items.max() <= data.num_items == 12
     assert len(next(iter(data.val_dataloader())).users) == 20
+
+
+@pytest.mark.parametrize("name", ["kuairand", "netflix", "tmall", "lfm_1b"])
+def test_histories_are_in_order_of_time(name: str, tmp_path: Path) -> None:
+    """In order of time, then of the file; the Netflix Prize's goes by film, odd ones last."""
+    (tmp_path / name).mkdir()
+    RAW[name](tmp_path / name)
+    data = dataset(name, tmp_path, user_bounds=[None, None], item_bounds=[None, None]).sequences
+    rows = ROWS
+    if name == "netflix":
+        films = list(dict.fromkeys(row.item for row in ROWS))
+        rows = sorted(ROWS, key=lambda row: (row.item % 2, films.index(row.item)))
+    # Of the others, seconds in these tests; of these two, days.
+    time = (lambda t: t % 60) if name in ("netflix", "tmall") else int
+    for at, user in enumerate(data.user_ids):
+        expected = [row for row in rows if str(row.user) == user]
+        expected.sort(key=lambda row: time(row.time))
+        items = data.items[data.offsets[at] : data.offsets[at + 1]]
+        assert data.item_ids[items - 1].tolist() == [str(row.item) for row in expected]
+
+
+def test_artists_of_lfm_1b(tmp_path: Path) -> None:
+    path = raw.lfm_1b(tmp_path / "LFM-1b_LEs.txt", ROWS)
+    columns = {"item": "artist_id"}
+    assert dataset("lfm_1b", tmp_path, path=str(path), columns=columns).num_items == 3
+
+
+def test_a_log_that_is_named_is_read_alone(tmp_path: Path) -> None:
+    folder = raw.kuairand(tmp_path / "x", "pure", ROWS) / "data"
+    path = folder / "log_standard_4_22_to_5_08_pure.csv"
+    assert dataset("kuairand", tmp_path, path=str(path)).statistics.interactions == 200
+    assert dataset("custom", tmp_path, path=str(folder)).statistics.interactions == 400
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,6 +128,8 @@ def test_any_data_set_takes_any_format(name: str, tmp_path: Path) -> None:
 def test_where_data_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"asks for a form.*put it into .*yelp, or name"):
         dataset("yelp", tmp_path).setup()
+    with pytest.raises(UserError, match=r"want an account: .*csv into .*tmall, or name"):
+        dataset("tmall", tmp_path).setup()
     monkeypatch.setenv("HOME", str(tmp_path))
     raw.csv_table(tmp_path / "mine.csv", ROWS)
     assert dataset("custom", tmp_path, path="~/mine.csv").statistics.interactions == 400
@@ -150,6 +194,28 @@ def test_real_data(path: Path, name: str, counts: tuple, mismatch: str, tmp_path
         samples = (stats.train_samples, stats.val_samples, stats.test_samples)
         assert samples == (131_413, 22_363, 22_363)
         assert (round(stats.average_length, 2), round(stats.sparsity, 4)) == (8.88, 0.9993)
+
+
+@pytest.mark.parametrize("path", [real("ml-100k")])
+def test_real_targets_that_differ_by_recboles_times(path: Path, tmp_path: Path) -> None:
+    """Against sorting the file in plain Python: of 943 users a sixth get another test item."""
+    lines = (path / "ml-100k.inter").read_text().splitlines()[1:]
+    rows = [(u, i, int(float(time))) for u, i, _, time in (line.split("\t") for line in lines)]
+    whole: list[dict[str, list[str]]] = []
+    for float32_times in (None, True):
+        every = {"user_bounds": [None, None], "item_bounds": [None, None], "path": str(path)}
+        data = dataset("ml_100k", tmp_path, float32_times=float32_times, **every).sequences
+        spans = zip(data.offsets, data.offsets[1:], strict=False)
+        items = [data.item_ids[data.items[a:b] - 1].tolist() for a, b in spans]
+        histories = dict(zip(data.user_ids.tolist(), items, strict=True))
+        want: dict[str, list[str]] = {}
+        for u, i, _ in sorted(rows, key=lambda r: np.float32(r[2]) if float32_times else r[2]):
+            want.setdefault(u, []).append(i)
+        assert histories == want
+        whole.append(histories)
+    exact, rounded = whole
+    test, val = (sum(exact[u][-k] != rounded[u][-k] for u in exact) for k in (1, 2))
+    assert (len(exact), test, val) == (943, 149, 254)
 
 
 @pytest.mark.parametrize("path", [real("ml-latest-small")])

@@ -12,6 +12,7 @@ import pytest
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.locate import locate
 from sigma.datamodules.readers import stream
+from sigma.datamodules.readers.lines import open_raw
 from sigma.datamodules.sets.custom import Custom
 from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
@@ -32,6 +33,9 @@ MAKE: dict[str, Callable[[Path], Path]] = {
     "reviews": lambda p: raw.amazon_reviews(p / "a.json", ROWS),
     "reviews.gz": lambda p: raw.amazon_reviews(p / "a.json.gz", ROWS),
     "yelp": lambda p: raw.yelp(p, ROWS) / "yelp_academic_dataset_review.json",
+    "netflix": lambda p: raw.netflix(p, ROWS) / "combined_data_1.txt",
+    "lfm_1b": lambda p: raw.lfm_1b(p / "LFM-1b_LEs.txt", ROWS),
+    "tmall": lambda p: raw.tmall(p / "user_log_format1.csv", ROWS),
 }
 UTF8 = "the bytes are not UTF-8 text"
 HTTP = "https://files.grouplens.org/datasets/movielens/ml-latest-small1"
@@ -72,6 +76,13 @@ JUNK: list[tuple[str, str | bytes, str]] = [
     ("reviews", json.dumps(REVIEW | {"unixReviewTime": -5}), "the time"),
     ("reviews.gz", json.dumps(REVIEW).replace("A1", "é").encode("latin-1"), UTF8),
     ("yelp", json.dumps(YELP | {"date": "May 4"}), "the time 'May 4' in the column"),
+    ("netflix", "12,5", "expected 3 fields separated by ',', got 2"),
+    ("netflix", "12,5,2005-13-01", "the time '2005-13-01' in the column 'date'"),
+    ("netflix", ",5,2005-01-01", "the column 'user' has no value"),
+    ("lfm_1b", "1\t2\t3\t4", "expected 5 fields separated by 'tab', got 4"),
+    ("lfm_1b", "1\t2\t3\t4\tx", "the time 'x' in the column 'timestamp'"),
+    ("tmall", "1,2,3,4,5,1111", "expected 7 fields separated by ',', got 6"),
+    ("tmall", "1,,3,4,5,1111,0", "the column 'item_id' has no value"),
 ]
 
 
@@ -115,9 +126,10 @@ def test_malformed_line_is_left_out_alone(
     assert str(error.value).endswith(", or leave such lines out with dataset.malformed=skip.")
     data = read(path)
     assert same(data, clean)
-    header = source in ("csv", "csv.gz", "movielens csv", "inter")
+    with open_raw(path) as file:
+        count = len(file.readlines())
     skipped = data.skipped
-    assert (skipped.lines, skipped.of, skipped.first) == (1, len(ROWS) + header + 1, AT)
+    assert (skipped.lines, skipped.of, skipped.first) == (1, count, AT)
     assert reason in skipped.reason
     assert reason in str(error.value)
 
@@ -174,6 +186,31 @@ def test_quoted_line_ends_over_block_ends(tmp_path: Path, monkeypatch: pytest.Mo
     data = read(raw.write(tmp_path / "a.csv", text), "error")
     assert data.item_ids.tolist() == [f"i{n}" for n in range(200)]
     assert data.timestamps.tolist() == list(range(200))
+
+
+def test_lines_of_several_files_are_told_by_their_file(tmp_path: Path) -> None:
+    folder = raw.netflix(tmp_path, ROWS)
+    clean = read(folder)
+    assert len(clean) == len(ROWS)
+    insert(folder / "combined_data_2.txt", ["1,2"], 40)
+    with pytest.raises(UserError, match=r"combined_data_2.txt, line 40: expected 3 fields"):
+        read(folder, "error")
+    data = read(folder)
+    assert same(data, clean)
+    assert (data.skipped.lines, data.skipped.first) == (1, 40)
+    assert data.skipped.reason.endswith("got 2 (in combined_data_2.txt)")
+
+
+def test_headings_by_chunks_and_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a chunk ends, with blank lines and Windows' line ends, and without the last one."""
+    expected = read(raw.netflix(tmp_path / "a", ROWS) / "combined_data_1.txt")
+    text = (tmp_path / "a" / "combined_data_1.txt").read_text()
+    loose = text.replace("\n2:", "\n\n2:").replace("\n", "\r\n").rstrip()
+    path = raw.write(tmp_path / "b" / "combined_data_1.txt", loose)
+    for size in (1, 7, 64, 1 << 20):
+        monkeypatch.setattr("sigma.datamodules.readers.lines._CHUNK", size)
+        assert same(read(path), expected)
+        assert same(read(tmp_path / "a" / "combined_data_1.txt"), expected)
 
 
 def test_row_over_several_lines_is_left_out_whole(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Objectives: what is predicted from what, that nothing held out is seen, who may be trained."""
 
 import functools
+import itertools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -155,12 +156,37 @@ def test_cloze_fine_tunes_on_the_last_item(world: tuple) -> None:
     assert 0.15 < sum(len(batch.targets) == len(rows) for batch in batches) / 400 < 0.35
 
 
-@pytest.mark.parametrize("mask_history", [False, True])
-def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(
-    world: tuple, mask_history: bool
+@pytest.mark.parametrize(("mask_ratio", "fine_tune_ratio"), [(0.4, 0.0), (0.1, 0.0), (0.4, 1.0)])
+def test_recboles_masks_are_hidden_and_partly_scored(
+    mask_ratio: float, fine_tune_ratio: float, world: tuple
 ) -> None:
+    """Its transform keeps the last int(mask_ratio L) masks, its loss those at indices above 0."""
+    objective = Cloze(mask_ratio, fine_tune_ratio, copies=20, recbole_masks=True)
+    rows, batch = epoch(objective, world)
+    plain = world[2].window(rows, L + 1).items
+    masked, bounds = batch.items == K + 1, batch.rows.offsets.tolist()
+    assert torch.equal(batch.items[~masked], plain[~masked])
+    most, scored, silent = int(mask_ratio * L), [], 0
+    for start, stop in itertools.pairwise(bounds):
+        indices = [t for t in range(stop - start) if masked[start + t]]
+        if fine_tune_ratio:
+            assert indices == [stop - start - 1]
+        silent += not indices
+        scored += [start + t for t in indices[len(indices) - min(most, len(indices)) :] if t > 0]
+    assert bool(silent) != bool(fine_tune_ratio)  # no mask is forced on a row
+    if not scored:  # int(0.1 · 6) masks: RecBole has no loss here
+        scored = masked.nonzero().squeeze(1).tolist()
+    assert batch.places.tolist() == scored
+    assert torch.equal(batch.targets, plain[batch.places].long())
+    assert batch.num_targets == len(scored)
+    if not fine_tune_ratio and most:
+        assert masked.double().mean() == pytest.approx(mask_ratio, abs=0.02)
+        assert len(scored) < 0.9 * masked.sum()
+
+
+def test_cloze_asks_for_the_next_item_by_a_mask_after_the_last(world: tuple) -> None:
     _, split, histories = world
-    plain = histories.batch(torch.from_numpy(split.test), mask_history)
+    plain = histories.batch(torch.from_numpy(split.test), evaluates=True)
     answer = Cloze().evaluation(plain, K)
     lengths = plain.rows.offsets.diff()
     expected = [[*row.tolist(), K + 1] for row in plain.items.split(lengths.tolist())]

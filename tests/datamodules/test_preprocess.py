@@ -89,7 +89,8 @@ def test_times_one_second_apart_stay_apart() -> None:
     assert np.float32(late) == np.float32(early)  # what RecBole sorts by
     data = preprocess(interactions([(1, 5, late), (1, 6, early)]))
     assert histories(data)[1] == [(6, early), (5, late)]
-
+    rounded = preprocess(interactions([(1, 5, late), (1, 6, early)]), float32_times=True)
+    assert histories(rounded)[1] == [(5, early), (6, early)]  # a tie, in the file's order
     data = preprocess(interactions([(1, 5, 9), (2, 5, 9), (1, 4, 1), (1, 3, 5)], timed=False))
     assert histories(data)[1] == [(5, None), (4, None), (3, None)]  # the file's order
 

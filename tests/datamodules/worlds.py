@@ -38,5 +38,8 @@ def equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-def flat(data: Sequences, max_length: int) -> FlatSequences:
-    return FlatSequences(torch.from_numpy(data.items), torch.from_numpy(data.offsets), max_length)
+def flat(data: Sequences, max_length: int, timed: bool = False) -> FlatSequences:
+    """With ``timed`` its rows carry times, and those of next items."""
+    times = torch.from_numpy(data.timestamps) if timed and data.timestamps is not None else None
+    items, offsets = torch.from_numpy(data.items), torch.from_numpy(data.offsets)
+    return FlatSequences(items, offsets, max_length, times, next_times=timed)

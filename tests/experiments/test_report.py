@@ -11,7 +11,7 @@ import pytest
 
 from experiments.grid import Job, expand
 from experiments.paper.values import logged
-from experiments.report import figures, front_page, others, page
+from experiments.report import figures, front_page, others, page, searches
 from experiments.report.__main__ import main
 from experiments.report.lines import best_marks, lines
 from experiments.report.tables import COMPARISONS, compare
@@ -167,19 +167,43 @@ def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> N
         "fair_search": beauty("model=sasrec", "seed=2020", "model.hidden_size=32,128"),
         "mambarec_context": expand(short.split()),
     }.items():
-        search = {"trials": 2} if group == "fair_search" else None
-        for job in jobs:
+        for at, job in enumerate(jobs):
+            search = {"trials": 2, "trial": at} if group == "fair_search" else None
             write(tmp_path, [job], config=job.config | {"group": group}, search=search)
     rows = frame([tmp_path])
     table = overall(rows, "beauty")[0].frame.set_index("model")
     assert table.loc[["sigma", "sasrec"], "seeds"].tolist() == ["1 of 5", "0 of 5"]
-    (tuned,) = others.tuned(rows)
-    trials = rows[rows["tuning trials"] > 0]
-    assert tuned.frame["run"].tolist() == [trials.loc[trials["val/ndcg@10"].idxmax(), "run_id"]]
+    (budget,) = searches.budgets(rows)
+    trials = rows[rows["tuning trials"] > 0].sort_values("trial")
+    assert budget.frame["run"].tolist() == [trials.loc[trials["val/ndcg@10"].idxmax(), "run_id"]]
+    assert searches.progress(rows)["value"].tolist() == trials["val/ndcg@10"].cummax().tolist()
     aside = {table.name: table.frame for table in others.aside(rows)}
     assert set(aside) == {"mambarec_context_beauty", "table3_beauty"}
-    assert aside["mambarec_context_beauty"]["context"].tolist() == [250, 500]
+    context = aside["mambarec_context_beauty"]
+    assert context["context"].tolist() == [250, 500]
+    assert context["NDCG@10"].between(0.01, 1).all()
+    assert context["NDCG@10, readme"].isna().all()  # which has no Beauty
     assert not set(aside["table3_beauty"]) & {"HR@10", "NDCG@10"}  # of three epochs
+
+
+@pytest.mark.slow
+def test_what_mambarec_and_echomamba4rec_print_stands_beside_ours(tmp_path: Path) -> None:
+    context = "experiment=mambarec_context dataset=kuairand dataset.max_length=2000"
+    for job in expand(f"{context} model=recmamba,mambarec".split()):
+        write(tmp_path, [job], config=job.config | {"group": "mambarec_context"})
+    write(tmp_path, expand(["experiment=echomamba4rec", "dataset=ml_1m", "model=echo"]))
+    rows = frame([tmp_path])
+    (aside,) = others.aside(rows)
+    table = aside.frame.set_index("model")
+    assert table["NDCG@10, readme"].to_dict() == {"recmamba": 0.5828, "mambarec": 0.736}
+    assert table["negatives, readme"].to_dict() == {"recmamba": 1000, "mambarec": 100}
+    (echo,) = others.echomamba4rec(rows)
+    (line,) = echo.frame[echo.frame["data set"] == "ml_1m"].to_dict("records")
+    assert (line["metric"], line["echo, printed"]) == ("NDCG@10", 0.1907)
+    assert line["echo"] == rows.set_index("model").loc["echo", "test/ndcg@10"]
+    assert echo.frame["data set"].tolist() == ["ml_1m", "lfm_1b", "ml_32m", "netflix", "tmall"]
+    assert "dataset=ml_1m model=gru4rec,bert4rec,sasrec,mamba4rec" in echo.missing[0]
+    assert echo.missing[1] == "python train.py -m experiment=echomamba4rec dataset=lfm_1b"
 
 
 def test_seeds_are_matched_not_counted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_an_experiment_is_the_runs_it_says() -> None:
         **{"table1_datasets": 5, "table2_overall": 200, "yardsticks": 20, "relatives": 50},
         **{"table3_efficiency": 30, "table4_ablation": 100, "table5_layers": 15},
         **{"table6_case_study": 3, "figure5_flip_range": 45, "released_vs_paper": 55},
-        **{"mambarec_context": 15, "mambarec_efficiency": 15},
+        **{"mambarec_context": 50, "mambarec_efficiency": 20, "echomamba4rec": 25},
     }
     runs = {name: [job.run_id for job in expand([f"experiment={name}"])] for name in expected}
     assert {name: len(set(ids)) for name, ids in runs.items()} == expected

@@ -1,27 +1,31 @@
 """Searches by Optuna: drawn, pruned, failed, killed and continued, and shown."""
 
+import asyncio
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
+import yaml
 from omegaconf import OmegaConf
 
-from tests.runs.front_door import ROOT, SMALL, environment, run, write_sequences
+from tests.runs.front_door import ROOT, SMALL, Capture, environment, run, write_sequences
 
 optuna = pytest.importorskip("optuna", reason="pip install -e '.[optuna]' brings the search")
 
-from experiments.search import WORDS, Search, composed, distribution  # noqa: E402
+from experiments import search as module  # noqa: E402
+from experiments.search import composed, starts  # noqa: E402
 
-spreads = optuna.distributions
-NAME = "sasrec-custom-s2020"
-MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
+NAME = "sasrec-custom-s2020-ndcg@10"
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +60,19 @@ def test_a_search_that_is_killed_ends_where_it_would_have_ended(data: Path, tmp_
         folder = entire / f"trial-{trial.number:03d}"
         assert (folder / "row.json").exists() == (trial.state.name == "COMPLETE")
         saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        for key, value in trial.params.items():
-            assert OmegaConf.select(saved, key) == pytest.approx(float(value))
+        for key, value in trial.user_attrs["settings"].items():
+            if "." in key:
+                assert OmegaConf.select(saved, key) == yaml.safe_load(str(value))
         if trial.state.name == "COMPLETE":
             row = OmegaConf.load(folder / "row.json")
             assert trial.value == pytest.approx(row.metrics.val["ndcg@10"])
             assert trial.value == pytest.approx(max(trial.intermediate_values.values()))
-            assert (row.search.trials, row.config.group) == (3, "fair_search")
+            assert row.search == {"trials": 3, "trial": trial.number}
+            assert row.config.group == "fair_search"
     assert pd.read_csv(entire / "trials.csv")["state"].tolist() == states
     best = study(entire).best_trial
     (line,) = [text for text in output.splitlines() if text.startswith("python train.py")]
-    assert all(f"{key}={value}" in line for key, value in best.params.items())
+    assert all(f"{key}={value}" in line for key, value in best.user_attrs["settings"].items())
 
     typed = command(killed, data, *draws)
     with subprocess.Popen(
@@ -99,7 +105,7 @@ def test_a_trial_that_is_pruned_leaves_no_row(data: Path, tmp_path: Path) -> Non
         better = dict.fromkeys(range(9), 0.9)
         trials.add_trial(optuna.create_trial(value=0.9, intermediate_values=better))
     output = run(*typed)
-    assert "trial 5: pruned before epoch 6" in output
+    assert "trial 5: pruned after 6 epochs" in output
     trial = study(folder).trials[5]
     assert (trial.state.name, trial.user_attrs) == ("PRUNED", {"pruned": 6})
     assert sorted(trial.intermediate_values) == [*range(6)]
@@ -107,29 +113,84 @@ def test_a_trial_that_is_pruned_leaves_no_row(data: Path, tmp_path: Path) -> Non
     assert not (folder / "trial-005" / "row.json").exists()
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m != "popularity"])  # has no settings
-def test_every_model_has_a_space_of_its_own_keys(model: str) -> None:
-    config = composed([f"model={model}"])
-    search = Search([f"model={model}"], OmegaConf.create(WORDS))
-    for key, spread in search.space.items():
-        now = OmegaConf.select(config, key, throw_on_missing=True)
-        assert now is not None, key
-        assert not spread.single(), key
+class Runs:
+    """Trials that take no time: a score made of the settings, and the order they came in."""
+
+    def __init__(self) -> None:
+        self.order: list[tuple[str, int]] = []
+        self.scores: dict[Path, float] = {}
+        self.running = self.most = 0
+
+    async def train(self, command: list[str], jobs: int) -> str:
+        (place,) = [w.partition("=")[2] for w in command if w.startswith("hydra.run.dir=")]
+        folder = Path(place.strip("'"))
+        self.order.append((folder.parent.name, int(folder.name.removeprefix("trial-"))))
+        settings = [word for word in command if re.match("model|task|dataset|objective", word)]
+        self.scores[folder] = zlib.crc32(" ".join(settings).encode()) / 2**32
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        return ""
+
+    def read(self, path: Path) -> Any:
+        metrics = SimpleNamespace(test={"ndcg@10": 0.5, "unseen/ndcg@10": 0.25})
+        return SimpleNamespace(score=lambda metric: self.scores.get(path.parent), metrics=metrics)
 
 
-@pytest.mark.parametrize(
-    ("written", "expected"),
-    [
-        ("interval(0,1)", spreads.FloatDistribution(0, 1)),
-        ("tag(log,interval(1e-3,1))", spreads.FloatDistribution(0.001, 1, log=True)),
-        ("int(tag(log,interval(1,5)))", spreads.IntDistribution(1, 5, log=True)),
-        ("1,a,null", spreads.CategoricalDistribution(["1", "a", "null"])),
-        ("[1,2],[3]", spreads.CategoricalDistribution(["[1,2]", "[3]"])),
-    ],
-)
-def test_what_is_drawn(written: str, expected: Any) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"key={written}"])
-    assert distribution(override) == expected
+def search(monkeypatch: pytest.MonkeyPatch, *words: str) -> Runs:
+    """``main`` with these words, on runs that take no time."""
+    runs = Runs()
+    monkeypatch.setattr(module, "train", runs.train)
+    monkeypatch.setattr(module, "Row", runs)
+    monkeypatch.setattr(sys, "argv", ["search", *words])
+    module.main()
+    return runs
+
+
+def test_searches_take_turns_and_spend_as_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """At every moment none has begun more than one trial more than another."""
+    words = ["model=sasrec,gru4rec", "dataset=beauty", "evaluation.monitor=val/ndcg@10,val/hr@10"]
+    runs = search(monkeypatch, *words, "n_trials=3", "jobs=3", f"folder={tmp_path}")
+    names = [f"{m}-beauty-s2020-{k}@10" for m in ("sasrec", "gru4rec") for k in ("ndcg", "hr")]
+    assert runs.order == [(name, number) for number in range(3) for name in names]
+    assert runs.most == 3
+    output = capsys.readouterr().out
+    table = [line.split("|")[1:4] for line in output.splitlines() if line.startswith("| sasrec")]
+    assert [[cell.strip() for cell in line] for line in table] == [[n, "3", "0"] for n in names[:2]]
+    commands = [line for line in output.splitlines() if line.startswith("python train.py")]
+    assert [line.split()[2] for line in commands] == ["model=sasrec"] * 2 + ["model=gru4rec"] * 2
+    for name, line in zip(names, commands, strict=True):
+        typed = shlex.split(line)[2:]
+        best = study(tmp_path / name).best_trial
+        assert {f"{k}={v}" for k, v in best.user_attrs["settings"].items()} <= set(typed)
+        composed(typed)
+
+
+def test_more_trials_later_are_those_of_one_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model=sigma", "dataset=beauty", f"folder={tmp_path / 'later'}"]
+    first = search(monkeypatch, *words, "n_trials=11")
+    second = search(monkeypatch, *words, "n_trials=13")  # beyond those drawn at random
+    assert [n for _, n in first.order + second.order] == [*range(13)]
+    assert not search(monkeypatch, *words, "n_trials=13").order
+    search(monkeypatch, *words[:2], f"folder={tmp_path / 'once'}", "n_trials=13")
+    name = "sigma-beauty-s2020-ndcg@10"
+    once, later = (study(tmp_path / place / name).trials for place in ("once", "later"))
+    assert [trial.params for trial in once] == [trial.params for trial in later]
+
+
+def test_the_fair_search_is_of_four_models_under_both_rankings() -> None:
+    searches = starts(["experiment=fair_search", "trainer.max_epochs=5"])
+    assert len(searches) == 8
+    assert len({tuple(search[:2]) for search in searches}) == 8
+    for search in searches:
+        assert {"dataset=beauty", "trainer.max_epochs=5"} <= set(search)
+    (only,) = starts(["experiment=fair_search", "model=sigma", "evaluation.monitor=val/hr@10"])
+    assert {"model=sigma", "evaluation.monitor=val/hr@10"} <= set(only)
 
 
 @pytest.mark.slow

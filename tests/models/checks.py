@@ -47,7 +47,8 @@ def composed(model: str, *overrides: str) -> DictConfig:
 
 def small(name: str) -> dict[str, int]:
     """Small sizes, of those keys that the model has."""
-    sizes = {"hidden_size": 16, "gru_size": 12, "inner_size": 24, "mamba.state_size": 4}
+    sizes = {"hidden_size": 16, "gru_size": 12, "inner_size": 24}
+    sizes |= {"mamba.state_size": 4, "mamba.head_size": 8}
     model = composed(name).model
     return {key: n for key, n in sizes.items() if OmegaConf.select(model, key) is not None}
 
@@ -106,6 +107,16 @@ LENGTHS = (L, 1, 2, 5)
 TARGETS = torch.tensor([3, 9, 1, 12])
 
 
+def timed(rows: Rows, size: int) -> Rows:
+    """With times of ``size`` places, which rise by the position in the row, days at the end."""
+    at = rows.positions(size)
+    return rows._replace(times=1000 * at**3, next_times=1000 * (at + 1) ** 3)
+
+
+def one_row(length: int, longest: int | None = None) -> Rows:
+    return timed(rows_of(torch.tensor([length]), longest), length)
+
+
 def padded(lengths: tuple[int, ...], width: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Items (B, width) and lengths (B,)."""
     generator = torch.Generator().manual_seed(seed)
@@ -122,7 +133,8 @@ def five(width: int = 7, seed: int = 1) -> tuple[Tensor, Tensor]:
 def packed(items: Tensor, lengths: Tensor) -> tuple[Tensor, Rows]:
     """Padded -> the rows' items (T,) end to end, and where they lie among as many columns."""
     width = items.shape[1]
-    return items[torch.arange(width) < lengths[:, None]], rows_of(lengths, width)
+    values = items[torch.arange(width) < lengths[:, None]]
+    return values, timed(rows_of(lengths, width), len(values))
 
 
 def batch(lengths: tuple[int, ...] = LENGTHS, seed: int = 2) -> tuple[Tensor, Rows]:

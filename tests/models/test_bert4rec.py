@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sigma.losses import CrossEntropy
 from sigma.models.bert4rec import BERT4Rec
 from tests.models import checks
 from tests.models.slow import gelu, linear, norm, relu, transformer_layer
@@ -37,16 +39,34 @@ def row_states(model: BERT4Rec, row: Tensor, length: int, options: dict) -> list
     ]
     for layer in model.layers:
         x = transformer_layer(x, layer, activation, options.get("num_heads", 2), causal=False)
+    if options.get("head_map") is False:
+        return x
     return [norm(gelu(linear(x_t, model.out)), model.out_norm) for x_t in x]
 
 
 @pytest.mark.parametrize("rows", [training_rows, evaluation_rows])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_layers": 1, "num_heads": 1}, {"num_heads": 3, "activation": "relu"}],
+    [
+        {},
+        {"num_layers": 1, "num_heads": 1},
+        {"num_heads": 3, "activation": "relu"},
+        {"head_map": False, "padding_item": True},
+    ],
     ids=str,
 )
 def test_equals_the_equations_with_gradients(rows: Callable, options: dict) -> None:
     checks.assert_equations(
         checks.tiny(BERT4Rec, **options), row_states, options, padded_rows=rows()
     )
+
+
+def test_padding_and_mask_are_classes_of_the_tuned_softmax() -> None:
+    model = checks.tiny(BERT4Rec, head_map=False, padding_item=True)
+    items, lengths = training_rows()
+    states = checks.every_state(model, *checks.packed(items, lengths))
+    targets = torch.arange(len(states)) % checks.K + 1
+    loss = CrossEntropy(torch.ones(checks.K))(states, targets, model.logits)
+    again = checks.every_state(model, *checks.packed(items, lengths))
+    want = F.cross_entropy(again @ model.items.weight.T, targets)  # padding's class is the first
+    checks.assert_same(model, loss, want)

@@ -42,7 +42,9 @@ def test_exports_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
     sizes = {0: torch.export.Dim.DYNAMIC}
     items, rows = checks.batch()
     exported = torch.export.export(
-        model, (items, rows, checks.ends(rows)), dynamic_shapes=(sizes, Rows(sizes, None), sizes)
+        model,
+        (items, rows, checks.ends(rows)),
+        dynamic_shapes=(sizes, Rows(sizes, None, sizes, sizes), sizes),
     )
     for lengths in (checks.LENGTHS, (3, 9, 7), (4, 1, 6, 9, 2)):
         items, rows = checks.batch(lengths)
@@ -100,6 +102,7 @@ def test_a_step_calls_the_same_operations_whatever_the_lengths(
     for lengths in (checks.LENGTHS, (4, 4, 6, 3), (1, 1, 6, 9)):
         items, rows = checks.batch(lengths)
         items = F.pad(items, (0, 1))
+        rows = checks.timed(rows, len(items))
         inputs = Inputs(items, rows, checks.ends(rows), checks.TARGETS, (items, rows))
         with Calls() as calls:
             torch.autograd.grad(

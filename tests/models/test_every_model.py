@@ -13,7 +13,6 @@ from sigma.capture import Inputs
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy
 from sigma.models.layers import Dropout
-from sigma.ops import rows_of
 from tests.models import checks
 from tests.models.checks import MODELS, TRAINED, K, L, batch, build, every_state, last_states
 
@@ -42,12 +41,12 @@ def test_a_rows_states_do_not_depend_on_the_rows_beside_it(name: str) -> None:
     items, rows = batch(lengths)
     together = every_state(model, items, rows)
     for part, states in zip(items.split(lengths), together.split(lengths), strict=True):
-        alone = every_state(model, part, rows_of(torch.tensor([len(part)]), L))
+        alone = every_state(model, part, checks.one_row(len(part), L))
         torch.testing.assert_close(alone, states, rtol=1e-6, atol=1e-9)
 
 
 WANTS_WHOLE_ROWS = {"echo", "fearec", "fearec_authors"}
-READS_PADDING = {"echo_sigma", "linrec", "linrec_authors"}  # up to L columns
+READS_PADDING = {"echo_sigma", "linrec", "linrec_authors", "sigma_logged"}  # up to L columns
 RELEASED: list[dict[str, Any]] = [
     {"flip_until": 5},
     {"look_ahead": False},
@@ -91,10 +90,10 @@ def test_a_row_longer_than_the_positions_is_refused(name: str) -> None:
     longest = L + (model.mask_token is not None)
     if name not in WANTS_WHOLE_ROWS:
         items = torch.ones(longest, dtype=torch.long)
-        assert every_state(model, items, rows_of(torch.tensor([longest]))).isfinite().all()
+        assert every_state(model, items, checks.one_row(longest)).isfinite().all()
     items = torch.ones(longest + 1, dtype=torch.long)
     with pytest.raises(UserError, match="max_length"):
-        every_state(model, items, rows_of(torch.tensor([longest + 1])))
+        every_state(model, items, checks.one_row(longest + 1))
 
 
 @pytest.mark.parametrize(("name", "settings"), FORMS, ids=str)
@@ -138,7 +137,7 @@ def test_what_lies_behind_the_last_row_changes_nothing(name: str) -> None:
     results = []
     for case in (
         Inputs(items, rows, checks.ends(rows), targets),
-        Inputs(longer, rows, places, F.pad(targets, (0, 3))),
+        Inputs(longer, checks.timed(rows, len(longer)), places, F.pad(targets, (0, 3))),
     ):
         states = model(*case[:3])
         assert states.isfinite().all()
@@ -184,27 +183,36 @@ def test_every_parameter_learns(name: str) -> None:
 
 # D, I, g: dropout of states, of a feed-forward layer's inner ones, of gates; n: a norm of just what
 # was dropped out, +: of anything else, such as its sum with a residual.
+RELEASES = ("sigma_logged", "sigma_released")
 ORDERS = {
     "bert4rec": "+D D+D+ D+D+ +",
+    "bert4rec_tuned": "+D D+D+",
     "echo": "Dn D+ D+D+ Dn",
     "echo_sigma": "Dn + + Dn ID+",
+    "esasrec": "DDn D+ID",
     "fearec": "+D D+D+ D+D+",
     "gru4rec": "D",
+    "gsasrec": "Dn +ID ++ID +",
+    "hstu": "Dn+D ++D",
+    "hstu_time": "Dn+D ++D",
     "linrec": "+D D+D+ D+D+",
+    "mamba2": "Dn D+ID+ D+ID+",
     "mamba4rec": "Dn D+ID+ D+ID+",
     "mamba4rec_one_layer": "Dn DnID+",
     "moe_matrrec": "D D+ D+",
     "recmamba": "D",
     "sasrec": "+D D+D+ D+D+",
     "sasrec_authors": "Dn +ID ++ID +",
+    "sasrec_tuned": "Dn +ID ++ID ++ID +",
     "sigma": "Dn D+ID+",
+    "sigma_logged": "Dn g Dn ID+",
     "sigma_released": "Dn gg Dn ID+",
 }
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> None:
-    model = checks.built(name, **{"gate_dropout": 0.1} if name == "sigma_released" else {})
+    model = checks.built(name, **{"gate_dropout": 0.1} if name in RELEASES else {})
     size, order, dropped = model.items.weight.shape[1], [], [None]
 
     def drop(module: nn.Dropout, args: tuple[Tensor], out: Tensor) -> None:
@@ -231,6 +239,7 @@ def test_dropouts_and_norms_come_in_the_order_of_the_equations(name: str) -> Non
         ("sasrec", {"num_heads": 3}, "num_heads=3 must divide hidden_size=16"),
         ("sasrec", {"num_heads": 0}, "num_heads=0 must divide"),
         ("sasrec", {"activation": "tanh"}, "activation='tanh' must be gelu or relu"),
+        ("mamba2", {"mamba": {"head_size": 5}}, "head_size=5 must divide expand"),
         ("fearec", {"global_ratio": 0.0}, "global_ratio=0.0 must be above 0"),
         ("fearec", {"num_layers": 7, "global_ratio": 0.1}, "leaves a layer none of the 5"),
         ("fearec", {"spatial_ratio": 1.5}, "spatial_ratio=1.5 must be between 0 and 1"),

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import nn
 
+from sigma.losses import CrossEntropy
 from sigma.models.layers import Dropout
 from sigma.models.mamba import Mamba
 from tests.models import checks
@@ -50,7 +51,11 @@ def test_dropout_is_seeded_passes_gradients_and_is_off_in_evaluation() -> None:
 
 @pytest.mark.parametrize("name", checks.TRAINED)
 def test_every_norm_has_its_authors_epsilon(name: str) -> None:
-    others = {"echo": ("forward_norm", "backward_norm"), "echo_sigma": ("filter.norm",)}
+    others = {
+        "echo": ("forward_norm", "backward_norm"),
+        "echo_sigma": ("filter.norm",),
+        "esasrec": ("norm",),
+    }
     for key, module in checks.build(name).named_modules():
         if isinstance(module, nn.LayerNorm):
             assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else 1e-12), key
@@ -102,3 +107,27 @@ def test_start_reaches_into_mamba_as_in_the_authors_code(name: str, reinit: bool
     padding = model.items.weight[0]
     assert padding.any() == (name == "sigma_released")
     assert not padding.any() or 0.01 < padding.std() < 0.03
+
+
+@pytest.mark.parametrize("name", ["echo", "echo_sigma", "fearec", "linrec", "sigma_released"])
+def test_recboles_padding_is_drawn_read_and_a_class_of_the_softmax(name: str) -> None:
+    """That states are the equations' with any row 0 is shown where the model is."""
+    without = checks.built(name, padding_item=False)
+    model = checks.built(name, padding_item=True)
+    start, others = model.items.weight[0].clone(), dict(without.named_parameters())
+    assert 0.005 < start.std() < 0.04
+    with torch.no_grad():
+        model.items.weight[0] = 0
+        for key, p in model.named_parameters():
+            assert torch.equal(p, others[key]), key
+        model.items.weight[0] = start
+    model, without = model.double().eval(), without.double().eval()
+    states = checks.last_states(model, *checks.batch())
+    assert not torch.allclose(states, checks.last_states(without, *checks.batch()))
+    loss = CrossEntropy(torch.ones(checks.K))(states, checks.TARGETS, model.logits)
+    p = (states @ model.items.weight.T).softmax(1)  # of classes 0 … K
+    torch.testing.assert_close(loss, -p[torch.arange(4), checks.TARGETS].log().mean())
+    loss.backward()
+    # From the softmax alone: reading it passes none.
+    torch.testing.assert_close(model.items.weight.grad[0], (p[:, :1] * states).sum(0) / 4)
+    assert model.items.weight.grad[0].any()

@@ -18,6 +18,8 @@ CLOSER = {
     "gru_bias": True,
     "mix": [0.5, 0.5, 0.5],
 }
+LOGGED = {"conv": False, "flipped_gate": "forward", "projection": False}
+UPLOADED = {"conv": False, "flip_until": 95}  # the file's first version, 36d459c
 
 
 def build(std: float = 0.4, **options: object) -> SigmaReleased:
@@ -37,19 +39,25 @@ def layer_by_loops(x: list[Tensor], n: int, p: ReleasedLayer, o: dict) -> list[T
     shared = o.get("shared_mamba", True)
     m, mf = mamba(x, p.mambas[0]), mamba(xf, p.mambas[0 if shared else 1])
     ahead = 1 if o.get("look_ahead", True) else 0
-    f = gru(conv(x, p.conv.conv, False, ahead), p.gru, bias=o.get("gru_bias", False))
+    c = conv(x, p.conv.conv, False, ahead) if o.get("conv", True) else x
+    f = gru(c, p.gru, bias=o.get("gru_bias", False))
     second = p.gate.flipped_dense if o.get("separate_dense", True) else p.gate.dense
     out = []
     for t in range(len(x)):
-        h, hf = linear(x[t], p.gate.dense) + x[t], linear(xf[t], second) + xf[t]
+        h = linear(x[t], p.gate.dense) + x[t]
         g = linear(h * torch.sigmoid(h), p.gate.silu) + linear(torch.sigmoid(h), p.gate.sigmoid)
-        read = g if o.get("cross_gate", True) else hf
-        gf = linear(hf * torch.sigmoid(hf), p.gate.silu)
-        gf = gf + linear(torch.sigmoid(read), p.gate.sigmoid)
+        if (other := o.get("flipped_gate")) is None:
+            hf = linear(xf[t], second) + xf[t]
+            read = g if o.get("cross_gate", True) else hf
+            gf = linear(hf * torch.sigmoid(hf), p.gate.silu)
+            gf = gf + linear(torch.sigmoid(read), p.gate.sigmoid)
+        else:
+            gf = g if other == "forward" else 0.0 * g
         a, b = m[t] * g, mf[t] * gf
         if o.get("gate_residual", True):
             a, b = a + m[t], b + mf[t]
-        z = linear(p.mix[2] * a + p.mix[1] * b + p.mix[0] * f[t], p.mixed)
+        z = p.mix[2] * a + p.mix[1] * b + p.mix[0] * f[t]
+        z = linear(z, p.mixed) if o.get("projection", True) else z
         y = norm(z + x[t] if o.get("num_layers", 1) > 1 else z, p.norm)
         out.append(feed_forward(y, p.feed_forward, gelu))
     return out
@@ -71,6 +79,7 @@ def by_loops(model: SigmaReleased, items: Tensor, lengths: Tensor, o: dict) -> T
         *({}, {"flip_until": 5}, {"flip_until": 0}, {"flip_until": None, "r": 2}),
         *({part: False} for part in ("cross_gate", "look_ahead", "padding_item")),
         *({key: value} for key, value in CLOSER.items()),
+        *(LOGGED, LOGGED | {"flipped_gate": "none", "num_layers": 2}, UPLOADED),
         {"num_layers": 2, "flip_until": 5},
         MENDED | CLOSER | {"num_layers": 2},
     ],

@@ -12,8 +12,9 @@ from sigma.ops import Rows, reference, rows_of
 from sigma.ops.attend import attend_op
 from sigma.ops.conv import conv_op
 from sigma.ops.gru import gru_op
-from sigma.ops.inputs import Attend, Conv, Gru, Scan
+from sigma.ops.inputs import Attend, Conv, Gru, Pointwise, Scan
 from sigma.ops.native import native_library
+from sigma.ops.pointwise import pointwise_op
 from sigma.ops.scan import scan_op
 
 # Triton decides when it is imported whether its kernels are compiled or interpreted, and Lightning
@@ -137,12 +138,26 @@ def attend_inputs(
     return Attend(q, k, v, queries, places, seed, causal, dropout)
 
 
+def pointwise_inputs(
+    rows: Rows, size: int, heads: int = 2, d: int = 4, timed: bool = True
+) -> Pointwise:
+    """Times from none to years apart, some after the queries'."""
+    draw, generator = draws(5), torch.Generator().manual_seed(5)
+    q, k, v = draw(size, heads, d), draw(size, heads, d), draw(size, heads, d)
+    near = draw(rows.longest + 1)
+    if not timed:
+        return Pointwise(q, k, v, near, None, None, None, 0.3)
+    u, w = (torch.rand(2, size, generator=generator).double() * 19).exp().long()
+    return Pointwise(q, k, v, near, draw(50), u, w, 0.3)
+
+
 # Kind of inputs -> the operation, its reference, and the inputs that have a value at each place.
 OPERATIONS: dict[type, tuple[Callable[..., Tensor], Callable[..., Tensor], set[str]]] = {
     Scan: (scan_op, reference.selective_scan, {"u", "dt", "B", "C", "z"}),
     Conv: (conv_op, reference.causal_conv, {"x"}),
     Gru: (gru_op, reference.gru, {"gates"}),
     Attend: (attend_op, reference.attend, {"q", "k", "v"}),
+    Pointwise: (pointwise_op, reference.pointwise_attend, {"q", "k", "v"}),
 }
 
 

@@ -49,6 +49,14 @@ def test_attend(where: Where, case: str, heads: int, d: int, which: str, causal:
     held_to_the_reference(cases.attend_inputs(rows, size, heads, d, which, causal), rows, where)
 
 
+@everywhere
+@cases.on_all_rows
+@cases.sizes(("heads", "d", "timed"), (2, 4, True), (1, 7, False))
+def test_pointwise(where: Where, case: str, heads: int, d: int, timed: bool) -> None:
+    rows, size = rows_case(case)
+    held_to_the_reference(cases.pointwise_inputs(rows, size, heads, d, timed), rows, where)
+
+
 LONG = 71 if cases.INTERPRETED else 1000
 
 
@@ -246,6 +254,7 @@ def bits(where: Where, alone: bool) -> list[Tensor]:
         cases.conv_inputs(size, 40),
         cases.gru_inputs(size, 20),
         cases.attend_inputs(rows, size, 2 if cases.INTERPRETED else 5, 8, dropout=0.2),
+        cases.pointwise_inputs(rows, size),
     )
     return [v for x in inputs for v in run(x, rows, where).values()]
 

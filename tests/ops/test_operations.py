@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from sigma.models.layers import GRU
-from sigma.ops import attend, blocked, causal_conv, gru, reference, rows_of, selective_scan
+from sigma.ops import (
+    attend,
+    blocked,
+    causal_conv,
+    gru,
+    pointwise_attend,
+    reference,
+    rows_of,
+    selective_scan,
+)
+from sigma.ops.pointwise import pointwise_op
+from sigma.ops.registry import Kernels
 from sigma.ops.scan import scan_op
 from tests.ops import cases
 from tests.ops.cases import ROWS, attend_inputs, draws, rows_case, same, scan_inputs
@@ -67,6 +78,11 @@ def test_half_precision_is_computed_in_float32(backend: str) -> None:
         (cases.conv_inputs(65), lambda *x: causal_conv(*x[:3], rows, x[3]), reference.causal_conv),
         (cases.gru_inputs(65), lambda *x: gru(*x, rows), reference.gru),
         (attend_inputs(rows, 65), lambda q, k, v, *_: attend(q, k, v, rows), reference.attend),
+        (
+            cases.pointwise_inputs(rows, 65, d=1),
+            lambda q, k, v, *x: pointwise_attend(q, k, v, rows, x[0], x[4], *x[1:4]),
+            reference.pointwise_attend,
+        ),
     ]
     for x, operation, exact in operations:
         half = {
@@ -148,3 +164,33 @@ def test_a_long_row_forgets_nothing(backend: str) -> None:
     peer, x = torch.nn.GRU(3, 3).double(), draws()(size, 3).detach()
     gates = torch.nn.functional.linear(x, peer.weight_ih_l0, peer.bias_ih_l0)
     torch.testing.assert_close(gru(gates, peer.weight_hh_l0, peer.bias_hh_l0, long), peer(x)[0])
+
+
+@pytest.mark.parametrize("case", ROWS)
+@pytest.mark.parametrize("timed", [True, False])
+def test_pointwise_attention_of_one_shape_whatever_the_lengths(
+    case: str, timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a captured step has it: rows in their order, all as wide as the longest; small blocks."""
+    monkeypatch.setattr("sigma.ops.pointwise.BLOCK_BYTES", 3000)
+    rows, size = rows_case(case)
+    x = cases.pointwise_inputs(rows, size, timed=timed)
+    kernels = pointwise_op.backends["triton"]
+    assert isinstance(kernels, Kernels)
+    detached = x._replace(**{k: v.detach() for k, v in cases.leaves_of(x).items()})
+    grad = draws(9)(*x.q.shape).detach()
+    y, saved = kernels.forward(detached, rows)
+    grads = kernels.backward(grad, y, saved, detached, rows)
+    cases.check(
+        {"result": y, **dict(zip(cases.leaves_of(x), grads, strict=False))},
+        cases.exact(x, rows, grad),
+    )
+
+
+def test_pointwise_attention_says_what_it_lacks() -> None:
+    rows = rows_of(torch.tensor([3]))
+    q = draws()(3, 1, 2)
+    with pytest.raises(ValueError, match="up to 3 positions"):
+        pointwise_attend(q, q, q, rows, torch.zeros(2), 1.0)
+    with pytest.raises(ValueError, match="needs query_times"):
+        pointwise_attend(q, q, q, rows, torch.zeros(3), 1.0, torch.zeros(5))

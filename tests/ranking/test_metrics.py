@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
-from sigma.ranking.metrics import MeanLoss, RankingMetrics, target_ranks
+from sigma.ranking.metrics import ALL, MeanLoss, RankingMetrics, target_ranks
+from sigma.ranking.scores import Ranking
+
+
+def add(metrics: RankingMetrics, greater: Tensor, ties: Tensor, lengths: Tensor) -> None:
+    ranking = Ranking(greater, ties, greater.new_empty(len(greater), 0))
+    metrics.update(dict.fromkeys(metrics.rankings, ranking), lengths)
 
 
 def measured(scores: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
-    metrics = RankingMetrics(ks)
-    metrics.update(*target_ranks(scores, targets), torch.ones_like(targets))
+    metrics = RankingMetrics(ks, rankings=[ALL])
+    add(metrics, *target_ranks(scores, targets), torch.ones_like(targets))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
@@ -74,9 +80,9 @@ def test_nan_never_helps_and_items_left_out_are_never_above() -> None:
 
 def test_groups_partition_by_history_length() -> None:
     groups = {"short": [0, 5], "medium": [5, 20], "long": [20, None], "none": [90, 91]}
-    metrics = RankingMetrics([1], groups)
+    metrics = RankingMetrics([1], groups, rankings=[ALL])
     lengths = torch.tensor([1, 4, 5, 19, 20, 21])
-    metrics.update(torch.tensor([0, 1, 0, 0, 0, 1]), torch.zeros(6, dtype=torch.long), lengths)
+    add(metrics, torch.tensor([0, 1, 0, 0, 0, 1]), torch.zeros(6, dtype=torch.long), lengths)
     got = {name: float(value) for name, value in metrics.compute().items() if "hr" in name}
     groups = {"short/hr@1": 0.5, "medium/hr@1": 1.0, "long/hr@1": 0.5}
     assert got == {"hr@1": pytest.approx(4 / 6), **groups}
@@ -97,11 +103,11 @@ def _one_process(rank: int, world: int, port: int, folder: str) -> None:
     lengths = torch.randint(1, 40, (25,), generator=generator)
     metrics = RankingMetrics((1, 10), {"short": [0, 5], "long": [20, None]})
     mine = slice(rank, None, world)
-    metrics.update(greater[mine], ties[mine], lengths[mine])
+    add(metrics, greater[mine], ties[mine], lengths[mine])
     both = {name: float(value) for name, value in metrics.compute().items()}
     alone = RankingMetrics((1, 10), {"short": [0, 5], "long": [20, None]})
     alone.distributed_available_fn = lambda: False
-    alone.update(greater, ties, lengths)
+    add(alone, greater, ties, lengths)
     assert both == {name: float(value) for name, value in alone.compute().items()}
     Path(folder, str(rank)).write_text(repr(both))
     torch.distributed.destroy_process_group()
@@ -123,7 +129,7 @@ def test_half_precision_of_the_task_leaves_the_sums_alone() -> None:
     both = [RankingMetrics(), torch.nn.ModuleList([RankingMetrics()]).to(torch.bfloat16)[0]]
     for metrics in both:
         for part in greater.split(100):
-            metrics.update(part, torch.zeros_like(part), torch.ones_like(part))
+            add(metrics, part, torch.zeros_like(part), torch.ones_like(part))
     exact, cast = (metrics.compute() for metrics in both)
     assert exact == cast
 

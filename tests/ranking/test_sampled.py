@@ -12,7 +12,7 @@ from sigma.losses import CrossEntropy
 from sigma.models.base import Model
 from sigma.ops import Rows
 from sigma.ops.scores import tied_scores
-from sigma.ranking.metrics import target_ranks
+from sigma.ranking.metrics import SAMPLED, target_ranks
 from sigma.ranking.sampled import SampledNegatives
 from sigma.task import SequenceTask
 
@@ -28,26 +28,21 @@ def flat(users: int = 200) -> FlatSequences:
     return FlatSequences(items, offsets, 10)
 
 
-def batch(mask: bool = True, rows: slice = slice(None)) -> Batch:
+def batch(rows: slice = slice(None)) -> Batch:
     data = flat()
-    return data.batch((data.offsets[1:] - 1)[rows], mask_history=mask)
+    return data.batch((data.offsets[1:] - 1)[rows], evaluates=True)
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "popularity"])
 def test_neither_target_nor_history_is_drawn(distribution: str) -> None:
-    data, masked = flat(), batch()
-    negatives = SampledNegatives(COUNTS, 50, distribution)(masked)
+    data = flat()
+    negatives = SampledNegatives(COUNTS, 50, distribution)(batch())
     assert negatives.shape == (200, 50)
     assert negatives.min() >= 1
     assert negatives.max() <= K
     for user, row in enumerate(negatives.tolist()):
         history = data.items[data.offsets[user] : data.offsets[user + 1]].tolist()
         assert not set(row) & set(history)  # the target is the last of it
-    # Without the history only the target is left out.
-    free = SampledNegatives(COUNTS, 50, distribution)(batch(mask=False))
-    assert not (free == masked.targets[:, None]).any()
-    seen = set(zip(masked.seen_rows.tolist(), masked.seen_items.tolist(), strict=True))
-    assert seen & {(r, i) for r, row in enumerate(free.tolist()) for i in row}
 
 
 def test_a_user_is_given_the_same_negatives_whatever_the_batch() -> None:
@@ -69,7 +64,7 @@ def test_the_draws_are_those_of_recorded_rows() -> None:
 def test_distribution_is_the_one_asked_for() -> None:
     # One row, its target item 30; the other 29 are drawn in proportion to the weights.
     data = FlatSequences(torch.tensor([30, 30]), torch.tensor([0, 2]), 5)
-    one = data.batch(torch.tensor([1]))
+    one = data.batch(torch.tensor([1]), evaluates=True)
     for distribution, weights in (("uniform", torch.ones(29)), ("popularity", COUNTS[:29])):
         negatives = SampledNegatives(COUNTS, 60_000, distribution)(one)[0]
         counts = torch.bincount(negatives, minlength=K + 1)[1:K].double()
@@ -83,7 +78,7 @@ def test_distribution_is_the_one_asked_for() -> None:
 def test_half_precision_draws_the_same(distribution: str) -> None:
     """``trainer.precision=bf16-true`` casts the whole task."""
     counts = torch.arange(1, 12_102)
-    data = batch(mask=False)
+    data = batch()
     exact = SampledNegatives(counts, 100, distribution)
     assert torch.equal(exact(data), SampledNegatives(counts, 100, distribution).bfloat16()(data))
     assert exact(data).unique().numel() > 5_000
@@ -116,7 +111,7 @@ def test_ranks_count_the_drawn_items_above_the_target() -> None:
     adam, options = functools.partial(torch.optim.Adam, lr=1.0), {"groups": {"short": [0, 5]}}
     task = SequenceTask(Scores(), adam, CrossEntropy(COUNTS), sampled=sampler, **options)
     data = batch()
-    ranks = task.evaluation_step("test", data)
+    ranks = task.evaluation_step("test", data).rankings[SAMPLED]
     negatives = sampler(data).tolist()
     pairs = zip(negatives, data.targets.tolist(), strict=True)
     above = [sum(item > target for item in row) for row, target in pairs]
@@ -134,4 +129,4 @@ def test_impossible_settings() -> None:
             SampledNegatives(COUNTS, **options)
     data = FlatSequences(torch.tensor([1, 2, 1]), torch.tensor([0, 3]), 5)
     with pytest.raises(UserError, match="too few items to draw"):
-        SampledNegatives(torch.ones(2), 5)(data.batch(torch.tensor([2]), mask_history=True))
+        SampledNegatives(torch.ones(2), 5)(data.batch(torch.tensor([2]), evaluates=True))

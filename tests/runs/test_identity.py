@@ -9,6 +9,7 @@ import pytest
 
 from sigma.runs.files import CONF
 from sigma.runs.identity import (
+    LATER,
     class_name,
     current,
     former_identities,
@@ -47,6 +48,8 @@ SAME = [
     *[("callbacks.curves.folder", "b"), ("logger", {"csv": 1}), ("model.added_later", None)],
     ("callbacks.early_stopping._target_", "sigma.callbacks.PaperEarlyStopping"),
     ("callbacks.early_stopping.monitor", "val/ndcg@10"),
+    ("callbacks.early_stopping.decimals", None),
+    *[("model.conv", True), ("model.projection", True)],  # as released, before it could be chosen
     # What is said twice has no say of its own.
     *[("dataset.seed", 1), ("model.max_length", 50)],
 ]
@@ -54,9 +57,10 @@ ANOTHER = [
     *[("seed", 2), ("model.r", 6), ("model.mamba.state_size", 8), ("dataset.max_length", 20)],
     *[("dataset.batch_size", 32), ("task.optimizer.lr", 0.01), ("trainer.max_epochs", 100)],
     *[("trainer.precision", "bf16-mixed"), ("callbacks.early_stopping.patience", 5)],
+    *[("model.conv", False), ("model.projection", False)],
     *[("model.added_later", 0), ("dataset.seed", 2), ("model.max_length", 20)],
     ("callbacks.early_stopping._target_", "mine.Stop"),
-    ("callbacks.early_stopping.min_delta", 0.1),
+    *[("callbacks.early_stopping.min_delta", 0.1), ("callbacks.early_stopping.decimals", 4)],
 ]
 
 
@@ -85,6 +89,26 @@ def test_a_config_of_an_earlier_version_is_built_without_what_is_gone() -> None:
     assert older == before
     assert current(CONFIG) == CONFIG
     assert settings(older) == settings(CONFIG)
+
+
+def test_a_run_that_left_seen_items_out_is_one_of_the_other_ranking() -> None:
+    """``dataset.mask_history`` of earlier versions, by which there was one ranking."""
+    older = changed("evaluation", {"monitor": "val/ndcg@10", "sampled": None})
+    older["dataset"]["mask_history"] = False
+    plain = run_id(older)
+    assert run_id(current(older)) == plain
+    older["dataset"]["mask_history"] = True
+    assert current(older)["evaluation"]["monitor"] == "val/unseen/ndcg@10"
+    assert run_id(current(older)) != plain
+    older["evaluation"]["sampled"] = {"_target_": "sigma.ranking.sampled.SampledNegatives"}
+    assert current(older)["evaluation"]["monitor"] == "val/ndcg@10"
+    assert run_id(current(older)) == run_id(older)
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_a_setting_that_came_later_renames_only_where_it_is_another(key: str) -> None:
+    assert run_id(changed(key, LATER[key])) == run_id(CONFIG)
+    assert run_id(changed(key, "another")) != run_id(CONFIG)
 
 
 def test_a_run_keeps_its_name_when_a_class_moves() -> None:

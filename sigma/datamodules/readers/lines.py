@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from sigma.errors import UserError
 
 _LONGEST = 100  # lines that a quoted field may go over
 _CHUNK = 1 << 20
+_HEADING = re.compile(rb"^([^\n,]*):[ \t]*\n", re.MULTILINE)
+_LINE_END = re.compile(rb"(?<=[^\n])\n")
 
 
 def open_raw(path: Path) -> BinaryIO:
@@ -41,6 +44,8 @@ class Lines:
         path: the file, gzipped or not.
         delimiter: between fields; empty for JSON lines.
         quoted: whether ``"`` wraps fields.
+        headed: whether lines such as ``7:`` stand above the rows they belong to (Netflix Prize);
+            each row gets it as its last field.
 
     Attributes:
         left_out: numbers of lines that ``open`` leaves blank, from 1.
@@ -49,8 +54,8 @@ class Lines:
         has_quotes: whether it has given a ``"``.
     """
 
-    def __init__(self, path: Path, delimiter: str, quoted: bool) -> None:
-        self.path, self.quoted = path, quoted
+    def __init__(self, path: Path, delimiter: str, quoted: bool, headed: bool = False) -> None:
+        self.path, self.quoted, self.headed = path, quoted, headed
         self.double = delimiter == "::"  # Arrow splits at single characters only
         self.delimiter = "\t" if self.double else delimiter
         self.left_out: set[int] = set()
@@ -59,8 +64,11 @@ class Lines:
 
     def open(self) -> BinaryIO:
         stream = open_raw(self.path)
+        if self.headed:
+            stream = io.BufferedReader(_Chunks(stream, _with_headings(stream)), _CHUNK)
         if self.left_out or self.unquoted:
-            stream = io.BufferedReader(_Mended(stream, self.left_out, self.unquoted), _CHUNK)
+            chunks = _mended(stream, self.left_out, self.unquoted)
+            stream = io.BufferedReader(_Chunks(stream, chunks), _CHUNK)
         if self.quoted:
             self.ends, self.has_quotes = 0, False
             return io.BufferedReader(_Told(stream, self), _CHUNK)
@@ -161,24 +169,12 @@ class _Told(io.RawIOBase):
         super().close()
 
 
-class _Mended(io.RawIOBase):
-    """A stream with lines left blank, and lines without their quotes; all keep their numbers."""
+class _Chunks(io.RawIOBase):
+    """A stream of what becomes of another."""
 
-    def __init__(self, stream: BinaryIO, blank: set[int], unquoted: set[int]) -> None:
-        self._stream, self._blank, self._unquoted = stream, blank, unquoted
-        self._chunks = self._mend()
+    def __init__(self, stream: BinaryIO, chunks: Iterator[bytes]) -> None:
+        self._stream, self._chunks = stream, chunks
         self._rest = memoryview(b"")
-
-    def _mend(self) -> Iterator[bytes]:
-        start = 1
-        while lines := self._stream.readlines(_CHUNK):
-            here = set(range(start, start + len(lines)))
-            for number in self._unquoted & here:
-                lines[number - start] = lines[number - start].replace(b'"', b"")
-            for number in self._blank & here:
-                lines[number - start] = b"\n"
-            start += len(lines)
-            yield b"".join(lines)
 
     def readable(self) -> bool:
         return True
@@ -194,3 +190,33 @@ class _Mended(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def _mended(stream: BinaryIO, blank: set[int], unquoted: set[int]) -> Iterator[bytes]:
+    """A text with lines left blank, and lines without their quotes; all keep their numbers."""
+    start = 1
+    while lines := stream.readlines(_CHUNK):
+        here = set(range(start, start + len(lines)))
+        for number in unquoted & here:
+            lines[number - start] = lines[number - start].replace(b'"', b"")
+        for number in blank & here:
+            lines[number - start] = b"\n"
+        start += len(lines)
+        yield b"".join(lines)
+
+
+def _with_headings(stream: BinaryIO) -> Iterator[bytes]:
+    """A text whose headings are left blank and stand behind the lines below them, see ``Lines``."""
+    ending = b",\n"
+    while chunk := stream.read(_CHUNK):
+        chunk = (chunk + stream.readline()).replace(b"\r\n", b"\n")
+        parts = _HEADING.split(chunk if chunk.endswith(b"\n") else chunk + b"\n")
+        for at, part in enumerate(parts):
+            if at % 2:
+                ending = b"," + part + b"\n"
+                parts[at] = b"\n"
+            elif b"\n\n" in part or part.startswith(b"\n"):
+                parts[at] = _LINE_END.sub(ending, part)  # slower; blank lines stay blank
+            else:
+                parts[at] = part.replace(b"\n", ending)
+        yield b"".join(parts)

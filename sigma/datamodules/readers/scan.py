@@ -45,8 +45,9 @@ def delimited_rows(
     wanted = [(name, names.index(name)) for name in (user, item, timestamp) if name is not None]
     for first, last, fields in rows:
         if len(fields) != len(names):
-            got = len(fields) or "a quote or a line end out of place"
-            reason = f"expected {len(names)} fields separated by '{sign}', got {got}"
+            got = len(fields) - text.headed or "a quote or a line end out of place"
+            expected = len(names) - text.headed
+            reason = f"expected {expected} fields separated by '{sign}', got {got}"
             # A file in another encoding may have no line in its place; the cause comes first.
             yield Row(first, last, None, *((reason, _MEND) if _utf8(*fields) else _UTF8))
             continue

@@ -37,6 +37,7 @@ def read_delimited(
     item_info: pd.DataFrame | None = None,
     quoted: bool = True,
     malformed: str = "error",
+    headed: bool = False,
 ) -> Interactions:
     """Read CSV-like text.
 
@@ -48,11 +49,12 @@ def read_delimited(
         item_info: see ``Interactions``.
         quoted: whether ``"`` wraps fields.
         malformed: ``skip`` leaves malformed lines out, unless they are too many.
+        headed: whether the last field of each row stands above it, see ``Lines``.
 
     Raises:
         UserError: a damaged file, or a line that does not fit, by its number.
     """
-    text = Lines(path, delimiter, quoted)
+    text = Lines(path, delimiter, quoted, headed)
     wanted = [c for c in (columns.user, columns.item, columns.timestamp) if c is not None]
     options: dict[str, Any] = {
         "read_options": pa.csv.ReadOptions(block_size=_BLOCK, column_names=names),

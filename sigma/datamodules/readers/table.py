@@ -18,8 +18,8 @@ from sigma.errors import UserError
 
 USUAL = {
     "user": "user userid uid reviewerid customerid visitorid sessionid",
-    "item": "item itemid iid movieid videoid productid asin parentasin businessid trackid songid "
-    "articleid newsid artistid",
+    "item": "item itemid iid movieid videoid productid asin parentasin businessid trackid "
+    "tracksid songid articleid newsid artistid",
     # What tells the second comes before what may tell the day.
     "timestamp": "timestamp timestampms timems unixreviewtime unixtimestamp eventtime time ts "
     "datetime createdat date",

@@ -23,7 +23,7 @@ class Simulated(SequenceDataModule):
 
     def build(self) -> Sequences:
         purchases = self.shop.interactions()
-        sequences = preprocess(purchases, self.user_bounds, self.item_bounds, self.drop_duplicates)
+        sequences = preprocess(purchases, *self.filters)
         self.survivors = len(sequences.items) / len(purchases)
         return sequences
 
@@ -35,6 +35,6 @@ class Simulated(SequenceDataModule):
         masked, or over 2 % of the data filtered away.
         """
         positions = {"val": self.split.val, "test": self.split.test}[split]
-        if self.drop_duplicates or self.mask_history or self.survivors < 0.98:
+        if self.drop_duplicates or self.survivors < 0.98:
             return None
         return self.shop.achievable(self.sequences, positions, k)
