@@ -12,6 +12,7 @@ from experiments.ranks import RESULTS
 from experiments.report import figures, others, searches
 from experiments.report.page import Part, Table, write
 from experiments.report.parts import which_part_helps
+from experiments.report.rankings import selected
 from experiments.report.strong import strong
 from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
@@ -24,6 +25,13 @@ MAKERS: dict[str, Callable[[pd.DataFrame, str], list[Table]]] = {
 MAKERS |= {"strong": strong, "parts": which_part_helps}
 MAKERS["table6_case_study"] = others.case_studies
 FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")  # data sets of the first page
+FRONT_TEXT = (
+    "Test and best validation NDCG@10 beside the paper's and its authors' logs, which rank the "
+    "target among all items; then test HR, NDCG and MRR under both rankings, among all items and "
+    "among those that the user has not had. [Which model to use when, and what of the paper holds]"
+    "(../docs/results.md#which-model-to-use-when) says it in words. All tables, figures and runs: "
+    "`python -m experiments.report`. This page is written by `python -m experiments.collect`."
+)
 
 
 def known_datasets(rows: pd.DataFrame) -> list[str]:
@@ -106,26 +114,24 @@ def build(folder: Path, rows: pd.DataFrame | None = None, formats: Sequence[str]
 def front_page(folder: Path) -> None:
     """Write the first page of a folder of results: ``README.md`` and ``overall.svg``."""
     rows = frame([folder])
-    text = ["# Results", provenance(rows)]
-    text.append(
-        "Test and best validation NDCG@10 beside the paper's and its authors' logs. All tables, "
-        "figures and runs: `python -m experiments.report`. This page is written by "
-        "`python -m experiments.collect`."
-    )
+    text = ["# Results", provenance(rows), FRONT_TEXT]
     overall, numbers = COMPARISONS["table2_overall"], []
     for dataset in (name for name in FRONT if name in set(rows["dataset"])):
         text.append(f"## {dataset}")
         try:
-            tables = compare(overall, rows, dataset)
+            tables = [*compare(overall, rows, dataset), *strong(rows, dataset)]
         except MixedProtocolError as error:
             text.append(str(error))
             continue
-        numbers.append(figures.sources(dataset, overall.lines(rows, dataset)))
-        for table in (table for table in tables if table.name.endswith("_ndcg10")):
-            text += [table.markdown(), *replace(table, notes=tables[0].notes).remarks]
+        numbers.append(figures.sources(dataset, overall.lines(selected(rows), dataset)))
+        for table in tables:
+            if table.name.endswith("_ndcg10"):
+                text += [table.markdown(), *replace(table, notes=tables[0].notes).remarks]
+            elif table.name.endswith(("_rankings_test", f"strong_{dataset}_test")):
+                text += [f"### {table.title}", table.caption, table.markdown(), *table.remarks]
     if numbers:
         every = pd.concat(numbers, ignore_index=True)
-        every = every[every["metric"] == "NDCG@10"]
+        every = every[(every["metric"] == "NDCG@10") & ~every["source"].isin(figures.VALID)]
         picture = figures.against(every, folder / "overall.svg", "dataset")
         text[3:3] = [f"![{title}]({path.name})" for title, path in picture.items()]
     with atomic_path(folder / "README.md") as unfinished:

@@ -154,8 +154,8 @@ def against(reference: Line, compared: Sequence[Line], ranking: str) -> pd.DataF
         differences.append((seeds, users))
         records.append(
             {
-                "is": reference.label,
-                "better than": line.label,
+                "model": reference.label,
+                "against": line.label,
                 "among": ranking,
                 "improvement": ratio(reference, line, f"test/{metric}"),
                 "seeds in common": len(seeds),

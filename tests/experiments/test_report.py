@@ -121,7 +121,7 @@ def test_the_commands_ask_for_what_is_missing_and_no_more(tmp_path: Path) -> Non
         "trainer.limit_train_batches=0.25 (not null)."
     ) in table.notes
     commands = [line.partition("#")[0].split()[3:] for line in table.missing]
-    groups = ("table2_overall", "relatives", "yardsticks")
+    groups = ("table2_overall", "relatives", "padding", "yardsticks")
     every = [[f"experiment={name}", "dataset=ml_100k", *short] for name in groups]
     again, entire = (
         sorted({job.run_id for words in typed for job in expand(words)})
