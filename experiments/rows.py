@@ -196,7 +196,7 @@ def _line(entry: Entry) -> dict[str, Any]:
         "torch": row.versions.get("torch"),
         "ranks": entry.ranks,
         "tuning trials": trials,
-        "trial": (row.search or {}).get("trial"),
+        "trial": (row.search or {}).get("trial"),  # its number in the search, from 0
         **{prefix + name: value for prefix, part in parts.items() for name, value in part.items()},
         **protocol,
     }

@@ -9,9 +9,8 @@ import pandas as pd
 
 from experiments.paper.values import paper
 from experiments.ranks import RESULTS
-from experiments.report import figures, others, searches
+from experiments.report import figures, others, searches, variants
 from experiments.report.page import Part, Table, write
-from experiments.report.parts import which_part_helps
 from experiments.report.rankings import selected
 from experiments.report.strong import strong
 from experiments.report.tables import COMPARISONS, compare
@@ -22,7 +21,7 @@ TITLE = "SIGMA: paper, authors' logs and ours"
 MAKERS: dict[str, Callable[[pd.DataFrame, str], list[Table]]] = {
     name: partial(compare, comparison) for name, comparison in COMPARISONS.items()
 }
-MAKERS |= {"strong": strong, "parts": which_part_helps}
+MAKERS["strong"] = strong
 MAKERS["table6_case_study"] = others.case_studies
 FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")  # data sets of the first page
 FRONT_TEXT = (
@@ -56,6 +55,7 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
         if (group := make(rows, dataset))
     }
     rest = {
+        "Which part of SIGMA helps": variants.tables(rows, datasets),
         "Every model searched alike": searches.budgets(rows),
         "Other papers": others.echomamba4rec(rows),
         "Efficiency": [
@@ -80,8 +80,9 @@ def present(rows: pd.DataFrame, tables: Collection[tuple[str, str]]) -> set[tupl
         for experiment, dataset in tables
         for name in (COMPARISONS[experiment].beside if experiment in COMPARISONS else ())
     }
-    short = rows[rows["group"] == "table3"]["dataset"]
-    return {*tables, *beside, *(("table3_efficiency", dataset) for dataset in short)}
+    speed = {("table3_efficiency", name) for name in rows[rows["group"] == "table3"]["dataset"]}
+    helping = {("parts", name) for name in rows["dataset"] if variants.there_are(rows, name)}
+    return {*tables, *beside, *speed, *helping}
 
 
 def provenance(rows: pd.DataFrame) -> str:

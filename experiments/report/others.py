@@ -1,4 +1,4 @@
-"""The tables around the results: data, users, one user, searches, efficiency, runs."""
+"""The tables around the results: data, users, one user, efficiency, runs."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ from experiments.ranks import full_ranks
 from experiments.report.lines import all_rows, lines, missing, vintage_notes
 from experiments.report.page import SPECS, Table
 from experiments.report.tables import COMPARISONS
-from experiments.rows import COUNTS, METRICS, check_protocol
+from experiments.rows import COUNTS, METRICS, PROTOCOL, check_protocol
 from experiments.significance import gains
 
 # Experiments with tables, but for those of Tables 1 and 8, which list what they lack.
@@ -132,12 +132,25 @@ def aside(rows: pd.DataFrame) -> list[Table]:
         for length, same in members.groupby("length") if group == "mambarec_context" else ():
             check_protocol(f"Context {length:.0f} of {dataset}", same)
         if group.startswith("mambarec"):
-            printed = paper(group).add_prefix("paper.")
-            theirs = [f"paper.{key}" for key in ("dataset", "model", "context")]
-            ours = ["dataset", "model", "length"]
-            members = members.merge(printed, "left", left_on=ours, right_on=theirs)
+            members = _beside(members, rows, group)
         tables.append(Table.of(group, members, dataset))
     return tables
+
+
+def _beside(members: pd.DataFrame, rows: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Runs of a group with columns ``paper.…`` of what MambaRec's readme prints, and ``full.…`` of
+    the run among all items that differs in nothing but that.
+    """
+    protocol = {*PROTOCOL} & {*rows} - {"dataset.mask_history"}  # sampled rows have it by nature
+    keys = ["dataset", "setting", "seed", *DATA, *sorted(protocol)]
+    values = ["test/hr@10", "test/ndcg@10"]
+    runs = rows.reindex(columns=[*keys, *values])
+    runs[keys] = runs[keys].astype(object).fillna("")  # a setting that neither has is the same
+    full = runs.dropna(subset=values).drop_duplicates(keys).set_index(keys)
+    of_all = runs.loc[members.index, keys].join(full, on=keys)[values]
+    printed = paper(group).set_index(["dataset", "model", "context"]).add_prefix("paper.")
+    named = ["dataset", "model", "length"]
+    return members.join(of_all.add_prefix("full.")).join(printed, on=named)
 
 
 def echomamba4rec(rows: pd.DataFrame) -> list[Table]:

@@ -134,6 +134,8 @@ class Tables(L.Callback):
         best = find(trainer, History).best()
         scores = {n: v for n, v in best.items() if n.startswith("val/")} | task.results["test"]
         title = f"Results: {data.name}" + (f", best epoch {best['epoch']:.0f}" if best else "")
+        if task.model.time == "target":
+            title += ", by a model that reads the target's time"
         show(result_table(title, scores, task.ranking("test")))
         # Among drawn negatives neither the popularity's ranking nor the best one is known.
         if task.sampled is None:

@@ -1,4 +1,4 @@
-"""Which part of SIGMA helps under which ranking: ``experiment=parts``, with tests over seeds."""
+"""Which part of SIGMA helps under which ranking: ``experiment=parts``, with tests."""
 
 import json
 from collections.abc import Sequence
@@ -67,21 +67,28 @@ def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
     lacking = [
         command
         for shortcut, group in groups.items()
-        for command in missing(
-            [*words, f"model.shortcut={shortcut}"], "variant", group, list(group)
-        )
+        for command in missing([*words, f"model.shortcut={shortcut}"], "variant", group, group)
     ]
     frame = pd.concat([pd.DataFrame(records), tests], axis=1)
-    name = f"parts_{dataset}{'_unseen' * ('unseen/' in metric)}"
+    name = f"parts_{dataset}_{metric.replace('/', '_').replace('@', '')}"
     return [Table(name, title, CAPTION, frame, missing=lacking)]
 
 
-def which_part_helps(rows: pd.DataFrame, dataset: str) -> list[Table]:
-    """A table a monitored metric, once there are rows that Table 4 has not."""
+def there_are(rows: pd.DataFrame, dataset: str) -> bool:
+    """Whether a data set has rows of the experiment that Table 4 has not."""
     sigma = rows[(rows["dataset"] == dataset) & (rows["model"] == "sigma")]
     sigma = sigma[~sigma["aside"].astype(bool)]
     shortcuts = {config["model"].get("shortcut", "projected") for config in sigma["config"]}
-    if shortcuts <= {"projected"} and selected(sigma, unseen=True).empty:
-        return []
-    monitors = choices(EXPERIMENT)["evaluation.monitor"]
-    return [part for monitor in monitors for part in table(sigma, dataset, monitor)]
+    return not shortcuts <= {"projected"} or len(selected(sigma, unseen=True)) > 0
+
+
+def tables(rows: pd.DataFrame, datasets: Sequence[str]) -> list[Table]:
+    """A table a data set and monitored metric, of the data sets that have rows of it."""
+    results = rows[~rows["aside"].astype(bool) & (rows["model"] == "sigma")]
+    return [
+        part
+        for dataset in datasets
+        if there_are(results, dataset)
+        for monitor in choices(EXPERIMENT)["evaluation.monitor"]
+        for part in table(results, dataset, monitor)
+    ]
