@@ -1,4 +1,4 @@
-"""The tables around the results: data, users, one user, searches, efficiency, runs."""
+"""The tables around the results: data, users, one user, efficiency, runs."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -10,14 +10,17 @@ import pandas as pd
 from experiments.grid import choices
 from experiments.paper.values import paper
 from experiments.ranks import full_ranks
-from experiments.report.lines import all_rows, best_marks, lines, missing, vintage_notes
+from experiments.report.lines import all_rows, lines, missing, vintage_notes
 from experiments.report.page import SPECS, Table
 from experiments.report.tables import COMPARISONS
 from experiments.rows import COUNTS, METRICS, PROTOCOL, check_protocol
 from experiments.significance import gains
 
-# Experiments on trained models; those that only count data have all of it in Tables 1 and 8.
-PAPERS = (*COMPARISONS, "table6_case_study", "table3_efficiency")
+# Experiments with tables, but for those of Tables 1 and 8, which list what they lack.
+TABLES = (
+    *(*COMPARISONS, "strong", "parts", "table6_case_study", "table3_efficiency"),
+    *(name for comparison in COMPARISONS.values() for name in comparison.beside),
+)
 MEASURED = ("table3", "mambarec_efficiency", "mambarec_context")  # groups of runs
 GROUPS = {"short": (0, 5), "medium": (5, 20), "long": (20, math.inf)}
 DATA = [f"data.{name}" for name in COUNTS]
@@ -98,7 +101,7 @@ def case_studies(rows: pd.DataFrame, dataset: str) -> list[Table]:
             if len(one) == 1:
                 place = one["greater"].iloc[0] + 1 + one["ties"].iloc[0] / 2
                 records.append(
-                    {"model": run["model"], "rank of the next item": place}
+                    {"model": run["label"], "rank of the next item": place}
                     | {m.upper(): gains(one, m)[0] for m in METRICS}
                     | {f"{m.upper()} of all users": run[f"test/{m}"] for m in METRICS}
                 )
@@ -107,23 +110,6 @@ def case_studies(rows: pd.DataFrame, dataset: str) -> list[Table]:
             more = {"name": f"table6_{dataset}_{user}", "caption": caption}
             table = Table.of("table6", pd.DataFrame(records), f"{dataset}, user {user}", **more)
             tables.append(table)
-    return tables
-
-
-def tuned(rows: pd.DataFrame) -> list[Table]:
-    """The best trial of each model's search, by validation, a table a data set.
-
-    Raises:
-        MixedProtocolError: searches of different numbers of trials, or other protocols.
-    """
-    tables = []
-    for dataset, group in rows[rows["tuning trials"] > 0].groupby("dataset"):
-        best = group.sort_values("val/ndcg@10").groupby("model").tail(1).sort_values("model")
-        check_protocol(f"The searches on {dataset}", best)
-        best = best.assign(trials=best["model"].map(group["model"].value_counts()))
-        table = Table.of("tuned", best, str(dataset))
-        table.marks.update({n: best_marks(table.frame[n]) for n in table.frame if "@" in n})
-        tables.append(table)
     return tables
 
 
@@ -201,11 +187,11 @@ def efficiency(path: Path) -> list[Table]:
 
 
 def not_run(present: Collection[tuple[str, str]]) -> list[Table]:
-    """The paper's experiments of which there is no table yet, each with its command; one that is
+    """Experiments of which there is no table yet, each with its command; one that is
     ``present`` lists its missing runs itself.
     """
     records, commands = [], []
-    for experiment in PAPERS:
+    for experiment in TABLES:
         values = choices(experiment)
         runs = math.prod(len(options) for key, options in values.items() if key != "dataset")
         for dataset in values["dataset"]:

@@ -16,12 +16,6 @@ from sigma.runs.identity import flattened
 
 DRAWN = ("model", "dataset", "task", "objective", "loss")  # parts of a config
 SCORES = ("hr@10", "ndcg@10", "unseen/hr@10", "unseen/ndcg@10")
-CAPTION = (
-    "Each search chose its trial by its own validation metric; the test is of that trial, under "
-    "both rankings. Trials asked are the budget, pruned ones among them, which leave no row; epochs "
-    "are those of trials with a row. Settings are the drawn ones, best trial first in rank by "
-    "nothing else."
-)
 
 
 def searches(rows: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
@@ -68,16 +62,13 @@ def budgets(rows: pd.DataFrame) -> list[Table]:
         record |= {f"test {name}": best.get(f"test/{name}") for name in SCORES}
         record |= {"settings": settings(trials), "run": best["run_id"]}
         records.setdefault(dataset, []).append(record)
-    return [
-        Table(f"searches_{dataset}", f"Searches and what won: {dataset}", CAPTION, pd.DataFrame(r))
-        for dataset, r in records.items()
-    ]
+    return [Table.of("searches", pd.DataFrame(r), dataset) for dataset, r in records.items()]
 
 
 def progress(rows: pd.DataFrame) -> pd.DataFrame:
     """The best validation after each trial: data set, metric, model, trial (from 1), value."""
     frames = []
-    for dataset, metric, model, trials in searches(rows):
+    for dataset, metric, model, trials in searches(rows.dropna(subset="trial")):
         best = trials.set_index(trials["trial"].astype(int) + 1)[metric].astype(float)
         every = range(1, int(trials["tuning trials"].max()) + 1)  # a pruned one changes nothing
         best = best.groupby(level=0).max().reindex(every).cummax().ffill().dropna()

@@ -20,9 +20,9 @@ evaluation. ``time="target"`` is that, the published setting; other models know 
 ``time="history"`` has u_t in place of w_t, so that nothing later than a position's own item is
 read; without ``time`` there is no b.
 
-Their recipe normalises X[n_u] and E[k] of equation 5 to length 1 and divides by a temperature.
-Departures: N is the data set's max_length, theirs is 11 more; items start N(0, 0.02), theirs are
-cut at two deviations.
+In their recipe equation 5 is a cosine over 0.05 (``normalize`` and ``temperature``). Departures: N
+is the data set's max_length, theirs is 11 more; items start N(0, 0.02), theirs are cut at two
+deviations.
 """
 
 from typing import Any, Literal

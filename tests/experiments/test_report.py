@@ -11,7 +11,7 @@ import pytest
 
 from experiments.grid import Job, expand
 from experiments.paper.values import logged
-from experiments.report import figures, front_page, others, page
+from experiments.report import figures, front_page, others, page, searches
 from experiments.report.__main__ import main
 from experiments.report.lines import best_marks, lines
 from experiments.report.tables import COMPARISONS, compare
@@ -173,7 +173,7 @@ def test_speed_and_search_and_context_have_their_own_places(tmp_path: Path) -> N
     rows = frame([tmp_path])
     table = overall(rows, "beauty")[0].frame.set_index("model")
     assert table.loc[["sigma", "sasrec"], "seeds"].tolist() == ["1 of 5", "0 of 5"]
-    (tuned,) = others.tuned(rows)
+    (tuned,) = searches.budgets(rows)
     trials = rows[rows["tuning trials"] > 0]
     assert tuned.frame["run"].tolist() == [trials.loc[trials["val/ndcg@10"].idxmax(), "run_id"]]
     aside = {table.name: table.frame for table in others.aside(rows)}

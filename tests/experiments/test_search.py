@@ -23,7 +23,9 @@ from tests.runs.front_door import ROOT, SMALL, Capture, environment, run, write_
 optuna = pytest.importorskip("optuna", reason="pip install -e '.[optuna]' brings the search")
 
 from experiments import search as module  # noqa: E402
-from experiments.search import composed, starts  # noqa: E402
+from experiments.search import starts  # noqa: E402
+from experiments.space import composed, examples  # noqa: E402
+from sigma.errors import UserError  # noqa: E402
 
 NAME = "sasrec-custom-s2020-ndcg@10"
 
@@ -152,16 +154,16 @@ def test_searches_take_turns_and_spend_as_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """At every moment none has begun more than one trial more than another."""
-    words = ["model=sasrec,gru4rec", "dataset=beauty", "evaluation.monitor=val/ndcg@10,val/hr@10"]
-    runs = search(monkeypatch, *words, "n_trials=3", "jobs=3", f"folder={tmp_path}")
-    names = [f"{m}-beauty-s2020-{k}@10" for m in ("sasrec", "gru4rec") for k in ("ndcg", "hr")]
+    words = ["model=sasrec,gru4rec", "dataset=beauty", "evaluation.monitor=val/unseen/ndcg@10"]
+    runs = search(monkeypatch, *words, "n_trials=3", "jobs=2", f"folder={tmp_path}")
+    names = [f"{model}-beauty-s2020-unseen-ndcg@10" for model in ("sasrec", "gru4rec")]
     assert runs.order == [(name, number) for number in range(3) for name in names]
-    assert runs.most == 3
+    assert runs.most == 2
     output = capsys.readouterr().out
     table = [line.split("|")[1:4] for line in output.splitlines() if line.startswith("| sasrec")]
-    assert [[cell.strip() for cell in line] for line in table] == [[n, "3", "0"] for n in names[:2]]
+    assert [[cell.strip() for cell in line] for line in table] == [[names[0], "3", "0"]]
     commands = [line for line in output.splitlines() if line.startswith("python train.py")]
-    assert [line.split()[2] for line in commands] == ["model=sasrec"] * 2 + ["model=gru4rec"] * 2
+    assert [line.split()[2] for line in commands] == ["model=sasrec", "model=gru4rec"]
     for name, line in zip(names, commands, strict=True):
         typed = shlex.split(line)[2:]
         best = study(tmp_path / name).best_trial
@@ -173,14 +175,23 @@ def test_more_trials_later_are_those_of_one_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["model=sigma", "dataset=beauty", f"folder={tmp_path / 'later'}"]
-    first = search(monkeypatch, *words, "n_trials=11")
-    second = search(monkeypatch, *words, "n_trials=13")  # beyond those drawn at random
-    assert [n for _, n in first.order + second.order] == [*range(13)]
-    assert not search(monkeypatch, *words, "n_trials=13").order
-    search(monkeypatch, *words[:2], f"folder={tmp_path / 'once'}", "n_trials=13")
+    first = search(monkeypatch, *words, "n_trials=10")
+    second = search(monkeypatch, *words, "n_trials=12")  # beyond those drawn at random
+    assert [n for _, n in first.order + second.order] == [*range(12)]
+    search(monkeypatch, *words[:2], f"folder={tmp_path / 'once'}", "n_trials=12")
     name = "sigma-beauty-s2020-ndcg@10"
     once, later = (study(tmp_path / place / name).trials for place in ("once", "later"))
     assert [trial.params for trial in once] == [trial.params for trial in later]
+
+
+def test_sigma_at_all_positions_is_drawn_without_a_flip() -> None:
+    """With one it would see what it must predict; elsewhere both are drawn."""
+    words = OmegaConf.create(module.WORDS)
+    for typed, flips in (([], {"true", "false"}), (["objective=all_positions"], {"false"})):
+        drawn = module.Search(["model=sigma", *typed], words).space
+        assert {settings["model.partial_flip"] for settings in examples(drawn)} == flips
+    with pytest.raises(UserError, match="is not causal"):
+        module.Search(["model=sigma", "objective=all_positions", "model.partial_flip=true"], words)
 
 
 def test_the_fair_search_is_of_four_models_under_both_rankings() -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma.models.mamba import Mamba
+from sigma.models.mamba2 import Mamba2
 
 
 def relu(x: Tensor) -> Tensor:
@@ -79,6 +80,26 @@ def mamba(xs: list[Tensor], m: Mamba) -> list[Tensor]:
         step = torch.log1p((m.dt_proj.weight @ raw + m.dt_proj.bias).exp())
         state = (step[:, None] * A).exp() * state + (step * u)[:, None] * B
         out.append(m.out_proj.weight @ ((state @ C + m.D * u) * z * torch.sigmoid(z)))
+    return out
+
+
+def mamba2(xs: list[Tensor], m: Mamba2, order: list[int] | None = None) -> list[Tensor]:
+    """One head at a time; the convolution is in the order of places, then the scan in ``order``."""
+    (d, N, _), P = m.sizes, m.head_size
+    split = [(m.in_proj.weight @ x).split([d, d + 2 * N, d // P]) for x in xs]
+    convolved = [silu(v) for v in conv([s[1] for s in split], m.conv1d, True)]
+    h = [torch.zeros(P, N, dtype=xs[0].dtype)] * (d // P)
+    out = []
+    for place in range(len(xs)) if order is None else order:
+        (z, _, raw), (x, B, C) = split[place], convolved[place].split([d, N, N])
+        y = []
+        for head, part in enumerate(x.split(P)):
+            step = torch.log1p((raw[head] + m.dt_bias[head]).exp())
+            h[head] = (-step * m.A_log[head].exp()).exp() * h[head] + step * part.outer(B)
+            y.append(h[head] @ C + m.D[head] * part)
+        gated = torch.cat(y) * silu(z)
+        scale = (gated.pow(2).mean() + 1e-5).sqrt()
+        out.append(m.out_proj.weight @ (gated / scale * m.norm.weight))
     return out
 
 

@@ -206,6 +206,7 @@ ORDERS = {
     "sasrec_tuned": "Dn +ID ++ID ++ID +",
     "sigma": "Dn D+ID+",
     "sigma_logged": "Dn g Dn ID+",
+    "sigma_causal": "Dn D+ID+",
     "sigma_released": "Dn gg Dn ID+",
 }
 

@@ -10,35 +10,14 @@ from sigma.models.mamba2 import Mamba2
 from sigma.models.mamba4rec import Mamba4Rec
 from sigma.ops import places_of, rows_of
 from tests.models.checks import assert_equations, assert_same, built, shake, tiny
-from tests.models.slow import conv, feed_forward, gelu, norm, silu
+from tests.models.slow import feed_forward, gelu, mamba2, norm
 
-HEADS, P, N, SIZE = 3, 4, 5, 6  # d = 12
+P, N, SIZE = 4, 5, 6  # d = 12, of 3 heads
 
 
 def block(**options: object) -> Mamba2:
     torch.manual_seed(0)
     return Mamba2(SIZE, state_size=N, head_size=P, **options)
-
-
-def mamba2(xs: list[Tensor], m: Mamba2) -> list[Tensor]:
-    """The recurrence, one head, channel and state at a time."""
-    d, mixed = HEADS * P, HEADS * P + 2 * N
-    split = [(m.in_proj.weight @ x).split([d, mixed, HEADS]) for x in xs]
-    convolved = [silu(v) for v in conv([s[1] for s in split], m.conv1d, True)]
-    h = [torch.zeros(P, N, dtype=xs[0].dtype)] * HEADS
-    out = []
-    for (z, _, raw), v in zip(split, convolved, strict=True):
-        x, B, C = v[:d], v[d : d + N], v[d + N :]
-        y = []
-        for head in range(HEADS):
-            step = torch.log1p((raw[head] + m.dt_bias[head]).exp())
-            part = x[head * P : (head + 1) * P]
-            h[head] = (-step * m.A_log[head].exp()).exp() * h[head] + step * part.outer(B)
-            y.append(h[head] @ C + m.D[head] * part)
-        gated = torch.cat(y) * silu(z)
-        scale = (gated.pow(2).mean() + 1e-5).sqrt()
-        out.append(m.out_proj.weight @ (gated / scale * m.norm.weight))
-    return out
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "blocked"])
