@@ -141,7 +141,8 @@ def _beside(members: pd.DataFrame, rows: pd.DataFrame, group: str) -> pd.DataFra
     """Runs of a group with columns ``paper.…`` of what MambaRec's readme prints, and ``full.…`` of
     the run among all items that differs in nothing but that.
     """
-    protocol = {*PROTOCOL} & {*rows} - {"dataset.mask_history"}  # sampled rows have it by nature
+    ranking = {"evaluation.monitor", "dataset.mask_history"}
+    protocol = {*PROTOCOL} & {*rows} - ranking
     keys = ["dataset", "setting", "seed", *DATA, *sorted(protocol)]
     values = [f"test/{name}{metric}" for name in ("", "unseen/") for metric in METRICS]
     runs = rows.reindex(columns=[*keys, *values])
