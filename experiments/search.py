@@ -29,18 +29,16 @@ from typing import Any
 import lightning as L
 import pandas as pd
 from filelock import FileLock, Timeout
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.grid import choices
-from experiments.space import draw, examples, space
+from experiments.space import composed, draw, refusal, restricted, space, words_of
 from sigma.errors import RunTakenError, UserError
 from sigma.runs.command import quoted
 from sigma.runs.files import CONF, LOCK, ROW, SCRIPT
-from sigma.runs.identity import register
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
 
@@ -84,17 +82,6 @@ class Pruning(Callback):
             raise UserError(f"pruned before epoch {trainer.current_epoch}")
 
 
-def composed(overrides: Sequence[str]) -> Any:
-    """A run's config; in it a misspelt key is found before anything is drawn."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
-
-
-def words_of(settings: dict[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in settings.items()]
-
-
 class Search:
     """One search: what all trials have, what each draws, and its study."""
 
@@ -109,14 +96,13 @@ class Search:
         self.metric = config.evaluation.monitor.removeprefix("val/")
         written: Any = OmegaConf.to_container(OmegaConf.load(CONF / "search.yaml"))
         last = {o.get_key_element(): o for o in typed}  # of a key given twice
-        self.space = space(written.get(self.model, {}), last)
-        if not self.space:
+        drawn = space(written.get(self.model, {}), last)
+        if not drawn:
             raise UserError(
                 f"There is nothing to search: conf/search.yaml has no '{self.model}' "
                 "and the command line no interval(…) or choice(…)."
             )
-        for settings in examples(self.space):
-            composed([*self.fixed, *words_of(settings)])
+        self.space = restricted(drawn, lambda s: refusal([*self.fixed, *words_of(s)]))
         name = f"{self.model}-{self.dataset}-s{config.seed}-{self.metric}"
         self.name = name.replace("/", "-")
         self.folder = Path(words.folder, self.name).absolute()

@@ -9,15 +9,20 @@ does not go together is never drawn:
       all_positions: {dataset.batch_size: 'choice(64, 256)'}
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
+from hydra.utils import instantiate
 
+from sigma.build import defaults
 from sigma.errors import UserError
+from sigma.runs.files import CONF
+from sigma.runs.identity import register
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Choice:
 
 
 Space = dict[str, Interval | Choice]
+Settings = dict[str, str | float]  # one trial's
 Overrides = Mapping[str, Override]
 
 
@@ -94,11 +100,11 @@ def _branch(content: Mapping[str, Any], typed: Mapping[str, Override]) -> tuple[
     return drawn, keys
 
 
-def draw(space: Space, trial: Any, place: str = "") -> dict[str, str | float]:
+def draw(space: Space, trial: Any, place: str = "") -> Settings:
     """The settings of an Optuna trial, which knows each by ``place`` and key: under another value
     a key may have other values.
     """
-    drawn: dict[str, str | float] = {}
+    drawn: Settings = {}
     for key, values in space.items():
         name = f"{place}{key}"
         if isinstance(values, Choice):
@@ -110,9 +116,9 @@ def draw(space: Space, trial: Any, place: str = "") -> dict[str, str | float]:
     return drawn
 
 
-def examples(space: Space) -> Iterator[dict[str, str | float]]:
+def examples(space: Space) -> Iterator[Settings]:
     """Settings as trials might draw them, with every value that others stand under."""
-    parts: list[list[dict[str, str | float]]] = []
+    parts: list[list[Settings]] = []
     for key, values in space.items():
         if isinstance(values, Interval):
             parts.append([{key: values.low}])
@@ -123,3 +129,48 @@ def examples(space: Space) -> Iterator[dict[str, str | float]]:
         )
     for combination in product(*parts):
         yield {key: value for part in combination for key, value in part.items()}
+
+
+def restricted(space: Space, refusal: Callable[[Settings], str]) -> Space:
+    """Without values that do not go with what is typed, of settings that others stand under.
+
+    Args:
+        refusal: why a run cannot have these settings; empty where it can.
+
+    Raises:
+        UserError: nothing can be drawn.
+    """
+    result = dict(space)
+    for key, values in space.items():
+        if not isinstance(values, Choice) or not any(values.branches.values()):
+            continue
+        alone = {value: Choice({value: further}) for value, further in values.branches.items()}
+        refusals = {v: [*map(refusal, examples(result | {key: one}))] for v, one in alone.items()}
+        fits = {v: values.branches[v] for v, reasons in refusals.items() if not all(reasons)}
+        result[key] = Choice(fits) if fits else values
+    if reason := refusal(next(examples(result))):
+        raise UserError(reason)
+    return result
+
+
+def composed(overrides: Sequence[str]) -> Any:
+    """A run's config; in it a misspelt key is found before anything is drawn."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+def words_of(settings: Settings) -> list[str]:
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def refusal(overrides: Sequence[str]) -> str:
+    """Why the objective of a run cannot train its model; empty where it can."""
+    config = composed(overrides)
+    length = defaults(config.model, max_length=config.dataset.max_length)
+    model = instantiate(config.model, num_items=1, **length, _convert_="all")
+    try:
+        instantiate(config.objective).check(model)
+    except UserError as error:
+        return str(error)
+    return ""

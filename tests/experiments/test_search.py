@@ -23,7 +23,9 @@ from tests.runs.front_door import ROOT, SMALL, Capture, environment, run, write_
 optuna = pytest.importorskip("optuna", reason="pip install -e '.[optuna]' brings the search")
 
 from experiments import search as module  # noqa: E402
-from experiments.search import composed, starts  # noqa: E402
+from experiments.search import starts  # noqa: E402
+from experiments.space import composed, examples  # noqa: E402
+from sigma.errors import UserError  # noqa: E402
 
 NAME = "sasrec-custom-s2020-ndcg@10"
 
@@ -180,6 +182,16 @@ def test_more_trials_later_are_those_of_one_search(
     name = "sigma-beauty-s2020-ndcg@10"
     once, later = (study(tmp_path / place / name).trials for place in ("once", "later"))
     assert [trial.params for trial in once] == [trial.params for trial in later]
+
+
+def test_sigma_at_all_positions_is_drawn_without_a_flip() -> None:
+    """With one it would see what it must predict; elsewhere both are drawn."""
+    words = OmegaConf.create(module.WORDS)
+    for typed, flips in (([], {"true", "false"}), (["objective=all_positions"], {"false"})):
+        drawn = module.Search(["model=sigma", *typed], words).space
+        assert {settings["model.partial_flip"] for settings in examples(drawn)} == flips
+    with pytest.raises(UserError, match="is not causal"):
+        module.Search(["model=sigma", "objective=all_positions", "model.partial_flip=true"], words)
 
 
 def test_the_fair_search_is_of_four_models_under_both_rankings() -> None:
