@@ -1,7 +1,8 @@
 """HSTU: Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers.
 
 Zhai et al., ICML 2024; the sequential recommender of their section 4.1.1, as their public code has
-it (facebookresearch/generative-recommenders, ``research/``).
+it (facebookresearch/generative-recommenders, ``research/``): states, scores and gradients equal
+those of its files to rounding.
 
 Symbols: N the largest L; u_t the time of position t, w_t that of the item after it, which at a
 row's end is the item to predict; a and b learned biases, by distance and by bucket of time.
