@@ -3,9 +3,10 @@
     python -m experiments.collect [multirun] [--out results]
 
 ``rows.jsonl`` holds a row a line as its run wrote it; ``ranks/<data set>.parquet`` a data set's
-test users once and columns ``<run>.greater`` and ``<run>.ties`` for each run. A run that is there
-already stays, unless it was finished later. ``README.md`` beside them, with the main tables, is
-written anew.
+test users once and columns ``<run>.greater`` and ``<run>.ties`` for each run, and
+``<run>.unseen_greater`` and ``<run>.unseen_ties``, where it has them. A run that is there already
+stays, unless it was finished later. ``README.md`` beside them, with the main tables, is written
+anew.
 """
 
 import argparse

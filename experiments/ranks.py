@@ -29,8 +29,9 @@ def ranks_of(run_id: str, path: Path) -> pd.DataFrame:
         path: a run's ``ranks.parquet``, or a data set's in ``ranks/``.
 
     Returns:
-        Columns user (raw id), history_length, greater, ties (in sampled evaluation also or only
-        sampled_greater, sampled_ties).
+        Columns user (raw id), history_length; greater, ties among all items; unseen_greater,
+        unseen_ties among those not in the history, which older runs have not (in sampled evaluation
+        also or only sampled_greater, sampled_ties).
     """
     names = columns(run_id, path)
     table = pd.read_parquet(path, columns=[*USER, *names]).rename(columns=names)

@@ -6,7 +6,7 @@ history, filter, masking, stopping, data, tuning) never share a column, see ``ch
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from sigma.runs.identity import digest, identity
 from sigma.runs.row import Row
 
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
-# When training ends: of a counted model it says nothing.
+# When training ends, and which epoch is the best: of a counted model it says nothing.
 STOPPING = (
     *("callbacks.early_stopping.patience", "callbacks.early_stopping.decimals"),
-    "trainer.max_epochs",
-    "trainer.limit_train_batches",
+    *("trainer.max_epochs", "trainer.limit_train_batches", "evaluation.monitor"),
 )
 # Settings that decide what a number means, not which model it is of.
 PROTOCOL = (
@@ -38,13 +37,18 @@ PROTOCOL = (
 COUNTS = ("users", "items", "interactions")  # of the data: another vintage has others
 OTHERS = (*(f"data.{name}" for name in COUNTS), "tuning trials")  # protocol that is no setting
 # Groups of runs that are no results of the paper's protocol, so that none stands in its tables:
-# three epochs for their seconds, trials of a search, sampled rankings of other lengths.
+# three epochs for their seconds, trials of a search, rankings of other lengths. Nor is any run that
+# was ranked among sampled negatives.
 ASIDE = ("table3", "mambarec_efficiency", "fair_search", "mambarec_context")
 METRICS = ("hr@10", "ndcg@10", "mrr@10")
+BEYOND = ("coverage@10", "novelty@10", "head@10")  # what is shown to all users together
+# What the target is ranked among, and what stands before its metrics' names.
+RANKINGS = {"all items": "", "unseen items": "unseen/"}
 FIELDS = ("run_id", "model", "dataset", "seed", "best_epoch", "epochs", "finished", "config")
 COLUMNS = (
     *FIELDS,
-    *("setting", "group", "counted", "aside", "commit", "dirty", "device", "threads", "torch"),
+    *("label", "setting", "group", "counted", "aside"),
+    *("commit", "dirty", "device", "threads", "torch"),
     *("ranks", "data.matches", "trial", *OTHERS),
     *(key for key in PROTOCOL if key != "evaluation"),
 )
@@ -62,6 +66,12 @@ class Entry:
     content: dict[str, Any]  # as the run wrote it
     row: Row  # the same, checked and of today's schema
     ranks: Path | None  # file of its ranks per user
+
+
+def label(config: Mapping[str, Any]) -> str:
+    """What tables call a run's model: its name, and whether it is told when the target happened."""
+    name, model = str(config["model"]["name"]), config["model"]
+    return f"{name} (knows the target's time)" if model.get("time") == "target" else name
 
 
 def is_protocol(key: str) -> bool:
@@ -174,10 +184,11 @@ def _line(entry: Entry) -> dict[str, Any]:
     }
     return {
         **{name: getattr(row, name) for name in FIELDS},
+        "label": label(row.config),
         "setting": setting(row.config),
         "group": group,
         "counted": counted,
-        "aside": trials > 0 or group in ASIDE,
+        "aside": trials > 0 or group in ASIDE or row.evaluation != "full",
         "commit": row.git.commit,
         "dirty": bool(row.git.dirty),
         "device": hardware.get("gpu") or hardware.get("cpu", "unknown"),

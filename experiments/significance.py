@@ -14,18 +14,25 @@ Array = np.ndarray[Any, Any]
 
 
 def gains(ranks: pd.DataFrame, metric: str) -> Array:
-    """(users,) float64: each user's expected metric, such as ``hr@10``, by the project's tie rule.
+    """(users,) float64: each user's expected metric by the project's tie rule; empty where there
+    are no ranks of its ranking.
 
     Args:
-        ranks: columns ``greater`` and ``ties``, see ``sigma.ranking.metrics.target_ranks``.
+        ranks: columns ``greater`` and ``ties``, see ``sigma.ranking.metrics.target_ranks``; among
+            unseen items ``unseen_greater`` and ``unseen_ties``.
+        metric: such as ``hr@10``, or ``unseen/hr@10``.
     """
     # Here: most of what reads rows asks for no user's gains and goes without PyTorch.
     import torch
 
     from sigma.ranking.metrics import expected_gains, gain_table
 
+    ranking, _, metric = metric.rpartition("/")
+    columns = [f"{ranking}_{name}".lstrip("_") for name in ("greater", "ties")]
+    if not set(columns) <= set(ranks):
+        return np.empty(0)
     name, cut = metric.split("@")
-    above, ties = (torch.tensor(ranks[c].to_numpy(dtype="int64")) for c in ("greater", "ties"))
+    above, ties = (torch.tensor(ranks[column].to_numpy(dtype="int64")) for column in columns)
     return expected_gains(gain_table(name, int(cut)), above, ties).numpy()
 
 
@@ -40,7 +47,7 @@ def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 
     A counted model draws nothing, so its one row stands for every seed.
     """
-    if len(theirs) == 1 and theirs["counted"].all():
+    if any(len(rows) == 1 and rows["counted"].all() for rows in (ours, theirs)):
         return ours.merge(theirs, how="cross", suffixes=("", " theirs"))
     return ours.merge(theirs, on="seed", suffixes=("", " theirs"))
 
@@ -60,28 +67,28 @@ def p_value(differences: Array) -> float:
     return float(stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue)
 
 
-def over_seeds(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> tuple[float, int]:
-    """``p_value`` over common seeds, and their number."""
+def seed_differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> Array:
+    """(seeds,): ours less theirs of a metric of rows, such as ``test/unseen/hr@10``."""
     values = common(ours, theirs, metric)
-    return p_value(values[:, 0] - values[:, 1]), len(values)
+    return values[:, 0] - values[:, 1]
 
 
-def over_users(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> tuple[float, float, int]:
-    """Over test users, each user's metric averaged over common seeds.
+def user_differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> tuple[Array, int]:
+    """(users,): each test user's difference of a metric of ``gains``, averaged over common seeds.
 
     Returns:
-        Mean difference, ``p_value`` (both NaN without ranks of both), and the number of seeds.
+        Differences, empty without ranks of both, and the number of seeds.
     """
     differences = []
     for pair in paired(ours, theirs).to_dict("records"):
         mine = full_ranks(pair)
         yours = full_ranks({key: pair[f"{key} theirs"] for key in ("run_id", "ranks")})
         if mine is not None and yours is not None and mine[USER].equals(yours[USER]):
-            differences.append(gains(mine, metric) - gains(yours, metric))
-    if not differences:
-        return np.nan, np.nan, 0
-    users = np.mean(differences, axis=0)
-    return float(users.mean()), p_value(users), len(differences)
+            values = gains(mine, metric), gains(yours, metric)
+            if len(values[0]) == len(values[1]) == len(mine):
+                differences.append(values[0] - values[1])
+    users = np.mean(differences, axis=0) if differences else np.empty(0)
+    return users, len(differences)
 
 
 def holm(p_values: Sequence[float]) -> Array:

@@ -16,6 +16,10 @@ LOGGED = {
     "sigma_released": "sigma",
     "sigma_logged": "sigma",
     "linrec": "linrec (printed as sasrec in table 2)",
+    # With RecBole's padding row as a class of the softmax, as theirs had it.
+    "fearec, padding item": "fearec",
+    "linrec, padding item": "linrec (printed as sasrec in table 2)",
+    "echo_sigma, padding item": "echo",
 }
 # Of several runs, the one that Table 2 prints.
 PRINTED_CELL = {("beauty", "sigma"): 66, ("games", "sigma"): 120}

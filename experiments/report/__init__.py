@@ -1,6 +1,6 @@
 """Every table and figure of the paper from whatever rows there are, ours beside theirs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,8 @@ from experiments.paper.values import paper
 from experiments.ranks import RESULTS
 from experiments.report import figures, others, searches, variants
 from experiments.report.page import Part, Table, write
+from experiments.report.rankings import selected
+from experiments.report.strong import strong
 from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
 from sigma.runs.files import CONF, atomic_path
@@ -19,8 +21,16 @@ TITLE = "SIGMA: paper, authors' logs and ours"
 MAKERS: dict[str, Callable[[pd.DataFrame, str], list[Table]]] = {
     name: partial(compare, comparison) for name, comparison in COMPARISONS.items()
 }
+MAKERS["strong"] = strong
 MAKERS["table6_case_study"] = others.case_studies
 FRONT = ("beauty", "ml_1m", "ml_100k", "ml_latest_small")  # data sets of the first page
+FRONT_TEXT = (
+    "Test and best validation NDCG@10 beside the paper's and its authors' logs, which rank the "
+    "target among all items; then test HR, NDCG and MRR under both rankings, among all items and "
+    "among those that the user has not had. [Which model to use when, and what of the paper holds]"
+    "(../docs/results.md#which-model-to-use-when) says it in words. All tables, figures and runs: "
+    "`python -m experiments.report`. This page is written by `python -m experiments.collect`."
+)
 
 
 def known_datasets(rows: pd.DataFrame) -> list[str]:
@@ -37,32 +47,42 @@ def parts(rows: pd.DataFrame, folder: Path) -> list[Part]:
     Raises:
         MixedProtocolError: rows that must not stand in one column; nothing is drawn then.
     """
-    tuned, aside = searches.budgets(rows), others.aside(rows)
+    datasets = known_datasets(rows)
     tables = {
         (experiment, dataset): group
-        for dataset in known_datasets(rows)
+        for dataset in datasets
         for experiment, make in MAKERS.items()
         if (group := make(rows, dataset))
+    }
+    rest = {
+        "Which part of SIGMA helps": variants.tables(rows, datasets),
+        "Every model searched alike": searches.budgets(rows),
+        "Other papers": others.echomamba4rec(rows),
+        "Efficiency": [
+            *others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv"),
+            *others.aside(rows),
+        ],
+        "Not run yet": others.not_run(present(rows, tables)),
+        "Runs": [others.runs(rows)],
     }
     content: list[Part] = [("Data", [others.datasets(rows), others.user_groups(rows)], {})]
     for (experiment, dataset), group in tables.items():
         pictures = figures.draw(rows, experiment, dataset, folder)
         content.append((f"{dataset}: {experiment.replace('_', ' ')}", group, pictures))
-    helps = variants.tables(rows, known_datasets(rows))
-    content += [("Which part of SIGMA helps", helps, {})] * bool(helps)
-    content += [("Every model searched alike", tuned, searches.pictures(rows, folder))] * bool(
-        tuned
-    )
-    short = rows[rows["group"] == "table3"]["dataset"]
-    present = {*tables, *(("table3_efficiency", dataset) for dataset in short)}
-    benchmark = others.efficiency(RESULTS / "benchmarks" / "tables_efficiency.csv")
-    rest = {
-        "Other papers": others.echomamba4rec(rows),
-        "Efficiency": [*benchmark, *aside],
-        "Not run yet": others.not_run(present),
-        "Runs": [others.runs(rows)],
+    drawn = {"Every model searched alike": searches.pictures(rows, folder)}
+    return content + [(title, rest[title], drawn.get(title, {})) for title in rest if rest[title]]
+
+
+def present(rows: pd.DataFrame, tables: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Experiments and data sets whose missing runs a table lists, or that list none."""
+    beside = {
+        (name, dataset)
+        for experiment, dataset in tables
+        for name in (COMPARISONS[experiment].beside if experiment in COMPARISONS else ())
     }
-    return content + [(title, group, {}) for title, group in rest.items() if group]
+    speed = {("table3_efficiency", name) for name in rows[rows["group"] == "table3"]["dataset"]}
+    helping = {("parts", name) for name in rows["dataset"] if variants.there_are(rows, name)}
+    return {*tables, *beside, *speed, *helping}
 
 
 def provenance(rows: pd.DataFrame) -> str:
@@ -95,26 +115,24 @@ def build(folder: Path, rows: pd.DataFrame | None = None, formats: Sequence[str]
 def front_page(folder: Path) -> None:
     """Write the first page of a folder of results: ``README.md`` and ``overall.svg``."""
     rows = frame([folder])
-    text = ["# Results", provenance(rows)]
-    text.append(
-        "Test and best validation NDCG@10 beside the paper's and its authors' logs. All tables, "
-        "figures and runs: `python -m experiments.report`. This page is written by "
-        "`python -m experiments.collect`."
-    )
+    text = ["# Results", provenance(rows), FRONT_TEXT]
     overall, numbers = COMPARISONS["table2_overall"], []
     for dataset in (name for name in FRONT if name in set(rows["dataset"])):
         text.append(f"## {dataset}")
         try:
-            tables = compare(overall, rows, dataset)
+            tables = [*compare(overall, rows, dataset), *strong(rows, dataset)]
         except MixedProtocolError as error:
             text.append(str(error))
             continue
-        numbers.append(figures.sources(dataset, overall.lines(rows, dataset)))
-        for table in (table for table in tables if table.name.endswith("_ndcg10")):
-            text += [table.markdown(), *replace(table, notes=tables[0].notes).remarks]
+        numbers.append(figures.sources(dataset, overall.lines(selected(rows), dataset)))
+        for table in tables:
+            if table.name.endswith("_ndcg10"):
+                text += [table.markdown(), *replace(table, notes=tables[0].notes).remarks]
+            elif table.name.endswith(("_rankings_test", f"strong_{dataset}_test")):
+                text += [f"### {table.title}", table.caption, table.markdown(), *table.remarks]
     if numbers:
         every = pd.concat(numbers, ignore_index=True)
-        every = every[every["metric"] == "NDCG@10"]
+        every = every[(every["metric"] == "NDCG@10") & ~every["source"].isin(figures.VALID)]
         picture = figures.against(every, folder / "overall.svg", "dataset")
         text[3:3] = [f"![{title}]({path.name})" for title, path in picture.items()]
     with atomic_path(folder / "README.md") as unfinished:

@@ -15,6 +15,7 @@ from experiments.ranks import full_ranks
 from experiments.report.lines import Line
 from experiments.report.others import GROUPS
 from experiments.report.tables import COMPARISONS
+from experiments.rows import RANKINGS
 from experiments.significance import gains
 from sigma.runs.files import atomic_path
 
@@ -28,7 +29,10 @@ SOURCES = {
     "authors' log test": ("s", "#0072B2"),
     "ours valid": ("o", "#E69F00"),
     "ours test": ("o", "#D55E00"),
+    "ours valid, unseen items": ("^", "#CC79A7"),
+    "ours test, unseen items": ("^", "#009E73"),
 }  # name -> marker and colour, of Okabe and Ito's palette
+VALID = ("authors' log valid", "ours valid", "ours valid, unseen items")
 BINS = {
     **{"1–3": 1, "4": 4, "5": 5, "6–7": 6, "8–9": 8, "10–14": 10, "15–19": 15, "20–49": 20},
     "50+": 50,
@@ -49,6 +53,8 @@ def sources(dataset: str, lines: Sequence[Line]) -> pd.DataFrame:
             "authors' log test": [logged(dataset, label, metric, "test")],
             "ours valid": line.rows.get(f"val/{metric}", []),
             "ours test": line.rows.get(f"test/{metric}", []),
+            "ours valid, unseen items": line.rows.get(f"val/unseen/{metric}", []),
+            "ours test, unseen items": line.rows.get(f"test/unseen/{metric}", []),
         }
         records += [
             (label, metric.upper(), source, value, dataset)
@@ -79,39 +85,46 @@ def against(frame: pd.DataFrame, path: Path, panel: str = "metric") -> dict[str,
 
 
 def groups(dataset: str, lines: Sequence[Line], path: Path) -> dict[str, Path]:
-    """Figures 3, 4 and 7: test metrics by the paper's groups of users."""
+    """Figures 3, 4 and 7: test metrics by the paper's groups of users; rankings are rows."""
     records = [
-        (line.label, metric.upper(), group, value)
+        (line.label, metric.upper(), ranking, group, value)
         for line, metric, group in product(lines, METRICS, GROUPS)
-        for value in line.rows.get(f"test/{group}/{metric}", [])
+        for ranking, prefix in RANKINGS.items()
+        for value in line.rows.get(f"test/{prefix}{group}/{metric}", [])
     ]
-    frame = pd.DataFrame(records, columns=["label", "metric", "group", "value"]).dropna()
+    columns = ["label", "metric", "ranking", "group", "value"]
+    frame = pd.DataFrame(records, columns=columns).dropna()
     title = f"{dataset}: test metrics by length of history"
-    return _draw(frame, path, title, kind="bar", x="group")
+    rows = {"row": "ranking"} if frame["ranking"].nunique() > 1 else {}
+    return _draw(frame, path, title, kind="bar", x="group", **rows)
 
 
 def tail(lines: Sequence[Line]) -> pd.DataFrame:
-    """HR@10 of each seed by length of history: label, bin, users, HR@10."""
+    """HR@10 of each seed by length of history: label, bin, users, and the metric by ranking."""
     edges = [*BINS.values(), float("inf")]
     frames = []
     for line in (line for line in lines if line.label in TAIL_MODELS):
         for row in line.rows.to_dict("records"):
             ranks = full_ranks(row)
-            if ranks is not None:
-                place = pd.cut(ranks["history_length"], edges, right=False, labels=list(BINS))
-                hits = pd.Series(gains(ranks, "hr@10")).groupby(place, observed=True)
-                frame = hits.agg(**{"users": "size", "HR@10": "mean"}).rename_axis("bin")
-                frames.append(frame.reset_index().assign(label=line.label))
+            if ranks is None:
+                continue
+            place = pd.cut(ranks["history_length"], edges, right=False, labels=list(BINS))
+            hits = {f"HR@10, {name}": gains(ranks, f"{p}hr@10") for name, p in RANKINGS.items()}
+            hits = {name: values for name, values in hits.items() if len(values)}
+            grouped = pd.DataFrame(hits).groupby(place, observed=True)
+            frame = grouped.mean().assign(users=grouped.size()).rename_axis("bin")
+            frames.append(frame.reset_index().assign(label=line.label))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def long_tail(dataset: str, lines: Sequence[Line], path: Path) -> dict[str, Path]:
-    """Figure 1: users of each length of history, and HR@10 of models."""
+    """Figure 1: users of each length of history, and HR@10 of models under both rankings."""
     frame = tail(lines)
     if frame.empty:
         return {}
     frame["bin"] = frame["bin"].cat.remove_unused_categories()
-    frame = frame.melt(["bin", "label"], ["users", "HR@10"], "metric")
+    metrics = [name for name in frame if str(name).startswith("HR@10")]
+    frame = frame.melt(["bin", "label"], ["users", *metrics], "metric").dropna()
     frame.loc[frame["metric"] == "users", "label"] = "users"
     frame = frame.rename(columns={"bin": "length of history"})
     title = f"{dataset}: users and HR@10 by length of history"
@@ -126,7 +139,8 @@ def _draw(frame: pd.DataFrame, path: Path, title: str, **look: Any) -> dict[str,
     usual |= {"palette": "colorblind", "height": 3.8, "aspect": 1.5}
     bars = {"errorbar": "sd", "err_kws": {"linewidth": 1}, "capsize": 0.1}
     grid = sns.catplot(frame, **usual | bars | look)
-    grid.set_titles("{col_name}").set_ylabels("").legend.set_title("")
+    names = "{col_name}, {row_name}" if "row" in look else "{col_name}"
+    grid.set_titles(names).set_ylabels("").legend.set_title("")
     if look.get("x") == "value":  # panels of one metric are named by their data set
         grid.set_xlabels(", ".join(frame["metric"].unique()) if look["col"] == "dataset" else "")
         grid.tick_params(axis="x", labelrotation=30)

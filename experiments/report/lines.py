@@ -4,13 +4,12 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import pandas as pd
 
 from experiments.grid import Job, jobs_of
-from experiments.rows import COUNTS, is_protocol, setting
+from experiments.rows import COUNTS, is_protocol, label, setting
 from experiments.significance import common, mean_sd
 from sigma.runs.identity import identity
 
@@ -19,7 +18,7 @@ from sigma.runs.identity import identity
 class Line:
     """One line of a table."""
 
-    label: str  # model or variant
+    label: str  # model, variant or both
     job: Job  # the first of its runs
     seeds: tuple[int, ...]  # those the experiment asks for
     rows: pd.DataFrame  # those there are, of whatever seeds, by seed
@@ -46,8 +45,15 @@ def ratio(ours: Line, theirs: Line, metric: str) -> float:
     return float(first / second - 1) if second else float("nan")
 
 
+def model_label(job: Job) -> str:
+    """A model, and which variant of it."""
+    variant, shortcut = job.override("variant") or "whole", job.override("model.shortcut")
+    text = label(job.config) + f", {variant.replace('_', ' ')}" * (variant != "whole")
+    return text + f", shortcut {shortcut}" if shortcut else text
+
+
 def lines(
-    rows: pd.DataFrame, *overrides: str, label: Callable[[Job], str] = attrgetter("model")
+    rows: pd.DataFrame, *overrides: str, label: Callable[[Job], str] = model_label
 ) -> list[Line]:
     """The settings of an experiment in their order, with what there is of each."""
     jobs: dict[str, list[Job]] = defaultdict(list)
@@ -134,12 +140,16 @@ def vintage_notes(rows: pd.DataFrame) -> list[str]:
 
 
 def missing(
-    words: Sequence[str], key: str, compared: Sequence[Line], everyone: Sequence[Line]
+    words: Sequence[str],
+    key: str,
+    compared: Sequence[Line],
+    everyone: Sequence[Line],
+    remark: str = "are missing",
 ) -> list[str]:
     """The commands that add the seeds that are not there, one for all settings that lack the same.
 
     They ask for the protocol of the rows of ``everyone``; ``words`` select the experiment and the
-    data set, ``key`` is the override that tells the lines apart.
+    data set, ``key`` is the override that tells the lines apart, ``remark`` says what is wrong.
     """
     lacking: dict[tuple[int, ...], list[Line]] = defaultdict(list)
     for line in compared:
@@ -154,7 +164,7 @@ def missing(
             only.append(f"{key}={','.join(str(line.job.override(key)) for line in group)}")
         if len(seeds) < len(group[0].seeds):
             only.append(f"seed={','.join(map(str, seeds))}")
-        remark = f" # {len(seeds) * len(group)} of {total} runs are missing"
-        command = ["python train.py -m", *words, *only, *departures(everyone), remark]
+        number = f" # {len(seeds) * len(group)} of {total} runs {remark}"
+        command = ["python train.py -m", *words, *only, *departures(everyone), number]
         commands.append(" ".join(command))
     return commands

@@ -16,8 +16,11 @@ from experiments.report.tables import COMPARISONS
 from experiments.rows import COUNTS, METRICS, PROTOCOL, check_protocol
 from experiments.significance import gains
 
-# Experiments on trained models; those that only count data have all of it in Tables 1 and 8.
-PAPERS = (*COMPARISONS, "table6_case_study", "table3_efficiency")
+# Experiments with tables, but for those of Tables 1 and 8, which list what they lack.
+TABLES = (
+    *(*COMPARISONS, "strong", "parts", "table6_case_study", "table3_efficiency"),
+    *(name for comparison in COMPARISONS.values() for name in comparison.beside),
+)
 MEASURED = ("table3", "mambarec_efficiency", "mambarec_context")  # groups of runs
 GROUPS = {"short": (0, 5), "medium": (5, 20), "long": (20, math.inf)}
 DATA = [f"data.{name}" for name in COUNTS]
@@ -98,7 +101,7 @@ def case_studies(rows: pd.DataFrame, dataset: str) -> list[Table]:
             if len(one) == 1:
                 place = one["greater"].iloc[0] + 1 + one["ties"].iloc[0] / 2
                 records.append(
-                    {"model": run["model"], "rank of the next item": place}
+                    {"model": run["label"], "rank of the next item": place}
                     | {m.upper(): gains(one, m)[0] for m in METRICS}
                     | {f"{m.upper()} of all users": run[f"test/{m}"] for m in METRICS}
                 )
@@ -184,11 +187,11 @@ def efficiency(path: Path) -> list[Table]:
 
 
 def not_run(present: Collection[tuple[str, str]]) -> list[Table]:
-    """The paper's experiments of which there is no table yet, each with its command; one that is
+    """Experiments of which there is no table yet, each with its command; one that is
     ``present`` lists its missing runs itself.
     """
     records, commands = [], []
-    for experiment in PAPERS:
+    for experiment in TABLES:
         values = choices(experiment)
         runs = math.prod(len(options) for key, options in values.items() if key != "dataset")
         for dataset in values["dataset"]:

@@ -9,12 +9,19 @@ import pandas as pd
 
 from experiments.grid import Job
 from experiments.paper.values import logged, lookup
-from experiments.report.lines import Line, all_rows, lines, marks, missing, notes, ratio
-from experiments.report.page import DASH, SPECS, Table, number
-from experiments.rows import METRICS, check_protocol
-from experiments.significance import holm, over_seeds, over_users
-
-LEVEL = 0.05  # of significance
+from experiments.report.lines import (
+    Line,
+    all_rows,
+    lines,
+    marks,
+    missing,
+    model_label,
+    notes,
+    ratio,
+)
+from experiments.report.page import SPECS, Table, number
+from experiments.report.rankings import again, beyond, leader, selected, side_by_side, tests
+from experiments.rows import METRICS, RANKINGS, check_protocol
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Comparison:
 
     def label(self, job: Job) -> str:
         if not self.of_sigma:
-            return job.model
+            return model_label(job)
         return (job.override(self.key) or self.default).replace("_", " ")
 
     def lines(self, rows: pd.DataFrame, dataset: str) -> list[Line]:
@@ -54,10 +61,11 @@ class Comparison:
     def cells(self, line: Line, first: Line, dataset: str, metric: str) -> dict[str, Any]:
         """One metric of a line: theirs and ours."""
         name, column = self.printed
-        printed = {"dataset": dataset, column: self.paper_names.get(line.label, line.label)}
+        theirs = self.paper_names.get(line.label, line.label)
+        printed = {"dataset": dataset, column: theirs}
         log = self.log_names.get(line.label, line.label)
-        again = {"dataset": dataset, "model": line.label, "metric": metric}
-        low_high = {lookup("independent", side, **again): None for side in ("low", "high")}
+        others = {"dataset": dataset, "model": theirs, "metric": metric}
+        low_high = {lookup("independent", side, **others): None for side in ("low", "high")}
         cells: dict[str, Any] = {
             "paper": lookup(name, metric, **printed),
             "log valid": logged(dataset, log, metric, "valid"),
@@ -101,66 +109,58 @@ COMPARISONS = {name: Comparison(name, **spec) for name, spec in SPECS["compariso
 
 
 def compare(comparison: Comparison, rows: pd.DataFrame, dataset: str) -> list[Table]:
-    """The tables of an experiment on a data set, if there is enough to compare.
+    """The tables of an experiment on a data set, if there is enough to compare, of runs whose best
+    epoch was chosen among all items, as the paper's.
 
     Raises:
         MixedProtocolError: rows that must not stand in one column.
     """
     # Composing an experiment's runs takes seconds.
-    results = rows[(rows["dataset"] == dataset) & ~rows["aside"].astype(bool)]
+    results = selected(rows[(rows["dataset"] == dataset) & ~rows["aside"].astype(bool)])
     sigma = results[results["model"].str.startswith("sigma")]
     if comparison.of_sigma and sigma["setting"].nunique() < 2:
         return []
-    groups = {comparison.experiment: comparison.lines(rows, dataset)}
+    groups = {comparison.experiment: comparison.lines(results, dataset)}
     for name in comparison.beside:
-        groups[name] = lines(rows, f"experiment={name}", f"dataset={dataset}")
+        groups[name] = lines(results, f"experiment={name}", f"dataset={dataset}")
     compared = [
         line
         for name, group in groups.items()
         for line in group
         if len(line.rows) or name == comparison.experiment
     ]
-    check_protocol(f"{comparison.title}, {dataset},", all_rows(compared))
+    title = f"{comparison.title}, {dataset}"
+    check_protocol(f"{title},", all_rows(compared))
     if sum(len(line.rows) > 0 for line in compared) < 1 + comparison.of_sigma:
         return []
     if comparison.of_sigma:
         tables = [comparison.table(compared, dataset, *METRICS)]
     else:
         tables = [comparison.table(compared, dataset, metric) for metric in METRICS]
-        tables += tests(compared, dataset)
+    tables += both(comparison, compared, dataset)
     tables[0].notes.extend(notes(compared))
     for name, group in groups.items():
-        words = [f"experiment={name}", f"dataset={dataset}"]
+        words = (f"experiment={name}", f"dataset={dataset}")
         tables[0].missing.extend(missing(words, comparison.key, group, compared))
+        for table in (table for table in tables if table.name.endswith("rankings_test")):
+            table.missing.extend(again(words, comparison.key, group, compared))
     return tables
 
 
-def tests(compared: Sequence[Line], dataset: str) -> list[Table]:
-    """SIGMA against every other model, by seeds and by users."""
-    metric = "ndcg@10"
-    sigma = next(line for line in compared if line.label == "sigma")
-    records = []
-    for line in compared:
-        if line is sigma or not (len(line.rows) and len(sigma.rows)):
-            continue
-        p_seeds, n = over_seeds(sigma.rows, line.rows, f"test/{metric}")
-        difference, p_users, n_users = over_users(sigma.rows, line.rows, metric)
-        records.append(
-            {
-                "against": line.label,
-                "improvement": ratio(sigma, line, f"test/{metric}"),
-                "p over seeds": p_seeds,
-                "seeds in common": n,
-                "mean difference per user": difference,
-                "p over users": p_users,
-                "seeds with ranks": n_users,
-            }
-        )
-    if not records:
+def both(comparison: Comparison, compared: Sequence[Line], dataset: str) -> list[Table]:
+    """An experiment's lines under both rankings; variants, once any was ranked among unseen."""
+    unseen = all_rows(compared).get("test/unseen/ndcg@10")
+    if comparison.of_sigma and (unseen is None or unseen.isna().all()):
         return []
-    frame = pd.DataFrame(records)
-    corrected = pd.Series(holm(frame["p over users"]))
-    frame["p over users, corrected"] = corrected
-    verdict = corrected.map(lambda p: "yes" if p < LEVEL else "no")
-    frame["significant"] = verdict.where(corrected.notna(), DASH)
-    return [Table.of("table2_tests", frame, dataset, name=f"table2_{dataset}_tests")]
+    name = f"{comparison.experiment if comparison.of_sigma else 'table2'}_{dataset}"
+    title = f"{comparison.title}, {dataset}"
+    references = {compared[0].label: compared[0]}
+    if not comparison.of_sigma:
+        leaders = [leader(compared, ranking) for ranking in RANKINGS]
+        first = [line for line in compared if line.label == "sigma"]
+        references = {line.label: line for line in [*first, *leaders] if line}
+    return [
+        *(side_by_side(compared, split, name, title) for split in ("test", "validation")),
+        *tests(compared, [*references.values()], name, title),
+        *beyond(compared, name, title),
+    ]

@@ -1,4 +1,4 @@
-"""Which part of SIGMA helps under which ranking: ``experiment=parts``, with tests over seeds."""
+"""Which part of SIGMA helps under which ranking: ``experiment=parts``, with tests."""
 
 import json
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ import pandas as pd
 
 from experiments.grid import Job, choices
 from experiments.report.lines import Line, lines, missing, ratio
-from experiments.report.page import DASH, Table
+from experiments.report.page import Table
+from experiments.report.rankings import verdicts
 from experiments.rows import check_protocol
-from experiments.significance import common, holm, p_value
+from experiments.significance import seed_differences, user_differences
 
 EXPERIMENT = "parts"
-LEVEL = 0.05  # of significance
 SCORES = ("hr@10", "ndcg@10", "unseen/hr@10", "unseen/ndcg@10")
 CAPTION = (
     "SIGMA without a part, beside the whole one of the same shortcut; the whole ones are beside "
     "that of the projected shortcut. The metric named above chose the best epoch, and its test is "
     "what is compared: the relative difference over the seeds both have, and one-sided paired "
-    "t-tests over seeds, Holm-corrected for the lines of the table. The part helps where the line "
-    "without it is behind, and hurts where it is ahead."
+    "t-tests of the line being better, over seeds and over users, Holm-corrected for the lines of "
+    "the table. The part helps where the line without it is worse, and hurts where it is better."
 )
 
 
@@ -29,18 +29,14 @@ def variant(job: Job) -> str:
     return (job.override("variant") or "whole").replace("_", " ")
 
 
-def verdicts(pairs: Sequence[tuple[Line, Line]], metric: str) -> pd.DataFrame:
-    """Of each line and what it stands beside, a test to both sides; a line beside itself has none.
-
-    Columns: ``p over seeds`` of the more likely side, corrected, and ``verdict`` on the line.
-    """
-    values = [common(line.rows, other.rows, f"test/{metric}") for line, other in pairs]
-    apart = [v[:0] if a is b else v for v, (a, b) in zip(values, pairs, strict=True)]
-    ahead = pd.Series(holm([p_value(v[:, 0] - v[:, 1]) for v in apart]))
-    behind = pd.Series(holm([p_value(v[:, 1] - v[:, 0]) for v in apart]))
-    verdict = pd.Series("no difference", ahead.index).mask(ahead < LEVEL, "ahead")
-    verdict = verdict.mask(behind < LEVEL, "behind").where(ahead.notna(), DASH)
-    return pd.DataFrame({"p over seeds": ahead.where(ahead < behind, behind), "verdict": verdict})
+def tested(pairs: Sequence[tuple[Line, Line]], metric: str) -> pd.DataFrame:
+    """``verdicts`` on each line by what it stands beside; beside itself there is none."""
+    differences = []
+    for line, other in pairs:
+        rows = line.rows[:0] if line is other else line.rows
+        seeds = seed_differences(rows, other.rows, f"test/{metric}")
+        differences.append((seeds, user_differences(rows, other.rows, metric)[0]))
+    return verdicts(differences)
 
 
 def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
@@ -67,7 +63,7 @@ def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
             record |= line.spread(f"test {name}", f"test/{name}")
         record["difference test"] = ratio(line, other, f"test/{metric}")
         records.append(record | {"seeds": line.seeds_of([f"test/{metric}"])})
-    tests = verdicts([(line, other) for _, line, other in compared], metric)
+    tests = tested([(line, other) for _, line, other in compared], metric)
     lacking = [
         command
         for shortcut, group in groups.items()

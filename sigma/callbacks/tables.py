@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sigma.callbacks.history import History, find
 from sigma.datamodules.statistics import DatasetStatistics
+from sigma.models.base import Model
 from sigma.ops import backend_of
 from sigma.ranking.metrics import (
     ALL,
@@ -54,6 +55,13 @@ def data_table(data: DatasetStatistics) -> Table:
         table.add_column(name, justify="right")
     table.add_row(*cells.values())
     return table
+
+
+def result_title(name: str, best: Mapping[str, float], model: Model) -> str:
+    """Of the results on a data set, from the best epoch's numbers, if there is one."""
+    epoch = f", best epoch {best['epoch']:.0f}" if best else ""
+    note = ", by a model that reads the target's time" if model.time == "target" else ""
+    return f"Results: {name}{epoch}{note}"
 
 
 def result_table(title: str, scores: Mapping[str, float], metrics: RankingMetrics) -> Table:
@@ -133,9 +141,7 @@ class Tables(L.Callback):
         data = trainer.datamodule
         best = find(trainer, History).best()
         scores = {n: v for n, v in best.items() if n.startswith("val/")} | task.results["test"]
-        title = f"Results: {data.name}" + (f", best epoch {best['epoch']:.0f}" if best else "")
-        if task.model.time == "target":
-            title += ", by a model that reads the target's time"
+        title = result_title(data.name, best, task.model)
         show(result_table(title, scores, task.ranking("test")))
         # Among drawn negatives neither the popularity's ranking nor the best one is known.
         if task.sampled is None:

@@ -7,7 +7,7 @@ at item m is that of items 1 … m alone, whose first m - r are flipped. Two thi
 * The block is Mamba-2 (``sigma.models.mamba2``): with one decay for all states of a head, a prefix
   read backwards is a weighted sum, which grows by a term an item.
 * The flip is behind the convolutions, of the block and of the gate: both directions scan the same
-  x, B, C, Δ, and G is one gate. The gate's convolution would see the flip for r < 2 alone.
+  x, B, C, Δ, and G is one gate. Of width k, the gate's convolution would see the flip for r < k.
 
 Of one head, with n = max(m - r, 0), read in the order n … 1, n + 1 … m:
 

@@ -10,6 +10,7 @@ from sigma.datamodules.batches import Batch
 from sigma.losses import full_precision
 from sigma.models.base import Model
 from sigma.ops.cross_entropy import MIN_ROWS, chunk_rows
+from sigma.ops.scores import Logits
 from sigma.ranking.metrics import ALL, SAMPLED, UNSEEN, target_ranks
 from sigma.ranking.sampled import SampledNegatives
 
@@ -37,18 +38,21 @@ class Ranks(NamedTuple):
     rankings: dict[str, Ranking]
 
 
-def scores(model: Model, states: Tensor, items: Tensor | None = None) -> Tensor:
+def scores(
+    model: Model, states: Tensor, items: Tensor | None = None, logits: Logits | None = None
+) -> Tensor:
     """As ``model.logits``, in float32 even under mixed precision: rounded scores tie with others.
 
     Args:
         states: (M, D).
         items: (M, n) ids from 1; None for all K.
+        logits: the model's, where they serve several calls: some make a table first.
     """
     weight = next(model.parameters(), None)
     if weight is not None and torch.is_autocast_enabled(states.device.type):
         states = states.to(weight.dtype)
     with torch.autocast(states.device.type, enabled=False):
-        return full_precision(model.logits(states, items))
+        return full_precision((logits or model.logits)(states, items))
 
 
 def all_scores(model: Model, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -56,10 +60,10 @@ def all_scores(model: Model, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
     Column j scores item j + 1.
     """
-    first, rows = 0, MIN_ROWS  # until the number of items is known
+    first, rows, logits = 0, MIN_ROWS, model.logits  # rows until the number of items is known
     while first < len(states):
         chunk = slice(first, first + rows)
-        some = scores(model, states[chunk])
+        some = scores(model, states[chunk], logits=logits)
         yield chunk, some
         first += rows
         rows = chunk_rows(some.shape[1], some.dtype, some.device)

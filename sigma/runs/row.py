@@ -39,6 +39,8 @@ class Data:
     train_samples: int
     val_samples: int
     test_samples: int
+    val_repeats: int | None = None  # older rows did not count them
+    test_repeats: int | None = None
     name: str = ""
     expected: dict[str, Any] | None = None
     matches: bool | None = None

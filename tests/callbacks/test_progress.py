@@ -20,10 +20,11 @@ from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import Curves, History
 from sigma.callbacks.progress import Progress, duration
 from sigma.callbacks.stopping import PaperEarlyStopping
-from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table
+from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table, result_title
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.statistics import DatasetStatistics, Expected
 from sigma.errors import UserError
+from sigma.models.base import Model
 from sigma.ranking.metrics import ALL, SAMPLED, UNSEEN, RankingMetrics, metric_name
 from sigma.runs.files import CURVES, LAST
 from sigma.task import SequenceTask
@@ -110,6 +111,16 @@ def test_the_data_table_says_whether_counts_are_as_expected() -> None:
     expected = Expected("the 2014 release", users=11)
     assert "differ" in printed(data_table(DatasetStatistics(*counts, expected, False)))
     assert "match" in printed(data_table(DatasetStatistics(*counts, expected, True)))
+
+
+def test_results_say_that_a_model_reads_the_targets_time() -> None:
+    model, best = Model(), history_of(0.1, 0.3).best()
+    assert result_title("shop", best, model) == "Results: shop, best epoch 1"
+    model.time = "history"
+    assert result_title("shop", {}, model) == "Results: shop"
+    model.time = "target"
+    title = result_title("shop", best, model)
+    assert title == "Results: shop, best epoch 1, by a model that reads the target's time"
 
 
 @pytest.mark.parametrize("ranking", [ALL, UNSEEN, SAMPLED])

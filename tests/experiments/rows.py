@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from experiments.grid import Job, expand
+from experiments.rows import BEYOND, METRICS, RANKINGS
 from experiments.significance import gains
 
 USERS = 60
 DATA = {"users": USERS, "items": 90, "interactions": 900, "average_length": 15.0, "sparsity": 0.83}
 DATA |= {"train_samples": 700, "val_samples": USERS, "test_samples": USERS}
+REPEATS = {"val_repeats": 2, "test_repeats": 3}
 GROUPS = {"short": (0, 4), "medium": (5, 19), "long": (20, 999)}
 BEAUTY = ("experiment=table2_overall", "dataset=beauty")
 
@@ -25,26 +28,33 @@ def beauty(*overrides: str) -> list[Job]:
 
 
 def ranks_of_job(job: Job) -> pd.DataFrame:
-    """The same for the same job."""
+    """The same for the same job; among unseen items a third of what is above has gone."""
     draw = np.random.default_rng(zlib.crc32(job.run_id.encode()))
     greater = draw.geometric(0.03 + 0.02 * draw.random(), USERS) - 1
     columns = {"user": [*map(str, range(USERS))], "target": "an item"}
     columns |= {"history_length": np.arange(USERS) % 30 + 2, "greater": greater}
-    return pd.DataFrame(columns | {"ties": draw.integers(0, 2, USERS)})
+    columns["ties"] = draw.integers(0, 2, USERS)
+    columns |= {"unseen_greater": draw.binomial(greater, 2 / 3), "unseen_ties": columns["ties"]}
+    return pd.DataFrame(columns)
 
 
-def content(job: Job) -> dict[str, Any]:
-    """A row whose metrics are those of its ranks."""
+def content(job: Job, rankings: Iterable[str] = RANKINGS.values()) -> dict[str, Any]:
+    """A row whose metrics are those of its ranks; older ones know but one ranking."""
     ranks = ranks_of_job(job)
     metrics: dict[str, dict[str, float]] = {"val": {}, "test": {}}
-    sampled = "sampled_" if job.config["evaluation"]["sampled"] else ""
-    for metric in ("hr@10", "ndcg@10", "mrr@10"):
-        each = gains(ranks, metric)
+    if job.config["evaluation"]["sampled"]:
+        rankings = ["sampled_"]
+    for ranking, metric in product(rankings, METRICS):
+        each = gains(ranks, metric if ranking == "sampled_" else ranking + metric)
         for split, factor in (("val", 1.2), ("test", 1.0)):
-            metrics[split][sampled + metric] = float(each.mean()) * factor
+            metrics[split][ranking + metric] = float(each.mean()) * factor
             for group, limits in GROUPS.items():
                 inside = ranks["history_length"].between(*limits)
-                metrics[split][f"{group}/{sampled}{metric}"] = float(each[inside].mean()) * factor
+                value = float(each[inside].mean()) * factor
+                metrics[split][f"{ranking}{group}/{metric}"] = value
+            if "unseen/" in rankings:
+                metrics[split] |= {ranking + name: 0.5 for name in BEYOND}
+    data = DATA | REPEATS if "unseen/" in rankings else DATA
     return {
         "schema": 3,
         "model": job.model,
@@ -54,7 +64,7 @@ def content(job: Job) -> dict[str, Any]:
         "best_epoch": 3,
         "epochs": 14,
         "parameters": 0 if "Counted" in str(job.config["objective"]) else 1000,
-        "data": DATA,
+        "data": data,
         "efficiency": {"train_seconds": 10.0, "eval_seconds": 2.0},
         "git": {"commit": "0123456789", "dirty": False},
         "versions": {"torch": "2.13.0"},
@@ -64,13 +74,18 @@ def content(job: Job) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, jobs: Iterable[Job], **changes: Any) -> list[Path]:
+def write(
+    folder: Path, jobs: Iterable[Job], rankings: Iterable[str] = RANKINGS.values(), **changes: Any
+) -> list[Path]:
     """A folder for each run, with row and ranks; ``changes`` replace keys of the row."""
-    paths = []
+    paths, rankings = [], tuple(rankings)
     for job in jobs:
         path = folder / job.run_id
         path.mkdir(parents=True, exist_ok=True)
-        (path / "row.json").write_text(json.dumps(content(job) | changes))
-        ranks_of_job(job).to_parquet(path / "ranks.parquet")
+        (path / "row.json").write_text(json.dumps(content(job, rankings) | changes))
+        ranks = ranks_of_job(job)
+        if "unseen/" not in rankings:
+            ranks = ranks.drop(columns=["unseen_greater", "unseen_ties"])
+        ranks.to_parquet(path / "ranks.parquet")
         paths.append(path)
     return paths

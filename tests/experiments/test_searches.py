@@ -93,9 +93,9 @@ def test_which_part_helps_under_which_ranking(tmp_path: Path) -> None:
     rows = frame([tmp_path])
     every, unseen = variants.tables(rows, ["beauty", "ml_1m"])
     assert [every.name, unseen.name] == ["parts_beauty_ndcg10", "parts_beauty_unseen_ndcg10"]
-    verdicts = every.frame.set_index("setting")["verdict"]
-    assert verdicts.tolist() == ["–", "no difference", "behind", "no difference"]
-    assert unseen.frame.set_index("setting")["verdict"]["no flip"] == "ahead"
+    verdicts = every.frame.set_index("setting")["by seeds"]
+    assert verdicts.tolist() == ["–", "no difference", "worse", "no difference"]
+    assert unseen.frame.set_index("setting")["by seeds"]["no flip"] == "better"
     assert every.frame["seeds"].tolist() == ["3 of 5"] * 4
     line = every.frame.set_index("setting").loc["no gate"]
     assert line["difference test"] == pytest.approx(0.403 / 0.502 - 1, abs=1e-3)

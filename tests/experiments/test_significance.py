@@ -12,7 +12,15 @@ from scipy import stats
 from experiments.grid import expand
 from experiments.ranks import full_ranks
 from experiments.rows import frame
-from experiments.significance import common, gains, holm, mean_sd, over_seeds, over_users
+from experiments.significance import (
+    common,
+    gains,
+    holm,
+    mean_sd,
+    p_value,
+    seed_differences,
+    user_differences,
+)
 from tests.experiments.rows import beauty, write
 
 NDCG = "test/ndcg@10"
@@ -41,17 +49,20 @@ def test_paired_tests_are_scipys(tmp_path: Path) -> None:
     write(tmp_path, beauty("model=sigma,sasrec", "seed=1,2,3,4"))
     sigma, sasrec = models(frame([tmp_path]).sort_values("seed"), "sigma", "sasrec")
     expected = stats.ttest_rel(sigma[NDCG], sasrec[NDCG], alternative="greater").pvalue
-    assert over_seeds(sigma, sasrec, NDCG) == (pytest.approx(expected), 4)
+    seeds = seed_differences(sigma, sasrec, NDCG)
+    assert (len(seeds), p_value(seeds)) == (4, pytest.approx(expected))
     users = [
         np.mean([gains(full_ranks(row), "ndcg@10") for row in rows.to_dict("records")], axis=0)
         for rows in (sigma, sasrec)
     ]
-    difference, p, n = over_users(sigma, sasrec, "ndcg@10")
-    assert (n, difference) == (4, pytest.approx(np.mean(users[0] - users[1])))
-    assert p == pytest.approx(stats.ttest_rel(*users, alternative="greater").pvalue)
-    assert over_seeds(sigma[:1], sasrec, NDCG) == (pytest.approx(math.nan, nan_ok=True), 1)
-    assert over_seeds(sigma, sigma, NDCG)[0] == 1.0  # no difference at all is no improvement
-    assert over_users(sigma, sigma, "ndcg@10")[1] == 1.0
+    differences, n = user_differences(sigma, sasrec, "ndcg@10")
+    assert (n, differences) == (4, pytest.approx(users[0] - users[1]))
+    expected = stats.ttest_rel(*users, alternative="greater").pvalue
+    assert p_value(differences) == pytest.approx(expected)
+    assert math.isnan(p_value(seed_differences(sigma[:1], sasrec, NDCG)))
+    # No difference at all is no improvement.
+    assert p_value(seed_differences(sigma, sigma, NDCG)) == 1.0
+    assert p_value(user_differences(sigma, sigma, "ndcg@10")[0]) == 1.0
 
 
 def test_a_counted_model_is_the_same_under_every_seed(tmp_path: Path) -> None:
@@ -60,8 +71,9 @@ def test_a_counted_model_is_the_same_under_every_seed(tmp_path: Path) -> None:
     sigma, markov = models(frame([tmp_path]), "sigma", "markov")
     against = markov[NDCG].iloc[0]
     expected = stats.ttest_1samp(sigma[NDCG], against, alternative="greater").pvalue
-    assert over_seeds(sigma, markov, NDCG) == (pytest.approx(expected), 3)
-    assert over_users(sigma, markov, "ndcg@10")[2] == 3
+    assert p_value(seed_differences(sigma, markov, NDCG)) == pytest.approx(expected)
+    assert seed_differences(markov, sigma, NDCG) == pytest.approx(against - sigma[NDCG])
+    assert user_differences(sigma, markov, "ndcg@10")[1] == 3
 
 
 def test_a_seed_without_the_number_counts_for_nothing(tmp_path: Path) -> None:
@@ -73,7 +85,25 @@ def test_a_seed_without_the_number_counts_for_nothing(tmp_path: Path) -> None:
     sigma, sasrec = models(frame([tmp_path]).sort_values("seed"), "sigma", "sasrec")
     a, b = (rows[NDCG].iloc[[0, 2]] for rows in (sigma, sasrec))
     expected = stats.ttest_rel(a, b, alternative="greater").pvalue
-    assert over_seeds(sigma, sasrec, NDCG) == (pytest.approx(expected), 2)
+    assert p_value(seed_differences(sigma, sasrec, NDCG)) == pytest.approx(expected)
     assert common(sigma, sasrec, NDCG).mean(axis=0) == pytest.approx([a.mean(), b.mean()])
     (paths[0] / "ranks.parquet").unlink()
-    assert over_users(*models(frame([tmp_path]), "sigma", "sasrec"), "ndcg@10")[2] == 2
+    assert user_differences(*models(frame([tmp_path]), "sigma", "sasrec"), "ndcg@10")[1] == 2
+
+
+def test_gains_among_unseen_items_by_hand(tmp_path: Path) -> None:
+    """Places 1, 3 or 4, and 11; a run of before there were any has none, and no test."""
+    ranks = pd.DataFrame({"greater": [9, 9, 9], "ties": [0, 0, 0]})
+    assert gains(ranks, "unseen/ndcg@10").size == 0
+    ranks = ranks.assign(unseen_greater=[0, 2, 10], unseen_ties=[0, 1, 0])
+    expected = [1, (1 / math.log2(4) + 1 / math.log2(5)) / 2, 0]
+    assert gains(ranks, "unseen/ndcg@10") == pytest.approx(expected)
+    assert gains(ranks, "hr@10").tolist() == [1, 1, 1]
+    write(tmp_path, beauty("model=sigma", "seed=1,2"))
+    write(tmp_path, beauty("model=sasrec", "seed=1,2"), rankings=("",))
+    sigma, sasrec = models(frame([tmp_path]).sort_values("seed"), "sigma", "sasrec")
+    differences, n = user_differences(sigma, sigma[::-1], "unseen/hr@10")
+    assert (len(differences), n) == (60, 2)
+    assert user_differences(sigma, sasrec, "unseen/hr@10")[1] == 0
+    assert user_differences(sigma, sasrec, "hr@10")[1] == 2
+    assert not len(seed_differences(sigma, sasrec, "test/unseen/hr@10"))

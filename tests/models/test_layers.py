@@ -58,7 +58,8 @@ def test_every_norm_has_its_authors_epsilon(name: str) -> None:
     }
     for key, module in checks.build(name).named_modules():
         if isinstance(module, nn.LayerNorm):
-            assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else 1e-12), key
+            eps = 1e-6 if name.startswith("hstu") else 1e-12
+            assert module.eps == (1e-5 if key.endswith(others.get(name, ("-",))) else eps), key
 
 
 @pytest.mark.parametrize("name", ["bert4rec", "fearec", "linrec", "sasrec"])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sigma.models.layers import GRU
 from sigma.ops import (
+    Rows,
     attend,
     blocked,
     causal_conv,
@@ -19,6 +20,7 @@ from sigma.ops import (
     rows_of,
     selective_scan,
 )
+from sigma.ops.inputs import Pointwise
 from sigma.ops.pointwise import pointwise_op
 from sigma.ops.registry import Kernels
 from sigma.ops.scan import scan_op
@@ -185,6 +187,22 @@ def test_pointwise_attention_of_one_shape_whatever_the_lengths(
         {"result": y, **dict(zip(cases.leaves_of(x), grads, strict=False))},
         cases.exact(x, rows, grad),
     )
+
+
+def test_pointwise_attention_of_one_shape_asks_the_device_nothing() -> None:
+    """Tensors without data could not answer."""
+    q, times = torch.empty(20, 2, 4, device="meta"), torch.empty(20, device="meta").long()
+    near, far = torch.empty(9, device="meta"), torch.empty(50, device="meta")
+    x = Pointwise(q, q, q, near, far, times, times, 0.1)
+    rows = Rows(torch.empty(4, device="meta").long(), 8)
+    kernels, others = (pointwise_op.backends[name] for name in ("triton", "blocked"))
+    assert isinstance(kernels, Kernels)
+    assert isinstance(others, Kernels)
+    y, saved = kernels.forward(x, rows)
+    grads = kernels.backward(q, y, saved, x, rows)
+    assert [g.shape for g in grads if g is not None] == [v.shape for v in x[:5] if v is not None]
+    with pytest.raises(NotImplementedError, match="no data"):
+        others.forward(x, rows)
 
 
 def test_pointwise_attention_says_what_it_lacks() -> None:
