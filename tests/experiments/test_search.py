@@ -194,10 +194,10 @@ def test_sigma_at_all_positions_is_drawn_without_a_flip() -> None:
         module.Search(["model=sigma", "objective=all_positions", "model.partial_flip=true"], words)
 
 
-def test_the_fair_search_is_of_four_models_under_both_rankings() -> None:
+def test_the_fair_search_is_of_five_models_under_both_rankings() -> None:
     searches = starts(["experiment=fair_search", "trainer.max_epochs=5"])
-    assert len(searches) == 8
-    assert len({tuple(search[:2]) for search in searches}) == 8
+    pairs = {tuple(search[:2]) for search in searches}  # model and monitor
+    assert len(pairs) == len(searches) == 10
     for search in searches:
         assert {"dataset=beauty", "trainer.max_epochs=5"} <= set(search)
     (only,) = starts(["experiment=fair_search", "model=sigma", "evaluation.monitor=val/hr@10"])
