@@ -101,10 +101,10 @@ def again(words: Sequence[str], key: str, group: Sequence[Line], all_: Sequence[
     """The commands for runs that were ranked among all items alone."""
     lacking = []
     for line in group:
-        rows = line.rows
-        unseen = rows.get(f"test/unseen/{NDCG}", pd.Series(index=rows.index, dtype=float))
-        seeds = tuple(seed for seed in line.seeds if seed in set(rows["seed"]))
-        lacking.append(replace(line, seeds=seeds, rows=rows[unseen.notna()]))
+        unseen = line.rows.get(f"test/unseen/{NDCG}", pd.Series(index=line.rows.index, dtype=float))
+        old = set(line.rows[unseen.isna()]["seed"])
+        others = pd.DataFrame({"seed": [seed for seed in line.seeds if seed not in old]})
+        lacking.append(replace(line, rows=others))
     return missing(words, key, lacking, all_, "were ranked among all items alone")
 
 

@@ -57,7 +57,7 @@ def test_an_older_row_has_dashes_and_the_command_that_ranks_it_again(tmp_path: P
         assert note.startswith(f"{number} of {USERS} targets are in their own history")
     compared = lines(rows, *BEAUTY, "model=sigma,sasrec")
     (command,) = again(BEAUTY, "model", compared, compared)
-    assert command.endswith("# 1 of 3 runs were ranked among all items alone")
+    assert command.endswith("# 1 of 10 runs were ranked among all items alone")
     (job,) = expand(command.partition("#")[0].split()[3:])
     assert job.run_id == older.name
     assert shown["beyond"].texts.set_index("model").loc["sasrec"].iloc[:-1].eq("–").all()
