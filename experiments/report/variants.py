@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -10,7 +9,7 @@ import pandas as pd
 from experiments.grid import Job, choices
 from experiments.report.lines import Line, lines, missing, ratio
 from experiments.report.page import Table
-from experiments.report.rankings import verdicts
+from experiments.report.rankings import selected, verdicts
 from experiments.rows import check_protocol
 from experiments.significance import seed_differences, user_differences
 
@@ -40,10 +39,11 @@ def tested(pairs: Sequence[tuple[Line, Line]], metric: str) -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
-    """The lines of rows whose best epoch this metric chose, if there are two to compare."""
+    """The lines whose best epoch one metric chose, if there are two to compare."""
     words = (f"experiment={EXPERIMENT}", f"dataset={dataset}", f"evaluation.monitor={monitor}")
+    chosen = rows[rows["evaluation.monitor"] == json.dumps(monitor)]
     shortcuts = choices(EXPERIMENT)["model.shortcut"]
-    groups = {s: lines(rows, *words, f"model.shortcut={s}", label=variant) for s in shortcuts}
+    groups = {s: lines(chosen, *words, f"model.shortcut={s}", label=variant) for s in shortcuts}
     first = groups[shortcuts[0]][0]
     compared = [
         (shortcut, line, first if line is group[0] else group[0])
@@ -74,14 +74,21 @@ def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
     return [Table(name, title, CAPTION, frame, missing=lacking)]
 
 
+def there_are(rows: pd.DataFrame, dataset: str) -> bool:
+    """Whether a data set has rows of the experiment that Table 4 has not."""
+    sigma = rows[(rows["dataset"] == dataset) & (rows["model"] == "sigma")]
+    sigma = sigma[~sigma["aside"].astype(bool)]
+    shortcuts = {config["model"].get("shortcut", "projected") for config in sigma["config"]}
+    return not shortcuts <= {"projected"} or len(selected(sigma, unseen=True)) > 0
+
+
 def tables(rows: pd.DataFrame, datasets: Sequence[str]) -> list[Table]:
     """A table a data set and monitored metric, of the data sets that have rows of it."""
     results = rows[~rows["aside"].astype(bool) & (rows["model"] == "sigma")]
-    groups = dict(list(results.groupby(["dataset", "evaluation.monitor"])))
     return [
         part
-        for dataset, monitor in product(datasets, choices(EXPERIMENT)["evaluation.monitor"])
-        if (group := groups.get((dataset, json.dumps(monitor)))) is not None
-        and group["setting"].nunique() > 1  # composing the experiment's runs takes seconds
-        for part in table(group, dataset, monitor)
+        for dataset in datasets
+        if there_are(results, dataset)
+        for monitor in choices(EXPERIMENT)["evaluation.monitor"]
+        for part in table(results, dataset, monitor)
     ]
