@@ -18,11 +18,13 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from tests.experiments.rows import write
 from tests.runs.front_door import ROOT, SMALL, Capture, environment, run, write_sequences
 
 optuna = pytest.importorskip("optuna", reason="pip install -e '.[optuna]' brings the search")
 
 from experiments import search as module  # noqa: E402
+from experiments.grid import expand  # noqa: E402
 from experiments.search import starts  # noqa: E402
 from experiments.space import composed, examples  # noqa: E402
 from sigma.errors import UserError  # noqa: E402
@@ -105,11 +107,14 @@ def test_a_trial_that_is_pruned_leaves_no_row(data: Path, tmp_path: Path) -> Non
     )
     for _ in range(5):
         better = dict.fromkeys(range(9), 0.9)
-        trials.add_trial(optuna.create_trial(value=0.9, intermediate_values=better))
+        done = {"value": 0.9, "intermediate_values": better, "user_attrs": {"settings": {}}}
+        trials.add_trial(optuna.create_trial(**done))
+    (job,) = expand(["model=sasrec", "dataset=beauty"])
+    write(folder, [job])[0].rename(folder / "trial-000")  # the first of the best
     output = run(*typed)
     assert "trial 5: pruned after 6 epochs" in output
     trial = study(folder).trials[5]
-    assert (trial.state.name, trial.user_attrs) == ("PRUNED", {"pruned": 6})
+    assert (trial.state.name, trial.user_attrs["pruned"]) == ("PRUNED", 6)
     assert sorted(trial.intermediate_values) == [*range(6)]
     assert (folder / "trial-005" / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "trial-005" / "row.json").exists()
