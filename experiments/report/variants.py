@@ -10,7 +10,7 @@ import pandas as pd
 from experiments.grid import Job, choices
 from experiments.report.lines import Line, lines, missing, ratio
 from experiments.report.page import Table
-from experiments.report.rankings import verdicts
+from experiments.report.rankings import selected, verdicts
 from experiments.rows import check_protocol
 from experiments.significance import seed_differences, user_differences
 
@@ -74,13 +74,22 @@ def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
     return [Table(name, title, CAPTION, frame, missing=lacking)]
 
 
+def there_are(rows: pd.DataFrame, dataset: str) -> bool:
+    """Whether a data set has rows of the experiment that Table 4 has not."""
+    sigma = rows[(rows["dataset"] == dataset) & (rows["model"] == "sigma")]
+    sigma = sigma[~sigma["aside"].astype(bool)]
+    shortcuts = {config["model"].get("shortcut", "projected") for config in sigma["config"]}
+    return not shortcuts <= {"projected"} or len(selected(sigma, unseen=True)) > 0
+
+
 def tables(rows: pd.DataFrame, datasets: Sequence[str]) -> list[Table]:
     """A table a data set and monitored metric, of the data sets that have rows of it."""
     results = rows[~rows["aside"].astype(bool) & (rows["model"] == "sigma")]
     groups = dict(list(results.groupby(["dataset", "evaluation.monitor"])))
+    named = [name for name in datasets if there_are(results, name)]
     return [
         part
-        for dataset, monitor in product(datasets, choices(EXPERIMENT)["evaluation.monitor"])
+        for dataset, monitor in product(named, choices(EXPERIMENT)["evaluation.monitor"])
         if (group := groups.get((dataset, json.dumps(monitor)))) is not None
         and group["setting"].nunique() > 1  # composing the experiment's runs takes seconds
         for part in table(group, dataset, monitor)
