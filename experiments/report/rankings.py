@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -132,11 +131,11 @@ def leader(compared: Sequence[Line], ranking: str) -> Line | None:
 
 
 def tests(
-    compared: Sequence[Line], references: Sequence[Line], name: str, title: str
+    compared: Sequence[Line], references: Sequence[tuple[Line, str]], name: str, title: str
 ) -> list[Table]:
-    """References against every other line under both rankings; Holm's correction is within each."""
-    pairs = product(references, RANKINGS)
-    frames = [f for pair in pairs if len(f := against(pair[0], compared, pair[1]))]
+    """Each reference against every other line under a ranking; Holm's correction is within it."""
+    frames = [against(line, compared, ranking) for line, ranking in references]
+    frames = [frame for frame in frames if len(frame)]
     if not frames:
         return []
     return [Table.of("tests", pd.concat(frames), title, name=f"{name}_tests")]

@@ -12,7 +12,7 @@ from experiments.paper.values import lookup, paper
 from experiments.report.lines import Line, lines, missing, notes
 from experiments.report.page import DASH, Table
 from experiments.report.rankings import SPLITS, again, beyond, leader, selected, side_by_side, tests
-from experiments.rows import METRICS, check_protocol, is_protocol
+from experiments.rows import METRICS, RANKINGS, check_protocol, is_protocol
 from sigma.runs.identity import identity
 
 NAME = "strong"  # of the experiment
@@ -60,7 +60,7 @@ def strong(rows: pd.DataFrame, dataset: str, *models: str) -> list[Table]:
         test,
         *[valid] * any("published" in column for column in valid.frame),
         *(side_by_side(compared, split, name, title) for split in SPLITS),
-        *tests(compared, [best] if best else [], name, title),
+        *tests(compared, [(best, r) for r in RANKINGS if best], name, title),
         *beyond(compared, name, title),
     ]
 

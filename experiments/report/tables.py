@@ -154,13 +154,15 @@ def both(comparison: Comparison, compared: Sequence[Line], dataset: str) -> list
         return []
     name = f"{comparison.experiment if comparison.of_sigma else 'table2'}_{dataset}"
     title = f"{comparison.title}, {dataset}"
-    references = {compared[0].label: compared[0]}
+    first = compared[0]
     if not comparison.of_sigma:
-        leaders = [leader(compared, ranking) for ranking in RANKINGS]
-        first = [line for line in compared if line.label == "sigma"]
-        references = {line.label: line for line in [*first, *leaders] if line}
+        first = next(line for line in compared if line.label == "sigma")
+    references = [(first, ranking) for ranking in RANKINGS]
+    for ranking in () if comparison.of_sigma else RANKINGS:
+        best = leader(compared, ranking)
+        references += [(best, ranking)] if best and best is not first else []
     return [
         *(side_by_side(compared, split, name, title) for split in ("test", "validation")),
-        *tests(compared, [*references.values()], name, title),
+        *tests(compared, references, name, title),
         *beyond(compared, name, title),
     ]
