@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import UserError
 from sigma.runs.files import CONF
@@ -18,32 +18,66 @@ from sigma.runs.identity import register, resolved, run_id
 
 @dataclass(frozen=True)
 class Job:
-    """One run an experiment asks for.
+    """One run an experiment asks for; composed when its settings are asked for.
 
     Attributes:
-        overrides: what Hydra is given for it, ``key=value``.
-        config: the resolved settings that decide its result.
+        shared: what Hydra is given for it, ``key=value``, but for the seed.
     """
 
-    run_id: str
-    overrides: tuple[str, ...]
-    config: dict[str, Any]
+    shared: tuple[str, ...]
+    seed: int
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """All that Hydra is given for it."""
+        return (*self.shared, f"seed={self.seed}")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings that decide its result."""
+        cfg = composed(self.shared)
+        cfg.seed = self.seed  # composing takes a tenth of a second, a seed nothing
+        try:
+            return resolved(cfg)
+        except ValueError as error:
+            raise UserError(f"{' '.join(self.shared)}: {error}") from error
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether its settings were asked for."""
+        return "config" in vars(self)
+
+    @cached_property
+    def run_id(self) -> str:
+        return run_id(self.config)
 
     @property
     def model(self) -> str:
-        return str(self.config["model"]["name"])
+        """The model's name; a file of ``conf/model`` is named after it."""
+        return self.override("model") or str(self.config["model"]["name"])
 
     @property
     def dataset(self) -> str:
-        return str(self.config["dataset"]["name"])
-
-    @property
-    def seed(self) -> int:
-        return int(self.config["seed"])
+        return self.override("dataset") or str(self.config["dataset"]["name"])
 
     def override(self, key: str) -> str | None:
         """The value of an override, such as ``variant``."""
         return dict(override.split("=", 1) for override in self.overrides).get(key)
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> DictConfig:
+    """The config of ``python train.py *overrides``, composed once a process.
+
+    Raises:
+        UserError: an override that Hydra refuses.
+    """
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return compose("config", list(overrides), return_hydra_config=True)
+        except HydraException as error:
+            raise UserError(" ".join(str(error).split())) from error
 
 
 def experiments() -> list[str]:
@@ -52,43 +86,40 @@ def experiments() -> list[str]:
 
 
 def expand(overrides: Sequence[str]) -> list[Job]:
-    """The jobs of ``python train.py -m *overrides``, in Hydra's order.
+    """The jobs of ``python train.py -m *overrides``, in Hydra's order, composed.
 
     Raises:
         UserError: an override that Hydra refuses, or an unknown experiment.
     """
-    return list(jobs_of(*overrides))
+    jobs = jobs_of(*overrides)
+    for job in jobs:
+        _ = job.run_id
+    return list(jobs)
 
 
 @cache
 def jobs_of(*overrides: str) -> tuple[Job, ...]:
-    """``expand``, composed once a process."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            return tuple(_jobs(overrides))
-        except HydraException as error:
-            raise UserError(" ".join(str(error).split())) from error
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"{' '.join(overrides)}: {error}") from error
+    """``expand``, but nothing is composed yet.
 
-
-def _jobs(overrides: Sequence[str]) -> list[Job]:
-    values = _values(overrides)
+    Raises:
+        UserError: an override that Hydra cannot read, or an unknown experiment.
+    """
+    try:
+        values = _values(overrides)
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
     if "experiment" in values:
         values = choices(",".join(values["experiment"])) | values
     seeds = values.pop("seed", None)
-    jobs = []
+    jobs: list[Job] = []
     for combination in product(*values.values()):
-        shared = [f"{key}={value}" for key, value in zip(values, combination, strict=True)]
-        cfg = compose("config", shared, return_hydra_config=True)
-        for seed in seeds or [cfg.seed]:  # composing takes a tenth of a second, a seed nothing
-            cfg.seed = int(seed)
-            config = resolved(cfg)
-            jobs.append(Job(run_id(config), (*shared, f"seed={seed}"), config))
-    return jobs
+        pairs = zip(values, combination, strict=True)
+        shared = tuple(f"{key}={value}" for key, value in pairs)
+        try:
+            jobs += [Job(shared, int(seed)) for seed in seeds or [composed(shared).seed]]
+        except ValueError as error:
+            raise UserError(f"seed={','.join(seeds or [])} must be whole numbers.") from error
+    return tuple(jobs)
 
 
 def choices(experiment: str) -> dict[str, list[str]]:

@@ -138,14 +138,17 @@ class Search:
         return [trial for trial in self.study.trials if trial.state is TrialState.RUNNING]
 
     def ended(self) -> list[Any]:
-        """Trials that count; of failed ones there are as many more at the next start."""
+        """Trials that count; another is drawn for each that failed."""
         counted = (TrialState.COMPLETE, TrialState.PRUNED)
         return [trial for trial in self.study.trials if trial.state in counted]
+
+    def failures(self) -> int:
+        return sum(trial.state is TrialState.FAIL for trial in self.study.trials)
 
     async def run(self, turns: asyncio.Semaphore, bar: Any) -> None:
         """Go through the trials that are left, each when it is this search's turn."""
         begun = [(trial.number, trial.user_attrs["settings"]) for trial in self.running()]
-        for _ in range(self.words.n_trials - len(self.ended())):
+        while len(self.ended()) < self.words.n_trials and self.failures() <= self.words.n_trials:
             async with turns:  # first come, first served
                 number, settings = begun.pop(0) if begun else self.ask()
                 outcome = await self.run_trial(number, settings)

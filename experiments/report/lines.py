@@ -48,7 +48,8 @@ def ratio(ours: Line, theirs: Line, metric: str) -> float:
 def model_label(job: Job) -> str:
     """A model, and which variant of it."""
     variant, shortcut = job.override("variant") or "whole", job.override("model.shortcut")
-    text = label(job.config) + f", {variant.replace('_', ' ')}" * (variant != "whole")
+    name = label(job.config) if job.is_composed else job.model
+    text = name + f", {variant.replace('_', ' ')}" * (variant != "whole")
     return text + f", shortcut {shortcut}" if shortcut else text
 
 
@@ -56,10 +57,16 @@ def lines(
     rows: pd.DataFrame, *overrides: str, label: Callable[[Job], str] = model_label
 ) -> list[Line]:
     """The settings of an experiment in their order, with what there is of each."""
-    jobs: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs_of(*overrides):
-        jobs[setting(job.config)].append(job)
     results = rows[~rows["aside"].astype(bool)].sort_values(["seed", "run_id"])
+    present = set(results[["dataset", "model"]].itertuples(index=False, name=None))
+    combinations: dict[tuple[str, ...], list[Job]] = defaultdict(list)
+    for job in jobs_of(*overrides):
+        combinations[job.shared].append(job)
+    jobs: dict[str, list[Job]] = defaultdict(list)
+    for shared, group in combinations.items():
+        # Where there is no row to be of this setting, nothing needs to be composed.
+        possible = (group[0].dataset, group[0].model) in present
+        jobs[setting(group[0].config) if possible else " ".join(shared)] += group
     return [
         Line(
             label(group[0]),

@@ -121,7 +121,7 @@ def test_the_commands_ask_for_what_is_missing_and_no_more(tmp_path: Path) -> Non
         "trainer.limit_train_batches=0.25 (not null)."
     ) in table.notes
     commands = [line.partition("#")[0].split()[3:] for line in table.missing]
-    groups = ("table2_overall", "relatives", "yardsticks")
+    groups = ("table2_overall", "relatives", "yardsticks", "padding")
     every = [[f"experiment={name}", "dataset=ml_100k", *short] for name in groups]
     again, entire = (
         sorted({job.run_id for words in typed for job in expand(words)})
@@ -152,7 +152,7 @@ def test_flips_that_are_none_at_a_length_are_not_missed(
 ) -> None:
     words = ["experiment=figure5_flip_range", "dataset=ml_100k", "seed=2020", "model.r=0,5"]
     write(tmp_path, expand([*words, f"dataset.max_length={length}"]))
-    (table,) = compare(COMPARISONS["figure5_flip_range"], frame([tmp_path]), "ml_100k")
+    table = compare(COMPARISONS["figure5_flip_range"], frame([tmp_path]), "ml_100k")[0]
     every = [0, 1, 3, 5, 10, 20, 30, 40, 50]
     assert [int(r) for r in table.frame["setting"]] == [r for r in every if r <= last]
 
@@ -225,7 +225,11 @@ def test_differences_are_over_common_seeds(tmp_path: Path) -> None:
     write(tmp_path, beauty("model=sasrec", "seed=2021,2022"))
     rows = frame([tmp_path])
     values = rows.set_index(["model", "seed"])["test/ndcg@10"]
-    (line,) = overall(rows, "beauty")[-1].frame.to_dict("records")
+    (table,) = (t for t in overall(rows, "beauty") if t.name.endswith("_tests"))
+    lines_of_sigma = table.frame[
+        (table.frame["model"] == "sigma") & (table.frame["among"] == "all")
+    ]
+    (line,) = lines_of_sigma.to_dict("records")
     improvement = values["sigma", 2021] / values["sasrec", 2021] - 1
     assert line["improvement"] == pytest.approx(improvement)
     assert line["seeds in common"] == 1
@@ -270,8 +274,9 @@ def test_bins_of_history_hold_every_user_once(tmp_path: Path) -> None:
     bins = figures.tail(lines(rows, *BEAUTY))
     expected = {"1–3": 4, "4": 2, "5": 2, "6–7": 4, "8–9": 4, "10–14": 10, "15–19": 10, "20–49": 24}
     assert dict(zip(bins["bin"], bins["users"], strict=True)) == expected
-    mean = (bins["users"] * bins["HR@10"]).sum() / bins["users"].sum()
-    assert mean == pytest.approx(rows["test/hr@10"][0])
+    for name, metric in (("all", "hr@10"), ("unseen", "unseen/hr@10")):
+        mean = (bins["users"] * bins[f"HR@10, {name}"]).sum() / bins["users"].sum()
+        assert mean == pytest.approx(rows[f"test/{metric}"][0])
 
 
 def test_marks_and_formats_by_hand() -> None:

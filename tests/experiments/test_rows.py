@@ -84,7 +84,6 @@ def test_an_empty_folder_is_a_frame_without_lines(tmp_path: Path) -> None:
     ("override", "said", "condition"),
     [
         ("dataset.max_length=20", "dataset.max_length is 50 .*20", ""),
-        ("dataset.mask_history=true", "dataset.mask_history is false .*true", ""),
         ("dataset.item_bounds=[3,null]", "dataset.item_bounds", ""),
         ("evaluation.monitor=val/mrr@10", r'monitor is "val/ndcg@10".*"val/mrr@10"', ""),
         ("callbacks.early_stopping.patience=3", "patience is 10 .*3", ""),
