@@ -15,7 +15,7 @@ from experiments.report import figures, front_page, others, page, searches
 from experiments.report.__main__ import main
 from experiments.report.lines import best_marks, lines
 from experiments.report.tables import COMPARISONS, compare
-from experiments.rows import MixedProtocolError, frame
+from experiments.rows import RANKINGS, MixedProtocolError, frame
 from tests.experiments.rows import BEAUTY, GROUPS, beauty, write
 
 
@@ -226,10 +226,7 @@ def test_differences_are_over_common_seeds(tmp_path: Path) -> None:
     rows = frame([tmp_path])
     values = rows.set_index(["model", "seed"])["test/ndcg@10"]
     (table,) = (t for t in overall(rows, "beauty") if t.name.endswith("_tests"))
-    lines_of_sigma = table.frame[
-        (table.frame["model"] == "sigma") & (table.frame["among"] == "all")
-    ]
-    (line,) = lines_of_sigma.to_dict("records")
+    line = table.frame.set_index(["model", "among"]).loc["sigma", next(iter(RANKINGS))]
     improvement = values["sigma", 2021] / values["sasrec", 2021] - 1
     assert line["improvement"] == pytest.approx(improvement)
     assert line["seeds in common"] == 1
@@ -274,9 +271,9 @@ def test_bins_of_history_hold_every_user_once(tmp_path: Path) -> None:
     bins = figures.tail(lines(rows, *BEAUTY))
     expected = {"1–3": 4, "4": 2, "5": 2, "6–7": 4, "8–9": 4, "10–14": 10, "15–19": 10, "20–49": 24}
     assert dict(zip(bins["bin"], bins["users"], strict=True)) == expected
-    for name, metric in (("all", "hr@10"), ("unseen", "unseen/hr@10")):
+    for name, prefix in RANKINGS.items():
         mean = (bins["users"] * bins[f"HR@10, {name}"]).sum() / bins["users"].sum()
-        assert mean == pytest.approx(rows[f"test/{metric}"][0])
+        assert mean == pytest.approx(rows[f"test/{prefix}hr@10"][0])
 
 
 def test_marks_and_formats_by_hand() -> None:
