@@ -27,6 +27,13 @@ K, L = 12, 9  # items; the longest row of a model of the configuration
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
 COUNTED = ("item_knn", "markov", "popularity", "vmis_knn")
 TRAINED = [name for name in MODELS if name not in COUNTED]
+# A file a class, and those whose settings take another way through it.
+OTHER_WAYS = ("hstu_time", "sasrec_tuned", "sigma_logged")
+WAYS = [
+    name
+    for name in MODELS
+    if name in OTHER_WAYS or "_target_" in (ROOT / f"conf/model/{name}.yaml").read_text()
+]
 RELEASED = ("cross_gate", "look_ahead", "reinit_mamba", "padding_item")
 # Switches that change what is computed and that no YAML sets.
 SWITCHED: list[tuple[str, dict[str, Any]]] = [

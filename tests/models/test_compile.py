@@ -17,7 +17,7 @@ from tests.models import checks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", checks.TRAINED)
+@pytest.mark.parametrize("name", [name for name in checks.WAYS if name in checks.TRAINED])
 def test_compiles_once_for_all_sizes(name: str) -> None:
     """``task.compile=true``: states and gradients are those without.
 
@@ -36,7 +36,9 @@ def test_compiles_once_for_all_sizes(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), checks.EVERY, ids=str)
+@pytest.mark.parametrize(
+    ("name", "settings"), [*((name, {}) for name in checks.WAYS), *checks.SWITCHED], ids=str
+)
 def test_exports_for_all_sizes(name: str, settings: dict[str, Any]) -> None:
     model = checks.build(name, **settings)
     sizes = {0: torch.export.Dim.DYNAMIC}
