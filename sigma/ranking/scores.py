@@ -1,9 +1,11 @@
 """From states to ranks: scores in full precision, some rows at a time, and where targets stand."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.datamodules.batches import Batch
@@ -15,6 +17,7 @@ from sigma.ranking.metrics import ALL, SAMPLED, UNSEEN, target_ranks
 from sigma.ranking.sampled import SampledNegatives
 
 ID_BITS = 40  # of an item, beside its row in one key
+SPARE = 16  # best items beyond k, which may be seen
 
 
 class Ranking(NamedTuple):
@@ -87,11 +90,29 @@ class Seen:
         return self.rows[first:stop] - chunk.start, self.items[first:stop] - 1
 
 
-def best_items(some: Tensor, k: int) -> Tensor:
-    """Ids (rows, k) of the highest of scores (rows, K); 0 where one is -inf, or there is none."""
-    values, columns = some.topk(min(k, some.shape[1]))
-    items = torch.where(values.isneginf(), 0, columns + 1)
-    return torch.nn.functional.pad(items, (0, k - items.shape[1]))
+def best_items(values: Tensor, columns: Tensor, k: int) -> Tensor:
+    """Ids (rows, k) of sorted scores and their columns; 0 where one is -inf, or there is none."""
+    items = torch.where(values.isneginf(), 0, columns + 1)[:, :k]
+    return F.pad(items, (0, k - items.shape[1]))
+
+
+def both_best(some: Tensor, rows: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Ids (B, k) of the highest scores (B, K), and of those that are not of a seen pair (S,).
+
+    Both are taken from the first few more than k, where few of a row's first are seen.
+    """
+    width = min(k + SPARE, some.shape[1])
+    values, places = some.topk(width)
+    seen = torch.zeros_like(some, dtype=torch.bool)
+    seen[rows, columns] = True
+    hidden = seen.gather(1, places)
+    unseen_values, order = values.masked_fill(hidden, -math.inf).topk(min(k, width))
+    unseen_places = places.gather(1, order)
+    if width < some.shape[1]:
+        lacking = (hidden.sum(1) > SPARE).nonzero().squeeze(1)
+        rest = some[lacking].masked_fill(seen[lacking], -math.inf).topk(k)
+        unseen_values[lacking], unseen_places[lacking] = rest.values, rest.indices
+    return best_items(values, places, k), best_items(unseen_values, unseen_places, k)
 
 
 def both_rankings(
@@ -105,18 +126,13 @@ def both_rankings(
         rows, columns: (S,) of the scores that are left out of the second ranking.
     """
     greater, ties = target_ranks(some, targets)
-    best = best_items(some, k)
+    best, unseen_best = both_best(some, rows, columns, k)
     target_scores = some.gather(1, targets[:, None] - 1).squeeze(1)[rows]
     seen_scores = some[rows, columns]
     # As target_ranks counts them: a comparison with NaN is false.
     above = torch.zeros_like(greater).index_add_(0, rows, (~(seen_scores <= target_scores)).long())
     equal = torch.zeros_like(ties).index_add_(0, rows, (seen_scores == target_scores).long())
-    # Not in place: a model may keep what it scored.
-    unseen = some.index_put((rows, columns), some.new_tensor(float("-inf")))
-    return (
-        Ranking(greater, ties, best),
-        Ranking(greater - above, ties - equal, best_items(unseen, k)),
-    )
+    return Ranking(greater, ties, best), Ranking(greater - above, ties - equal, unseen_best)
 
 
 def ranks(

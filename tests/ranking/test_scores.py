@@ -66,11 +66,12 @@ def slow(batch: Batch, table: Tensor, name: str) -> Iterator[tuple[int, int, int
         yield len(above), len(equal), target in seen, [*others, target]
 
 
-@pytest.mark.parametrize("chunk", [4, 10_000])
+@pytest.mark.parametrize(("chunk", "spare"), [(4, 16), (10_000, 16), (10_000, 1), (7, 3)])
 def test_both_rankings_against_a_loop(
-    case: tuple[Batch, Tensor], chunk: int, monkeypatch: pytest.MonkeyPatch
+    case: tuple[Batch, Tensor], chunk: int, spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch, table = case
+    monkeypatch.setattr(scores_module, "SPARE", spare)
     monkeypatch.setattr(scores_module, "MIN_ROWS", chunk)
     monkeypatch.setattr(scores_module, "chunk_rows", lambda *_: chunk)
     result = ranks(Table(table.clone()).requires_grad_(False), batch, k=TOP)
