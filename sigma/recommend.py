@@ -151,9 +151,9 @@ def _score(
                 if not mask.any():
                     continue
                 states = task.model(batch.items, batch.rows, batch.places)
-                seen = Seen(batch)
+                seen = Seen(batch) if unseen else None
                 for chunk, scores in all_scores(task.model, states):
-                    if unseen:
+                    if seen is not None:
                         scores = scores.index_put(seen.of(chunk), scores.new_tensor(float("-inf")))
                     lines = mask[chunk].nonzero().squeeze(1)
                     scores, targets = scores[lines], batch.targets[chunk][lines]

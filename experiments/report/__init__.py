@@ -81,7 +81,7 @@ def present(rows: pd.DataFrame, tables: Collection[tuple[str, str]]) -> set[tupl
         for name in (COMPARISONS[experiment].beside if experiment in COMPARISONS else ())
     }
     speed = {("table3_efficiency", name) for name in rows[rows["group"] == "table3"]["dataset"]}
-    helping = {("parts", name) for name in rows["dataset"] if variants.there_are(rows, name)}
+    helping = {("parts", name) for name in rows["dataset"] if variants.has_rows(rows, name)}
     return {*tables, *beside, *speed, *helping}
 
 

@@ -74,7 +74,7 @@ def table(rows: pd.DataFrame, dataset: str, monitor: str) -> list[Table]:
     return [Table(name, title, CAPTION, frame, missing=lacking)]
 
 
-def there_are(rows: pd.DataFrame, dataset: str) -> bool:
+def has_rows(rows: pd.DataFrame, dataset: str) -> bool:
     """Whether a data set has rows of the experiment that Table 4 has not."""
     sigma = rows[(rows["dataset"] == dataset) & (rows["model"] == "sigma")]
     sigma = sigma[~sigma["aside"].astype(bool)]
@@ -88,7 +88,7 @@ def tables(rows: pd.DataFrame, datasets: Sequence[str]) -> list[Table]:
     return [
         part
         for dataset in datasets
-        if there_are(results, dataset)
+        if has_rows(results, dataset)
         for monitor in choices(EXPERIMENT)["evaluation.monitor"]
         for part in table(results, dataset, monitor)
     ]
