@@ -23,6 +23,19 @@ CONF = CHECKOUT / "conf"
 SCRIPT = CHECKOUT / "train.py"
 
 
+def replace(partial: Path, path: Path) -> None:
+    """Give a finished file its name: a power loss leaves the older or the newer one, whole."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A place beside ``path`` to write to, which takes its name at the end; nothing on an error.
@@ -33,6 +46,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
