@@ -58,6 +58,6 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = expand_resume(sys.argv[1:])
     with explained():
+        sys.argv[1:] = expand_resume(sys.argv[1:])
         main()

@@ -7,7 +7,6 @@ very batches of the test, so that ranks equal those of the run's ``ranks.parquet
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,8 +29,8 @@ from sigma.ranking.metrics import target_ranks
 from sigma.ranking.scores import Seen, all_scores
 from sigma.runs.files import BEST, CONFIG
 from sigma.runs.folder import check_data
-from sigma.runs.identity import current
 from sigma.runs.messages import explained
+from sigma.runs.trust import packages, trusted_config
 from sigma.task import SequenceTask
 
 
@@ -48,11 +47,20 @@ class TrainedRun(NamedTuple):
         return self.data.sequences
 
 
-def load(run: Path, path: str | None = None) -> TrainedRun:
+def load(run: Path, path: str | None = None, allow: Sequence[str] = ()) -> TrainedRun:
     """Build the data and model of a run's folder and load its best checkpoint, on the CPU.
 
+    The folder may be a stranger's: of its config only classes of this project and ``torch.optim``
+    are built, and data is written where ``dataset.root`` is a folder of data already, else in
+    ``SIGMA_DATA`` or ``./data``.
+
+    Args:
+        path: the raw data, where it does not lie any more where it was.
+        allow: packages of your own that the config may name classes of, too.
+
     Raises:
-        UserError: no run, no checkpoint, or data that is not what the run was trained on.
+        UserError: no run, no checkpoint, a config that is damaged or names other code, or data that
+            is not what the run was trained on.
     """
     run = Path(run).expanduser()
     for name, reason in (
@@ -61,9 +69,7 @@ def load(run: Path, path: str | None = None) -> TrainedRun:
     ):
         if not (run / name).is_file():
             raise UserError(f"{run} holds no {name}: {reason}.")
-    config: Any = OmegaConf.create(current(json.loads((run / CONFIG).read_text())))
-    if path is not None:
-        config.dataset.path = str(path)
+    config: Any = OmegaConf.create(trusted_config(run / CONFIG, path, allow))
     config.task.compile = False  # costs more than it saves here
     with isolate_rng():  # building seeds
         data, task = build(config)
@@ -197,6 +203,7 @@ def main(arguments: Sequence[str]) -> None:
         "--unseen", type=str.lower, choices=("true", "false"), default="false", help="items alone"
     )
     options.add_argument("--path", help="the raw data, where it does not lie any more where it was")
+    options.add_argument("--allow", default="", help="packages of your own, parted by commas")
     options.add_argument("--out", type=Path, help="CSV to write, instead of printing")
     # run=a is as good as --run=a
     typed = options.parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
@@ -204,7 +211,7 @@ def main(arguments: Sequence[str]) -> None:
     with explained():
         if users is None and typed.out is None:
             raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
-        run = load(typed.run, typed.path)
+        run = load(typed.run, typed.path, packages(typed.allow))
         table = recommend(run, users, typed.k, typed.unseen == "true")
         if typed.out is None:
             show(table, run.sequences)

@@ -18,6 +18,7 @@ import sigma.environment  # noqa: F401  isort: skip
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from sigma.datamodules.titles import read_titles
 from sigma.errors import UserError
 from sigma.recommend import load
 from sigma.runs.messages import explained
+from sigma.runs.trust import packages
 
 
 def keep(case: Case, out: Path, last: int = 20) -> Path:
@@ -61,14 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--last", type=int, default=20, help="items of the history to show")
     parser.add_argument("--top", type=int, default=5, help="recommendations of each model")
     parser.add_argument("--path", help="raw data, where it has moved since the runs")
+    parser.add_argument("--allow", default="", help="packages of your own, parted by commas")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # As the refusal of a run says it.
+    options = parser.parse_args([f"--{w}" if w.startswith("allow=") else w for w in words])
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with explained():
         if min(options.last, options.top) < 1:
             raise UserError("--last and --top must be at least 1.")
         titles = options.titles and read_titles(options.titles)
-        runs = [load(run, options.path) for run in options.runs]
+        runs = [load(run, options.path, packages(options.allow)) for run in options.runs]
         case = study(runs, options.user, titles, options.top)
         stem = keep(case, options.out, options.last)
         show(case)

@@ -183,7 +183,8 @@ def check_config(config: dict[str, Any]) -> None:
     for name in SETTINGS.keys() & config.keys():
         check_value(name, config[name], SETTINGS[name])
     evaluation, task, trainer = (config.get(k) or {} for k in ("evaluation", "task", "trainer"))
-    if evaluation.get("sampled") is not None and "_target_" not in evaluation["sampled"]:
+    sampled = evaluation.get("sampled")
+    if sampled is not None and not (isinstance(sampled, dict) and "_target_" in sampled):
         raise UserError("evaluation.sampled needs evaluation=sampled beside it.")
     for key, node in targets(config):
         if "monitor" in node and node["monitor"] != evaluation.get("monitor"):

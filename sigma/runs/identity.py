@@ -67,7 +67,9 @@ def with_targets(config: Any, rename: Callable[[str], str]) -> Any:
     """A copy of the config with every ``_target_`` renamed."""
     if isinstance(config, dict):
         return {
-            key: rename(value) if key == "_target_" else with_targets(value, rename)
+            key: rename(value)
+            if key == "_target_" and isinstance(value, str)
+            else with_targets(value, rename)
             for key, value in config.items()
         }
     return [with_targets(value, rename) for value in config] if isinstance(config, list) else config
