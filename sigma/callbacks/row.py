@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History, find
+from sigma.files import atomic_path
 from sigma.ops import backend_of
-from sigma.runs.files import CHECKOUT, CONFIG, RANKS, ROW, atomic_path
+from sigma.runs.files import CHECKOUT, CONFIG, RANKS, ROW
 from sigma.runs.identity import SCHEMA
 from sigma.runs.provenance import git_state, hardware, versions
 from sigma.runs.row import Code, Data, Metrics, Row, Split

@@ -18,8 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import RunTakenError, UserError
+from sigma.files import atomic_path
 from sigma.runs.command import typed
-from sigma.runs.files import COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, atomic_path
+from sigma.runs.files import COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW
 from sigma.runs.identity import settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 from sigma.runs.identity import SCHEMA, is_masked, run_id, upgraded
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
