@@ -7,7 +7,6 @@ very batches of the test, so that ranks equal those of the run's ``ranks.parquet
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from sigma import checkpoints
 from sigma.build import accelerator, build, set_precision
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
@@ -32,6 +32,7 @@ from sigma.runs.files import BEST, CONFIG
 from sigma.runs.folder import check_data
 from sigma.runs.identity import current
 from sigma.runs.messages import explained
+from sigma.runs.records import read_config
 from sigma.task import SequenceTask
 
 
@@ -52,7 +53,7 @@ def load(run: Path, path: str | None = None) -> TrainedRun:
     """Build the data and model of a run's folder and load its best checkpoint, on the CPU.
 
     Raises:
-        UserError: no run, no checkpoint, or data that is not what the run was trained on.
+        UserError: no run, no checkpoint, one that is damaged, or other data than the run's.
     """
     run = Path(run).expanduser()
     for name, reason in (
@@ -61,18 +62,14 @@ def load(run: Path, path: str | None = None) -> TrainedRun:
     ):
         if not (run / name).is_file():
             raise UserError(f"{run} holds no {name}: {reason}.")
-    config: Any = OmegaConf.create(current(json.loads((run / CONFIG).read_text())))
+    config: Any = OmegaConf.create(current(read_config(run)))
     if path is not None:
         config.dataset.path = str(path)
     config.task.compile = False  # costs more than it saves here
     with isolate_rng():  # building seeds
         data, task = build(config)
     check_data(run, data)
-    try:
-        weights = torch.load(run / BEST, map_location="cpu", weights_only=True)["state_dict"]
-        task.load_state_dict(weights)
-    except Exception as error:  # a damaged file fails in many ways
-        raise UserError(f"{run / BEST} does not fit its run's config and data.") from error
+    checkpoints.load(run / BEST, task)
     return TrainedRun(run, config, data, task.eval())
 
 

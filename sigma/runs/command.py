@@ -1,15 +1,14 @@
 """A run's command line: how it is written down, and how ``resume=<folder>`` finds it again."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from sigma.runs.files import COMMAND
 from sigma.runs.identity import GONE
+from sigma.runs.records import read_command
 
 
 def quoted(text: str) -> str:
@@ -41,23 +40,19 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if not folders or folders[-1].lower() in {"true", "false"}:
         return arguments
     folder = Path(folders[-1])
-    command, older = folder / COMMAND, folder / ".hydra" / "overrides.yaml"
-    if command.is_file():
-        before = json.loads(command.read_text())
-    elif older.is_file():  # of a run before there was the other, or one that never began to train
-        before = {"flags": [], "overrides": [str(o) for o in OmegaConf.load(older)]}
-    else:
+    before = read_command(folder)
+    if before is None:
         print(
-            f"error: resume={folder} is not the folder of a run ({command} is missing); give the "
+            f"error: resume={folder} is not the folder of a run ({COMMAND} is missing); give the "
             "folder that holds its checkpoints, or resume=true with hydra.run.dir=…",
             file=sys.stderr,
         )
         raise SystemExit(1)
     # Keys of an earlier version that typed them; they decided nothing.
     obsolete = ("resume", *GONE)
-    overrides = [o for o in before["overrides"] if o.lstrip("+~").split("=", 1)[0] not in obsolete]
+    overrides = [o for o in before.overrides if o.lstrip("+~").split("=", 1)[0] not in obsolete]
     rest = [a for a in arguments if not a.startswith("resume=")]
     # A word that is neither is a flag's value (--config-dir conf2).
     added = [a for a in rest if not a.startswith("-") and ("=" in a or a.startswith("~"))]
-    options = [*before["flags"], *(a for a in rest if a not in added)]
+    options = [*before.flags, *(a for a in rest if a not in added)]
     return [*options, *overrides, *added, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
