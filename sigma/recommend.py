@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from sigma import checkpoints
 from sigma.build import accelerator, build, set_precision
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
@@ -74,11 +75,7 @@ def load(run: Path, path: str | None = None, allow: Sequence[str] = ()) -> Train
     with isolate_rng():  # building seeds
         data, task = build(config)
     check_data(run, data)
-    try:
-        weights = torch.load(run / BEST, map_location="cpu", weights_only=True)["state_dict"]
-        task.load_state_dict(weights)
-    except Exception as error:  # a damaged file fails in many ways
-        raise UserError(f"{run / BEST} does not fit its run's config and data.") from error
+    checkpoints.load(run / BEST, task)
     return TrainedRun(run, config, data, task.eval())
 
 

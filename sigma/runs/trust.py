@@ -8,7 +8,6 @@ and what is not allowed is not even imported.
 """
 
 import inspect
-import json
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from hydra.utils import get_object
 from sigma.errors import UserError, excerpt
 from sigma.runs.check import check_config
 from sigma.runs.identity import current
+from sigma.runs.records import read_config
 
 log = logging.getLogger(__name__)
 
@@ -176,8 +176,8 @@ def trusted_config(source: Path, path: str | None, allow: Sequence[str]) -> dict
     Raises:
         UserError: the file is damaged, or what it says is not to be built.
     """
+    config = current(read_config(source.parent))
     try:
-        config = current(json.loads(source.read_text()))
         trainer = {name: config["trainer"][name] for name in ("accelerator", "precision")}
         parts = {name: config[name] for name in PARTS} | {"trainer": trainer}
         kinds = [isinstance(parts[name]["_target_"], str) for name in BUILT]
