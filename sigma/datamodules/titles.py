@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from sigma.datamodules.preprocess import Sequences
-from sigma.datamodules.readers.lines import readable
+from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.movielens import read_movies_dat, read_u_item
 from sigma.datamodules.readers.table import USUAL, header_fields, read_recbole_items, usual_column
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt, listed
 
 ROLES = {
     "item": USUAL["item"] + " id",
@@ -61,18 +61,21 @@ def _read_table(path: Path) -> pd.DataFrame:
                 table = pd.read_parquet(path)
             else:
                 delimiter, _ = header_fields(path)
-                table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False)
+                with open_raw(path, quoted=True) as stream:
+                    table = pd.read_csv(stream, sep=delimiter, dtype=str, keep_default_na=False)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(
-                f"{path} is not a table with a header ({' '.join(str(error).split())}); write one "
-                "with columns for item, title and genres."
+                f"{path} is not a table with a header ({excerpt(error)}); write one with columns "
+                "for item, title and genres."
             ) from error
     names = [str(c) for c in table.columns]
     columns = {role: usual_column(names, usual) for role, usual in ROLES.items()}
     for role in ("item", "title"):
         if columns[role] is None:
             raise UserError(
-                f"{path} has no column that looks like the {role}; it has: {', '.join(names)}. "
+                f"{path} has no column that looks like the {role}; it has: {listed(names)}. "
                 f"Name it '{role}'."
             )
     roles = {name: role for role, name in columns.items() if name}

@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.stream import Columns, read_delimited
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt, listed
 
 _FIELDS = ("user", "item", "rating", "timestamp")
 _COLUMNS = Columns("user", "item", "timestamp")
@@ -76,33 +77,36 @@ def read_u_item(path: Path) -> pd.DataFrame:
 def _info(path: Path, separator: str, names: list[str] | None, encoding: str) -> pd.DataFrame:
     """Titles and genres by item id (as text)."""
     try:
-        if separator == "::":
-            text = path.read_bytes()
-            try:
-                lines = text.decode("utf-8").split("\n")  # ML-10M
-            except UnicodeDecodeError:
-                lines = text.decode(encoding).split("\n")
-            rows = [line.rstrip("\r").split("::") for line in lines if line.strip()]
-            table = pd.DataFrame(rows, columns=names, dtype=object)
-        else:
-            table = pd.read_csv(
-                path,
-                sep=separator,
-                names=names,
-                encoding=encoding,
-                dtype=str,
-                keep_default_na=False,
-                quoting=0 if separator == "," else 3,
-            )
-    except (ValueError, OSError) as error:
+        with readable(path), open_raw(path, quoted=separator == ",") as stream:
+            if separator == "::":
+                text = stream.read()
+                try:
+                    lines = text.decode("utf-8").split("\n")  # ML-10M
+                except UnicodeDecodeError:
+                    lines = text.decode(encoding).split("\n")
+                rows = [line.rstrip("\r").split("::") for line in lines if line.strip()]
+                table = pd.DataFrame(rows, columns=names, dtype=object)
+            else:
+                table = pd.read_csv(
+                    stream,
+                    sep=separator,
+                    names=names,
+                    encoding=encoding,
+                    dtype=str,
+                    keep_default_na=False,
+                    quoting=0 if separator == "," else 3,
+                )
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(
-            f"{path} is not a list of films as MovieLens packs it ({error}); fetch it again or "
-            "remove it to go on without titles."
+            f"{path} is not a list of films as MovieLens packs it ({excerpt(error)}); fetch it "
+            "again or remove it to go on without titles."
         ) from error
     key = "id" if names else "movieId"
     if key not in table or "title" not in table:
         raise UserError(
-            f"{path} has the columns {', '.join(map(str, table.columns))}, but movieId and title "
+            f"{path} has the columns {listed(table.columns)}, but movieId and title "
             "are needed; fetch it again or remove it to go on without titles."
         )
     return table.set_index(key)

@@ -14,7 +14,7 @@ from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import IdColumn, TimeColumn
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.stream import Columns, read_delimited
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt, listed
 
 USUAL = {
     "user": "user userid uid reviewerid customerid visitorid sessionid",
@@ -64,44 +64,46 @@ def choose_columns(
             name = str(name)  # YAML reads 0 as a number
             if name not in found:
                 raise UserError(
-                    f"{path} has no column '{name}' for dataset.columns.{role}; "
-                    f"it has: {', '.join(found)}."
+                    f"{path} has no column '{excerpt(name)}' for dataset.columns.{role}; "
+                    f"it has: {listed(found)}."
                 )
             chosen[role] = name
             continue
         chosen[role] = usual_column(found, usual)
         if chosen[role] is None and role != "timestamp" and any(map(is_number, found)):
             raise UserError(
-                f"{path} has no header: its first line is {', '.join(found[:6])}; put a line with "
+                f"{path} has no header: its first line is {listed(found)}; put a line with "
                 "the columns' names above it, such as user_id, item_id and timestamp."
             )
         if chosen[role] is None and role != "timestamp":
             raise UserError(
                 f"{path} has no column that looks like the {role} (such as {role}_id); name it "
-                f"with dataset.columns.{role}=, it has: {', '.join(found)}."
+                f"with dataset.columns.{role}=, it has: {listed(found)}."
             )
     user, item, timestamp = chosen["user"] or "", chosen["item"] or "", chosen["timestamp"]
     if len({user, item, timestamp}) < 3:
         raise UserError(
-            f"{path}: two of dataset.columns.user ({user}), .item ({item}) and .timestamp "
-            f"({timestamp}) name the same column; name different ones."
+            f"{path}: two of dataset.columns.user, .item and .timestamp "
+            f"({listed([user, item, timestamp])}) name the same column; name different ones."
         )
     for name in (user, item, timestamp):
         if found.count(name or "") > 1:
-            raise UserError(f"{path} has several columns '{name}'; give each a name of its own.")
+            raise UserError(
+                f"{path} has several columns '{excerpt(name)}'; give each a name of its own."
+            )
     if timestamp is None and not set(found) <= {user, item}:
         log.warning(
             "%s: none of its columns (%s) looks like a time, so its lines are taken to be in "
             "order; if one is, name it with dataset.columns.timestamp=.",
             path,
-            ", ".join(found),
+            listed(found),
         )
     return Columns(user, item, timestamp)
 
 
 def header_fields(path: Path, delimiter: str | None = None) -> tuple[str, list[str]]:
     """``(delimiter, fields of the first line)``; the delimiter is guessed unless given."""
-    with readable(path), open_raw(path) as stream:
+    with readable(path), open_raw(path, quoted=True) as stream:
         raw = stream.readline(1 << 20)
         while raw.strip() == b"" and raw:
             raw = stream.readline(1 << 20)
@@ -146,9 +148,16 @@ def read_parquet(path: Path, columns: Mapping[str, str | None] | None = None) ->
             user_codes, user_ids = users.finish()
             item_codes, item_ids = items.finish()
             stamps = None if times is None else times.finish()
-    except (pa.ArrowException, OSError) as error:
+            lengths = {
+                len(column) for column in (user_codes, item_codes, stamps) if column is not None
+            }
+            if lengths != {file.metadata.num_rows}:
+                raise ValueError("columns of several lengths")
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # by what is damaged
         raise UserError(
-            f"{path} is not a readable Parquet file ({error}); write or fetch it again."
+            f"{path} is not a readable Parquet file; write or fetch it again."
         ) from error
     return Interactions(user_codes, item_codes, stamps, user_ids, item_ids)
 
@@ -174,15 +183,15 @@ def read_recbole(
     if any(":" not in field for field in fields):
         raise UserError(
             f"{path}: the header of a RecBole atomic file names its fields 'name:type', got "
-            f"'{' '.join(fields)}'; write the types, or name the file .csv or .tsv."
+            f"'{excerpt(' '.join(fields))}'; write the types, or name the file .csv or .tsv."
         )
     asked = {role: name and name.partition(":")[0] for role, name in (columns or {}).items()}
     chosen = choose_columns(kinds, asked, path)
     for name in (chosen.user, chosen.item):
         if kinds[name].endswith("_seq"):
             raise UserError(
-                f"{path}: the field '{kinds[name]}' holds sequences; use the atomic file with one "
-                "interaction a line."
+                f"{path}: the field '{excerpt(kinds[name])}' holds sequences; use the atomic file "
+                "with one interaction a line."
             )
     time = None if chosen.timestamp is None else kinds[chosen.timestamp]
     return read_delimited(
@@ -199,11 +208,14 @@ def read_recbole(
 def read_recbole_items(path: Path) -> pd.DataFrame:
     """Titles and genres, where the file has them, by item id (as text)."""
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, quoting=3, keep_default_na=False)
-    except (ValueError, OSError) as error:
+        with readable(path), open_raw(path) as stream:
+            table = pd.read_csv(stream, sep="\t", dtype=str, quoting=3, keep_default_na=False)
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(
-            f"{path} is not a RecBole atomic file ({error}); fetch it again or remove it to go on "
-            "without titles."
+            f"{path} is not a RecBole atomic file ({excerpt(error)}); fetch it again or remove it "
+            "to go on without titles."
         ) from error
     table.columns = [str(c).partition(":")[0] for c in table.columns]
     key = usual_column(table.columns, USUAL["item"]) or table.columns[0]
