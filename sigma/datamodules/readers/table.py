@@ -1,10 +1,12 @@
 """Tables: a user's own CSV, TSV or Parquet, and RecBole's atomic files."""
 
+import csv
+import io
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -207,22 +209,51 @@ def read_recbole(
 
 def read_recbole_items(path: Path) -> pd.DataFrame:
     """Titles and genres, where the file has them, by item id (as text)."""
+    _, fields = header_fields(path, "\t")
+    names = [field.partition(":")[0] for field in fields]
+    key = usual_column(names, USUAL["item"]) or names[0]
+    columns = {fields[names.index(key)]: "item"}
+    for role, words in (("title", ("title", "name")), ("genres", ("class", "genre", "categor"))):
+        for field, name in zip(fields, names, strict=True):
+            if role not in columns.values() and any(word in name.lower() for word in words):
+                columns.setdefault(field, role)
+    advice = "fetch it again or remove it to go on without titles"
+    table = text_columns(
+        path, "\t", columns, f"a RecBole atomic file ({{}}); {advice}", quoted=False
+    )
+    info = table.set_index("item")
+    if "genres" in info:
+        info["genres"] = info["genres"].str.replace(" ", "|")
+    return info
+
+
+def text_columns(
+    path: Path, delimiter: str, columns: Mapping[str, str], fault: str, quoted: bool = True
+) -> pd.DataFrame:
+    """Some columns of a table with a header, as text; fields that a line lacks are empty.
+
+    Args:
+        columns: name in the file -> name in the result.
+        fault: what the file is not where it cannot be read ({} is why), and advice.
+
+    Raises:
+        UserError: a quote out of place, a line of too many fields, or text that is not UTF-8.
+    """
+    rules: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
     try:
-        with readable(path), open_raw(path) as stream:
-            table = pd.read_csv(stream, sep="\t", dtype=str, quoting=3, keep_default_na=False)
+        with readable(path), open_raw(path, quoted) as stream:
+            text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+            lines = csv.reader(text, delimiter=delimiter, strict=True, **rules)
+            head = next(lines, [])
+            places = [head.index(name) for name in columns]
+            table = []
+            for fields in lines:
+                if len(fields) > len(head):
+                    raise ValueError(f"{len(fields)} fields on line {lines.line_num}")
+                if fields:
+                    table.append([fields[k] if k < len(fields) else "" for k in places])
     except UserError:
         raise
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not a RecBole atomic file ({excerpt(error)}); fetch it again or remove it "
-            "to go on without titles."
-        ) from error
-    table.columns = [str(c).partition(":")[0] for c in table.columns]
-    key = usual_column(table.columns, USUAL["item"]) or table.columns[0]
-    info = pd.DataFrame(index=pd.Index(table[key]))
-    for name, words in (("title", ("title", "name")), ("genres", ("class", "genre", "categor"))):
-        for column in table.columns.drop(key):
-            if name not in info and any(word in column.lower() for word in words):
-                values = table[column].to_numpy(dtype=object)
-                info[name] = values if name == "title" else [v.replace(" ", "|") for v in values]
-    return info
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not {fault.format(excerpt(error))}.") from error
+    return pd.DataFrame(table, columns=list(columns.values()), dtype=object)
