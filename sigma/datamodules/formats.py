@@ -63,7 +63,7 @@ class RawData:
         """With the file's name where lines of it were left out."""
         if part.skipped is None:
             return part
-        reason = f"{part.skipped.reason} (in {self.path.name})"
+        reason = f"{part.skipped.reason} (in {excerpt(self.path.name)})"
         return replace(part, skipped=replace(part.skipped, reason=reason))
 
     def _read(self, columns: Settings, malformed: str) -> Interactions:

@@ -16,7 +16,7 @@ from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import IdColumn, TimeColumn
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.stream import Columns, read_delimited
-from sigma.errors import UserError, excerpt, listed
+from sigma.errors import UserError, excerpt, listed, printable
 
 USUAL = {
     "user": "user userid uid reviewerid customerid visitorid sessionid",
@@ -97,7 +97,7 @@ def choose_columns(
         log.warning(
             "%s: none of its columns (%s) looks like a time, so its lines are taken to be in "
             "order; if one is, name it with dataset.columns.timestamp=.",
-            path,
+            printable(str(path)),
             listed(found),
         )
     return Columns(user, item, timestamp)
