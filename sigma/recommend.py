@@ -25,14 +25,17 @@ from sigma.build import accelerator, build, set_precision
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.titles import titles_of
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt, listed
 from sigma.ranking.metrics import target_ranks
 from sigma.ranking.scores import Seen, all_scores
 from sigma.runs.files import BEST, CONFIG
 from sigma.runs.folder import check_data
 from sigma.runs.messages import explained
 from sigma.runs.trust import packages, trusted_config
+from sigma.spreadsheet import note, write_csv
 from sigma.task import SequenceTask
+
+WIDEST = 80  # characters of an id or a title on the terminal
 
 
 class TrainedRun(NamedTuple):
@@ -126,8 +129,8 @@ def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.nd
     for user in users or ():
         if str(user) not in tested:
             raise UserError(
-                f"There is no user {user} among the {len(tested):,} that the test of {data.name} "
-                f"asks for; there are such as {', '.join(list(tested)[:3])}."
+                f"There is no user {excerpt(user)} among the {len(tested):,} that the test of "
+                f"{data.name} asks for; there are such as {listed(list(tested)[:3])}."
             )
     names = tested if users is None else dict.fromkeys(map(str, users))
     return np.array([tested[name] for name in names], dtype=np.int64)
@@ -183,9 +186,15 @@ def show(table: pd.DataFrame, data: Sequences) -> None:
     titles = {item: title.title for item, title in titles_of(data).items()}
     for (user, length), part in table.groupby(["user", "history_length"], sort=False):
         target, rank = part["target"].iloc[0], part["rank"].iloc[0]
-        print(f"User {user}, {length} items: the next one is {target}, rank {rank:g}")
-        names = [titles.get(item, "") + "*" * (item == target) for item in part["item"]]
-        lines = part[["place", "item", "score"]].assign(title=names)
+        user, next_one = excerpt(user, WIDEST), excerpt(target, WIDEST)
+        print(f"User {user}, {length} items: the next one is {next_one}, rank {rank:g}")
+        lines = part[["place", "item", "score"]].assign(
+            item=[excerpt(item, WIDEST) for item in part["item"]],
+            title=[
+                excerpt(titles.get(item, ""), WIDEST) + "*" * (item == target)
+                for item in part["item"]
+            ],
+        )
         print(lines.to_string(index=False), end="\n\n")
 
 
@@ -214,9 +223,11 @@ def main(arguments: Sequence[str]) -> None:
             show(table, run.sequences)
             return
         typed.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(typed.out, index=False)
+        changed = write_csv(table, typed.out)
         targets = len(table[["user", "history_length"]].drop_duplicates())
         print(f"{targets:,} test targets, {len(table):,} recommendations: {typed.out}")
+        if changed:
+            print(note(changed))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from sigma.datamodules.titles import Title, titles_of
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 from sigma.ops.moves import flip_index
 from sigma.ops.rows import rows_of
 from sigma.recommend import TrainedRun, recommend
@@ -146,7 +146,9 @@ def study(
     is_last = lines["history_length"] == lines["history_length"].max()  # of several targets
     lines = lines[is_last].reset_index(drop=True)
     if lines["target"].nunique() > 1 or lines["model"].nunique() < len(runs):
-        raise UserError(f"The runs test user {user} on different items; compare runs of one split.")
+        raise UserError(
+            f"The runs test user {excerpt(user)} on different items; compare runs of one split."
+        )
     length, target = int(lines["history_length"].iloc[0]), lines["target"].iloc[0]
     titles = titles_of(reader.sequences) if titles is None else titles
     history = history_of(reader, user, length, titles)
@@ -159,7 +161,7 @@ def study(
         fixed = flip[1]
         flipped = f"{reader.config.model.name} reads it flipped, too, but for its last {fixed}."
     caption = [
-        f"User {user} of {reader.data.name}, {length} items of history{read}. {why}",
+        f"User {excerpt(user)} of {reader.data.name}, {length} items of history{read}. {why}",
         f"{flipped} A dot's colour is the item's first genre.",
         "Ranks are the true next item's among all "
         f"{reader.sequences.num_items:,} items, expected over the order of ties.",
