@@ -14,9 +14,13 @@ from torch import Tensor
 from sigma.ops import blocked, native, reference
 from sigma.ops.dispatch import choose_backend, has_mamba_ssm, has_triton
 from sigma.ops.inputs import Gradients, Scan
-from sigma.ops.moves import packed, padded
+from sigma.ops.moves import packed, padded, whole_rows
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
+from sigma.ops.stream import Stream
+
+
+DECAY_BYTES = 2**22  # of the decays taken at once, see ``state_after``
 
 
 def shapes(x: Scan) -> tuple[Tensor, Tensor]:
@@ -41,17 +45,23 @@ def cpu_backward(grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows) ->
     return gu, gdt, gA.sum(0), gB, gC, gD.sum(0), gz, gbias.sum(0)
 
 
-def scan_of_block(x: Scan) -> Tensor:
-    """(n, L, d) -> (n, L, d)."""
+def empty_states(x: Scan) -> Tensor:
+    """Zeros (n, d, N), of rows (n, L, d)."""
+    return x.A.new_zeros(len(x.u), len(x.A), x.B.shape[-1])
+
+
+def scan_from(x: Scan, h: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(n, L, d) -> (n, L, d) and the states after it, from those before, (n, d, N); None is 0."""
     delta = F.softplus(x.dt + x.dt_bias)
-    h = torch.zeros(len(x.u), *x.A.shape, dtype=x.A.dtype, device=x.u.device)
+    if h is None:
+        h = empty_states(x)
     ys = []
     for t in range(x.u.shape[1]):
         step = delta[:, t, :, None]
         h = torch.exp(step * x.A) * h + step * x.u[:, t, :, None] * x.B[:, t, None, :]
         ys.append((h * x.C[:, t, None, :]).sum(-1))
     y = torch.stack(ys, dim=1) + x.D * x.u
-    return y if x.z is None else y * F.silu(x.z)
+    return y if x.z is None else y * F.silu(x.z), h
 
 
 def reference_forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -59,7 +69,10 @@ def reference_forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 BLOCKED = blocked.kernels(
-    scan_of_block, ("u", "dt", "B", "C", "z"), lambda x: x.A.numel() * x.A.element_size(), shapes
+    lambda x: scan_from(x, None)[0],
+    ("u", "dt", "B", "C", "z"),
+    lambda x: x.A.numel() * x.A.element_size(),
+    shapes,
 )
 scan_op = Operation(
     "selective_scan",
@@ -88,6 +101,42 @@ def mamba_ssm_scan(x: Scan, rows: Rows) -> Tensor:
     with torch.autocast(u.device.type, enabled=False):
         y = selective_scan_fn(u, dt, A, B, C, D, z, dt_bias, delta_softplus=True)
     return packed(y.transpose(1, 2), rows, len(x.u))
+
+
+def state_after(x: Scan) -> Tensor:
+    """The states (n, d, N) that rows (n, L, d) end with: h = Σ_j exp(A Σ_i>j Δ_i) Δ_j u_j B_j.
+
+    From the last place backwards, up to where nothing is left of earlier ones.
+    """
+    delta = F.softplus(x.dt + x.dt_bias)
+    driven = delta * x.u
+    since = F.pad(delta, (0, 0, 0, 1))[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_i>j Δ_i: (n, L, d)
+    h = empty_states(x)
+    step = max(1, DECAY_BYTES // (h.numel() * h.element_size()))
+    for last in range(x.u.shape[1], 0, -step):
+        here = slice(max(last - step, 0), last)
+        decay = torch.exp(since[:, here, :, None] * x.A)
+        if not decay.any():
+            break
+        h += (decay.mul_(driven[:, here, :, None]) * x.B[:, here, None]).sum(1)
+    return h
+
+
+def scan_of_stream(x: Scan, rows: Stream, backend: str) -> Tensor:
+    """Of the next n places of each row; what they leave is h."""
+    placed = {"u": x.u, "dt": x.dt, "B": x.B, "C": x.C, "z": x.z}
+    wide = {k: None if v is None else rows.side_by_side(v) for k, v in placed.items()}
+    block, h = x._replace(**wide), rows.before("selective_scan")
+    if x.A.stride(1) == 0:  # Mamba-2's: one decay for all states of a channel
+        block = block._replace(A=x.A[:, :1])
+    if h is None and rows.width > 1:
+        y = selective_scan(*x, whole_rows(*block.u.shape[:2], x.u.device), backend)
+        h = state_after(block)
+    else:
+        y, h = scan_from(block, h)
+        y = y.flatten(0, 1)
+    rows.leave("selective_scan", h)
+    return y
 
 
 @torch.compiler.assume_constant_result
@@ -128,6 +177,9 @@ def selective_scan(
     Raises:
         UserError: see ``choose_backend``.
     """
+    if isinstance(rows, Stream):
+        x = Scan(u, dt, A, B, C, D, z, dt_bias)
+        return typed(scan_of_stream(x, rows, backend), u.dtype)
     if is_detour(backend, u.device.type):
         return mamba_ssm_scan(Scan(u, dt, A, B, C, D, z, dt_bias), rows)
     exact, result = torch.promote_types(u.dtype, A.dtype), u.dtype
