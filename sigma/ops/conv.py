@@ -114,7 +114,7 @@ def conv_of_stream(x: Conv, rows: Stream) -> Tensor:
     if rows.width == 1:  # less than the call of a kernel
         y = (v * x.weight.t()).sum(1) + x.bias
         return F.silu(y) if x.silu else y
-    longer = whole_rows(*v.shape[:2], v.device)
+    longer = whole_rows(len(v), v.shape[1], v.device)
     y = causal_conv(v.flatten(0, 1), x.weight, x.bias, longer, x.silu)
     return y.view_as(v)[:, before:].flatten(0, 1)
 

@@ -109,9 +109,10 @@ gru_op = Operation(
 
 def gru_of_stream(x: Gru, rows: Stream) -> Tensor:
     """Of the next n places of each row; what they leave is h."""
-    gates, h = rows.side_by_side(x.gates), rows.before("gru")
+    gates = rows.side_by_side(x.gates)  # (B, n, 3 G)
+    h = rows.before("gru", len(gates), x.weight.shape[1])
     if h is None and rows.width > 1:
-        start = whole_rows(*gates.shape[:2], gates.device)
+        start = whole_rows(len(gates), rows.width, gates.device)
         hs = rows.side_by_side(gru_op(x, start, "auto"))
     else:
         hs = gru_of_block(x._replace(gates=gates), h)

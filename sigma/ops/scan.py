@@ -19,7 +19,6 @@ from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 from sigma.ops.stream import Stream
 
-
 DECAY_BYTES = 2**22  # of the decays taken at once, see ``state_after``
 
 
@@ -45,23 +44,17 @@ def cpu_backward(grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows) ->
     return gu, gdt, gA.sum(0), gB, gC, gD.sum(0), gz, gbias.sum(0)
 
 
-def empty_states(x: Scan) -> Tensor:
-    """Zeros (n, d, N), of rows (n, L, d)."""
-    return x.A.new_zeros(len(x.u), len(x.A), x.B.shape[-1])
-
-
-def scan_from(x: Scan, h: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(n, L, d) -> (n, L, d) and the states after it, from those before, (n, d, N); None is 0."""
+def scan_of_block(x: Scan) -> Tensor:
+    """(n, L, d) -> (n, L, d)."""
     delta = F.softplus(x.dt + x.dt_bias)
-    if h is None:
-        h = empty_states(x)
+    h = torch.zeros(len(x.u), *x.A.shape, dtype=x.A.dtype, device=x.u.device)
     ys = []
     for t in range(x.u.shape[1]):
         step = delta[:, t, :, None]
         h = torch.exp(step * x.A) * h + step * x.u[:, t, :, None] * x.B[:, t, None, :]
         ys.append((h * x.C[:, t, None, :]).sum(-1))
     y = torch.stack(ys, dim=1) + x.D * x.u
-    return y if x.z is None else y * F.silu(x.z), h
+    return y if x.z is None else y * F.silu(x.z)
 
 
 def reference_forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -69,10 +62,7 @@ def reference_forward(x: Scan, rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 BLOCKED = blocked.kernels(
-    lambda x: scan_from(x, None)[0],
-    ("u", "dt", "B", "C", "z"),
-    lambda x: x.A.numel() * x.A.element_size(),
-    shapes,
+    scan_of_block, ("u", "dt", "B", "C", "z"), lambda x: x.A.numel() * x.A.element_size(), shapes
 )
 scan_op = Operation(
     "selective_scan",
@@ -104,14 +94,14 @@ def mamba_ssm_scan(x: Scan, rows: Rows) -> Tensor:
 
 
 def state_after(x: Scan) -> Tensor:
-    """The states (n, d, N) that rows (n, L, d) end with: h = Σ_j exp(A Σ_i>j Δ_i) Δ_j u_j B_j.
+    """The states (B, d, N) that rows (B, n, d) end with: h = Σ_j exp(A Σ_i>j Δ_i) Δ_j u_j B_j.
 
     From the last place backwards, up to where nothing is left of earlier ones.
     """
     delta = F.softplus(x.dt + x.dt_bias)
     driven = delta * x.u
-    since = F.pad(delta, (0, 0, 0, 1))[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_i>j Δ_i: (n, L, d)
-    h = empty_states(x)
+    since = F.pad(delta, (0, 0, 0, 1))[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_i>j Δ_i: (B, n, d)
+    h = x.A.new_zeros(len(x.u), len(x.A), x.B.shape[-1])
     step = max(1, DECAY_BYTES // (h.numel() * h.element_size()))
     for last in range(x.u.shape[1], 0, -step):
         here = slice(max(last - step, 0), last)
@@ -122,21 +112,30 @@ def state_after(x: Scan) -> Tensor:
     return h
 
 
+def scan_from(x: Scan, h: Tensor) -> tuple[Tensor, Tensor]:
+    """y (B, n, d), but for the gate, and the states after it, from those before it, (B, d, N)."""
+    delta = F.softplus(x.dt + x.dt_bias)
+    driven, ys = delta * x.u, []
+    for t in range(x.u.shape[1]):
+        decay = (delta[:, t, :, None] * x.A).exp_()
+        h = (decay * h).addcmul_(driven[:, t, :, None], x.B[:, t, None])
+        ys.append((h @ x.C[:, t, :, None])[..., 0])
+    return torch.stack(ys, dim=1) + x.D * x.u, h
+
+
 def scan_of_stream(x: Scan, rows: Stream, backend: str) -> Tensor:
     """Of the next n places of each row; what they leave is h."""
-    placed = {"u": x.u, "dt": x.dt, "B": x.B, "C": x.C, "z": x.z}
-    wide = {k: None if v is None else rows.side_by_side(v) for k, v in placed.items()}
-    block, h = x._replace(**wide), rows.before("selective_scan")
-    if x.A.stride(1) == 0:  # Mamba-2's: one decay for all states of a channel
-        block = block._replace(A=x.A[:, :1])
+    u, dt, B, C = (rows.side_by_side(v) for v in (x.u, x.dt, x.B, x.C))
+    A = x.A[:, :1] if x.A.stride(1) == 0 else x.A  # Mamba-2's is one for all states of a channel
+    block, shape = Scan(u, dt, A, B, C, x.D, None, x.dt_bias), (len(u), *x.A.shape)
+    h = rows.before("selective_scan", *shape)
     if h is None and rows.width > 1:
-        y = selective_scan(*x, whole_rows(*block.u.shape[:2], x.u.device), backend)
-        h = state_after(block)
-    else:
-        y, h = scan_from(block, h)
-        y = y.flatten(0, 1)
+        rows.leave("selective_scan", state_after(block))
+        return selective_scan(*x, whole_rows(len(u), rows.width, u.device), backend)
+    y, h = scan_from(block, A.new_zeros(shape) if h is None else h)
     rows.leave("selective_scan", h)
-    return y
+    y = y.flatten(0, 1)
+    return y if x.z is None else y * F.silu(x.z)
 
 
 @torch.compiler.assume_constant_result
@@ -177,14 +176,14 @@ def selective_scan(
     Raises:
         UserError: see ``choose_backend``.
     """
-    if isinstance(rows, Stream):
-        x = Scan(u, dt, A, B, C, D, z, dt_bias)
-        return typed(scan_of_stream(x, rows, backend), u.dtype)
-    if is_detour(backend, u.device.type):
+    if not isinstance(rows, Stream) and is_detour(backend, u.device.type):
         return mamba_ssm_scan(Scan(u, dt, A, B, C, D, z, dt_bias), rows)
     exact, result = torch.promote_types(u.dtype, A.dtype), u.dtype
     A, D, dt_bias = (typed(x, exact) for x in (A, D, dt_bias))
-    if u.device.type != "cuda":  # Triton reads half precision as it is
+    if u.device.type != "cuda" or isinstance(rows, Stream):  # Triton reads half precision as it is
         u, dt, B, C = (typed(x, exact) for x in (u, dt, B, C))
         z = None if z is None else typed(z, exact)
-    return typed(scan_op(Scan(u, dt, A, B, C, D, z, dt_bias), rows, backend), result)
+    inputs = Scan(u, dt, A, B, C, D, z, dt_bias)
+    if isinstance(rows, Stream):
+        return typed(scan_of_stream(inputs, rows, backend), result)
+    return typed(scan_op(inputs, rows, backend), result)

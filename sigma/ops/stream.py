@@ -49,7 +49,8 @@ class Stream(Rows):
 
     def __init__(self, number: int) -> None:
         self.lengths = torch.zeros(number, dtype=torch.int64)
-        self.carries, self.left, self.width = [], [], 0
+        self.carries, self.width = [], 0
+        self.left: list[Carry] = []
 
     @torch.inference_mode()
     def read(self, forward: Forward, items: Tensor) -> Tensor:
@@ -97,18 +98,18 @@ class Stream(Rows):
 
     # --- for the operations ---
 
-    def before(self, operation: str) -> Tensor | None:
-        """What the call of an operation that is due left before; None at the rows' start."""
+    def before(self, operation: str, *shape: int) -> Tensor | None:
+        """What the call that is due left before, of this shape; None at the rows' start."""
         if not self.carries:
             return None
         due = self.carries[len(self.left)] if len(self.left) < len(self.carries) else None
-        if due is None or due.operation != operation:
-            raise ValueError(f"This model cannot go on: {operation} is called anew.")
+        if due is None or due.operation != operation or due.value.shape != shape:
+            raise ValueError(f"This model cannot go on: its call of {operation} is a new one.")
         return due.value
 
     def leave(self, operation: str, value: Tensor) -> None:
         """Leave a value (B, …) for the next items."""
-        self.left.append(Carry(operation, value.clone()))  # not a view, which would hold all of it
+        self.left.append(Carry(operation, value.clone()))  # a view would hold all it is of
 
     def window(self, operation: str, x: Tensor, size: int) -> Tensor:
         """The last ``size`` inputs before these, and these, (B n, …) -> (B, size + n, …).
@@ -116,10 +117,9 @@ class Stream(Rows):
         Zeros stand before a row's start.
         """
         x = self.side_by_side(x)
-        before = self.before(operation)
-        if before is None:
-            before = x.new_zeros(x.shape[0], size, *x.shape[2:])
-        joined = torch.cat([before, x], dim=1)
+        shape = len(x), size, *x.shape[2:]
+        before = self.before(operation, *shape)
+        joined = torch.cat([x.new_zeros(shape) if before is None else before, x], dim=1)
         self.leave(operation, joined[:, self.width :])
         return joined
 
@@ -130,10 +130,10 @@ class Stream(Rows):
     # --- as rows ---
 
     @property
-    def offsets(self) -> Tensor:  # type: ignore[override]
+    def offsets(self) -> Tensor:
         raise ValueError(
-            "This model asks where its rows lie, so it cannot go on from item to item; one that can "
-            "crosses positions by causal_conv, delay, gru, selective_scan and unfold alone."
+            "This model cannot go on from item to item: it asks where its rows lie, instead of "
+            "crossing positions by causal_conv, delay, gru, selective_scan and unfold alone."
         )
 
     @property
