@@ -55,7 +55,8 @@ class Session:
         Raises:
             ValueError: an index below 1; nothing was added.
         """
-        self._state = self._stream.read(self.model, indices([items], self.device))[0]
+        states = self._stream.read(self.model, indices([items], self.device))
+        self._state = states[0].clone()  # one that may be used outside of inference mode
 
     @property
     def state(self) -> Tensor:
