@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 
 # Where a cell begins, or would where semicolons part cells; and what makes a formula of it.
 _FORMULA = re.compile(r"^(?='*[=+\-@＝＋－＠\t\r\n])|(?<=[;\t\r\n])(?='*[=+\-@＝＋－＠])")
