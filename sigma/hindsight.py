@@ -21,10 +21,7 @@ from sigma.recommender import Recommender
 
 
 def hindsight(
-    recommender: Recommender,
-    users: Sequence[str] | None = None,
-    k: int = 10,
-    unseen: bool = False,
+    recommender: Recommender, users: Sequence[str] | None = None, k: int = 10, unseen: bool = False
 ) -> pd.DataFrame:
     """The first ``k`` items for users' next item in the test, of all or of unseen ones.
 
@@ -60,9 +57,11 @@ def hindsight(
     table["user"] = [str(sequences.user_ids[user]) for user in table["user"]]
     for name in ("item", "target"):
         table[name] = recommender.items.to_numpy()[table[name] - 1]
-    return table[
-        ["user", "place", "item", "score", "target", "rank", "history_length", "greater", "ties"]
-    ]
+    if recommender.titles is not None:
+        table["title"] = recommender.titles[top[target, place] - 1]
+    of_target = ["target", "rank", "history_length", "greater", "ties"]
+    others = [name for name in ("title",) if name in table]
+    return table[["user", "place", "item", "score", *of_target, *others]]
 
 
 def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.ndarray:

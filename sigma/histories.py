@@ -29,6 +29,11 @@ class Histories(NamedTuple):
         """(B,), of known items."""
         return np.diff(self.offsets)
 
+    @property
+    def popular(self) -> int:
+        """Users without a known item, who get the most popular ones."""
+        return int((self.lengths == 0).sum())
+
     def part(self, first: int, stop: int) -> "Histories":
         """Users ``first`` … ``stop`` - 1."""
         start, end = self.offsets[first], self.offsets[stop]
@@ -111,16 +116,25 @@ def histories_of(value: HistoriesLike, catalogue: pd.Index) -> Histories:
         place = {user: code for code, user in enumerate(everybody)}
         codes = np.array([place[user] for user in users], dtype=np.int64)[codes]
         users = everybody
-    items = catalogue.get_indexer(pd.Index(as_text(table["item"], "item"))).astype(np.int32) + 1
+    items = catalogue.get_indexer(pd.Index(as_text(table["item"], "item"))) + 1
     times = whole_times(table["timestamp"]) if "timestamp" in table else None
     order = np.argsort(codes, kind="stable") if times is None else np.lexsort((times, codes))
-    order = order[items[order] > 0]
-    counts = np.bincount(codes[order], minlength=len(users))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(users)))])
     names = np.empty(len(users), dtype=object)
     names[:] = list(users)
-    unknown = int((items == 0).sum())
-    return Histories(names, items[order], offsets, None if times is None else times[order], unknown)
+    return known_items(names, items[order], offsets, None if times is None else times[order])
+
+
+def known_items(
+    users: np.ndarray, items: np.ndarray, offsets: np.ndarray, times: np.ndarray | None
+) -> Histories:
+    """Histories without the items that the model does not know, 0; other arguments as there."""
+    known = items > 0
+    before = np.concatenate([[0], np.cumsum(known)])
+    if times is not None:
+        times = times[known]
+    unknown = len(items) - int(before[-1])
+    return Histories(users, items[known].astype(np.int32), before[offsets], times, unknown)
 
 
 def whole_times(column: pd.Series) -> np.ndarray:
@@ -141,3 +155,12 @@ def whole_times(column: pd.Series) -> np.ndarray:
             f"The timestamps of the histories cannot be read ({excerpt(error, 120)}); give whole "
             "numbers or dates, or leave the column out where lines are in order."
         ) from error
+
+
+def left_out_sentence(interactions: int, popular: int, users: int) -> str:
+    """What is said of interactions that were left out, and of users without a known item."""
+    more = f"; {popular:,} without a known one get the most popular" if popular else ""
+    return (
+        f"{interactions:,} interactions with items that the model does not know are left out of "
+        f"{users:,} histories{more}."
+    )

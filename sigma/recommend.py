@@ -7,18 +7,22 @@ target's rank. ``all`` is everyone.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.progress import track
+from rich.progress import MofNCompleteColumn, Progress
 
 from sigma.errors import UserError
 from sigma.hindsight import hindsight
+from sigma.histories import left_out_sentence
 from sigma.recommender import Recommender
 from sigma.runs.messages import explained
-from sigma.tables import HistoryFile, Writer
+from sigma.tables import HistoryFile, write_tables
+
+log = logging.getLogger(__name__)
 
 
 def options() -> argparse.ArgumentParser:
@@ -45,45 +49,63 @@ def ids(text: str) -> list[str] | None:
 
 
 def show(table: pd.DataFrame) -> None:
-    """Print a part for each user and target."""
-    tested = "target" in table
-    for (user, number), part in table.groupby(
-        ["user", "history_length" if tested else "known"], sort=False
-    ):
+    """Print a part for each user, or for each target of the test."""
+    length = "history_length" if "target" in table else "known"
+    names = [name for name in ("place", "item", "score", "title") if name in table]
+    for (user, number), part in table.groupby(["user", length], sort=False):
         head = f"User {user}, {number} items"
-        if tested:
+        if "target" in table:
             target, rank = part["target"].iloc[0], part["rank"].iloc[0]
             head += f": the next one is {target}, rank {rank:g}"
-            marks = "*" * (part["item"] == target)
-            part = part.assign(title=part["title"] + marks if "title" in part else marks)
         elif not number:
             head += " that the model knows: the most popular"
-        names = [name for name in ("place", "item", "score", "title") if name in part]
         print(f"{head}\n{part[names].to_string(index=False)}", end="\n\n")
 
 
-def tables(recommender: Recommender, typed: argparse.Namespace) -> Iterator[pd.DataFrame]:
-    """The answers, some users at a time."""
-    unseen, chosen = typed.unseen != "false", typed.candidates and ids(typed.candidates)
-    if typed.test is not None:
-        yield hindsight(recommender, ids(typed.test), typed.k, typed.unseen == "true")
-        return
+def answers(recommender: Recommender, typed: argparse.Namespace) -> Iterator[pd.DataFrame]:
+    """Tables of what comes next, some users at a time; what was left out is said at the end."""
+    candidates, unseen = typed.candidates and ids(typed.candidates), typed.unseen != "false"
     if typed.users is not None:
         rows = recommender.known(ids(typed.users))
         parts, number = iter([rows]), len(rows.users)
     else:
         file = HistoryFile(typed.histories)
-        parts, number = file.parts(recommender), file.users
-    for rows in parts:
-        for best in recommender.best(rows, typed.k, unseen, chosen):
-            yield recommender.table(rows, best)
+        parts = file.parts(recommender.items, recommender.data.eval_batch_size)
+        number = file.users
+    left_out = popular = 0
+    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True)
+    with bar:
+        task = bar.add_task("users", total=number)
+        for rows in parts:
+            for best in recommender.best(rows, typed.k, unseen, candidates):
+                yield recommender.table(rows, best)
+                bar.advance(task, len(best.users))
+            left_out, popular = left_out + rows.unknown, popular + rows.popular
+    if left_out:
+        log.warning("%s", left_out_sentence(left_out, popular, number))
 
 
 def main(arguments: Sequence[str]) -> None:
     # run=a is as good as --run=a
     typed = options().parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
+    asked = [name for name in ("users", "histories", "test") if getattr(typed, name) is not None]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with explained():
-        ...
+        if len(asked) != 1:
+            raise UserError("Give one of users=5050,12, histories=new.csv and test=5050,12.")
+        if "all" in (typed.users, typed.test) and typed.out is None:
+            raise UserError("Everyone's recommendations go to a file: add out=recommendations.csv.")
+        recommender = Recommender.load(typed.run, typed.path, typed.device)
+        if typed.test is not None:
+            unseen = typed.unseen == "true"
+            tables = iter([hindsight(recommender, ids(typed.test), typed.k, unseen)])
+        else:
+            tables = answers(recommender, typed)
+        if typed.out is None:
+            for table in tables:
+                show(table)
+            return
+        print(f"{write_tables(typed.out, tables):,} recommendations: {typed.out}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from sigma.build import accelerator, set_precision
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.datamodules.titles import titles_of
 from sigma.errors import UserError, excerpt
-from sigma.histories import Histories, HistoriesLike, histories_of
+from sigma.histories import Histories, HistoriesLike, histories_of, left_out_sentence
 from sigma.ops.scores import TiedScores
 from sigma.ranking.scores import Seen, all_scores, first_items
 from sigma.trained import TrainedRun, load
@@ -107,7 +107,7 @@ class Recommender:
         rows = self.histories(histories, users)
         parts = [self.table(rows, best) for best in self.best(rows, k, unseen, candidates)]
         if rows.unknown:
-            log.warning("%s", self.unknown(rows))
+            log.warning("%s", left_out_sentence(rows.unknown, rows.popular, len(rows.users)))
         return pd.concat(parts, ignore_index=True)
 
     def histories(
@@ -138,15 +138,6 @@ class Recommender:
         index = np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
         times = None if sequences.timestamps is None else sequences.timestamps[index]
         return Histories(names.to_numpy(), sequences.items[index], offsets, times)
-
-    def unknown(self, rows: Histories) -> str:
-        """What was left out of histories, as a sentence."""
-        popular = int((rows.lengths == 0).sum())
-        more = f"; {popular:,} without any known one get the most popular" if popular else ""
-        return (
-            f"{rows.unknown:,} interactions with items that the model does not know are left out "
-            f"of {len(rows.users):,} histories{more}."
-        )
 
     def table(self, rows: Histories, best: Best) -> pd.DataFrame:
         """Some users' lines."""

@@ -90,7 +90,12 @@ class Seen:
         return self.rows[first:stop] - chunk.start, self.items[first:stop] - 1
 
 
-def first_items(some: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def first_items(
+    some: Tensor,
+    k: int,
+    candidates: Tensor | None = None,
+    hidden: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Ids (B, k) of the highest scores (B, K), of equals the lowest id first, and these scores.
 
     An id is 0 where a score is -inf or NaN. Fewer than k where fewer are ranked.
