@@ -25,8 +25,8 @@ from experiments.case.picture import draw, save
 from experiments.case.study import Case, study
 from sigma.datamodules.titles import read_titles
 from sigma.errors import UserError
-from sigma.recommend import load
 from sigma.runs.messages import explained
+from sigma.trained import load
 
 
 def keep(case: Case, out: Path, last: int = 20) -> Path:
