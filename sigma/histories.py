@@ -125,6 +125,14 @@ def histories_of(value: HistoriesLike, catalogue: pd.Index) -> Histories:
     return known_items(names, items[order], offsets, None if times is None else times[order])
 
 
+def listed(lists: Sequence[Sequence[str]], catalogue: pd.Index) -> Histories:
+    """Histories of lists of raw ids, all of them text, without any check."""
+    items = [item for one in lists for item in one]
+    codes = catalogue.get_indexer(pd.Index(items, dtype=object)) + 1
+    offsets = np.cumsum([0, *map(len, lists)])
+    return known_items(np.arange(len(lists)), codes, offsets, None)
+
+
 def known_items(
     users: np.ndarray, items: np.ndarray, offsets: np.ndarray, times: np.ndarray | None
 ) -> Histories:

@@ -119,6 +119,11 @@ class Recommender:
         return self.known(users) if histories is None else histories_of(histories, self.items)
 
     @cached_property
+    def counts(self) -> Tensor:
+        """(K,), how often training has each item."""
+        return self.data.item_counts().to(self.fabric.device, torch.float32)
+
+    @cached_property
     def user_index(self) -> pd.Index:
         return pd.Index([str(raw) for raw in self.run.sequences.user_ids], dtype=object)
 
@@ -162,6 +167,12 @@ class Recommender:
         names = [titles[raw].title if raw in titles else "" for raw in self.items]
         return None if empty else np.array(names, dtype=object)
 
+    @cached_property
+    def plain_titles(self) -> np.ndarray:
+        """(K,) titles as they are searched in, without case."""
+        titles = np.empty(0) if self.titles is None else self.titles
+        return np.array([str(title).casefold() for title in titles], dtype=str)
+
     def indices(self, items: Iterable[Any]) -> Tensor:
         """Ids from 1 of raw items, each once, in their order.
 
@@ -186,8 +197,7 @@ class Recommender:
         if k < 1:
             raise UserError(f"k={k} must be at least 1.")
         chosen = None if candidates is None else self.indices(candidates).sort().values
-        counts = self.data.item_counts().to(self.fabric.device, torch.float32)
-        popular = first_items(counts[None], k, chosen)
+        popular = first_items(self.counts[None], k, chosen)
         for places, part in self.parts(rows):
             items, scores = (x.repeat(len(places), 1) for x in popular)
             read = torch.from_numpy(np.flatnonzero(part.lengths)).to(items.device)
