@@ -14,18 +14,24 @@ _MARK = re.compile(_FORMULA.pattern.replace("(?='*", "'(?='*"))
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> int:
-    """Write a table in which an apostrophe stands before each text that would be a formula.
+def marked(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The table with an apostrophe before each text that would be a formula, and how many it is.
 
-    Numbers such as -5 stay as they are. Returns how many texts it is; ``raw_text`` undoes it.
+    Numbers such as -5 stay as they are; ``raw_text`` takes the apostrophe off.
     """
     safe = table.copy()
     for name, kind in table.dtypes.items():
         if not pd.api.types.is_numeric_dtype(kind):
             safe[name] = table[name].map(_marked, na_action="ignore")
+    return safe, int((safe.ne(table) & table.notna()).sum().sum())
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> int:
+    """Write the table that ``marked`` makes; how many texts it changed."""
+    safe, changed = marked(table)
     with atomic_path(path) as partial:
         safe.to_csv(partial, index=False)
-    return int((safe.ne(table) & table.notna()).sum().sum())
+    return changed
 
 
 def _marked(value: Any) -> Any:

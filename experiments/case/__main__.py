@@ -26,10 +26,11 @@ from experiments.case.picture import draw, save
 from experiments.case.study import Case, study
 from sigma.datamodules.titles import read_titles
 from sigma.errors import UserError, excerpt
-from sigma.recommend import WIDEST, load
+from sigma.recommend import WIDEST
 from sigma.runs.messages import explained
 from sigma.runs.trust import packages
 from sigma.spreadsheet import note, write_csv
+from sigma.trained import load
 
 
 def keep(case: Case, out: Path, last: int = 20) -> tuple[Path, int]:

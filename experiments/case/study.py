@@ -12,9 +12,11 @@ import torch
 
 from sigma.datamodules.titles import Title, titles_of
 from sigma.errors import UserError, excerpt
+from sigma.hindsight import hindsight
 from sigma.ops.moves import flip_index
 from sigma.ops.rows import rows_of
-from sigma.recommend import TrainedRun, recommend
+from sigma.recommender import Recommender
+from sigma.trained import TrainedRun
 
 COLUMNS = ["model", "rank", "place", "item", "score", "title", "genres", "hit"]
 
@@ -141,10 +143,10 @@ def study(
     check_data(runs)
     reader = next((run for run in runs if flip_of(run, 2)), runs[0])
     user, why = median_user(reader) if user is None else (user, "Chosen by its id.")
-    parts = [recommend(run, [user], k=top) for run in runs]
+    parts = [hindsight(Recommender(run, "cpu"), [user], k=top) for run in runs]
     lines = pd.concat(parts, keys=labels(runs), names=["model"]).reset_index("model")
     is_last = lines["history_length"] == lines["history_length"].max()  # of several targets
-    lines = lines[is_last].reset_index(drop=True)
+    lines = lines[is_last].drop(columns="title", errors="ignore").reset_index(drop=True)
     if lines["target"].nunique() > 1 or lines["model"].nunique() < len(runs):
         raise UserError(
             f"The runs test user {excerpt(user)} on different items; compare runs of one split."
