@@ -166,7 +166,7 @@ def test_what_is_missing_is_one_sentence(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, copy)
     best = copy / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"best\.ckpt does not fit"):
+    with pytest.raises(UserError, match=r"best\.ckpt is damaged"):
         recommend(copy)
     best.unlink()
     with pytest.raises(UserError, match=r"no checkpoints/best\.ckpt"):

@@ -15,6 +15,8 @@ CURVES = "curves.png"
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 WANDB = "wandb.json"  # which W&B run this is
+ITEMS = "items.parquet"  # raw ids of the model's items, in its order
+ANCESTOR = "ancestor.json"  # the run whose weights it began from, see ``sigma.ancestor``
 FAILURE = "failed.json"  # why a job of a sweep failed; the next start removes it
 LOCK = ".lock"
 

@@ -198,4 +198,7 @@ class RunFolder:
         for name, content in ((CONFIG, self.config), (COMMAND, command)):
             with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(content, indent=1))
+        from sigma.ancestor import write_items
+
+        write_items(self.path, data)
         (self.path / FAILURE).unlink(missing_ok=True)

@@ -126,6 +126,8 @@ def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The flattened part of a resolved config that decides what an epoch computes."""
     flat = dict(flattened(with_targets(config, class_name)))
+    if flat.get("init_from") is not None:  # wherever it lies
+        flat["init_from"] = Path(flat["init_from"]).name
     flat.setdefault(MASKED, flat.get("evaluation.sampled._target_") is not None)
     doubled = {key for key, other in SAME.items() if key in flat and flat[key] == flat.get(other)}
     later = {key for key, value in LATER.items() if flat.get(key) == value}

@@ -79,6 +79,7 @@ class Row:
     evaluation: str = "full"  # or what targets were ranked among, ``1000 uniform negatives``
     precision: str | None = None
     scan: str | None = None  # the backend of the operations on packed rows
+    ancestor: dict[str, Any] | None = None  # the run whose weights it began from
     search: dict[str, int] | None = None  # this run is a trial of, ``{"trials": 50, "trial": 7}``
 
     @property

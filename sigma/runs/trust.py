@@ -58,7 +58,7 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 # Where a run writes is the user's to say, and a folder's paths do not lead out of it.
 PLACES = ("default_root_dir", "save_dir", "dirpath", "exclude_batches_path")
 OUTWARDS = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)")
-READ = ("dataset.path", "dataset.root")  # but these, which are read from
+READ = ("dataset.path", "dataset.root", "init_from")  # but these, which are read from
 # What recommendations are computed from: parts that are built, and others.
 BUILT = ("dataset", "objective", "model", "loss", "task")
 PARTS = (*BUILT, "evaluation", "seed", "matmul_precision")
