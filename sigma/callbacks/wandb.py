@@ -60,7 +60,7 @@ def key_problem(error: Exception) -> str | None:
 
     if not isinstance(error, AuthenticationError) and "error 401" not in str(error):
         return None
-    if "WANDB_API_KEY" in os.environ:
+    if os.environ.get("WANDB_API_KEY"):
         return "the key in WANDB_API_KEY is not accepted; set it to a valid one, or unset it"
     return "the key in the netrc file is not accepted; wandb login --relogin takes a new one"
 
