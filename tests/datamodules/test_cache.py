@@ -1,6 +1,7 @@
 """The cache: hit, stale, damaged, shared by processes, impossible to write."""
 
 import dataclasses
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -137,6 +138,10 @@ def test_a_digest_over_something_else_breaks_nothing(
     assert refused == len(caplog.messages) > 100
 
 
+def broken(_: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
 def test_what_is_no_file_costs_nothing(
     kind: str, folder: Path, caplog: pytest.LogCaptureFixture
@@ -193,6 +198,15 @@ def test_full_disk_and_folder_that_cannot_be_written_cost_nothing(
     raw.write(folder / "root", "a file where the folder should be")
     assert len(fresh(folder).items)
     assert "could not be kept" in caplog.text
+
+
+def test_what_is_not_on_the_disk_takes_no_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sigma.files.os.fsync", broken)
+    assert len(fresh(folder).items)
+    assert "Input/output error" in caplog.text
+    assert cached(folder) == []
 
 
 def _start(folder: Path) -> int:
