@@ -1,5 +1,7 @@
 """How a file is written: whole, or not at all, the loss of power included."""
 
+import errno
+import itertools
 import os
 import shutil
 import time
@@ -17,6 +19,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # as SMB says of a folder
+            raise
     finally:
         os.close(handle)
 
@@ -54,7 +59,7 @@ def sweep_stale(folder: Path, *patterns: str) -> None:
 
     They are what killed processes leave, where other processes may be writing.
     """
-    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+    for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
         with suppress(OSError):
             if abs(time.time() - path.lstat().st_mtime) < DAY:
                 continue

@@ -1,5 +1,6 @@
 """Written whole, or not at all: what is synced before it takes its name."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -40,6 +41,19 @@ def test_a_folder_is_synced_with_all_in_it(tmp_path: Path, events: list[str]) ->
     replace(partial, tmp_path / "b")
     assert sorted(events[:3]) == ["sync a", "sync in", "sync partial"]
     assert events[3:] == ["rename b", f"sync {tmp_path.name}"]
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_one_to_write_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("sigma.files.os.fsync", refuses)
+    with atomic_path(tmp_path / "a") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
 
 
 def test_stale_leftovers_alone_are_swept(tmp_path: Path) -> None:

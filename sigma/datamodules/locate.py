@@ -13,7 +13,7 @@ from pathlib import Path
 from sigma.datamodules.formats import KNOWN, TOGETHER, RawData, Settings, continuation, recognise
 from sigma.datamodules.readers.lines import readable
 from sigma.errors import UserError
-from sigma.files import replace
+from sigma.files import replace, sweep_stale
 
 SIDE_FILES = (
     *("movies.csv", "links.csv", "tags.csv", "genome-scores.csv", "genome-tags.csv"),
@@ -109,6 +109,7 @@ def unpacked(path: Path, into: Path) -> Path:
             kind = archive(path)
             shutil.unpack_archive(path, content, kind, filter=None if kind == "zip" else "data")
             replace(content, folder)
+            sweep_stale(into, ".*")
     except (*DAMAGE, NotImplementedError) as error:
         raise UserError(
             f"{path} is not a whole {path.suffix[1:]} archive ({error}); fetch it again."

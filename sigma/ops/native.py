@@ -106,9 +106,8 @@ def store(path: Path, key: bytes, library: bytes) -> None:
     try:
         with atomic_path(path) as partial:
             partial.write_bytes(library + digest(library, key))
-        sweep_stale(
-            path.parent, ".*.partial", "tmp*", "scan-*.so"
-        )  # the latter of earlier versions
+        # The latter two are of earlier versions.
+        sweep_stale(path.parent, ".*.partial", "tmp*", "scan-*.so")
     except OSError as error:
         log.warning(
             "The compiled kernels could not be kept as %s (%s), so the next start compiles again; "
