@@ -1,16 +1,16 @@
 """The small files of a run's folder as they are read: what is damaged is one sentence."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from sigma.errors import UserError, excerpt
 from sigma.runs.files import COMMAND, CONFIG
-from sigma.runs.identity import current, settings
+from sigma.runs.identity import current, digest, settings
 
 Shape = TypeVar("Shape")
 LIMIT = 2**26  # bytes; no such file is larger
@@ -26,11 +26,15 @@ class DataIdentity:
 
 @dataclass(frozen=True)
 class Command:
-    """What was typed for a run, and on which data; None where an earlier version did not say."""
+    """What was typed for a run, on which data, and a digest of its settings.
 
-    flags: list[str]
+    None where an earlier version did not say.
+    """
+
+    flags: list[Annotated[str, Field(pattern="^--config-(name|dir)=")]]
     overrides: list[str]
     data: DataIdentity | None = None
+    settings: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is missing; {advice}.")
     config = dict(read(path, Config, advice))
+    command = read_command(folder)
     try:
-        settings(current(config))
-    except (KeyError, TypeError, AttributeError) as error:
+        current(config)
+        now = digest(settings(config))
+        if command is not None and command.settings not in (None, now):
+            raise ValueError("these are not the settings the run was started with")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise damaged(path, error, advice) from None
     return config
 
