@@ -195,6 +195,8 @@ class RunFolder:
 
     def start(self, data: SequenceDataModule) -> None:
         """Write config and command line beside what the run will write; a failure is history."""
+        if not self._writes():
+            return
         command = typed() | {"data": asdict(data_identity(data))}
         command["settings"] = digest(settings(self.config))
         for name, content in ((CONFIG, self.config), (COMMAND, command)):
