@@ -1,6 +1,7 @@
 """Train and test one model on one data set: ``python train.py model=sigma dataset=beauty``."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,7 @@ def train(cfg: DictConfig) -> float:
     # Here, as all that needs PyTorch: help and a config that is shown or refused go without.
     import lightning as L
 
+    from sigma.ancestor import begin_from
     from sigma.build import build, build_trainer, set_precision
 
     folder = RunFolder(cfg)
@@ -34,6 +36,8 @@ def train(cfg: DictConfig) -> float:
         folder.check_data(data)
         trainer = build_trainer(cfg, task)
         folder.start(data)
+        if cfg.init_from is not None and checkpoint is None:
+            begin_from(folder.path, Path(cfg.init_from), task, data)
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt

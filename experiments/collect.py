@@ -23,7 +23,8 @@ from experiments.report import front_page
 from experiments.rows import ROWS, Entry, read
 from experiments.status import RUNS
 from sigma.errors import UserError
-from sigma.runs.files import LOCK, ROW, atomic_path
+from sigma.files import atomic_path
+from sigma.runs.files import LOCK, ROW
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
 

@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from experiments.grid import expand
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 from sigma.runs.files import EPOCHS, FAILURE, LAST, LOCK, ROW
 from sigma.runs.identity import run_folder
 from sigma.runs.messages import explained
@@ -77,7 +77,7 @@ def show(runs: pd.DataFrame) -> None:
         if run["state"] == "running":
             print(f"running: {run['run_id']}, {run['epochs']} epochs")
         if run["state"] == "failed":
-            print(f"failed: {run['run_id']}: {run['reason']}")
+            print(f"failed: {run['run_id']}: {excerpt(run['reason'], 1000)}")
     seconds, unknown = time_left(runs)
     if counts.get("done", 0) not in (0, len(runs)):
         others = f", and {unknown} runs of which nothing is known" if unknown else ""

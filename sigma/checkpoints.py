@@ -8,7 +8,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from sigma.errors import UserError
-from sigma.runs.files import anew, atomic_path, damage
+from sigma.files import atomic_path
+from sigma.runs.files import anew, damage
 
 PARTS = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 

@@ -8,8 +8,9 @@ import lightning as L
 import pandas as pd
 
 from sigma.callbacks.stopping import comparable, decimals_of
+from sigma.files import atomic_path
 from sigma.ranking.metrics import UNSEEN
-from sigma.runs.files import CURVES, EPOCHS, atomic_path
+from sigma.runs.files import CURVES, EPOCHS
 
 log = logging.getLogger(__name__)
 

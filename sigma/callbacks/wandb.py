@@ -17,8 +17,9 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from sigma.errors import UserError
+from sigma.files import atomic_path
 from sigma.ranking.metrics import METRICS, expected_gains, gain_table
-from sigma.runs.files import CONFIG, RANKS, ROW, WANDB, atomic_path
+from sigma.runs.files import CONFIG, RANKS, ROW, WANDB
 from sigma.runs.messages import one_line
 from sigma.runs.records import WandbRun, read
 from sigma.runs.row import Row

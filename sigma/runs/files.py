@@ -1,10 +1,7 @@
-"""The files of a run's folder and of the checkout by name, and how one is written safely."""
+"""The files of a run's folder and of the checkout by name, and what is left or damaged there."""
 
-import os
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from sigma.errors import excerpt
@@ -18,6 +15,8 @@ CURVES = "curves.png"
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 WANDB = "wandb.json"  # which W&B run this is
+ITEMS = "items.parquet"  # raw ids of the model's items, in its order
+ANCESTOR = "ancestor.json"  # the run whose weights it began from, see ``sigma.ancestor``
 FAILURE = "failed.json"  # why a job of a sweep failed; the next start removes it
 LOCK = ".lock"
 
@@ -25,34 +24,6 @@ LOCK = ".lock"
 CHECKOUT = Path(__file__).parents[2]
 CONF = CHECKOUT / "conf"
 SCRIPT = CHECKOUT / "train.py"
-
-
-def replace(partial: Path, path: Path) -> None:
-    """Give a finished file its name: a power loss leaves the older or the newer one, whole."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to, which takes its name at the end; nothing on an error.
-
-    The folder is made. Two processes at the same file do not meet.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # What a killed process leaves of ``atomic_path``; earlier versions had the second name.

@@ -18,8 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import RunTakenError, UserError, excerpt
+from sigma.files import atomic_path
 from sigma.runs.command import typed
-from sigma.runs.files import BEST, COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, atomic_path, sweep
+from sigma.runs.files import BEST, COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, sweep
 from sigma.runs.identity import digest, settings
 from sigma.runs.records import DataIdentity, damaged, read_command, read_config
 
@@ -202,4 +203,7 @@ class RunFolder:
         for name, content in ((CONFIG, self.config), (COMMAND, command)):
             with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(content, indent=1))
+        from sigma.ancestor import write_items
+
+        write_items(self.path, data)
         (self.path / FAILURE).unlink(missing_ok=True)

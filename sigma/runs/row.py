@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sigma.errors import UserError
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 from sigma.runs.identity import SCHEMA, is_masked, run_id, upgraded
 from sigma.runs.records import damaged, read
 
@@ -80,6 +80,7 @@ class Row:
     evaluation: str = "full"  # or what targets were ranked among, ``1000 uniform negatives``
     precision: str | None = None
     scan: str | None = None  # the backend of the operations on packed rows
+    ancestor: dict[str, Any] | None = None  # the run whose weights it began from
     search: dict[str, int] | None = None  # this run is a trial of, ``{"trials": 50, "trial": 7}``
 
     @property
