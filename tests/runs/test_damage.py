@@ -15,7 +15,7 @@ from sigma.errors import UserError
 from sigma.runs.command import expand_resume
 from sigma.runs.files import BEST, COMMAND, CONFIG, EPOCHS, FAILURE, LAST, RANKS, ROW, WANDB
 from sigma.runs.folder import check_data
-from sigma.runs.records import Failure, WandbRun, read, read_config
+from sigma.runs.records import Failure, WandbRun, check_settings, read
 from sigma.runs.row import Row
 from sigma.task import SequenceTask
 from tests.in_process import arguments, call
@@ -23,7 +23,7 @@ from tests.runs.front_door import Capture, Patch, row
 
 HYDRAS = ".hydra/overrides.yaml"
 READERS: dict[str, Callable[[Path], object]] = {
-    CONFIG: read_config,
+    CONFIG: check_settings,
     COMMAND: lambda folder: check_data(folder, None),  # type: ignore[arg-type]
     HYDRAS: lambda folder: expand_resume([f"resume={folder}"]),
     ROW: lambda folder: Row.read(folder / ROW),
@@ -46,7 +46,6 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     *((CONFIG, {key: 5}) for key in ("model", "dataset", "callbacks")),
     *((CONFIG, change) for change in ({"seed": "\x1b[31m"}, {"model": {"_target_": 5}})),
     (CONFIG, {"matmul_precision": "high"}),  # a changed word fits, too
-    (COMMAND, {"flags": ["--confhg-name=config"]}),
     *((COMMAND, {key: value}) for key in ("flags", "overrides") for value in (None, [5], {})),
     *((COMMAND, {"data": value}) for value in ([], {"counts": "1"}, 5)),
     *((ROW, {key: 5}) for key in ("metrics", "config", "data", "git")),
