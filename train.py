@@ -35,15 +35,13 @@ def train(cfg: DictConfig) -> float:
         data, task = build(cfg)
         folder.check_data(data)
         trainer = build_trainer(cfg, task)
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder.start(data)
+        folder.start(data)
         if cfg.init_from is not None and checkpoint is None:
             begin_from(folder.path, Path(cfg.init_from), task, data)
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder.start(data)  # again, as somebody may have deleted it
+        folder.start(data)  # again, as somebody may have deleted it
         best = None if trainer.fast_dev_run else "best"  # type: ignore[attr-defined]
         trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)

@@ -35,10 +35,13 @@ def load(path: Path, task: nn.Module) -> dict[str, Any]:
     expect_intact(path)
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        task.load_state_dict(content["state_dict"])
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # what is no checkpoint fails in many ways
+    except Exception as error:
+        raise UserError(f"{path} is not a checkpoint of a run; {anew(path)}.") from error
+    try:
+        task.load_state_dict(content["state_dict"])
+    except Exception as error:  # what is of another run fails in many ways
         raise UserError(f"{path} does not fit the model of its run; {anew(path)}.") from error
     return content
 

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from sigma.errors import UserError
 from sigma.runs.files import COMMAND
 from sigma.runs.identity import GONE
-from sigma.runs.records import read_command
+from sigma.runs.records import read_command, read_overrides
 from sigma.runs.trust import check_flags, check_links, check_overrides, packages
 
 
@@ -45,7 +45,8 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if not folders or folders[-1].lower() in {"true", "false"}:
         return arguments
     folder = Path(folders[-1])
-    command, source = read_command(folder), folder / COMMAND
+    # Of a run before there was the first, or one that never began to train, there is the second.
+    command, source = read_command(folder) or read_overrides(folder), folder / COMMAND
     if command is None:
         raise UserError(
             f"resume={folder} is not the folder of a run ({source} is missing); give the folder "
