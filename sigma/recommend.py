@@ -30,7 +30,7 @@ from sigma.ranking.scores import Seen, all_scores
 from sigma.runs.files import BEST, CONFIG
 from sigma.runs.folder import check_data
 from sigma.runs.messages import explained
-from sigma.runs.trust import packages, trusted_config
+from sigma.runs.trust import check_checkpoint, packages, trusted_config
 from sigma.task import SequenceTask
 
 
@@ -70,6 +70,7 @@ def load(run: Path, path: str | None = None, allow: Sequence[str] = ()) -> Train
         if not (run / name).is_file():
             raise UserError(f"{run} holds no {name}: {reason}.")
     config: Any = OmegaConf.create(trusted_config(run / CONFIG, path, allow))
+    check_checkpoint(run / BEST)
     config.task.compile = False  # costs more than it saves here
     with isolate_rng():  # building seeds
         data, task = build(config)

@@ -38,12 +38,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As it was, in this folder: of a run that has moved Lightning would test the old file."""
-        if state_dict["best_model_path"]:
-            path = f"{self.dirpath}/{Path(BEST).name}"
-            paths = {"best_model_path": path, "kth_best_model_path": path}
-            best = {path: state_dict["best_model_score"]}
-            state_dict = {**state_dict, **paths, "best_k_models": best}
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        path = f"{self.dirpath}/{Path(BEST).name}" if state_dict["best_model_path"] else ""
+        best = {path: state_dict["best_model_score"]} if path else {}
+        # All of them: Lightning deletes what it takes for an older best one.
+        paths = {"best_model_path": path, "kth_best_model_path": path, "last_model_path": ""}
+        super().load_state_dict(
+            {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
+        )
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether a score is the best so far; the score is the same in all processes."""

@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sigma.errors import RunTakenError, UserError
 from sigma.runs.command import typed
-from sigma.runs.files import COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, atomic_path
+from sigma.runs.files import BEST, COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, atomic_path
 from sigma.runs.identity import settings
+from sigma.runs.trust import check_checkpoint
 
 if TYPE_CHECKING:
     from sigma.datamodules.base import SequenceDataModule
@@ -174,6 +175,9 @@ class RunFolder:
                 f"{self.last_path} is damaged (cut short by a full disk or a broken copy?); delete "
                 "it, and the same command starts this run anew and replaces best.ckpt beside it."
             )
+        for path in (self.last_path, self.path / BEST):
+            if path.is_file():
+                check_checkpoint(path)
         return str(self.last_path)
 
     def _unchanged(self) -> dict[str, Any]:

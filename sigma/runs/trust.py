@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import os
+import pickle
 import re
 import shlex
 import sys
@@ -95,10 +96,10 @@ def slot(key: str) -> str | None:
 
 def advice(target: str) -> str:
     """How a class can be allowed, where that can help: not what is no class, nor Python's own."""
-    package, name = target.split(".")[0], target.rpartition(".")[2]
+    package, name = excerpt(target.split(".")[0]), target.rpartition(".")[2]
     if package in sys.stdlib_module_names or not name.lstrip("_")[:1].isupper():
         return UNTRUSTED
-    return f"if you trust the code of {package}, add allow={package}"
+    return f"if {package} is your own code, add allow={package}"
 
 
 def check_class(where: str, key: str, target: Any, allow: Sequence[str]) -> bool:
@@ -112,8 +113,8 @@ def check_class(where: str, key: str, target: Any, allow: Sequence[str]) -> bool
         raise UserError(f"{where}={excerpt(target)} is no name of a class; {UNTRUSTED}.")
     if not is_under(target, (*HOMES, *ALIASES, *allow)):
         raise UserError(
-            f"{where}={name} is no class of this project's, and a run's folder may name no other; "
-            f"{advice(name)}."
+            f"{where}={name} is no class of this project, and a run's folder may name no other; "
+            f"{advice(target)}."
         )
     try:
         thing = get_object(target)
@@ -122,7 +123,9 @@ def check_class(where: str, key: str, target: Any, allow: Sequence[str]) -> bool
         raise UserError(f"{where}={name} cannot be imported: {reason}") from None
     home = f"{thing.__module__}.{thing.__qualname__}" if inspect.isclass(thing) else ""
     if not is_under(home, (*HOMES, *allow)):
-        raise UserError(f"{where}={name} is no class of that package; {UNTRUSTED}.")
+        raise UserError(
+            f"{where}={name} is no class of {excerpt(target.split('.')[0])}; {UNTRUSTED}."
+        )
     foreign, kind = not is_under(home, HOMES), slot(key)
     base = get_object(kind or PART)
     if not issubclass(thing, base) and not (foreign and kind is None):
@@ -197,6 +200,25 @@ def trusted_config(source: Path, path: str | None, allow: Sequence[str]) -> dict
     check_entries(source, entries(parts), allow)
     check_config(parts)
     return parts
+
+
+def check_checkpoint(path: Path) -> None:
+    """See that a checkpoint holds tensors and numbers alone; none of its tensors is read.
+
+    Raises:
+        UserError: it names code. What is damaged in another way whoever loads it will say.
+    """
+    import torch
+
+    try:
+        torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds something else than weights and numbers, which may be code, and is not "
+            f"loaded; {UNTRUSTED}."
+        ) from error
+    except Exception:
+        return
 
 
 def check_links(folder: Path) -> None:
