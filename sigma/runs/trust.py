@@ -60,9 +60,9 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 PLACES = ("default_root_dir", "save_dir", "dirpath", "exclude_batches_path")
 OUTWARDS = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)")
 READ = ("dataset.path", "dataset.root")  # but these, which are read from
-# What recommendations are computed from: parts that are built, and others.
+# What recommendations are computed from: parts that are built, and what is read of others.
 BUILT = ("dataset", "objective", "model", "loss", "task")
-PARTS = (*BUILT, "evaluation", "seed", "matmul_precision")
+READ_OF = {"evaluation": ("monitor", "sampled"), "trainer": ("accelerator", "precision")}
 UNTRUSTED = "do not trust this folder"
 RETYPE = "if you mean it, type it yourself behind resume=…"
 
@@ -181,13 +181,13 @@ def trusted_config(source: Path, path: str | None, allow: Sequence[str]) -> dict
     """
     try:
         config = current(json.loads(source.read_text()))
-        trainer = {name: config["trainer"][name] for name in ("accelerator", "precision")}
-        parts = {name: config[name] for name in PARTS} | {"trainer": trainer}
-        kinds = [isinstance(parts[name]["_target_"], str) for name in BUILT]
-        kinds += [isinstance(parts["evaluation"]["monitor"], str), "sampled" in parts["evaluation"]]
-        kinds += [isinstance(value, str | int) for value in trainer.values()]
-        if not all(kinds):
-            raise ValueError("parts of another kind")
+        parts = {name: config[name] for name in (*BUILT, "seed", "matmul_precision")}
+        for part, names in READ_OF.items():
+            parts[part] = {name: config[part][name] for name in names}
+        texts = [parts[name]["_target_"] for name in BUILT]
+        texts += [parts["evaluation"]["monitor"], parts["trainer"]["accelerator"]]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a part that is no text")
         if "root" in parts["dataset"]:
             parts["dataset"]["root"] = data_root(parts["dataset"]["root"])
         if path is not None:
@@ -198,7 +198,10 @@ def trusted_config(source: Path, path: str | None, allow: Sequence[str]) -> dict
             "anew."
         ) from error
     check_entries(source, entries(parts), allow)
-    check_config(parts)
+    try:
+        check_config(parts)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     return parts
 
 
