@@ -30,7 +30,7 @@ from sigma.ranking.scores import Seen, all_scores
 from sigma.runs.files import BEST, CONFIG
 from sigma.runs.folder import check_data
 from sigma.runs.messages import explained
-from sigma.runs.trust import check_checkpoint, packages, trusted_config
+from sigma.runs.trust import check_checkpoint, trusted_config
 from sigma.task import SequenceTask
 
 
@@ -47,7 +47,7 @@ class TrainedRun(NamedTuple):
         return self.data.sequences
 
 
-def load(run: Path, path: str | None = None, allow: Sequence[str] = ()) -> TrainedRun:
+def load(run: Path, path: str | None = None, allow: str | Sequence[str] = ()) -> TrainedRun:
     """Build the data and model of a run's folder and load its best checkpoint, on the CPU.
 
     The folder may be a stranger's: of its config only classes of this project and ``torch.optim``
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str]) -> None:
     with explained():
         if users is None and typed.out is None:
             raise UserError("Name users with users=5050,12, or write all users' with out=file.csv.")
-        run = load(typed.run, typed.path, packages(typed.allow))
+        run = load(typed.run, typed.path, typed.allow)
         table = recommend(run, users, typed.k, typed.unseen == "true")
         if typed.out is None:
             show(table, run.sequences)

@@ -28,7 +28,6 @@ from sigma.datamodules.titles import read_titles
 from sigma.errors import UserError
 from sigma.recommend import load
 from sigma.runs.messages import explained
-from sigma.runs.trust import packages
 
 
 def keep(case: Case, out: Path, last: int = 20) -> Path:
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if min(options.last, options.top) < 1:
             raise UserError("--last and --top must be at least 1.")
         titles = options.titles and read_titles(options.titles)
-        runs = [load(run, options.path, packages(options.allow)) for run in options.runs]
+        runs = [load(run, options.path, options.allow) for run in options.runs]
         case = study(runs, options.user, titles, options.top)
         stem = keep(case, options.out, options.last)
         show(case)

@@ -80,7 +80,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
     source, flags, overrides = written(folder)
     check_links(folder)
     rest = [a for a in arguments if not a.startswith(("resume=", "allow="))]
-    allow = packages(*(a.split("=", 1)[1] for a in arguments if a.startswith("allow=")))
+    allow = packages([a.split("=", 1)[1] for a in arguments if a.startswith("allow=")])
     # A word that is neither is a flag's value (--config-dir conf2).
     added = [a for a in rest if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     options = [a for a in rest if a not in added]

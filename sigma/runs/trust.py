@@ -67,8 +67,9 @@ UNTRUSTED = "do not trust this folder"
 RETYPE = "if you mean it, type it yourself behind resume=…"
 
 
-def packages(*texts: str) -> list[str]:
-    """What ``allow=my_package,another`` names."""
+def packages(allow: str | Sequence[str]) -> list[str]:
+    """What ``allow=my_package,another`` names, or a list."""
+    texts = [allow] if isinstance(allow, str) else allow
     return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
@@ -168,13 +169,16 @@ def data_root(root: Any) -> str:
     return root if is_data_folder(root) else os.environ.get("SIGMA_DATA", "data")
 
 
-def trusted_config(source: Path, path: str | None, allow: Sequence[str]) -> dict[str, Any]:
+def trusted_config(
+    source: Path, path: str | None = None, allow: str | Sequence[str] = ()
+) -> dict[str, Any]:
     """What recommendations need of a run's config, as this version builds from it.
 
     Callbacks, loggers and the trainer's other options are left out: they are not built.
 
     Args:
         path: takes the place of ``dataset.path``.
+        allow: packages of the user's own.
 
     Raises:
         UserError: the file is damaged, or what it says is not to be built.
@@ -197,7 +201,7 @@ def trusted_config(source: Path, path: str | None, allow: Sequence[str]) -> dict
             f"{source} is no config of a run (damaged?); copy the run's folder again, or train it "
             "anew."
         ) from error
-    check_entries(source, entries(parts), allow)
+    check_entries(source, entries(parts), packages(allow))
     try:
         check_config(parts)
     except UserError as error:

@@ -346,7 +346,7 @@ def test_what_recommendations_do_not_need_is_not_looked_at(
     """One's own callbacks and loggers are not built, so they need no leave."""
     config = put(put(composed, "callbacks.x", BOOM), "trainer.plugins", [BOOM])
     folder = write_run(tmp_path / "run", config)
-    assert not {"callbacks", "logger"} & trusted_config(folder / CONFIG, None, []).keys()
+    assert not {"callbacks", "logger"} & trusted_config(folder / CONFIG).keys()
     assert not marker.exists()
 
 
@@ -361,7 +361,7 @@ def test_data_is_written_where_the_user_says(
 
     def roots() -> tuple[str, list[str]]:
         words = expand_resume([f"resume={folder}"])
-        root = trusted_config(folder / CONFIG, None, [])["dataset"]["root"]
+        root = trusted_config(folder / CONFIG)["dataset"]["root"]
         return root, [word for word in words if word.startswith("dataset.root")]
 
     monkeypatch.delenv("SIGMA_DATA", raising=False)
@@ -391,14 +391,14 @@ def test_allowed_packages_are_said_aloud(
     words = ["model._target_=tests.tasks.Fixed", "seed=1"]
     (folder / COMMAND).write_text(json.dumps({"flags": [], "overrides": words}))
     for refused in (
-        lambda: trusted_config(folder / CONFIG, None, []),
-        lambda: trusted_config(folder / CONFIG, None, ["test", "tests.task", "sigma"]),
+        lambda: trusted_config(folder / CONFIG),
+        lambda: trusted_config(folder / CONFIG, allow=["test", "tests.task", "sigma"]),
         lambda: expand_resume([f"resume={folder}"]),
     ):
         with pytest.raises(UserError, match=r"if tests is your own code, add allow=tests\.$"):
             refused()
     assert "Allowed" not in caplog.text
-    assert trusted_config(folder / CONFIG, None, ["tests"])["model"] == model
+    assert trusted_config(folder / CONFIG, allow="tests")["model"] == model
     assert expand_resume([f"resume={folder}", "allow=other,tests"])[:2] == words
     assert caplog.text.count("Allowed beyond this project") == 2
     # What a package that is allowed has from elsewhere is not of it.
