@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from sigma.callbacks.stopping import comparable, decimals_of
+from sigma.checkpoints import expect_intact
 from sigma.runs.files import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,17 @@ class BestCheckpoint(ModelCheckpoint):
             checkpoint["callbacks"].clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As it was, in this folder: of a run that has moved Lightning would test the old file."""
-        path = f"{self.dirpath}/{Path(BEST).name}" if state_dict["best_model_path"] else ""
-        best = {path: state_dict["best_model_score"]} if path else {}
-        # All of them: Lightning deletes what it takes for an older best one.
+        """As it was, in this folder: of a run that has moved Lightning would test the old file.
+
+        Raises:
+            UserError: the file is missing or damaged, and no later epoch may be better.
+        """
+        path, best = "", {}
+        if state_dict["best_model_path"]:
+            path = f"{self.dirpath}/{Path(BEST).name}"
+            expect_intact(Path(path))
+            best = {path: state_dict["best_model_score"]}
+        # All of them: Lightning deletes what it takes for the best one of before.
         paths = {"best_model_path": path, "kth_best_model_path": path, "last_model_path": ""}
         super().load_state_dict(
             {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
@@ -75,14 +83,7 @@ class LastCheckpoint(L.Callback):
         if not trainer.strategy.reduce_boolean_decision(finite):
             log.warning("The weights are not finite any more; %s is not replaced.", path)
             return
-        partial = path.with_suffix(".partial")
-        try:
-            trainer.save_checkpoint(partial, weights_only=False)
-            if trainer.is_global_zero:
-                partial.replace(path)
-        finally:
-            if trainer.is_global_zero:  # a part of it would keep a full disk full
-                partial.unlink(missing_ok=True)
+        trainer.save_checkpoint(path, weights_only=False)
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:

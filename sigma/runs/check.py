@@ -24,6 +24,7 @@ SETTINGS = {  # of the config itself
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "matmul_precision": Literal["highest", "high", "medium"],
     "tags": list[str],
+    "init_from": str | None,
 }
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 NEEDS_NODE = ("needs_python_object", "callable_type")  # pydantic's errors for what YAML cannot say

@@ -1,15 +1,14 @@
 """A run's command line: how it is written down, and how ``resume=<folder>`` finds it again."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from sigma.errors import UserError
 from sigma.runs.files import COMMAND
 from sigma.runs.identity import GONE
+from sigma.runs.records import read_command
 from sigma.runs.trust import check_flags, check_links, check_overrides, packages
 
 
@@ -32,37 +31,6 @@ def typed() -> dict[str, Any]:
     return {"flags": flags(), "overrides": overrides}
 
 
-def written(folder: Path) -> tuple[Path, list[str], list[str]]:
-    """The file that holds a run's command line, its flags and its overrides.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    source, older = folder / COMMAND, folder / ".hydra" / "overrides.yaml"
-    if not source.is_file() and not older.is_file():
-        raise UserError(
-            f"resume={folder} is not the folder of a run ({source} is missing); give the folder "
-            "that holds its checkpoints, or resume=true with hydra.run.dir=…"
-        )
-    try:
-        if source.is_file():
-            content = json.loads(source.read_text())
-            flags, overrides = content["flags"], content["overrides"]
-        else:  # of a run before there was the other, or of one that never began to train
-            source, flags = older, []
-            overrides = OmegaConf.to_container(OmegaConf.load(older), resolve=False)
-        if not (isinstance(flags, list) and isinstance(overrides, list)):
-            raise ValueError("no lists")
-        if not all(isinstance(word, str) for word in flags + overrides):
-            raise ValueError("a word is no text")
-    except Exception as error:  # a damaged file fails in many ways
-        raise UserError(
-            f"{source} is damaged; type the run's settings yourself, with "
-            f"hydra.run.dir={quoted(str(folder))} resume=true."
-        ) from error
-    return source, flags, overrides
-
-
 def expand_resume(arguments: list[str]) -> list[str]:
     """``resume=<run folder>`` -> that run's own command line, its folder, and ``resume=true``.
 
@@ -77,7 +45,12 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if not folders or folders[-1].lower() in {"true", "false"}:
         return arguments
     folder = Path(folders[-1])
-    source, flags, overrides = written(folder)
+    command, source = read_command(folder), folder / COMMAND
+    if command is None:
+        raise UserError(
+            f"resume={folder} is not the folder of a run ({source} is missing); give the folder "
+            "that holds its checkpoints, or resume=true with hydra.run.dir=…"
+        )
     check_links(folder)
     rest = [a for a in arguments if not a.startswith(("resume=", "allow="))]
     allow = packages([a.split("=", 1)[1] for a in arguments if a.startswith("allow=")])
@@ -86,9 +59,9 @@ def expand_resume(arguments: list[str]) -> list[str]:
     options = [a for a in rest if a not in added]
     # Keys of an earlier version that typed them; they decided nothing.
     obsolete = ("resume", *GONE)
-    overrides = [o for o in overrides if o.lstrip("+~").split("=", 1)[0] not in obsolete]
+    overrides = [o for o in command.overrides if o.lstrip("+~").split("=", 1)[0] not in obsolete]
     return [
-        *check_flags(source, flags, options),
+        *check_flags(source, command.flags, options),
         *options,
         *check_overrides(source, overrides, added, allow),
         *added,

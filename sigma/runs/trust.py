@@ -8,10 +8,8 @@ and what is not allowed is not even imported.
 """
 
 import inspect
-import json
 import logging
 import os
-import pickle
 import re
 import shlex
 import sys
@@ -26,6 +24,7 @@ from hydra.utils import get_object
 from sigma.errors import UserError, excerpt
 from sigma.runs.check import check_config
 from sigma.runs.identity import current
+from sigma.runs.records import read_config
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 # Where a run writes is the user's to say, and a folder's paths do not lead out of it.
 PLACES = ("default_root_dir", "save_dir", "dirpath", "exclude_batches_path")
 OUTWARDS = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)")
-READ = ("dataset.path", "dataset.root")  # but these, which are read from
+READ = ("dataset.path", "dataset.root", "init_from")  # but these, which are read from
 # What recommendations are computed from: parts that are built, and what is read of others.
 BUILT = ("dataset", "objective", "model", "loss", "task")
 READ_OF = {"evaluation": ("monitor", "sampled"), "trainer": ("accelerator", "precision")}
@@ -183,8 +182,8 @@ def trusted_config(
     Raises:
         UserError: the file is damaged, or what it says is not to be built.
     """
+    config = current(read_config(source.parent))
     try:
-        config = current(json.loads(source.read_text()))
         parts = {name: config[name] for name in (*BUILT, "seed", "matmul_precision")}
         for part, names in READ_OF.items():
             parts[part] = {name: config[part][name] for name in names}
@@ -207,25 +206,6 @@ def trusted_config(
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return parts
-
-
-def check_checkpoint(path: Path) -> None:
-    """See that a checkpoint holds tensors and numbers alone; none of its tensors is read.
-
-    Raises:
-        UserError: it names code. What is damaged in another way whoever loads it will say.
-    """
-    import torch
-
-    try:
-        torch.load(path, map_location="meta", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds something else than weights and numbers, which may be code, and is not "
-            f"loaded; {UNTRUSTED}."
-        ) from error
-    except Exception:
-        return
 
 
 def check_links(folder: Path) -> None:

@@ -18,8 +18,10 @@ from sigma.runs.command import expand_resume
 def test_resume_brings_back_the_runs_overrides(tmp_path: Path) -> None:
     folder = tmp_path / "it's a run"
     (folder / ".hydra").mkdir(parents=True)
-    older = "- model.r=3\n- resume=false\n- dataset.trim=true\n- ++task.by_length=false\n"
-    (folder / ".hydra" / "overrides.yaml").write_text(older)
+    older = ["model.r=3", "resume=false", "dataset.trim=true", "++task.by_length=false"]
+    (folder / ".hydra" / "overrides.yaml").write_text(OmegaConf.to_yaml(older))
+    hydra = {"hydra": {"overrides": {"task": older}}}
+    (folder / ".hydra" / "hydra.yaml").write_text(OmegaConf.to_yaml(hydra))
     quoted = str(folder).replace("'", "\\'")
     end = [f"hydra.run.dir='{quoted}'", "resume=true"]
     typed = [f"resume={folder}", "trainer.max_epochs=9"]

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
+from sigma import checkpoints
 from sigma.callbacks import BestCheckpoint
+from sigma.checkpoints import CheckpointFiles
 from sigma.errors import UserError
-from sigma.recommend import load
 from sigma.runs.command import expand_resume
 from sigma.runs.files import BEST, COMMAND, CONF, CONFIG, LAST
-from sigma.runs.folder import RunFolder
 from sigma.runs.identity import register
 from sigma.runs.trust import check_class, check_entries, entries, trusted_config
+from sigma.trained import load
 from tests.in_process import call
 from tests.runs.front_door import Capture, Logged, Patch
+from tests.tasks import small_task
 
 SECRET = "none-of-your-business"
 # Leaves the marker when it is imported, and when it is called.
@@ -222,6 +225,14 @@ def write_run(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
+def write_older(folder: Path, words: list[str]) -> None:
+    """Hydra's own files of what was typed."""
+    (folder / ".hydra").mkdir(parents=True)
+    hydra = {"hydra": {"overrides": {"task": words}}}
+    for name, content in (("overrides", words), ("hydra", hydra)):
+        (folder / ".hydra" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
 def expect_sentence(text: str) -> None:
     assert text.count("\n") <= 1, text
     assert text.count(". ") == 0, text
@@ -249,8 +260,7 @@ def test_a_command_line_runs_nothing(
     words = [filled(word, tmp_path) for word in IN_COMMAND[attack]]
     folder = write_run(tmp_path / "run", {})
     if older:  # Hydra's own file has no flags
-        (folder / ".hydra").mkdir()
-        (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(words))
+        write_older(folder, words)
     else:
         flags = [word for word in words if word.startswith("-")] if words[0][0] == "-" else []
         content = {"flags": flags, "overrides": [word for word in words if word not in flags]}
@@ -265,26 +275,10 @@ def test_a_command_line_runs_nothing(
 
 def test_a_written_environment_is_not_read(marker: Path, tmp_path: Path) -> None:
     """Though OmegaConf resolves what it reads as soon as somebody looks."""
-    (tmp_path / "run" / ".hydra").mkdir(parents=True)
-    (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("- ${oc.env:SECRET}\n")
+    write_older(tmp_path / "run", ["${oc.env:SECRET}"])
     with pytest.raises(UserError) as refused:
         expand_resume([f"resume={tmp_path / 'run'}"])
     expect_sentence(str(refused.value))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "null", "[]", '{"flags": []}', '{"flags": 1, "overrides": 2}']
-)
-@pytest.mark.parametrize("name", [COMMAND, ".hydra/overrides.yaml"])
-def test_a_damaged_command_line_is_no_run(name: str, text: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    if (name, text) == (".hydra/overrides.yaml", "[]"):
-        assert expand_resume([f"resume={tmp_path}"])[-1] == "resume=true"  # nothing was typed
-        return
-    with pytest.raises(UserError, match="is damaged; type the run's settings yourself"):
-        expand_resume([f"resume={tmp_path}"])
 
 
 @pytest.mark.parametrize("name", ["train.log", "checkpoints", ".hydra", "checkpoints/last.ckpt"])
@@ -302,27 +296,17 @@ def test_a_folder_does_not_lead_elsewhere(name: str, tmp_path: Path) -> None:
     assert expand_resume([f"resume={tmp_path / 'link'}"])[-1] == "resume=true"
 
 
-@pytest.mark.parametrize("name", [LAST, BEST])
-def test_a_checkpoint_runs_nothing(name: str, marker: Path, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", config := {"trainer": {}, "seed": 1})
-    torch.save({"state_dict": {}}, folder / LAST)
-    run = RunFolder.__new__(RunFolder)
-    run.path, run.row_path, run.last_path = folder, folder / "row.json", folder / LAST
-    run.config, run.resume = config, True
-    assert run.checkpoint() == str(folder / LAST)
-    torch.save({"state_dict": Malicious(marker)}, folder / name)
-    with pytest.raises(UserError, match=f"{name} holds something else than weights") as refused:
-        run.checkpoint()
-    assert not marker.exists()
-    expect_sentence(str(refused.value))
-
-
-def test_recommend_loads_no_code(composed: dict[str, Any], marker: Path, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", composed)
-    torch.save({"state_dict": Malicious(marker)}, folder / BEST)
-    with pytest.raises(UserError, match="holds something else than weights"):
-        load(folder)
-    assert not marker.exists()
+def test_a_checkpoint_runs_nothing(marker: Path, tmp_path: Path) -> None:
+    """Though it is as it was written, by the sums of its archive."""
+    folder, task = write_run(tmp_path / "run", {}), small_task()
+    content = {"state_dict": task.state_dict(), "callbacks": {"x": Malicious(marker)}}
+    for name in (LAST, BEST):
+        torch.save(content, folder / name)
+        for read in (partial(checkpoints.load, task=task), CheckpointFiles(task).load_checkpoint):
+            with pytest.raises(UserError, match=f"{name} .*may hold code") as refused:
+                read(folder / name)
+            assert not marker.exists()
+            expect_sentence(str(refused.value))
 
 
 def test_a_checkpoint_says_of_no_file_that_it_may_go(tmp_path: Path) -> None:
