@@ -42,7 +42,7 @@ def load(path: Path, task: nn.Module) -> dict[str, Any]:
     except pickle.UnpicklingError as error:  # written so
         raise UserError(
             f"{path} does not fit the model of its run and may hold code, of which none is run; "
-            f"unless the folder is a stranger's, {anew(path)}."
+            f"if the folder is your own, {anew(path)}."
         ) from error
     except Exception as error:  # what is no checkpoint fails in many ways
         raise UserError(f"{path} does not fit the model of its run; {anew(path)}.") from error

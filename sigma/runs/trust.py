@@ -37,6 +37,11 @@ ALIASES = (
     *("lightning.Trainer", "lightning.pytorch.Trainer"),
     "lightning.pytorch.loggers.TensorBoardLogger",
 )
+# Of these, what writes and deletes files by names that a checkpoint gives it.
+WRITERS = tuple(
+    f"lightning.pytorch.callbacks.{name}"
+    for name in ("checkpoint", "model_checkpoint", "on_exception_checkpoint", "prediction_writer")
+) + ("lightning.pytorch.callbacks.spike",)
 # The class that stands at a key, or one of its own kind; elsewhere stand parts of models.
 SLOTS = {
     "dataset": "sigma.datamodules.base.SequenceDataModule",
@@ -56,7 +61,7 @@ PART = "torch.nn.Module"
 SPECIAL = {"_target_": str, "_partial_": bool, "_recursive_": bool, "_convert_": str}
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 # Where a run writes is the user's to say, and a folder's paths do not lead out of it.
-PLACES = ("default_root_dir", "save_dir", "dirpath", "exclude_batches_path")
+PLACES = ("default_root_dir", "save_dir", "dirpath")
 OUTWARDS = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)")
 READ = ("dataset.path", "dataset.root", "init_from")  # but these, which are read from
 # What recommendations are computed from: parts that are built, and what is read of others.

@@ -145,6 +145,9 @@ IN_COMMAND: dict[str, list[str]] = {
     "where a callback writes": [
         "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: MARKER}"
     ],
+    "a callback that deletes": [
+        "+callbacks.x._target_=lightning.pytorch.callbacks.ModelCheckpoint"
+    ],
     "a file name": [
         "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: ../../x}"
     ],
