@@ -11,14 +11,11 @@ import inspect
 import logging
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.utils import get_object
 
 from sigma.errors import UserError, excerpt
@@ -37,11 +34,11 @@ ALIASES = (
     *("lightning.Trainer", "lightning.pytorch.Trainer"),
     "lightning.pytorch.loggers.TensorBoardLogger",
 )
-# Of these, what writes and deletes files by names that a checkpoint gives it.
+# Of these, what writes and deletes files, by names that a checkpoint may give it.
 WRITERS = tuple(
-    f"lightning.pytorch.callbacks.{name}"
-    for name in ("checkpoint", "model_checkpoint", "on_exception_checkpoint", "prediction_writer")
-) + ("lightning.pytorch.callbacks.spike",)
+    f"lightning.pytorch.callbacks.{module}"
+    for module in ("model_checkpoint", "on_exception_checkpoint", "prediction_writer", "spike")
+)
 # The class that stands at a key, or one of its own kind; elsewhere stand parts of models.
 SLOTS = {
     "dataset": "sigma.datamodules.base.SequenceDataModule",
@@ -60,15 +57,10 @@ PART = "torch.nn.Module"
 # Hydra's own keys and the kinds of their values; ``_args_`` would pass by the check of arguments.
 SPECIAL = {"_target_": str, "_partial_": bool, "_recursive_": bool, "_convert_": str}
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
-# Where a run writes is the user's to say, and a folder's paths do not lead out of it.
-PLACES = ("default_root_dir", "save_dir", "dirpath")
-OUTWARDS = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)")
-READ = ("dataset.path", "dataset.root", "init_from")  # but these, which are read from
 # What recommendations are computed from: parts that are built, and what is read of others.
 BUILT = ("dataset", "objective", "model", "loss", "task")
 READ_OF = {"evaluation": ("monitor", "sampled"), "trainer": ("accelerator", "precision")}
 UNTRUSTED = "do not trust this folder"
-RETYPE = "if you mean it, type it yourself behind resume=…"
 
 
 def packages(allow: str | Sequence[str]) -> list[str]:
@@ -131,7 +123,9 @@ def check_class(where: str, key: str, target: Any, allow: Sequence[str]) -> bool
         raise UserError(
             f"{where}={name} is no class of {excerpt(target.split('.')[0])}; {UNTRUSTED}."
         )
-    foreign, kind = not is_under(home, HOMES), slot(key)
+    if is_under(home, WRITERS) and not is_under(home, allow):
+        raise UserError(f"{where}={name} writes files of its own; to let it, add allow=lightning.")
+    foreign, kind = not is_under(home, HOMES) or is_under(home, WRITERS), slot(key)
     base = get_object(kind or PART)
     if not issubclass(thing, base) and not (foreign and kind is None):
         raise UserError(f"{where}={name} is no {base.__name__}, as must stand there; {UNTRUSTED}.")
@@ -211,91 +205,3 @@ def trusted_config(
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return parts
-
-
-def check_links(folder: Path) -> None:
-    """See that what a run writes stays in its folder.
-
-    Raises:
-        UserError: a symbolic link in it leads elsewhere.
-    """
-    for pattern in ("*", ".hydra/*", "checkpoints/*"):
-        for path in folder.glob(pattern):
-            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-                raise UserError(
-                    f"{folder}/{excerpt(path.relative_to(folder))} is a link that leads out of "
-                    "the run's folder, where nothing may be written; put in its place what it "
-                    "leads to."
-                )
-
-
-def check_flags(source: Path, flags: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """The flags of a folder's command line that may be typed again.
-
-    Args:
-        typed: the user's own; a ``--config-dir`` among them takes the place of the folder's.
-
-    Raises:
-        UserError: one that says where code may come from.
-    """
-    result = []
-    for flag in flags:
-        name, _, value = flag.partition("=")
-        if name == "--config-dir":
-            if any(word.startswith(("--config-dir", "-cd")) for word in typed):
-                continue
-            raise UserError(
-                f"{source}: the run took options from {excerpt(value, 200)}, which can name any "
-                f"code; if they are yours, add --config-dir={shlex.quote(excerpt(value, 200))}."
-            )
-        if name != "--config-name" or not re.fullmatch(r"\w[\w-]*", value):
-            raise UserError(f"{source}: the flag {excerpt(flag)} is not possible; {UNTRUSTED}.")
-        result.append(flag)
-    return result
-
-
-def left_side(word: str) -> str:
-    return word.partition("=")[0]
-
-
-def check_overrides(
-    source: Path, overrides: Sequence[str], typed: Sequence[str], allow: Sequence[str]
-) -> list[str]:
-    """The overrides of a folder's command line that may be typed again.
-
-    One that the user types himself gives way to his. So does a ``dataset.root`` that is no folder
-    of data: nothing is downloaded to where a folder says.
-
-    Raises:
-        UserError: one that may run code, say what Hydra itself does, or lead out of the folder.
-    """
-    ours = {left_side(word) for word in typed}
-    parser = OverridesParser.create()
-    result: list[str] = []
-    content: list[tuple[str, Any]] = []
-    for text in overrides:
-        if left_side(text) in ours:
-            continue
-        where = f"{source}: {excerpt(text)}"
-        try:
-            override = parser.parse_override(text)
-        except HydraException:
-            raise UserError(f"{where} is no setting; {UNTRUSTED}.") from None
-        if override.is_sweep_override():
-            raise UserError(f"{where} is not one value; {UNTRUSTED}.")
-        key, value = override.key_or_group, override.value()
-        if re.search(r"\bhydra\b", f"{key} {override.package}"):
-            raise UserError(f"{where} is a setting of Hydra's own, not of a run; {RETYPE}.")
-        if "${" in text:
-            raise UserError(f"{where} is an interpolation, which could read any secret; {RETYPE}.")
-        if key == "dataset.root" and not is_data_folder(value):
-            log.warning("%s holds no data, so SIGMA_DATA or ./data is taken.", where)
-            continue
-        for inner, leaf in entries(value, key):
-            leaves = isinstance(leaf, str) and OUTWARDS.match(leaf) and inner not in READ
-            if leaves or inner.rpartition(".")[2] in PLACES:
-                raise UserError(f"{where} leads out of the run's folder; {RETYPE}.")
-            content.append((inner, leaf))
-        result.append(text)
-    check_entries(source, content, allow)
-    return result
