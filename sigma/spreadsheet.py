@@ -1,5 +1,6 @@
 """CSV for people: a spreadsheet that opens it runs nothing of what ids and titles say."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def write_csv(table: pd.DataFrame, path: Path) -> int:
         if not pd.api.types.is_numeric_dtype(kind):
             safe[name] = table[name].map(_marked, na_action="ignore")
     with atomic_path(path) as partial:
-        safe.to_csv(partial, index=False)
+        # A carriage return alone is quoted by this rule only.
+        safe.to_csv(partial, index=False, quoting=csv.QUOTE_NONNUMERIC)
     return int((safe.ne(table) & table.notna()).sum().sum())
 
 
