@@ -1,8 +1,10 @@
 """What trained models recommend: the ranks of their test, from the checkpoint, for any user."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,8 @@ from sigma.datamodules.splits import leave_one_out
 from sigma.errors import UserError
 from sigma.ops import rows_of
 from sigma.recommend import load, main, recommend
+from sigma.spreadsheet import raw_text
+from tests.datamodules.worlds import sequences
 from tests.in_process import arguments, call
 from tests.runs.front_door import Capture, Patch, write_sequences
 
@@ -174,6 +178,35 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:
     assert "120 test targets, 240 recommendations" in capsys.readouterr().out
     written = pd.read_csv(tmp_path / "all" / "top.csv", dtype={"user": str, "item": str})
     assert written["item"].tolist() == recommend(run, k=2, unseen=True)["item"].tolist()
+
+
+STRANGE = ["[red]=1", "=cmd|' /C calc'!A0", "\x1b[2J\n[/x]", "x" * 5000]
+
+
+def test_ids_and_titles_are_text(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    """On the terminal nothing acts, in a spreadsheet neither; the file has the very ids."""
+    data = dataclasses.replace(
+        sequences([[1, 2, 3, 4]]),
+        item_ids=np.array(STRANGE, dtype=object),
+        item_info=pd.DataFrame({"title": [f"{item} [pack of 3]" for item in STRANGE]}),
+    )
+    table = pd.DataFrame({"user": "[/u]\x07", "place": range(1, 5), "item": STRANGE, "score": -0.5})
+    table = table.assign(target=STRANGE[1], rank=2.0, history_length=3, greater=1, ties=0)
+    monkeypatch.setattr("sigma.recommend.load", lambda *_: SimpleNamespace(sequences=data))
+    monkeypatch.setattr("sigma.recommend.recommend", lambda *_: table)
+    main([f"run={tmp_path}", "users=u"])
+    output = capsys.readouterr().out
+    assert output.replace("\n", "").isprintable()
+    assert "User [/u]\\x07, 3 items: the next one is =cmd|' /C calc'!A0, rank 2" in output
+    assert "\\x1b[2J\\n[/x] [pack of 3]" in output
+    assert "=cmd|' /C calc'!A0 [pack of 3]*" in output
+    assert max(map(len, output.splitlines())) < 250
+    main([f"run={tmp_path}", f"out={tmp_path / 'top.csv'}"])
+    assert "\n5 texts begin as a spreadsheet's formulas do" in capsys.readouterr().out
+    written = pd.read_csv(tmp_path / "top.csv")
+    assert written["target"].unique().tolist() == [f"'{STRANGE[1]}"]
+    assert written["item"].map(raw_text).tolist() == STRANGE
+    assert written["score"].tolist() == [-0.5] * 4
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from tests.datamodules.test_malformed import MAKE
 
 ROWS = raw.interactions(n=40)
 CSV = "user_id,item_id,timestamp\n"
+INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
 
 
 def read(path: Path, malformed: str = "error") -> Interactions:
@@ -136,31 +137,19 @@ LOUD: dict[str, tuple[str, str | bytes]] = {
     "json: nested objects": ("a.json", '{"a":' * 100_000),
     "json: nested field": ("a.json", json.dumps(REVIEW)[:-1] + f', "x": {DEEP}}}\n'),
     "json: a thousand fields": ("a.json", json.dumps({f"f{n}\x1b": n for n in range(1000)})),
-    "json: a long number": ("a.json", '{"unixReviewTime": ' + "9" * 5000 + "}"),
     "csv: a thousand columns": ("a.csv", WIDE + "\n1,2\n"),
-    "csv: no header": ("a.csv", ",".join(map(str, range(1000))) + "\n1,2\n"),
     "csv: acting names": ("a.csv", f"user_id,{ACTS}\n1,2\n"),
-    "csv: a name twice": ("a.csv", f"user_id,item_id,date {LONG},item_id\n1,2,3,4\n"),
     "inter: no types": ("a.inter", "\t".join(f"c{n}" for n in range(1000)) + "\n1\t2\n"),
     "inter: sequences": ("a.inter", f"user_id:token\titem_id:{ACTS}_seq\n1\t2\n"),
-    **{
-        f"{name}: {kind} {place}": (f"a.{name}", row.format(**{place: value}))
-        for name, row in (
-            ("csv", CSV + "{user},2,{time}\n"),
-            ("txt", "{user}\n2 3\n"),
-            ("inter", "user_id:token\titem_id:token\ttimestamp:float\n{user}\t2\t{time}\n"),
-        )
-        for kind, value in (("long", LONG), ("acting", ACTS))
-        for place in ("user", "time")
-        if "{" + place + "}" in row
-        for row in [row.replace("{user}", "{user}" if place == "user" else "1")]
-        for row in [row.replace("{time}", "{time}" if place == "time" else "x")]
-    },
-    "reviews: a long time": ("a.json", json.dumps(REVIEW | {"unixReviewTime": LONG}) + "\n"),
+    "csv: a long time": ("a.csv", f"{CSV}1,2,{LONG}\n"),
+    "csv: an acting time": ("a.csv", f"{CSV}1,2,{ACTS}\n"),
+    "inter: a long time": ("a.inter", f"{INTER}1\t2\t{LONG}\n"),
+    "inter: an acting time": ("a.inter", f"{INTER}1\t2\t{ACTS}\n"),
+    "txt: a long user": ("a.txt", f"{LONG}\n2 3\n"),
+    "txt: an acting user": ("a.txt", f"1 2 3\n{ACTS}\n"),
     "netflix: a long time": ("mv_1.txt", f"1:\n1,2,{LONG}\n"),
     "titles: a thousand columns": ("t.csv", WIDE + "\n1,2\n"),
     "titles: a long line": ("t.csv", "item,title\n" + "1," * 5000 + "\n"),
-    "films: a long line": ("movies.dat", "1::" * 5000 + "\n"),
 }
 
 
@@ -170,7 +159,7 @@ def test_messages_stay_short_and_do_nothing(
 ) -> None:
     path = raw.write(tmp_path / LOUD[case][0], LOUD[case][1])
     with pytest.raises(UserError) as error:
-        read_titles(path) if case.startswith(("titles", "films")) else read(path)
+        read_titles(path) if case.startswith("titles") else read(path)
     for message in [str(error.value).replace(str(tmp_path), ""), *caplog.messages]:
         expect_readable(message)
         assert "x" * 41 not in message
