@@ -15,8 +15,9 @@ from sigma.hindsight import hindsight
 from sigma.histories import histories_of
 from sigma.ops import rows_of
 from sigma.ranking.scores import first_items
-from sigma.recommend import main
-from sigma.tables import HistoryFile
+from sigma.recommend import main, show
+from sigma.spreadsheet import raw_text
+from sigma.tables import HistoryFile, write_tables
 from sigma.trained import load
 from tests.runs.front_door import Capture, Logged, write_sequences
 from tests.test_hindsight import trained
@@ -268,6 +269,29 @@ def test_a_bad_file_of_histories(
     with pytest.raises(UserError, match=sentence) as caught:
         HistoryFile(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+STRANGE = ["[red]=1", "=cmd|' /C calc'!A0", "\x1b[2J\n[/x]", "x" * 5000]
+
+
+def test_ids_and_titles_are_text(tmp_path: Path, capsys: Capture) -> None:
+    """On the terminal nothing acts, in a spreadsheet neither; the file has the very ids."""
+    table = pd.DataFrame({"user": "[/u]\x07", "place": range(1, 5), "item": STRANGE, "score": -0.5})
+    table = table.assign(target=STRANGE[1], rank=2.0, history_length=3, greater=1, ties=0)
+    table["title"] = [f"{item} [pack of 3]" for item in STRANGE]
+    show(table)
+    output = capsys.readouterr().out
+    assert output.replace("\n", "").isprintable()
+    assert "User [/u]\\x07, 3 items: the next one is =cmd|' /C calc'!A0, rank 2" in output
+    assert "\\x1b[2J\\n[/x] [pack of 3]" in output
+    assert "=cmd|' /C calc'!A0 [pack of 3]*" in output
+    assert max(map(len, output.splitlines())) < 250
+    lines, changed = write_tables(tmp_path / "top.csv", [table[:1], table[1:]])
+    assert (lines, changed) == (4, 6)
+    written = pd.read_csv(tmp_path / "top.csv")
+    assert written["target"].unique().tolist() == [f"'{STRANGE[1]}"]
+    assert written["item"].map(raw_text).tolist() == STRANGE
+    assert written["score"].tolist() == [-0.5] * 4
 
 
 def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -17,7 +17,7 @@ LONGEST = 1 << 24
 
 _SPAN = 100  # lines that a quoted field may go over
 _CHUNK = 1 << 20
-_RETURN = re.compile(rb"\r(?=[^\r\n\0])")  # alone: not in \r\n, nor in that of UTF-16
+_RETURN = re.compile(rb"\r(?![\n\0])")  # alone: not in \r\n, nor in that of UTF-16
 _HEADING = re.compile(rb"^([^\n,]*):[ \t]*\n", re.MULTILINE)
 _LINE_END = re.compile(rb"(?<=[^\n])\n")
 
