@@ -49,6 +49,11 @@ class Session:
         """Items so far."""
         return int(self._stream.lengths)
 
+    @property
+    def nbytes(self) -> int:
+        """What is kept of the items, however many they are."""
+        return self._stream.nbytes
+
     def add(self, *items: int) -> None:
         """Read on.
 

@@ -52,6 +52,11 @@ class Stream(Rows):
         self.carries, self.width = [], 0
         self.left: list[Carry] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the rows left."""
+        return sum(value.nbytes for _, value in self.carries)
+
     @torch.inference_mode()
     def read(self, forward: Forward, items: Tensor) -> Tensor:
         """States (B, D) after the next n items of each row.
