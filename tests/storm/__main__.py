@@ -32,7 +32,7 @@ SHARES = {
     **{"kills": 24.0, "sweeps": 8.0, "checkpoints": 8.0, "library": 2.0, "cache": 2.0},
     **{"files": 5.0, "folders": 6.0, "disk": 2.0, "wandb": 3.0},
 }
-GRACE = 150.0  # seconds a part may take beyond its time, to end what it is at
+GRACE = 600.0  # seconds a part may take beyond its time, to end what it is at
 
 
 class Worker(NamedTuple):

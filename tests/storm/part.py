@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections import Counter
@@ -88,7 +89,10 @@ class Part:
         self.write()
         if self.faults[what] > SAVED:
             return
-        place = self.examples / f"{self.name}-{what.replace(' ', '-')}-{self.faults[what]}"
+        place = (
+            self.examples
+            / f"{self.name}-{'-'.join(re.findall(r'[a-z]+', what))}-{self.faults[what]}"
+        )
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         if files is not None and files.exists():
