@@ -24,8 +24,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from sigma.runs.files import atomic_path
+from tests.runs.front_door import write_sequences
 from tests.storm import report
-from tests.storm.part import Part, SkipError
+from tests.storm.part import DATA, Part, SkipError
 
 # Part, a module of this package -> its share of the time.
 SHARES = {
@@ -194,6 +195,8 @@ def main() -> None:
         report.write_page(options.doc)
         return
     options.keep = options.keep.absolute()
+    options.keep.mkdir(parents=True, exist_ok=True)
+    write_sequences(options.keep / DATA)
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
     storm = Storm(options, folder)
     try:
@@ -206,6 +209,8 @@ def main() -> None:
     finally:
         storm.end()
         shutil.rmtree(folder, ignore_errors=True)
+        if [path.name for path in options.keep.iterdir()] == [DATA]:
+            shutil.rmtree(options.keep)
     show(storm.results)
 
 

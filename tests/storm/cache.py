@@ -8,7 +8,7 @@ from sigma.datamodules.sets.custom import Custom
 from tests.storm.damage import damages
 from tests.storm.forks import run
 from tests.storm.part import Part
-from tests.storm.runs import LIMIT, make_data
+from tests.storm.runs import LIMIT
 
 PROMISES = {"other data without a word": "damaged caches", "failed starts": "damaged caches"}
 TOGETHER = 200  # damages to a child
@@ -32,7 +32,7 @@ def try_all(cache: Path, contents: list[tuple[str, bytes]], data: Path, root: Pa
 
 
 def storm(part: Part) -> None:
-    data, root = make_data(part.folder), part.folder / "root"
+    data, root = part.data, part.root
     end = run(lambda: print(digest(data, root)), part.log, LIMIT)
     expected, (cache,) = end.output.strip(), (root / "processed").iterdir()
     content = cache.read_bytes()

@@ -8,7 +8,7 @@ from sigma.runs.files import BEST, LAST, RANKS, ROW
 from tests.storm.damage import archive_places, bit, damages
 from tests.storm.forks import Action, End, recommend, run, train
 from tests.storm.part import Part
-from tests.storm.runs import LIMIT, copy, make_data, reference, same_epochs, same_row
+from tests.storm.runs import LIMIT, copy, reference, same_epochs, same_row
 
 PROMISES = {
     "other results without a word": "damaged files",
@@ -43,9 +43,8 @@ def table(folder: Path) -> Path:
 
 def uses(part: Part) -> list[Use]:
     """To go on from the last checkpoint, to test the best one, and to recommend from it."""
-    data = make_data(part.folder)
     stopped, ended, trained = (part.folder / name for name in ("stopped", "ended", "trained"))
-    reference(part, "sigma", data, stopped, "trainer.max_epochs=2")
+    reference(part, "sigma", stopped, "trainer.max_epochs=2")
     copy(stopped, ended)
     for action in (train(f"resume={ended}", MORE), recommender(ended)):
         end = run(action, part.log, 10 * LIMIT)

@@ -11,7 +11,7 @@ from sigma.runs.files import BEST, LAST, ROW
 from tests.storm.forks import run
 from tests.storm.kills import Run
 from tests.storm.part import Part, SkipError
-from tests.storm.runs import LIMIT, copy, make_data, reference, same_row, typed
+from tests.storm.runs import LIMIT, copy, reference, same_row, typed
 
 PROMISES = {
     "tracebacks": "starts on a full disk",
@@ -88,10 +88,9 @@ def storm(part: Part) -> None:
     if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount).returncode:
         raise SkipError("only root may mount a small disk")
     try:
-        data = make_data(part.folder)
         expected, stopped = part.folder / "reference", part.folder / "stopped"
-        seconds = reference(part, "gru4rec", data, expected, EPOCHS).seconds
-        command = typed("gru4rec", data, EPOCHS)
+        seconds = reference(part, "gru4rec", expected, EPOCHS).seconds
+        command = typed(part, "gru4rec", EPOCHS)
         half = Run(part, command, stopped, seconds)
         while not (stopped / LAST).is_file():
             run(half.action(), part.log, LIMIT, None, part.rng.uniform(0.3, 0.9) * seconds)

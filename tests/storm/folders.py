@@ -12,7 +12,7 @@ from tests.storm.forks import Action, End, collect, run, train
 from tests.storm.mutate import mutations
 from tests.storm.part import Part
 from tests.storm.planted import SECRET, asked, resumed, ways
-from tests.storm.runs import LIMIT, copy, make_data, reference
+from tests.storm.runs import LIMIT, copy, reference
 
 PROMISES = {
     "code executed from a stranger's folder": "ways to plant code",
@@ -156,9 +156,8 @@ def judge(part: Part, how: str, end: End, folder: Path, lost: bool) -> None:
 
 
 def storm(part: Part) -> None:
-    data = make_data(part.folder)
     finished = part.folder / "finished"
-    reference(part, "sasrec", data, finished, "trainer.max_epochs=2")
+    reference(part, "sasrec", finished, "trainer.max_epochs=2")
     (finished / WANDB).write_text(json.dumps({"id": "abcd1234"}))
     executed(part, finished)
     leaked(part, finished)

@@ -9,16 +9,7 @@ from pathlib import Path
 from sigma.runs.files import COMMAND, LAST, ROW
 from tests.storm.forks import Action, Child, End, run, train
 from tests.storm.part import Part
-from tests.storm.runs import (
-    LIMIT,
-    MODELS,
-    leftovers,
-    make_data,
-    reference,
-    same_epochs,
-    same_row,
-    typed,
-)
+from tests.storm.runs import LIMIT, MODELS, leftovers, reference, same_epochs, same_row, typed
 
 PROMISES = {
     "runs lost": "runs",
@@ -123,16 +114,15 @@ class Run:
 
 
 def storm(part: Part) -> None:
-    data = make_data(part.folder)
     lasting, references = {}, {}
     for model in MODELS:
         references[model] = part.folder / f"reference-{model}"
-        lasting[model] = reference(part, model, data, references[model], EPOCHS).seconds
+        lasting[model] = reference(part, model, references[model], EPOCHS).seconds
     while part.goes_on():
         model = part.rng.choice(list(MODELS))
         folder, expected = part.folder / "run", references[model]
         shutil.rmtree(folder, ignore_errors=True)
-        one = Run(part, typed(model, data, EPOCHS), folder, lasting[model])
+        one = Run(part, typed(part, model, EPOCHS), folder, lasting[model])
         problem = one.drive()
         part.count("runs")
         how = f"python -m tests.storm --only kills, a run of {model} that was killed: {problem}"

@@ -1,6 +1,7 @@
 """The compiled kernels, damaged: built again or done without, never run."""
 
 import hashlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ while [ "$#" -gt 0 ]; do
   case "$1" in -o) out="$2"; shift;; -c) step=-c; words="$words $1";; *) words="$words $1";; esac
   shift
 done
-[ -f "$kept$step" ] || cc $words -o "$kept$step" || exit 1
+[ -f "$kept$step" ] || {cc} $words -o "$kept$step" || exit 1
 cp "$kept$step" "$out"
 """
 
@@ -51,13 +52,15 @@ def states(end: End) -> list[str]:
 def storm(part: Part) -> None:
     if shutil.which("cc") is None:
         raise SkipError("no C compiler is at hand")
-    compiler = part.folder / "compiler"
-    compiler.write_text(COMPILER.format(folder=part.folder))
+    compiler = part.folder / "bin" / "cc"
+    compiler.parent.mkdir()
+    compiler.write_text(COMPILER.format(folder=part.folder, cc=shutil.which("cc")))
     compiler.chmod(0o755)
+    path = f"{compiler.parent}:{os.environ['PATH']}"
     good, cache = part.folder / "good", part.folder / "cache"
 
     def start(folder: Path) -> End:
-        env = {"XDG_CACHE_HOME": str(folder), "CC": str(compiler)}
+        env = {"XDG_CACHE_HOME": str(folder), "CC": "cc", "PATH": path}
         return run(compute, part.log, LIMIT, env)
 
     first, second = start(good), start(good)
@@ -75,7 +78,7 @@ def storm(part: Part) -> None:
 
         end = start(damaged())
         part.count("damaged libraries")
-        how = f"XDG_CACHE_HOME={{files}} CC={compiler} python train.py  # {name}: {what}"
+        how = f"XDG_CACHE_HOME={{files}} CC=cc python train.py  # {name}: {what}"
         if end.code < 0 or end.late:
             part.fault("starts ended by a signal", how, end, damaged())
         elif end.traceback or end.code:

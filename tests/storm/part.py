@@ -14,6 +14,7 @@ from typing import Any
 from sigma.runs.files import atomic_path
 from tests.storm.forks import End
 
+DATA = "data.txt"
 SAVED = 5  # examples of one fault that are kept
 WRITTEN = 0.5  # seconds between two writings
 
@@ -31,7 +32,7 @@ class Part:
         seconds: the part may take.
         seed: of its chance.
         folder: of its own, removed at the end.
-        examples: folder for what went wrong.
+        examples: folder for what went wrong; the data of all runs lies there, too.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Part:
         self.note: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "output.log"
+        self.data, self.root = examples / DATA, folder / "root"
 
     @property
     def left(self) -> float:

@@ -8,7 +8,6 @@ import pandas as pd
 
 from sigma.runs.files import EPOCHS, RANKS, ROW
 from sigma.runs.row import Row
-from tests.runs.front_door import write_sequences
 from tests.storm.forks import End, run, train
 from tests.storm.part import Part
 
@@ -25,25 +24,20 @@ TINY = (
 LIMIT = 60.0  # seconds that no start takes
 
 
-def typed(model: str, data: Path, *overrides: str) -> list[str]:
+def typed(part: Part, model: str, *overrides: str) -> list[str]:
     """The command line of a run, without its folder."""
-    root = data.parent / "root"
-    return [*MODELS[model], *TINY, f"dataset.path={data}", f"dataset.root={root}", *overrides]
+    places = f"dataset.path={part.data}", f"dataset.root={part.root}"
+    return [*MODELS[model], *TINY, *places, *overrides]
 
 
-def make_data(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_sequences(folder / "data.txt")
-
-
-def reference(part: Part, model: str, data: Path, folder: Path, *overrides: str) -> End:
+def reference(part: Part, model: str, folder: Path, *overrides: str) -> End:
     """A run that nobody disturbs, in ``folder``; its end.
 
     Raises:
         RuntimeError: it fails.
     """
     place = f"hydra.run.dir={folder}"
-    end = run(train(*typed(model, data, *overrides), place), part.log, limit=10 * LIMIT)
+    end = run(train(*typed(part, model, *overrides), place), part.log, limit=10 * LIMIT)
     if end.code:
         raise RuntimeError(f"an undisturbed run of {model} failed: {end.output[-500:]}")
     return end

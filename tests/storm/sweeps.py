@@ -10,7 +10,7 @@ from pathlib import Path
 from sigma.runs.files import ROW
 from tests.storm.forks import Child, run, train
 from tests.storm.part import Part
-from tests.storm.runs import LIMIT, leftovers, make_data, same_row, typed
+from tests.storm.runs import LIMIT, leftovers, same_row, typed
 
 PROMISES = {
     "runs lost": "runs",
@@ -26,10 +26,10 @@ PARALLEL = ("hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
 SLOW = 8.0  # the parallel launcher's processes load PyTorch anew: times longer than forked ones
 
 
-def command(data: Path, folder: Path, *overrides: str) -> list[str]:
+def command(part: Part, folder: Path, *overrides: str) -> list[str]:
     seeds = ",".join(str(seed) for seed in range(1, SEEDS + 1))
     sweep = (f"seed={seeds}", f"hydra.sweep.dir={folder}", "trainer.max_epochs=2")
-    return ["-m", *typed("sasrec", data, *sweep, *overrides)]
+    return ["-m", *typed(part, "sasrec", *sweep, *overrides)]
 
 
 def rows(folder: Path) -> dict[str, bytes]:
@@ -80,9 +80,8 @@ def drive(part: Part, command: list[str], folder: Path, seconds: float) -> list[
 
 
 def storm(part: Part) -> None:
-    data = make_data(part.folder)
     expected, folder = part.folder / "reference", part.folder / "sweep"
-    first = run(train(*command(data, expected)), part.log, 20 * LIMIT)
+    first = run(train(*command(part, expected)), part.log, 20 * LIMIT)
     if first.code:
         raise RuntimeError(f"an undisturbed sweep failed: {first.output[-500:]}")
     joblib = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is not None
@@ -92,7 +91,7 @@ def storm(part: Part) -> None:
     while part.goes_on():
         n += 1
         parallel = joblib and n % 4 == 2
-        words = command(data, folder, *(PARALLEL if parallel else ()))
+        words = command(part, folder, *(PARALLEL if parallel else ()))
         shutil.rmtree(folder, ignore_errors=True)
         part.count("sweeps")
         part.count("of them parallel", int(parallel))

@@ -6,7 +6,7 @@ from pathlib import Path
 from sigma.runs.files import ROW
 from tests.storm.forks import End, run, train
 from tests.storm.part import Part
-from tests.storm.runs import make_data, same_row, typed
+from tests.storm.runs import same_row, typed
 from tests.storm.servers import server
 
 PROMISES = {
@@ -19,20 +19,20 @@ KINDS = ("refuses", "wrong_key", "dies", "silent")
 LIMIT = 600.0
 
 
-def sweep(part: Part, folder: Path, data: Path, runs: int, **env: str) -> End:
+def sweep(part: Part, folder: Path, runs: int, **env: str) -> End:
     """Some tiny runs, one after another, with W&B where its server is named."""
     shutil.rmtree(folder, ignore_errors=True)
     seeds = ",".join(map(str, range(1, runs + 1)))
-    words = typed("gru4rec", data, f"seed={seeds}", "trainer.max_epochs=1")
+    words = typed(part, "gru4rec", f"seed={seeds}", "trainer.max_epochs=1")
     logger = "logger=wandb" if env else "logger=none"
     command = ["-m", *words, logger, f"hydra.sweep.dir={folder}"]
     return run(train(*command), part.log, LIMIT, env)
 
 
 def storm(part: Part) -> None:
-    data, expected, folder = make_data(part.folder), part.folder / "none", part.folder / "sweep"
+    expected, folder = part.folder / "none", part.folder / "sweep"
     runs = 10 if part.seconds >= 60 else 2
-    plain = sweep(part, expected, data, runs)
+    plain = sweep(part, expected, runs)
     if plain.code:
         raise RuntimeError(f"an undisturbed sweep failed: {plain.output[-500:]}")
     part.largest(f"seconds of {runs} runs without W&B:", plain.seconds)
@@ -43,7 +43,7 @@ def storm(part: Part) -> None:
         with server(kind) as url:
             home = part.folder / "home"  # no key of the user's
             env = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40, "HOME": str(home)}
-            end = sweep(part, folder, data, runs, WANDB_MODE="online", **env)
+            end = sweep(part, folder, runs, WANDB_MODE="online", **env)
         part.count("sweeps")
         part.count("runs", runs)
         more = end.seconds - plain.seconds
