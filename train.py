@@ -1,6 +1,7 @@
 """Train and test one model on one data set: ``python train.py model=sigma dataset=beauty``."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,7 @@ def train(cfg: DictConfig) -> float:
     # Here, as all that needs PyTorch: help and a config that is shown or refused go without.
     import lightning as L
 
+    from sigma.ancestor import begin_from
     from sigma.build import build, build_trainer, set_precision
 
     folder = RunFolder(cfg)
@@ -35,9 +37,13 @@ def train(cfg: DictConfig) -> float:
         trainer = build_trainer(cfg, task)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder.start(data)
+        if cfg.init_from is not None and checkpoint is None:
+            begin_from(folder.path, Path(cfg.init_from), task, data)
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder.start(data)  # again, as somebody may have deleted it
         best = None if trainer.fast_dev_run else "best"  # type: ignore[attr-defined]
         trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
@@ -58,6 +64,6 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = expand_resume(sys.argv[1:])
     with explained():
+        sys.argv[1:] = expand_resume(sys.argv[1:])
         main()

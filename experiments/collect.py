@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
+from pydantic_core import from_json
 
 from experiments.ranks import RANKS_FOLDER, RESULTS, USER, ranks_of
 from experiments.report import front_page
 from experiments.rows import ROWS, Entry, read
 from experiments.status import RUNS
 from sigma.errors import UserError
-from sigma.runs.files import LOCK, ROW, atomic_path
+from sigma.files import atomic_path
+from sigma.runs.files import LOCK, ROW
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
 
@@ -59,7 +61,7 @@ def add_rows(new: Sequence[Entry], path: Path) -> None:
     unread = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            lines[Row.parse(json.loads(line)).run_id] = line
+            lines[Row.parse(from_json(line)).run_id] = line
         except ValueError:
             unread.append(line)
     for entry in new:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic_core import from_json
 
 from experiments.ranks import RANKS_FOLDER, RESULTS, columns
 from sigma.errors import UserError
@@ -106,7 +107,7 @@ def read(places: Iterable[Path]) -> tuple[list[Entry], list[str]]:
             raise UserError(f"There is no folder {place} to read rows from.")
         for name, source, ranks in _sources(place):
             try:
-                content = json.loads(source.read_bytes() if isinstance(source, Path) else source)
+                content = from_json(source.read_bytes() if isinstance(source, Path) else source)
                 row = Row.parse(content)
             except (OSError, ValueError) as error:
                 notes.append(f"{name} is not a row that can be read ({error}).")

@@ -7,7 +7,6 @@ data set, else of the same data set, in one process.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -19,9 +18,11 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from experiments.grid import expand
+from sigma.errors import UserError, excerpt
 from sigma.runs.files import EPOCHS, FAILURE, LAST, LOCK, ROW
 from sigma.runs.identity import run_folder
 from sigma.runs.messages import explained
+from sigma.runs.records import Failure, read
 from sigma.runs.row import Row
 
 RUNS = Path(os.environ.get("SIGMA_RUNS", "multirun"))
@@ -33,20 +34,19 @@ def state(folder: Path) -> dict[str, Any]:
     if (folder / ROW).exists():
         try:
             row = Row.read(folder / ROW)
-        except ValueError:
-            reason = f"{folder / ROW} is damaged; delete it and start the same sweep again"
-            return {"state": "failed", "reason": reason}
+        except UserError as error:
+            return {"state": "failed", "reason": str(error)}
         seconds = sum(float(row.efficiency.get(f"{p}_seconds") or 0) for p in ("train", "eval"))
         return {"state": "done", "epochs": row.epochs, "seconds": seconds}
     log = folder / EPOCHS
-    epochs = max(len(log.read_text().splitlines()) - 1, 0) if log.is_file() else 0
+    epochs = max(len(log.read_bytes().splitlines()) - 1, 0) if log.is_file() else 0
     if is_held(folder / LOCK):
         return {"state": "running", "epochs": epochs}
     if (folder / FAILURE).is_file():
         try:
-            reason = json.loads((folder / FAILURE).read_text())["error"]
-        except (ValueError, KeyError, TypeError):
-            reason = "its reason cannot be read"
+            reason = read(folder / FAILURE, Failure, "its reason is lost").error
+        except UserError as error:
+            reason = str(error)
         return {"state": "failed", "epochs": epochs, "reason": reason}
     return {"state": "interrupted" if (folder / LAST).is_file() else "missing", "epochs": epochs}
 
@@ -77,7 +77,7 @@ def show(runs: pd.DataFrame) -> None:
         if run["state"] == "running":
             print(f"running: {run['run_id']}, {run['epochs']} epochs")
         if run["state"] == "failed":
-            print(f"failed: {run['run_id']}: {run['reason']}")
+            print(f"failed: {run['run_id']}: {excerpt(run['reason'], 1000)}")
     seconds, unknown = time_left(runs)
     if counts.get("done", 0) not in (0, len(runs)):
         others = f", and {unknown} runs of which nothing is known" if unknown else ""

@@ -11,3 +11,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 # Scores of a batch against all items are a hundred megabytes: large pages save most of the time
 # that the system otherwise spends handing them out page by page (a cross entropy takes half).
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def __getattr__(name: str) -> object:
+    """``from sigma import Recommender``, without PyTorch before it is asked for."""
+    if name != "Recommender":
+        raise AttributeError(f"module 'sigma' has no attribute '{name}'")
+    from sigma.recommender import Recommender
+
+    return Recommender

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
 
+from sigma.checkpoints import CheckpointFiles
 from sigma.datamodules.base import SequenceDataModule
 from sigma.errors import UserError
 from sigma.losses import CrossEntropy
@@ -117,6 +118,7 @@ def build_trainer(cfg: DictConfig, task: SequenceTask) -> L.Trainer:
         logger=observers(cfg.logger, "logger", Logger),
         _convert_="all",
     )
+    trainer.strategy.checkpoint_io = CheckpointFiles(task)
     if trainer.world_size > 1 and not task.trained:
         raise UserError(
             f"{task.model.name} learns nothing by gradients and runs in one process; use "

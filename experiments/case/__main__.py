@@ -18,35 +18,41 @@ import sigma.environment  # noqa: F401  isort: skip
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.case.picture import draw, save
 from experiments.case.study import Case, study
 from sigma.datamodules.titles import read_titles
-from sigma.errors import UserError
-from sigma.recommend import load
+from sigma.errors import UserError, excerpt
+from sigma.recommend import WIDEST
 from sigma.runs.messages import explained
+from sigma.runs.trust import packages
+from sigma.spreadsheet import note, write_csv
+from sigma.trained import load
 
 
-def keep(case: Case, out: Path, last: int = 20) -> Path:
-    """Write picture and tables; the files' path without ending."""
-    stem = out / ("case_" + re.sub(r"[^\w.-]+", "_", case.user))
+def keep(case: Case, out: Path, last: int = 20) -> tuple[Path, int]:
+    """Write picture and tables; the files' path without ending, and the texts changed in them."""
+    stem = out / ("case_" + re.sub(r"[^\w.-]+", "_", case.user)[:50])
     out.mkdir(parents=True, exist_ok=True)
-    save(draw(case, last), stem, f"Case study: user {case.user} of {case.dataset}")
-    case.history.to_csv(f"{stem}_history.csv", index=False)
-    case.recommendations.to_csv(f"{stem}_recommendations.csv", index=False)
-    return stem
+    save(draw(case, last), stem, f"Case study: user {excerpt(case.user)} of {case.dataset}")
+    tables = {"history": case.history, "recommendations": case.recommendations}
+    changed = [write_csv(table, Path(f"{stem}_{name}.csv")) for name, table in tables.items()]
+    return stem, sum(changed)
 
 
 def show(case: Case) -> None:
     """Print all of it but the picture; ``*`` marks the true next item."""
     print(*case.caption, sep="\n")
-    print(f"The true next item is {case.target['title'] or ''} ({case.target['item']}).\n")
+    title, item = (excerpt(case.target[name] or "", WIDEST) for name in ("title", "item"))
+    print(f"The true next item is {title} ({item}).\n")
     lines = case.recommendations
+    texts = lines["title"].fillna(lines["item"]).map(lambda text: excerpt(text, WIDEST))
     marks = lines["hit"].map({True: " *", False: ""})
     models = lines["model"] + lines["rank"].map(" (rank {:,g})".format)
-    table = lines.assign(text=lines["title"].fillna(lines["item"]) + marks, model=models)
+    table = lines.assign(text=texts + marks, model=models)
     table = table.pivot(index="place", columns="model", values="text")
     print(table[models.unique()].fillna("").to_string(), "\n")
 
@@ -61,18 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--last", type=int, default=20, help="items of the history to show")
     parser.add_argument("--top", type=int, default=5, help="recommendations of each model")
     parser.add_argument("--path", help="raw data, where it has moved since the runs")
+    parser.add_argument("--allow", default="", help="packages of your own, parted by commas")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # As the refusal of a run says it.
+    options = parser.parse_args([f"--{w}" if w.startswith("allow=") else w for w in words])
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with explained():
         if min(options.last, options.top) < 1:
             raise UserError("--last and --top must be at least 1.")
         titles = options.titles and read_titles(options.titles)
-        runs = [load(run, options.path) for run in options.runs]
+        runs = [load(run, options.path, packages(options.allow)) for run in options.runs]
         case = study(runs, options.user, titles, options.top)
-        stem = keep(case, options.out, options.last)
+        stem, changed = keep(case, options.out, options.last)
         show(case)
         print(f"Picture and tables: {stem}.png, .svg, _history.csv, _recommendations.csv")
+        if changed:
+            print(note(changed))
 
 
 if __name__ == "__main__":

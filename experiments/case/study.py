@@ -11,10 +11,12 @@ import pandas as pd
 import torch
 
 from sigma.datamodules.titles import Title, titles_of
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
+from sigma.hindsight import hindsight
 from sigma.ops.moves import flip_index
 from sigma.ops.rows import rows_of
-from sigma.recommend import TrainedRun, recommend
+from sigma.recommender import Recommender
+from sigma.trained import TrainedRun
 
 COLUMNS = ["model", "rank", "place", "item", "score", "title", "genres", "hit"]
 
@@ -141,12 +143,14 @@ def study(
     check_data(runs)
     reader = next((run for run in runs if flip_of(run, 2)), runs[0])
     user, why = median_user(reader) if user is None else (user, "Chosen by its id.")
-    parts = [recommend(run, [user], k=top) for run in runs]
+    parts = [hindsight(Recommender(run, "cpu"), [user], k=top) for run in runs]
     lines = pd.concat(parts, keys=labels(runs), names=["model"]).reset_index("model")
     is_last = lines["history_length"] == lines["history_length"].max()  # of several targets
-    lines = lines[is_last].reset_index(drop=True)
+    lines = lines[is_last].drop(columns="title", errors="ignore").reset_index(drop=True)
     if lines["target"].nunique() > 1 or lines["model"].nunique() < len(runs):
-        raise UserError(f"The runs test user {user} on different items; compare runs of one split.")
+        raise UserError(
+            f"The runs test user {excerpt(user)} on different items; compare runs of one split."
+        )
     length, target = int(lines["history_length"].iloc[0]), lines["target"].iloc[0]
     titles = titles_of(reader.sequences) if titles is None else titles
     history = history_of(reader, user, length, titles)
@@ -159,7 +163,7 @@ def study(
         fixed = flip[1]
         flipped = f"{reader.config.model.name} reads it flipped, too, but for its last {fixed}."
     caption = [
-        f"User {user} of {reader.data.name}, {length} items of history{read}. {why}",
+        f"User {excerpt(user)} of {reader.data.name}, {length} items of history{read}. {why}",
         f"{flipped} A dot's colour is the item's first genre.",
         "Ranks are the true next item's among all "
         f"{reader.sequences.num_items:,} items, expected over the order of ties.",

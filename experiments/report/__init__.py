@@ -15,7 +15,8 @@ from experiments.report.rankings import selected
 from experiments.report.strong import strong
 from experiments.report.tables import COMPARISONS, compare
 from experiments.rows import MixedProtocolError, frame
-from sigma.runs.files import CONF, atomic_path
+from sigma.files import atomic_path
+from sigma.runs.files import CONF
 
 TITLE = "SIGMA: paper, authors' logs and ours"
 MAKERS: dict[str, Callable[[pd.DataFrame, str], list[Table]]] = {

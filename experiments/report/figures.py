@@ -17,7 +17,7 @@ from experiments.report.others import GROUPS
 from experiments.report.tables import COMPARISONS
 from experiments.rows import RANKINGS
 from experiments.significance import gains
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 
 matplotlib.use("Agg")  # needs no screen
 # Paths, not fonts: the reader may lack them. The salt makes the ids repeat.

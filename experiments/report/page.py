@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pandas as pd
 import yaml
 
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 
 SPECS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text("utf-8"))
 FORMATS = {name: pattern for pattern, names in SPECS["formats"].items() for name in names}

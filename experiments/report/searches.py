@@ -11,7 +11,7 @@ import seaborn as sns
 
 from experiments.report.page import Table
 from experiments.rows import check_protocol
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 from sigma.runs.identity import flattened
 
 DRAWN = ("model", "dataset", "task", "objective", "loss")  # parts of a config

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from sigma.callbacks.stopping import comparable, decimals_of
+from sigma.checkpoints import expect_intact
 from sigma.runs.files import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,14 @@ class BestCheckpoint(ModelCheckpoint):
             checkpoint["callbacks"].clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As it was, in this folder: of a run that has moved Lightning would test the old file."""
+        """As it was, in this folder: of a run that has moved Lightning would test the old file.
+
+        Raises:
+            UserError: the file is missing or damaged, and no later epoch may be better.
+        """
         if state_dict["best_model_path"]:
             path = f"{self.dirpath}/{Path(BEST).name}"
+            expect_intact(Path(path))
             paths = {"best_model_path": path, "kth_best_model_path": path}
             best = {path: state_dict["best_model_score"]}
             state_dict = {**state_dict, **paths, "best_k_models": best}
@@ -74,14 +80,7 @@ class LastCheckpoint(L.Callback):
         if not trainer.strategy.reduce_boolean_decision(finite):
             log.warning("The weights are not finite any more; %s is not replaced.", path)
             return
-        partial = path.with_suffix(".partial")
-        try:
-            trainer.save_checkpoint(partial, weights_only=False)
-            if trainer.is_global_zero:
-                partial.replace(path)
-        finally:
-            if trainer.is_global_zero:  # a part of it would keep a full disk full
-                partial.unlink(missing_ok=True)
+        trainer.save_checkpoint(path, weights_only=False)
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:

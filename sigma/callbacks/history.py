@@ -8,8 +8,9 @@ import lightning as L
 import pandas as pd
 
 from sigma.callbacks.stopping import comparable, decimals_of
+from sigma.files import atomic_path
 from sigma.ranking.metrics import UNSEEN
-from sigma.runs.files import CURVES, EPOCHS, atomic_path
+from sigma.runs.files import CURVES, EPOCHS
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,14 @@ class History(L.Callback):
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values = logged | pl_module.results["val"]  # type: ignore[index, operator]
         self.epochs.append({"epoch": trainer.current_epoch, **values})
+        self.write(trainer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Again, as what a killed run wrote may not be what its checkpoint holds."""
+        if self.epochs:
+            self.write(trainer)
+
+    def write(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             frame = pd.DataFrame(self.epochs).set_index("epoch").sort_index(axis="columns")
             with atomic_path(Path(trainer.default_root_dir) / EPOCHS) as partial:

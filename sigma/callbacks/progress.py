@@ -102,6 +102,8 @@ class Progress(RichProgressBar):
                 "Resuming would end the same way: start again in a new folder (hydra.run.dir=…), "
                 "with a lower task.optimizer.lr."
             )
+        elif isinstance(exception, UserError):
+            return  # says what to do, and what it says of would end the same way
         elif (folder / LAST).is_file():  # this run's: a folder that held another's was refused
             resume = f"python train.py resume={shlex.quote(str(folder))}"
             exception.add_note(f"The last checkpoint is kept; go on with: {resume}")

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import History, find
+from sigma.files import atomic_path
 from sigma.ops import backend_of
-from sigma.runs.files import CHECKOUT, CONFIG, RANKS, ROW, atomic_path
+from sigma.runs.files import ANCESTOR, CHECKOUT, CONFIG, RANKS, ROW
 from sigma.runs.identity import SCHEMA
 from sigma.runs.provenance import git_state, hardware, versions
+from sigma.runs.records import read
 from sigma.runs.row import Code, Data, Metrics, Row, Split
 from sigma.task import Ranks
 
@@ -31,7 +33,15 @@ def portable_config(folder: Path) -> dict[str, Any]:
     for key in ("root",) if dataset.get("name") == "custom" else ("root", "path"):
         if dataset.get(key) is not None:
             dataset[key] = Path(dataset[key]).name
+    if config.get("init_from") is not None:
+        config["init_from"] = Path(config["init_from"]).name
     return config
+
+
+def ancestor_of(folder: Path) -> dict[str, Any] | None:
+    """What the run's folder says of the run whose weights it began from."""
+    path, advice = folder / ANCESTOR, "delete it, and the row does not name the run's ancestor"
+    return read(path, dict[str, Any], advice) if path.is_file() else None
 
 
 def columns(ranks: Ranks) -> dict[str, Tensor]:
@@ -113,6 +123,7 @@ class ResultRow(L.Callback):
             versions=versions(),
             hardware=hardware(device),
             scan=backend_of(task, device)[0],
+            ancestor=ancestor_of(Path(trainer.default_root_dir)),
             search=self.search,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             config=config,

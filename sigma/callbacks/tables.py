@@ -11,6 +11,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sigma.callbacks.history import History, find
 from sigma.datamodules.statistics import DatasetStatistics
@@ -40,7 +41,13 @@ def show(table: Table) -> None:
     if not console.is_terminal:
         table.box = box.ASCII2
         console = Console(width=110, force_terminal=False)
-    console.print(table)
+    console.print(table, markup=False, emoji=False)  # names are text: [/x] is no tag
+
+
+def titled(title: str, *columns: str) -> Table:
+    """An empty table; its title is text, which a string would not be."""
+    text = Text(title, "table.title")
+    return Table(*columns, title=text, title_justify="left", box=box.ROUNDED)
 
 
 def data_table(data: DatasetStatistics) -> Table:
@@ -50,7 +57,7 @@ def data_table(data: DatasetStatistics) -> Table:
     cells |= {part: f"{getattr(data, f'{part}_samples'):,}" for part in ("train", "val", "test")}
     if data.matches is not None:
         cells["expected counts"] = "match" if data.matches else "differ"
-    table = Table(title=f"Data: {data.name}", title_justify="left", box=box.ROUNDED)
+    table = titled(f"Data: {data.name}")
     for name in cells:
         table.add_column(name, justify="right")
     table.add_row(*cells.values())
@@ -66,7 +73,7 @@ def result_title(name: str, best: Mapping[str, float], model: Model) -> str:
 
 def result_table(title: str, scores: Mapping[str, float], metrics: RankingMetrics) -> Table:
     """By ranking, of all users and by group, from ``val/hr@10``, ``test/unseen/long/hr@10`` …"""
-    table = Table("ranked among", "users", title=title, title_justify="left", box=box.ROUNDED)
+    table = titled(title, "ranked among", "users")
     columns = [(stage, f"{name}@10") for stage in ("val", "test") for name in METRICS]
     for stage, name in columns:
         table.add_column(f"{stage}\n{name.upper()}", justify="right")

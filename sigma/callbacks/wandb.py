@@ -16,9 +16,12 @@ from lightning.pytorch.loggers import WandbLogger as LightningLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from sigma.errors import UserError
+from sigma.files import atomic_path
 from sigma.ranking.metrics import METRICS, expected_gains, gain_table
-from sigma.runs.files import CONFIG, RANKS, ROW, WANDB, atomic_path
+from sigma.runs.files import CONFIG, RANKS, ROW, WANDB
 from sigma.runs.messages import one_line
+from sigma.runs.records import WandbRun, read
 from sigma.runs.row import Row
 
 log = logging.getLogger(__name__)
@@ -50,7 +53,10 @@ def start(folder: Path, run_id: str | None, init_timeout: float, **described: An
     import wandb
 
     if run_id is None and (folder / WANDB).is_file():
-        run_id = json.loads((folder / WANDB).read_text())["id"]
+        try:
+            run_id = read(folder / WANDB, WandbRun, "W&B gets a new run").id
+        except UserError as error:
+            log.warning("%s", error)
     # Not from a seeded generator: two runs of one seed are two runs.
     run_id = run_id or uuid.uuid4().hex[:8]
     with atomic_path(folder / WANDB) as part:

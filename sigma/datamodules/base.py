@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sigma.arguments import Count, checked
+from sigma.arguments import Count, Name, checked
 from sigma.datamodules.batches import (
     Batch,
     BatchLoader,
@@ -76,7 +76,7 @@ class SequenceDataModule(L.LightningDataModule):
     @checked
     def __init__(
         self,
-        name: str = "",
+        name: Name = "",
         path: str | Path | None = None,
         root: str | Path = "data",
         max_length: Count = 50,

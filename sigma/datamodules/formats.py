@@ -9,7 +9,7 @@ from pathlib import Path
 from sigma.datamodules.interactions import Interactions, joined
 from sigma.datamodules.readers import amazon, lfm_1b, movielens, netflix, sequence_text, table, yelp
 from sigma.datamodules.readers.lines import open_raw, readable
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt, listed
 
 TOGETHER = ("log_standard_*.csv", "combined_data_*.txt", "mv_*.txt")
 """Names of the files of one data set that a folder holds several of (KuaiRand, Netflix Prize)."""
@@ -63,7 +63,7 @@ class RawData:
         """With the file's name where lines of it were left out."""
         if part.skipped is None:
             return part
-        reason = f"{part.skipped.reason} (in {self.path.name})"
+        reason = f"{part.skipped.reason} (in {excerpt(self.path.name)})"
         return replace(part, skipped=replace(part.skipped, reason=reason))
 
     def _read(self, columns: Settings, malformed: str) -> Interactions:
@@ -97,8 +97,9 @@ def recognise(path: Path, columns: Settings = None) -> RawData:
         return RawData(path, "parquet")
     if ending not in (".inter", ".dat", ".data", ".csv", ".tsv", ".txt", ".json", ".jsonl"):
         raise UserError(
-            f"{path}: the ending '{path.suffix}' is not one of .csv, .tsv, .txt, .json, .dat, "
-            ".data, .inter (these also with .gz), .parquet or .zip; rename or convert the file."
+            f"{path}: the ending '{excerpt(path.suffix)}' is not one of .csv, .tsv, .txt, "
+            ".json, .dat, .data, .inter (these also with .gz), .parquet or .zip; rename or convert "
+            "the file."
         )
     if ending == ".inter":
         return RawData(path, "recbole", _find(path, f"{Path(name).stem}.item"))
@@ -138,9 +139,9 @@ def _json_lines(path: Path) -> RawData:
         raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
     try:
         fields = set(json.loads(line))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path}, line 1: not a JSON object ({error}); each line must hold one review."
+            f"{path}, line 1: not a JSON object ({excerpt(error)}); each line must hold one review."
         ) from error
     if {"business_id", "user_id"} <= fields:
         return RawData(path, "yelp", _find(path, "yelp_academic_dataset_business.json"))
@@ -151,7 +152,7 @@ def _json_lines(path: Path) -> RawData:
     raise UserError(
         f"{path}: a line of Amazon reviews holds reviewerID, asin and unixReviewTime (of 2023 "
         "user_id, parent_asin and timestamp), one of Yelp user_id, business_id and date, but this "
-        f"file has {', '.join(sorted(map(str, fields)))}; convert it to CSV and use "
+        f"file has {listed(sorted(map(str, fields)))}; convert it to CSV and use "
         "dataset=custom."
     )
 

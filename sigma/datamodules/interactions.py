@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sigma.errors import printable
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -18,7 +20,7 @@ class Skipped:
     reason: str  # what is wrong with it
 
     def sentence(self, path: Path) -> str:
-        return (
+        return printable(
             f"{path}: {self.lines:,} of {self.of:,} lines left out as malformed, the first of them "
             f"line {self.first}: {self.reason}."
         )

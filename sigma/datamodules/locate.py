@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sigma.datamodules.formats import KNOWN, TOGETHER, RawData, Settings, continuation, recognise
 from sigma.datamodules.readers.lines import readable
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt, listed
 
 SIDE_FILES = (
     *("movies.csv", "links.csv", "tags.csv", "genome-scores.csv", "genome-tags.csv"),
@@ -43,10 +43,10 @@ def locate(
     if path.is_dir():
         file = search(path, prefer)
         if file is None:
-            names = sorted(p.name for p in path.iterdir())[:8]
+            names = sorted(p.name for p in path.iterdir())
             raise UserError(
                 f"The folder {path} holds no known raw file (such as "
-                f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {', '.join(names) or 'nothing'}."
+                f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {listed(names) or 'nothing'}."
             )
         path = file
     if archive(path):
@@ -80,7 +80,7 @@ def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
             if len(fits) > 1 and pattern not in (*prefer, *TOGETHER):
                 raise UserError(
                     f"The folder {folder} holds several files that could be meant: "
-                    f"{', '.join(p.name for p in fits[:8])}; name one with dataset.path=."
+                    f"{listed(p.name for p in fits)}; name one with dataset.path=."
                 )
             if fits:
                 return fits[0]
@@ -97,12 +97,13 @@ def unpacked(path: Path, into: Path) -> Path:
     """Unpack an archive once per content, all or nothing, and nothing outside; the folder."""
     with readable(path), path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:12]
-    folder = into / f"{path.stem}-{digest}"
+    stem = path.stem[:40]  # a name with a digest must be one that a file system takes, too
+    folder = into / f"{stem}-{digest}"
     if folder.is_dir():
         return folder
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=into) as partial:
+        with tempfile.TemporaryDirectory(prefix=f".{stem}-", dir=into) as partial:
             content = Path(partial, "content")
             content.mkdir()
             kind = archive(path)
@@ -110,7 +111,7 @@ def unpacked(path: Path, into: Path) -> Path:
             content.rename(folder)
     except (*DAMAGE, NotImplementedError) as error:
         raise UserError(
-            f"{path} is not a whole {path.suffix[1:]} archive ({error}); fetch it again."
+            f"{path} is not a whole {path.suffix[1:]} archive ({excerpt(error)}); fetch it again."
         ) from error
     except RuntimeError as error:  # zipfile's word for a password
         raise UserError(
@@ -118,5 +119,7 @@ def unpacked(path: Path, into: Path) -> Path:
         ) from error
     except OSError as error:
         if not folder.is_dir():  # else another process was first
-            raise UserError(f"{path} could not be unpacked into {into} ({error}).") from error
+            raise UserError(
+                f"{path} could not be unpacked into {into} ({excerpt(error)})."
+            ) from error
     return folder

@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.readers.lines import readable
 from sigma.datamodules.readers.movielens import read_movies_dat, read_u_item
-from sigma.datamodules.readers.table import USUAL, header_fields, read_recbole_items, usual_column
-from sigma.errors import UserError
+from sigma.datamodules.readers.table import (
+    USUAL,
+    header_fields,
+    read_recbole_items,
+    text_columns,
+    usual_column,
+)
+from sigma.errors import UserError, excerpt, listed
 
 ROLES = {
     "item": USUAL["item"] + " id",
@@ -55,28 +63,31 @@ def read_titles(path: Path) -> dict[str, Title]:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    with readable(path):
-        try:
-            if path.suffix.lower() in (".parquet", ".pq"):
-                table = pd.read_parquet(path)
-            else:
-                delimiter, _ = header_fields(path)
-                table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False)
-        except ValueError as error:
-            raise UserError(
-                f"{path} is not a table with a header ({' '.join(str(error).split())}); write one "
-                "with columns for item, title and genres."
-            ) from error
-    names = [str(c) for c in table.columns]
+    fault = "a table with a header ({}); write one with columns for item, title and genres"
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        delimiter, names = header_fields(path)
+        return text_columns(path, delimiter, _roles(names, path), fault).set_index("item")
+    try:
+        with readable(path):
+            roles = _roles(pq.read_schema(path).names, path)
+            table = pd.read_parquet(path, columns=list(roles))
+    except UserError:
+        raise
+    except (ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not {fault.format(excerpt(error))}.") from error
+    return table.rename(columns=roles).set_index("item")
+
+
+def _roles(names: list[str], path: Path) -> dict[str, str]:
+    """Column -> what it is, of those that matter."""
     columns = {role: usual_column(names, usual) for role, usual in ROLES.items()}
     for role in ("item", "title"):
         if columns[role] is None:
             raise UserError(
-                f"{path} has no column that looks like the {role}; it has: {', '.join(names)}. "
+                f"{path} has no column that looks like the {role}; it has: {listed(names)}. "
                 f"Name it '{role}'."
             )
-    roles = {name: role for role, name in columns.items() if name}
-    return table.rename(columns=roles).set_index("item")
+    return {name: role for role, name in columns.items() if name}
 
 
 def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:

@@ -87,6 +87,10 @@ class Model(nn.Module):
         """
         return None
 
+    def item_rows(self) -> dict[str, int]:
+        """Parameters that have a row an item, and the row of item 1; those after K are others'."""
+        return {}
+
     def count(self, items: Tensor, offsets: Tensor) -> None:
         """Count the training data; of ``counted`` models alone.
 

@@ -68,6 +68,9 @@ class BERT4Rec(Transformer):
             self.bias = nn.Parameter(torch.zeros(num_items))
         self.apply(init_normal)
 
+    def item_rows(self) -> dict[str, int]:
+        return super().item_rows() | ({"bias": 0} if self.head_map else {})
+
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
         states = self.embedding(items, rows)  # eq. 1
         states = encode(self.layers, states, rows, places_of(places, items.shape[0]))  # eq. 2, 3

@@ -61,6 +61,9 @@ class TiedItems(Model):
         table = self.items.weight
         return TiedScores(table[1:], others=table[:1] if self.padding_item else None)
 
+    def item_rows(self) -> dict[str, int]:
+        return {"items.weight": 1}
+
     def draw_padding(self) -> None:
         """RecBole's padding: drawn like an item, and a class that is never a target.
 

@@ -34,7 +34,7 @@ from sigma.models.layers import at
 from sigma.models.mamba import MambaFactory, MambaStack
 from sigma.models.mamba2 import Mamba2
 from sigma.models.sigma import SigmaLayer
-from sigma.ops import Places, Rows, selective_scan
+from sigma.ops import Places, Rows, delay, selective_scan
 from sigma.ops.rows import typed
 
 
@@ -49,19 +49,13 @@ def change_by_flip(
         *(ones, dt, no[:, None], ones[:, :1], ones[:, :1], no, None, block.dt_bias, rows),
         block.backend,
     )
-    before = total - F.softplus(dt + block.dt_bias)  # σ_{j-1}
-    ahead = C.roll(-r, 0)  # C_m at place n
-    forward = block.scan(x, dt, A, B, ahead, no, None, rows)  # eq. 2: h_n C_m
-    early = x * block.channels(torch.exp(before * A))
-    backward = block.scan(early, dt, no, B, ahead, no, None, rows)  # eq. 3: s_n C_m
-
-    def at_m(values: Tensor) -> Tensor:
-        """From place n to m, 0 where a row has none."""
-        return values.roll(r, 0).masked_fill(short, 0)
-
-    short = (rows.positions(x.shape[0]) < r)[:, None]
-    span = (total - at_m(total)).masked_fill(short, 0)
-    return at_m(backward - forward) * block.channels(torch.exp(span * A))  # eq. 5
+    early = torch.exp((total - F.softplus(dt + block.dt_bias)) * A)  # exp(σ_{j-1} A)
+    # What stands at n = m - r is scanned r places later, so that C_m reads h_n and s_n at place m.
+    late = delay(torch.cat([dt, early, total], dim=-1), rows, r)
+    (dt, early, passed), x, B = late.chunk(3, dim=-1), delay(x, rows, r), delay(B, rows, r)
+    forward = block.scan(x, dt, A, B, C, no, None, rows)  # eq. 2: h_n C_m
+    backward = block.scan(x * block.channels(early), dt, no, B, C, no, None, rows)  # eq. 3: s_n C_m
+    return (backward - forward) * block.channels(torch.exp((total - passed) * A))  # eq. 5
 
 
 class CausalSigmaLayer(SigmaLayer):

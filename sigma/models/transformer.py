@@ -122,7 +122,7 @@ class Positions(nn.Module):
         return rows.positions(size)
 
     def forward(self, states: Tensor, rows: Rows) -> Tensor:
-        self._check(rows.longest)
+        self._check(rows.reach)
         return states + self.table(self.index(rows, states.shape[0]))
 
     def padded(self, states: Tensor) -> Tensor:

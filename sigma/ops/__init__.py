@@ -6,6 +6,7 @@ from sigma.ops.dispatch import backend_of, capture_reason, choose_backend
 from sigma.ops.gru import gru
 from sigma.ops.moves import (
     Places,
+    delay,
     flip,
     packed,
     padded,
@@ -19,15 +20,18 @@ from sigma.ops.moves import (
 from sigma.ops.pointwise import pointwise_attend
 from sigma.ops.rows import Rows, rows_of
 from sigma.ops.scan import selective_scan
+from sigma.ops.stream import Stream
 
 __all__ = [
     "Places",
     "Rows",
+    "Stream",
     "attend",
     "backend_of",
     "capture_reason",
     "causal_conv",
     "choose_backend",
+    "delay",
     "flip",
     "gru",
     "packed",

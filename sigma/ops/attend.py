@@ -17,6 +17,7 @@ from sigma.ops.blocked import blocks_of, pullback
 from sigma.ops.inputs import Attend, Gradients
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
+from sigma.ops.stream import need_whole_rows
 
 
 def shapes(x: Attend) -> tuple[Tensor, Tensor]:
@@ -141,6 +142,7 @@ def attend(
     Returns:
         (M, H, d); zeros behind the last row.
     """
+    need_whole_rows(rows, "attend")
     if places is None:
         places, query_offsets = torch.arange(q.shape[0], device=q.device), rows.offsets
     elif query_offsets is None:

@@ -14,8 +14,10 @@ from torch import Tensor
 from sigma.ops import native
 from sigma.ops.blocked import pullback
 from sigma.ops.inputs import Conv, Gradients
+from sigma.ops.moves import whole_rows
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
+from sigma.ops.stream import Stream
 
 
 def shapes(x: Conv) -> tuple[Tensor, Tensor]:
@@ -105,6 +107,18 @@ def causal_conv1d(x: Conv, rows: Rows) -> Tensor:
     return y[0].t()
 
 
+def conv_of_stream(x: Conv, rows: Stream) -> Tensor:
+    """Of the next n places of each row; what they leave are the last k - 1 inputs."""
+    before = x.weight.shape[1] - 1
+    v = rows.window("causal_conv", x.x, before)  # (B, k - 1 + n, d)
+    if rows.width == 1:  # less than the call of a kernel
+        y = (v * x.weight.t()).sum(1) + x.bias
+        return F.silu(y) if x.silu else y
+    longer = whole_rows(len(v), v.shape[1], v.device)
+    y = causal_conv(v.flatten(0, 1), x.weight, x.bias, longer, x.silu)
+    return y.view_as(v)[:, before:].flatten(0, 1)
+
+
 def causal_conv(
     x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, silu: bool = False, backend: str = "auto"
 ) -> Tensor:
@@ -119,6 +133,8 @@ def causal_conv(
     Returns:
         (T, d) in the type of ``x``; zeros behind the last row.
     """
+    if isinstance(rows, Stream):
+        return typed(conv_of_stream(Conv(x, weight, bias, silu), rows), x.dtype)
     if backend == "mamba_ssm" and x.is_cuda and has_causal_conv1d():
         return causal_conv1d(Conv(x, weight, bias, silu), rows)
     exact, result = torch.promote_types(x.dtype, weight.dtype), x.dtype

@@ -8,7 +8,6 @@ rows and is given padded ones.
 import functools
 import importlib.util
 import os
-import platform
 
 import torch
 from torch import nn
@@ -55,7 +54,7 @@ def has_triton() -> bool:
 def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
     """Resolve ``auto`` and check a named backend: ``(backend, reason)``.
 
-    ``cpu`` is the C library, or ``blocked`` where no compiler is at hand to build it.
+    ``cpu`` is the C library, or ``blocked`` where it cannot be built.
 
     Raises:
         UserError: unknown backend, or one that cannot run here.
@@ -70,10 +69,8 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
             return "mamba_ssm", "the tensors are on CUDA, and Triton is not importable"
         return "blocked", "neither Triton nor mamba-ssm is importable"
     if name in ("auto", "cpu") and device.type == "cpu":
-        if native_library() is not None:
-            return "cpu", "a C compiler is at hand"
-        linux = platform.system() == "Linux"
-        return "blocked", "no C compiler is at hand" if linux else "no C kernel for this system"
+        library, reason = native_library()
+        return "blocked" if library is None else "cpu", reason
     if name == "auto":
         return "blocked", f"no kernel for {device.type}"
     needs = None

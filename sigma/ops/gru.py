@@ -13,8 +13,10 @@ from torch import Tensor
 
 from sigma.ops import blocked, native
 from sigma.ops.inputs import Gradients, Gru
+from sigma.ops.moves import whole_rows
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
+from sigma.ops.stream import Stream
 
 STEP = 2**15  # places whose states are copied at a time on the CPU
 
@@ -73,9 +75,11 @@ def weight_gradients(
     return gweight, gbias
 
 
-def gru_of_block(x: Gru) -> Tensor:
-    """(n, L, 3 G) -> (n, L, G)."""
-    h, hs = x.gates.new_zeros(len(x.gates), x.weight.shape[1]), []
+def gru_of_block(x: Gru, before: Tensor | None = None) -> Tensor:
+    """(n, L, 3 G) -> (n, L, G); ``before``, the states h_{-1} (n, G), is 0 unless given."""
+    h, hs = before, []
+    if h is None:
+        h = x.gates.new_zeros(len(x.gates), x.weight.shape[1])
     for a in x.gates.unbind(1):
         (ar, az, an), u = a.chunk(3, -1), F.linear(h, x.weight, x.bias)
         ur, uz, un = u.chunk(3, -1)
@@ -103,6 +107,19 @@ gru_op = Operation(
 )
 
 
+def gru_of_stream(x: Gru, rows: Stream) -> Tensor:
+    """Of the next n places of each row; what they leave is h."""
+    gates = rows.side_by_side(x.gates)  # (B, n, 3 G)
+    h = rows.before("gru", len(gates), x.weight.shape[1])
+    if h is None and rows.width > 1:
+        start = whole_rows(len(gates), rows.width, gates.device)
+        hs = rows.side_by_side(gru_op(x, start, "auto"))
+    else:
+        hs = gru_of_block(x._replace(gates=gates), h)
+    rows.leave("gru", hs[:, -1])
+    return hs.flatten(0, 1)
+
+
 def gru(gates: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tensor:
     """Gated recurrent unit of each row.
 
@@ -116,4 +133,6 @@ def gru(gates: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tenso
     exact = torch.promote_types(gates.dtype, weight.dtype)
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     inputs = Gru(*(typed(x, exact) for x in (gates, weight, bias)))
+    if isinstance(rows, Stream):
+        return typed(gru_of_stream(inputs, rows), gates.dtype)
     return typed(gru_op(inputs, rows, "auto"), gates.dtype)

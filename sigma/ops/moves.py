@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sigma.ops.registry import register
 from sigma.ops.rows import Rows
+from sigma.ops.stream import Stream, need_whole_rows
 
 
 def select(x: Tensor, index: Tensor, inside: bool) -> Tensor:
@@ -110,6 +111,7 @@ def flip_index(rows: Rows, size: int, keep: int) -> Tensor:
     Of a row of n states the first n - keep are reversed; the last ``keep`` stay, and so does a row
     of at most ``keep`` and what lies behind the last row.
     """
+    need_whole_rows(rows, "flip")
     places = torch.arange(size, device=rows.offsets.device)
     row = rows.row_of(places)
     last = rows.offsets[(row + 1).clamp(max=rows.offsets.shape[0] - 1)] - keep - 1
@@ -123,17 +125,16 @@ def flip(x: Tensor, rows: Rows, keep: int) -> Tensor:
     return gather(x, index, index[:, None], True, True)
 
 
-def unfold(x: Tensor, rows: Rows, width: int) -> Tensor:
-    """Each state beside those before it in its row, oldest first, (T, D) -> (T, width D).
+def earlier(x: Tensor, rows: Rows, back: Tensor) -> Tensor:
+    """The states that stand ``back`` (k,) places before each in its row, (T, D) -> (T, k D).
 
-    Zeros stand before a row's start, and behind the last row.
+    Zeros where a row has none, and behind the last row.
     """
-    size = x.shape[0]
+    size, width = x.shape[0], back.shape[0]
     places = torch.arange(size, device=x.device)
     row = rows.row_of(places)
     first = rows.offsets[row]
     end = rows.offsets[(row + 1).clamp(max=rows.offsets.shape[0] - 1)]
-    back = torch.arange(width - 1, -1, -1, device=x.device)
     source = places[:, None] - back
     real = places < rows.offsets[-1]
     index = torch.where((source >= first[:, None]) & real[:, None], source, size)
@@ -141,6 +142,27 @@ def unfold(x: Tensor, rows: Rows, width: int) -> Tensor:
     column = reader * width + torch.arange(width, device=x.device)
     inverse = torch.where((reader < end[:, None]) & real[:, None], column, size * width)
     return gather(x, index.flatten(), inverse, False, False).view(size, width * x.shape[1])
+
+
+def unfold(x: Tensor, rows: Rows, width: int) -> Tensor:
+    """Each state beside those before it in its row, oldest first, (T, D) -> (T, width D).
+
+    Zeros stand before a row's start, and behind the last row.
+    """
+    if isinstance(rows, Stream):
+        windows = rows.window("unfold", x, width - 1).unfold(1, width, 1)  # (B, n, D, width)
+        return windows.transpose(2, 3).reshape(x.shape[0], -1)
+    return earlier(x, rows, torch.arange(width - 1, -1, -1, device=x.device))
+
+
+def delay(x: Tensor, rows: Rows, number: int) -> Tensor:
+    """The state ``number`` places before each in its row, (T, D) -> (T, D).
+
+    Zeros where a row has none, and behind the last row.
+    """
+    if isinstance(rows, Stream):
+        return rows.window("delay", x, number)[:, : rows.width].flatten(0, 1)
+    return earlier(x, rows, torch.full((1,), number, device=x.device))
 
 
 def grid_index(rows: Rows, size: int, width: int) -> tuple[Tensor, Tensor]:
@@ -166,6 +188,7 @@ def padded(x: Tensor, rows: Rows, width: int) -> Tensor:
     Raises:
         ValueError: a row may be longer than ``width``.
     """
+    need_whole_rows(rows, "padded")
     if rows.longest > width:
         raise ValueError(
             f"rows of up to {rows.longest} positions do not fit the {width} columns of this model."

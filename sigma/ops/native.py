@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -19,11 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigma.errors import excerpt
+from sigma.files import atomic_path
 from sigma.ops.rows import Rows
 
 log = logging.getLogger(__name__)
 
+SOURCES = Path(__file__).with_name("c")
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC"]
+DIGEST = 32  # bytes
 PARTS = 64  # as in c/common.h: parts of a batch whose sums are added here
 
 
@@ -34,39 +39,106 @@ def processor() -> str:
 
 
 @functools.cache
-def native_library() -> ctypes.CDLL | None:
-    """The compiled kernels, built on first use (some seconds); None where they cannot be.
+def native_library() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled kernels, or None where they cannot be had; and the reason in words.
 
-    The file is kept in the user's cache folder under a key of sources, flags and processor.
+    They are built on first use (some seconds) and kept in the user's cache folder, under a key of
+    sources, compiler, flags and processor.
+    """
+    if platform.system() != "Linux":
+        return None, "no C kernel for this system"
+    try:
+        name = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+        compiler = shlex.split(name or "")  # CC may hold flags
+        if not compiler:
+            return None, "no C compiler is at hand"
+        flags = [*FLAGS, *["-mprefer-vector-width=512"] * (platform.machine() == "x86_64")]
+        sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
+        key = hashlib.sha256(repr((sources, compiler, flags, processor())).encode()).digest()
+        path = cache_folder() / f"kernels-{key.hex()[:16]}.so"
+        library = stored(path, key)
+        if library is None:
+            library = build(compiler, flags)
+            store(path, key, library)
+        return load(library), "a C compiler is at hand"
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().partition("\n")[0]
+        said = excerpt(said, 200) or f"it ended with {error.returncode}"
+        reason = f"{name} cannot compile the C kernels: {said}"
+    except subprocess.TimeoutExpired as error:
+        reason = f"{name} took longer than {error.timeout} seconds for the C kernels"
+    except (OSError, ValueError, RuntimeError) as error:  # the last where there is no home
+        reason = f"the C kernels cannot be built or loaded: {error}"
+    log.warning("PyTorch's slower operations take over, as %s.", reason)
+    return None, reason
+
+
+def cache_folder() -> Path:
+    """Of this project, by the XDG Base Directory Specification: a relative path does not count."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base) / "sigma-rec" if os.path.isabs(base) else Path.home() / ".cache" / "sigma-rec"
+
+
+def digest(library: bytes, key: bytes) -> bytes:
+    """Stands behind the library in its file: what is damaged or of another key is not loaded."""
+    return hashlib.blake2b(library, digest_size=DIGEST, key=key).digest()
+
+
+def stored(path: Path, key: bytes) -> bytes | None:
+    """The library in this file, or None (with a logged line) where it is not what was built."""
+    try:
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise OSError("it is no file")
+        content = path.read_bytes()
+        if digest(content[:-DIGEST], key) != content[-DIGEST:]:
+            raise OSError("it is damaged")
+    except OSError as error:
+        reason = error.strerror or error
+        log.warning("The compiled kernels %s cannot be used (%s); built again.", path, reason)
+        return None
+    return content[:-DIGEST]
+
+
+def store(path: Path, key: bytes, library: bytes) -> None:
+    """Keep a library for the next start; where that is impossible, warn and go on without."""
+    try:
+        with atomic_path(path) as partial:
+            partial.write_bytes(library + digest(library, key))
+    except OSError as error:
+        log.warning(
+            "The compiled kernels could not be kept as %s (%s), so the next start compiles again; "
+            "mend that, or set XDG_CACHE_HOME to another folder.",
+            path,
+            error.strerror or error,
+        )
+
+
+def build(compiler: list[str], flags: list[str]) -> bytes:
+    """The compiled library.
+
     OpenMP's functions are left to be found in the runtime PyTorch has loaded, so that both share
     one set of threads.
     """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or platform.system() != "Linux":
-        return None
-    folder, x86 = Path(__file__).with_name("c"), platform.machine() == "x86_64"
-    flags = [*FLAGS, "-mprefer-vector-width=512"] if x86 else FLAGS
-    try:
-        sources = [path.read_bytes() for path in sorted(folder.iterdir())]
-        key = hashlib.sha256(repr((sources, compiler, flags, processor())).encode()).hexdigest()
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sigma-rec"
-        library = cache / f"kernels-{key[:16]}.so"
-        if not library.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as work:
-                objects, built = f"{work}/kernels.o", f"{work}/kernels.so"
-                # Linked without -fopenmp, see above.
-                for command in (
-                    [compiler, *flags, "-c", str(folder / "kernels.c"), "-o", objects],
-                    [compiler, "-shared", objects, "-o", built, "-lm"],
-                ):
-                    subprocess.run(command, check=True, capture_output=True, timeout=120)
-                os.replace(built, library)
-        # RTLD_NOW: a missing OpenMP runtime shows here, not in the middle of training.
-        return ctypes.CDLL(str(library), mode=os.RTLD_NOW)
-    except (OSError, subprocess.SubprocessError) as error:
-        log.info("no native CPU kernels (%s); using PyTorch's", error)
-        return None
+    with tempfile.TemporaryDirectory(prefix="sigma-rec-") as folder:
+        objects, library = f"{folder}/kernels.o", Path(folder, "kernels.so")
+        # Linked without -fopenmp, see above.
+        for command in (
+            [*compiler, *flags, "-c", str(SOURCES / "kernels.c"), "-o", objects],
+            [*compiler, "-shared", objects, "-o", str(library), "-lm"],
+        ):
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        return library.read_bytes()
+
+
+def load(library: bytes) -> ctypes.CDLL:
+    """From memory: what was checked is what runs, and a file cut off later ends no training."""
+    memory = os.memfd_create("kernels")  # stays open: the loader knows a library by this path
+    with open(memory, "wb", closefd=False) as file:
+        file.write(library)
+    # RTLD_NOW: a missing OpenMP runtime shows here, not in the middle of training.
+    return ctypes.CDLL(f"/proc/self/fd/{memory}", mode=os.RTLD_NOW)
 
 
 def call(name: str, kind: torch.dtype, rows: Rows, *values: Tensor | float | None) -> None:
@@ -92,7 +164,7 @@ def call(name: str, kind: torch.dtype, rows: Rows, *values: Tensor | float | Non
             assert value.dtype in (kind, torch.int64)
             arguments.append(ctypes.c_void_p(value.data_ptr()))
     typed_name = f"{name}_{'float' if kind == torch.float32 else 'double'}"
-    function = getattr(native_library(), typed_name)
+    function = getattr(native_library()[0], typed_name)
     function.restype = None
     function(*arguments, ctypes.c_int(torch.get_num_threads()))
 

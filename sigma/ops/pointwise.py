@@ -24,6 +24,7 @@ from sigma.ops.inputs import Gradients, Pointwise
 from sigma.ops.moves import select
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
+from sigma.ops.stream import need_whole_rows
 
 BUCKET = 0.301  # of the logarithm: a bucket spans a factor of 1.35, whatever the unit of time
 
@@ -204,6 +205,7 @@ def pointwise_attend(
     Raises:
         ValueError: rows may be longer than there are distances, or a bias of times without times.
     """
+    need_whole_rows(rows, "pointwise_attend")
     if rows.longest > len(distance_bias):
         raise ValueError(
             f"rows of up to {rows.longest} positions need as many biases; distance_bias holds "

@@ -35,6 +35,11 @@ class Rows(NamedTuple):
     times: Tensor | None = None
     next_times: Tensor | None = None
 
+    @property
+    def reach(self) -> int:
+        """Positions of items in their rows are below this."""
+        return self.longest
+
     def row_of(self, places: Tensor) -> Tensor:
         """The row of each place, int64; B behind the last row."""
         return torch.searchsorted(self.offsets, places, right=True) - 1

@@ -14,9 +14,12 @@ from torch import Tensor
 from sigma.ops import blocked, native, reference
 from sigma.ops.dispatch import choose_backend, has_mamba_ssm, has_triton
 from sigma.ops.inputs import Gradients, Scan
-from sigma.ops.moves import packed, padded
+from sigma.ops.moves import packed, padded, whole_rows
 from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
+from sigma.ops.stream import Stream
+
+DECAY_BYTES = 2**22  # of the decays taken at once, see ``state_after``
 
 
 def shapes(x: Scan) -> tuple[Tensor, Tensor]:
@@ -90,6 +93,51 @@ def mamba_ssm_scan(x: Scan, rows: Rows) -> Tensor:
     return packed(y.transpose(1, 2), rows, len(x.u))
 
 
+def state_after(x: Scan) -> Tensor:
+    """The states (B, d, N) that rows (B, n, d) end with: h = Σ_j exp(A Σ_i>j Δ_i) Δ_j u_j B_j.
+
+    From the last place backwards, up to where nothing is left of earlier ones.
+    """
+    delta = F.softplus(x.dt + x.dt_bias)
+    driven = delta * x.u
+    since = F.pad(delta, (0, 0, 0, 1))[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_i>j Δ_i: (B, n, d)
+    h = x.A.new_zeros(len(x.u), len(x.A), x.B.shape[-1])
+    step = max(1, DECAY_BYTES // (h.numel() * h.element_size()))
+    for last in range(x.u.shape[1], 0, -step):
+        here = slice(max(last - step, 0), last)
+        decay = torch.exp(since[:, here, :, None] * x.A)
+        if not decay.any():
+            break
+        h += (decay.mul_(driven[:, here, :, None]) * x.B[:, here, None]).sum(1)
+    return h
+
+
+def scan_from(x: Scan, h: Tensor) -> tuple[Tensor, Tensor]:
+    """y (B, n, d), but for the gate, and the states after it, from those before it, (B, d, N)."""
+    delta = F.softplus(x.dt + x.dt_bias)
+    driven, ys = delta * x.u, []
+    for t in range(x.u.shape[1]):
+        decay = (delta[:, t, :, None] * x.A).exp_()
+        h = (decay * h).addcmul_(driven[:, t, :, None], x.B[:, t, None])
+        ys.append((h @ x.C[:, t, :, None])[..., 0])
+    return torch.stack(ys, dim=1) + x.D * x.u, h
+
+
+def scan_of_stream(x: Scan, rows: Stream, backend: str) -> Tensor:
+    """Of the next n places of each row; what they leave is h."""
+    u, dt, B, C = (rows.side_by_side(v) for v in (x.u, x.dt, x.B, x.C))
+    A = x.A[:, :1] if x.A.stride(1) == 0 else x.A  # Mamba-2's is one for all states of a channel
+    block, shape = Scan(u, dt, A, B, C, x.D, None, x.dt_bias), (len(u), *x.A.shape)
+    h = rows.before("selective_scan", *shape)
+    if h is None and rows.width > 1:
+        rows.leave("selective_scan", state_after(block))
+        return selective_scan(*x, whole_rows(len(u), rows.width, u.device), backend)
+    y, h = scan_from(block, A.new_zeros(shape) if h is None else h)
+    rows.leave("selective_scan", h)
+    y = y.flatten(0, 1)
+    return y if x.z is None else y * F.silu(x.z)
+
+
 @torch.compiler.assume_constant_result
 def is_detour(backend: str, device: str) -> bool:
     """Whether the scan goes to mamba-ssm."""
@@ -128,11 +176,14 @@ def selective_scan(
     Raises:
         UserError: see ``choose_backend``.
     """
-    if is_detour(backend, u.device.type):
+    if not isinstance(rows, Stream) and is_detour(backend, u.device.type):
         return mamba_ssm_scan(Scan(u, dt, A, B, C, D, z, dt_bias), rows)
     exact, result = torch.promote_types(u.dtype, A.dtype), u.dtype
     A, D, dt_bias = (typed(x, exact) for x in (A, D, dt_bias))
-    if u.device.type != "cuda":  # Triton reads half precision as it is
+    if u.device.type != "cuda" or isinstance(rows, Stream):  # Triton reads half precision as it is
         u, dt, B, C = (typed(x, exact) for x in (u, dt, B, C))
         z = None if z is None else typed(z, exact)
-    return typed(scan_op(Scan(u, dt, A, B, C, D, z, dt_bias), rows, backend), result)
+    inputs = Scan(u, dt, A, B, C, D, z, dt_bias)
+    if isinstance(rows, Stream):
+        return typed(scan_of_stream(inputs, rows, backend), result)
+    return typed(scan_op(inputs, rows, backend), result)

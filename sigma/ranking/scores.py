@@ -90,6 +90,38 @@ class Seen:
         return self.rows[first:stop] - chunk.start, self.items[first:stop] - 1
 
 
+def first_items(
+    some: Tensor,
+    k: int,
+    candidates: Tensor | None = None,
+    hidden: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Ids (B, k) of the highest scores (B, K), of equals the lowest id first, and these scores.
+
+    An id is 0 where a score is -inf or NaN. Fewer than k where fewer are ranked.
+
+    Args:
+        candidates: (n,) ids, ascending, of the items to rank; None is all.
+        hidden: rows and columns of scores that are not ranked, see ``Seen.of``.
+    """
+    some = some.nan_to_num(-math.inf, math.inf, -math.inf)
+    if hidden is not None:
+        some[hidden] = -math.inf
+    if candidates is not None:
+        some = some[:, candidates - 1]
+    k = min(k, some.shape[1])
+    values, columns = some.topk(min(k + 1, some.shape[1]))
+    cut = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(1)  # there topk takes any
+    columns, order = columns[:, :k].sort(1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    if len(cut) and k < some.shape[1]:
+        rest = some[cut].sort(dim=1, descending=True, stable=True)
+        values[cut], columns[cut] = rest.values[:, :k], rest.indices[:, :k]
+    items = columns + 1 if candidates is None else candidates[columns]
+    return torch.where(values.isneginf(), 0, items), values
+
+
 def best_items(values: Tensor, columns: Tensor, k: int) -> Tensor:
     """Ids (rows, k) of sorted scores and their columns; 0 where one is -inf, or there is none."""
     items = torch.where(values.isneginf(), 0, columns + 1)[:, :k]

@@ -22,6 +22,7 @@ SETTINGS = {  # of the config itself
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "matmul_precision": Literal["highest", "high", "medium"],
     "tags": list[str],
+    "init_from": str | None,
 }
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 NEEDS_NODE = ("needs_python_object", "callable_type")  # pydantic's errors for what YAML cannot say
@@ -183,7 +184,8 @@ def check_config(config: dict[str, Any]) -> None:
     for name in SETTINGS.keys() & config.keys():
         check_value(name, config[name], SETTINGS[name])
     evaluation, task, trainer = (config.get(k) or {} for k in ("evaluation", "task", "trainer"))
-    if evaluation.get("sampled") is not None and "_target_" not in evaluation["sampled"]:
+    sampled = evaluation.get("sampled")
+    if sampled is not None and not (isinstance(sampled, dict) and "_target_" in sampled):
         raise UserError("evaluation.sampled needs evaluation=sampled beside it.")
     for key, node in targets(config):
         if "monitor" in node and node["monitor"] != evaluation.get("monitor"):

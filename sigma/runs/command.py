@@ -1,15 +1,15 @@
 """A run's command line: how it is written down, and how ``resume=<folder>`` finds it again."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
+from sigma.errors import UserError
 from sigma.runs.files import COMMAND
 from sigma.runs.identity import GONE
+from sigma.runs.records import read_command
+from sigma.runs.trust import check_flags, check_links, check_overrides, packages
 
 
 def quoted(text: str) -> str:
@@ -35,29 +35,36 @@ def expand_resume(arguments: list[str]) -> list[str]:
     """``resume=<run folder>`` -> that run's own command line, its folder, and ``resume=true``.
 
     Other arguments stay and, coming last, win (``trainer.max_epochs=300`` to go on for longer).
-    Flags come before all overrides, which Hydra's parser wants side by side.
+    Flags come before all overrides, which Hydra's parser wants side by side. The folder may be a
+    stranger's: ``allow=my_package`` is ours, and lets it name classes of that package.
+
+    Raises:
+        UserError: no run, or one whose command line is not to be trusted.
     """
     folders = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=")]
     if not folders or folders[-1].lower() in {"true", "false"}:
         return arguments
     folder = Path(folders[-1])
-    command, older = folder / COMMAND, folder / ".hydra" / "overrides.yaml"
-    if command.is_file():
-        before = json.loads(command.read_text())
-    elif older.is_file():  # of a run before there was the other, or one that never began to train
-        before = {"flags": [], "overrides": [str(o) for o in OmegaConf.load(older)]}
-    else:
-        print(
-            f"error: resume={folder} is not the folder of a run ({command} is missing); give the "
-            "folder that holds its checkpoints, or resume=true with hydra.run.dir=…",
-            file=sys.stderr,
+    command, source = read_command(folder), folder / COMMAND
+    if command is None:
+        raise UserError(
+            f"resume={folder} is not the folder of a run ({source} is missing); give the folder "
+            "that holds its checkpoints, or resume=true with hydra.run.dir=…"
         )
-        raise SystemExit(1)
-    # Keys of an earlier version that typed them; they decided nothing.
-    obsolete = ("resume", *GONE)
-    overrides = [o for o in before["overrides"] if o.lstrip("+~").split("=", 1)[0] not in obsolete]
-    rest = [a for a in arguments if not a.startswith("resume=")]
+    check_links(folder)
+    rest = [a for a in arguments if not a.startswith(("resume=", "allow="))]
+    allow = packages(*(a.split("=", 1)[1] for a in arguments if a.startswith("allow=")))
     # A word that is neither is a flag's value (--config-dir conf2).
     added = [a for a in rest if not a.startswith("-") and ("=" in a or a.startswith("~"))]
-    options = [*before["flags"], *(a for a in rest if a not in added)]
-    return [*options, *overrides, *added, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
+    options = [a for a in rest if a not in added]
+    # Keys of an earlier version that typed them; they decided nothing.
+    obsolete = ("resume", *GONE)
+    overrides = [o for o in command.overrides if o.lstrip("+~").split("=", 1)[0] not in obsolete]
+    return [
+        *check_flags(source, command.flags, options),
+        *options,
+        *check_overrides(source, overrides, added, allow),
+        *added,
+        f"hydra.run.dir={quoted(str(folder))}",
+        "resume=true",
+    ]

@@ -1,9 +1,10 @@
-"""The files of a run's folder and of the checkout by name, and how one is written safely."""
+"""The files of a run's folder and of the checkout by name, and what is left or damaged there."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import zipfile
 from pathlib import Path
+
+from sigma.errors import excerpt
 
 ROW = "row.json"  # the result, see ``sigma.runs.row``; a run that has it is finished
 RANKS = "ranks.parquet"  # the target's rank of every test user
@@ -14,6 +15,8 @@ CURVES = "curves.png"
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 WANDB = "wandb.json"  # which W&B run this is
+ITEMS = "items.parquet"  # raw ids of the model's items, in its order
+ANCESTOR = "ancestor.json"  # the run whose weights it began from, see ``sigma.ancestor``
 FAILURE = "failed.json"  # why a job of a sweep failed; the next start removes it
 LOCK = ".lock"
 
@@ -23,29 +26,37 @@ CONF = CHECKOUT / "conf"
 SCRIPT = CHECKOUT / "train.py"
 
 
-def replace(partial: Path, path: Path) -> None:
-    """Give a finished file its name: a power loss leaves the older or the newer one, whole."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+# What a killed process leaves of ``atomic_path``; earlier versions had the second name.
+LEFTOVER = re.compile(r"\..+\.\d+\.partial|last\.partial")
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to, which takes its name at the end; nothing on an error.
+def sweep(folder: Path) -> None:
+    """Remove leftovers from a run's folder, which no other process may be at."""
+    for place in (folder, (folder / LAST).parent):
+        for path in place.glob("*.partial"):
+            if LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
-    The folder is made. Two processes at the same file do not meet.
+
+def damage(checkpoint: Path) -> str | None:
+    """What is not as it was written; None where nothing of it is.
+
+    PyTorch does not compare the sums in its archive. Marks that make a file of it something else,
+    such as a folder, it obeys, and its own writer sets none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with checkpoint.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+            marked = (entry.filename for entry in archive.infolist() if entry.external_attr)
+            name = archive.testzip() or next(marked, None)
+        except Exception as error:  # damaged bytes fail in many ways
+            return excerpt(error) or type(error).__name__
+    return None if name is None else f"in {excerpt(name)}"
+
+
+def anew(checkpoint: Path) -> str:
+    """What to do with a run whose checkpoint is of no use."""
+    folder = checkpoint.parents[1]
+    if (folder / ROW).is_file():
+        return f"{folder} keeps its row; train the run anew in another folder (hydra.run.dir=…)"
+    return f"delete {checkpoint.parent}, and the run's command starts it anew"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sigma.errors import RunTakenError, UserError
+from sigma.errors import RunTakenError, UserError, excerpt
+from sigma.files import atomic_path
 from sigma.runs.command import typed
-from sigma.runs.files import COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, atomic_path
+from sigma.runs.files import COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, sweep
 from sigma.runs.identity import settings
+from sigma.runs.records import DataIdentity, damaged, read_command, read_config
 
 if TYPE_CHECKING:
     from sigma.datamodules.base import SequenceDataModule
     from sigma.runs.row import Row
 
 log = logging.getLogger(__name__)
+SHOWN = 5  # settings that a message names
 
 
 def note_failure(folder: Path, sentence: str) -> None:
@@ -39,11 +42,10 @@ def note_failure(folder: Path, sentence: str) -> None:
         log.warning("The failure could not be written to %s.", folder / FAILURE)
 
 
-def data_identity(data: SequenceDataModule) -> dict[str, str]:
-    """Processed data by counts, to read, and a digest."""
+def data_identity(data: SequenceDataModule) -> DataIdentity:
     s = data.statistics
     counts = f"{s.users:,} users, {s.items:,} items, {s.interactions:,} interactions"
-    return {"counts": counts, "digest": data.sequences.fingerprint()}
+    return DataIdentity(counts, data.sequences.fingerprint())
 
 
 def check_data(folder: Path, data: SequenceDataModule) -> None:
@@ -52,14 +54,13 @@ def check_data(folder: Path, data: SequenceDataModule) -> None:
     Raises:
         UserError: it is another's; what is computed from it would be of two.
     """
-    command = folder / COMMAND
-    before = json.loads(command.read_text()).get("data") if command.is_file() else None
-    now = data_identity(data)
+    command, now = read_command(folder), data_identity(data)
+    before = None if command is None else command.data
     if before is None or before == now:  # a run of an earlier version cannot tell
         return
-    counts = f"{before['counts']}, now {now['counts']}"
-    if before["counts"] == now["counts"]:
-        counts = f"{now['counts']}, but not the same or in another order"
+    counts = f"{excerpt(before.counts)}, now {now.counts}"
+    if before.counts == now.counts:
+        counts = f"{now.counts}, but not the same or in another order"
     raise UserError(
         f"The run in {folder} was made on other data ({counts}). Go on with that data, or "
         "start anew in another folder (hydra.run.dir=…); in a sweep, give each data set a "
@@ -99,6 +100,7 @@ class RunFolder:
                 f"Another process is at the run in {self.path}; wait for it or stop it."
             ) from None
         try:
+            sweep(self.path)
             yield
         finally:
             lock.release()
@@ -117,21 +119,18 @@ class RunFolder:
             data: builds the run's data, where a file of another name may hold other data.
 
         Raises:
-            UserError: the run was made with other settings or data, or its row is damaged.
+            UserError: the run was made with other settings or data, or a file of it is damaged.
         """
         if not self.resume or not self.row_path.is_file():
             return None
         before = self._unchanged()
-        from sigma.runs.row import Row
+        from sigma.runs.row import REWRITE, Row
 
+        row = Row.read(self.row_path)
         try:
-            row = Row.read(self.row_path)
             score = row.score(self.config["evaluation"]["monitor"])
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{self.row_path} is damaged ({type(error).__name__}: {error}); delete it, and the "
-                "same command goes on from the last checkpoint and writes it anew."
-            ) from error
+        except KeyError as error:
+            raise damaged(self.row_path, error, REWRITE) from None
         if self._goes_on(row):
             return None
         if before["dataset"].get("path") != self.config["dataset"].get("path"):
@@ -168,21 +167,21 @@ class RunFolder:
         if not self.resume or not self.last_path.is_file():
             return None
         self._unchanged()
-        # A zip file's table of contents is at its end, so this sees one that was cut short.
-        if not zipfile.is_zipfile(self.last_path):
-            raise UserError(
-                f"{self.last_path} is damaged (cut short by a full disk or a broken copy?); delete "
-                "it, and the same command starts this run anew and replaces best.ckpt beside it."
-            )
+        from sigma.checkpoints import expect_intact
+
+        expect_intact(self.last_path)  # before the data is built
         return str(self.last_path)
 
     def _unchanged(self) -> dict[str, Any]:
         """The config the run was started with, which decides the same result as this one."""
-        config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
+        config = read_config(self.path)
         before, now = settings(config), settings(self.config)
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
-            pairs = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
+            pairs = ", ".join(
+                f"{excerpt(k)} ({excerpt(before.get(k))}, now {excerpt(now.get(k))})"
+                for k in changed[:SHOWN]
+            ) + f" and {len(changed) - SHOWN} more" * (len(changed) > SHOWN)
             raise UserError(
                 f"The run in {self.path} was started with another {pairs}; resume it unchanged or "
                 "choose a new hydra.run.dir."
@@ -195,8 +194,11 @@ class RunFolder:
 
     def start(self, data: SequenceDataModule) -> None:
         """Write config and command line beside what the run will write; a failure is history."""
-        command = typed() | {"data": data_identity(data)}
+        command = typed() | {"data": asdict(data_identity(data))}
         for name, content in ((CONFIG, self.config), (COMMAND, command)):
             with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(content, indent=1))
+        from sigma.ancestor import write_items
+
+        write_items(self.path, data)
         (self.path / FAILURE).unlink(missing_ok=True)

@@ -14,6 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
+from sigma.arguments import Name
+from sigma.runs.check import check_value
+
 # Of the result row. 1 knew neither objective nor evaluation; 1 and 2 named runs by modules, too.
 SCHEMA = 3
 # What may differ between two starts of the same run: none of it changes what an epoch computes,
@@ -67,7 +70,9 @@ def with_targets(config: Any, rename: Callable[[str], str]) -> Any:
     """A copy of the config with every ``_target_`` renamed."""
     if isinstance(config, dict):
         return {
-            key: rename(value) if key == "_target_" else with_targets(value, rename)
+            key: rename(value)
+            if key == "_target_" and isinstance(value, str)
+            else with_targets(value, rename)
             for key, value in config.items()
         }
     return [with_targets(value, rename) for value in config] if isinstance(config, list) else config
@@ -121,6 +126,8 @@ def upgraded(config: dict[str, Any], schema: int) -> dict[str, Any]:
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The flattened part of a resolved config that decides what an epoch computes."""
     flat = dict(flattened(with_targets(config, class_name)))
+    if flat.get("init_from") is not None:  # wherever it lies
+        flat["init_from"] = Path(flat["init_from"]).name
     flat.setdefault(MASKED, flat.get("evaluation.sampled._target_") is not None)
     doubled = {key for key, other in SAME.items() if key in flat and flat[key] == flat.get(other)}
     later = {key for key, value in LATER.items() if flat.get(key) == value}
@@ -200,6 +207,8 @@ def resolved(root: DictConfig) -> dict[str, Any]:
 
 def _name(*, _root_: DictConfig) -> str:
     config = resolved(_root_)
+    for group in ("model", "dataset"):  # Hydra makes the folder before anything else is checked
+        check_value(f"{group}.name", config[group].get("name"), Name | None)
     if not HydraConfig.initialized() and OmegaConf.select(_root_, "hydra") is None:
         return run_id(config)
     place = OmegaConf.select(_root_, "hydra.sweep.dir") or HydraConfig.get().sweep.dir

@@ -65,8 +65,9 @@ def is_of(error: BaseException, name: str) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """A message without line breaks, indents and Hydra's full_key tail."""
-    return " ".join(str(error).split("full_key:")[0].split())
+    """A message without line breaks, indents, and what Hydra and OmegaConf put around it."""
+    message = str(error).split("full_key:")[0].rpartition("raised while resolving interpolation: ")
+    return " ".join(message[2].split())
 
 
 def frames(error: BaseException | None) -> list[traceback.FrameSummary]:
@@ -79,7 +80,7 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(cause, UserError):
             return str(cause)
     messages = (config_message(cause) or system_message(cause) for cause in causes(error))
-    return next((message for message in messages if message is not None), None)
+    return next((str(UserError(message)) for message in messages if message is not None), None)
 
 
 def config_message(error: BaseException) -> str | None:

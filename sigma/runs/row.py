@@ -12,11 +12,13 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 from sigma.runs.identity import SCHEMA, is_masked, run_id, upgraded
+from sigma.runs.records import damaged, read
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Metrics = dict[str, Finite | None]
+REWRITE = "delete it, and the run's command goes on from the last checkpoint and writes it anew"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Row:
     evaluation: str = "full"  # or what targets were ranked among, ``1000 uniform negatives``
     precision: str | None = None
     scan: str | None = None  # the backend of the operations on packed rows
+    ancestor: dict[str, Any] | None = None  # the run whose weights it began from
     search: dict[str, int] | None = None  # this run is a trial of, ``{"trials": 50, "trial": 7}``
 
     @property
@@ -123,7 +126,16 @@ class Row:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        return cls.parse(json.loads(path.read_text()))
+        """The row of a run's folder.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        content = read(path, dict[str, Any], REWRITE)
+        try:
+            return cls.parse(content)
+        except ValueError as error:
+            raise damaged(path, error, REWRITE) from None
 
     def content(self) -> dict[str, Any]:
         plain: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")

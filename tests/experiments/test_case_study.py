@@ -17,7 +17,7 @@ from experiments.case.study import Case
 from sigma.datamodules.titles import Title
 from sigma.errors import UserError
 from sigma.ops import rows_of
-from sigma.recommend import TrainedRun, load
+from sigma.trained import TrainedRun, load
 from tests.in_process import call
 from tests.runs.front_door import Capture, Patch
 

@@ -21,7 +21,7 @@ from sigma.ops.scan import scan_op
 # imports it. So the interpreter has a process of its own: a test of test_triton.py starts it.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-no_compiler = pytest.mark.skipif(native_library() is None, reason="no C compiler here")
+no_compiler = pytest.mark.skipif(native_library()[0] is None, reason="no C compiler here")
 
 # Name -> lengths, and how many places there are behind the last row.
 ROWS: dict[str, tuple[list[int], int]] = {

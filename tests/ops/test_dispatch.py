@@ -35,7 +35,7 @@ def test_cuda_takes_triton_before_mamba_ssm_and_pytorch_takes_over(
     monkeypatch.setattr(dispatch, "has_mamba_ssm", lambda: mamba_ssm)
     assert choose_backend("auto", torch.device("cuda"))[0] == want
     assert choose_backend("auto", torch.device("meta"))[0] == "blocked"
-    monkeypatch.setattr(dispatch, "native_library", lambda: None)  # no compiler
+    monkeypatch.setattr(dispatch, "native_library", lambda: (None, "no compiler"))
     for name in ("auto", "cpu"):
         assert choose_backend(name, torch.device("cpu"))[0] == "blocked"
 

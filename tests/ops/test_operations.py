@@ -34,7 +34,7 @@ BACKENDS = ["blocked", pytest.param("cpu", marks=cases.no_compiler)]
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend that ``auto`` comes to."""
     if request.param == "blocked":
-        monkeypatch.setattr("sigma.ops.dispatch.native_library", lambda: None)
+        monkeypatch.setattr("sigma.ops.dispatch.native_library", lambda: (None, ""))
     return str(request.param)
 
 

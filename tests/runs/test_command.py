@@ -18,8 +18,10 @@ from sigma.runs.command import expand_resume
 def test_resume_brings_back_the_runs_overrides(tmp_path: Path) -> None:
     folder = tmp_path / "it's a run"
     (folder / ".hydra").mkdir(parents=True)
-    older = "- model.r=3\n- resume=false\n- dataset.trim=true\n- ++task.by_length=false\n"
-    (folder / ".hydra" / "overrides.yaml").write_text(older)
+    older = ["model.r=3", "resume=false", "dataset.trim=true", "++task.by_length=false"]
+    (folder / ".hydra" / "overrides.yaml").write_text(OmegaConf.to_yaml(older))
+    hydra = {"hydra": {"overrides": {"task": older}}}
+    (folder / ".hydra" / "hydra.yaml").write_text(OmegaConf.to_yaml(hydra))
     quoted = str(folder).replace("'", "\\'")
     end = [f"hydra.run.dir='{quoted}'", "resume=true"]
     typed = [f"resume={folder}", "trainer.max_epochs=9"]
@@ -29,7 +31,7 @@ def test_resume_brings_back_the_runs_overrides(tmp_path: Path) -> None:
     command = '{"flags": ["--config-dir=a"], "overrides": ["model.r=4"], "data": null}'
     (folder / "command.json").write_text(command)
     typed = ["~callbacks.curves", "--config-dir", "b", f"resume={folder}", "seed=1"]
-    flags = ["--config-dir=a", "--config-dir", "b"]
+    flags = ["--config-dir", "b"]  # the folder's own is not taken without the user's word
     assert expand_resume(typed) == [*flags, "model.r=4", "~callbacks.curves", "seed=1", *end]
 
 

@@ -170,18 +170,19 @@ def test_a_refused_resume_costs_nothing(
         captured = capsys.readouterr()
         assert answer in captured.out + captured.err
 
+    typed = ["--config-dir", str(options), f"resume={folder}"]
     changed = "was started with another task.optimizer.lr (0.001, now 0.01)"
-    expect(changed, 1, f"resume={folder}", "task.optimizer.lr=0.01")
+    expect(changed, 1, *typed, "task.optimizer.lr=0.01")
     expect("was started with another", 1, f"hydra.run.dir={folder}", "resume=true")
-    expect("finished already", 0, f"resume={folder}")
-    expect("finished already", 0, "--config-dir", str(options), f"resume={folder}")
+    expect(f"if they are yours, add --config-dir={options}", 1, f"resume={folder}")
+    expect("finished already", 0, *typed)
     assert (folder / ROW).read_bytes() == before
     (folder / ROW).write_bytes(before[:200])
-    expect("row.json is damaged", 1, f"resume={folder}")
+    expect("row.json is damaged", 1, *typed)
     (folder / ROW).unlink()
     with (folder / LAST).open("r+b") as file:
         file.truncate(1000)
-    expect("last.ckpt is damaged", 1, f"resume={folder}")
+    expect("last.ckpt is damaged", 1, *typed)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Amazon reviews of 2014, 2018 and 2023: ratings CSV without header, or review JSON lines."""
 
 import ast
-import csv
 import json
 import re
 from pathlib import Path
@@ -16,6 +15,11 @@ from sigma.datamodules.readers.table import is_number
 from sigma.errors import UserError
 
 _SAMPLE = 1000  # lines looked at to tell users from items
+_LITERAL = 1 << 20  # signs of a Python literal, whose parsing takes hundreds of times the memory
+_NO_RECORD = (
+    *(ValueError, SyntaxError, KeyError, AttributeError, TypeError),
+    *(RecursionError, MemoryError),  # of the nesting, which Python's parser bounds
+)
 
 
 def is_rating(fields: list[str]) -> bool:
@@ -39,10 +43,10 @@ def read_amazon_ratings(
     Raises:
         UserError: neither column looks like items.
     """
-    with readable(path), open_raw(path) as stream:
+    with readable(path), open_raw(path, quoted=True) as stream:
         head = [stream.readline().decode("utf-8", "replace") for _ in range(_SAMPLE)]
-    rows = [fields for fields in csv.reader(head) if len(fields) >= 2]
-    first, second = (sum(len(fields[k].strip()) == 10 for fields in rows) for k in (0, 1))
+    rows = [line.split(",")[:2] for line in head if "," in line]
+    first, second = (sum(len(fields[k].strip(' "')) == 10 for fields in rows) for k in (0, 1))
     if first == second and rows:
         raise UserError(
             f"{path}: cannot tell users from items, as Amazon item ids have 10 characters in one "
@@ -90,11 +94,13 @@ def _titles(path: Path | None) -> pd.DataFrame | None:
                 try:
                     record = json.loads(line)
                 except ValueError:
+                    if len(line) > _LITERAL:
+                        raise
                     record = ast.literal_eval(line)
                 if record.get("title"):
                     asin = record["parent_asin"] if "parent_asin" in record else record["asin"]
                     titles.setdefault(asin, record["title"])
-            except (ValueError, SyntaxError, KeyError, AttributeError, TypeError) as error:
+            except _NO_RECORD as error:
                 raise UserError(
                     f"{path}, line {number}: not a product's record ({type(error).__name__}); "
                     "fetch the file again or remove it to go on without titles."

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 
 Where = Callable[[int], str]
 """Row number (from 0) -> the file and where in it, for messages."""
@@ -33,7 +33,7 @@ class IdColumn:
     """
 
     def __init__(self, name: str, where: Where) -> None:
-        self._name, self._where = name, where
+        self._name, self._where = excerpt(name), where
         self._blocks: list[pa.Array] = []
         self._rows = 0
 
@@ -74,7 +74,7 @@ class IdColumn:
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 raise UserError(
                     f"{self._where(self._rows)}: the column '{self._name}' is of type "
-                    f"{values.type}; use whole numbers or text as ids."
+                    f"{excerpt(values.type)}; use whole numbers or text as ids."
                 ) from error
         self._rows += len(values)
         self._blocks.append(values.dictionary_encode())
@@ -103,7 +103,7 @@ class TimeColumn:
     """
 
     def __init__(self, name: str, where: Where) -> None:
-        self._name, self._where = name, where
+        self._name, self._where = excerpt(name), where
         self._blocks: list[tuple[np.ndarray, bool]] = []  # values, in microseconds?
         self._rows = 0
         self._dates: bool | None = None
@@ -156,7 +156,7 @@ class TimeColumn:
         return times
 
     def _error(self, row: int, what: str, values: pa.Array | None = None) -> BadRowError:
-        shown = "" if values is None else f" '{values[row]}'"
+        shown = "" if values is None else f" '{excerpt(values[row])}'"
         return BadRowError(
             f"{self._where(self._rows + row)}: the time{shown} in the column '{self._name}' "
             f"{what}; {TIME_ADVICE}."

@@ -10,17 +10,65 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 
-_LONGEST = 100  # lines that a quoted field may go over
+LONGEST = 1 << 24
+"""Bytes a line may have: a history of two million items, or a page of JSON."""
+
+_SPAN = 100  # lines that a quoted field may go over
 _CHUNK = 1 << 20
+_RETURN = re.compile(rb"\r(?=[^\r\n\0])")  # alone: not in \r\n, nor in that of UTF-16
 _HEADING = re.compile(rb"^([^\n,]*):[ \t]*\n", re.MULTILINE)
 _LINE_END = re.compile(rb"(?<=[^\n])\n")
 
 
-def open_raw(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked if its name ends in .gz."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def open_raw(path: Path, quoted: bool = False) -> BinaryIO:
+    """The bytes of a file of text, unpacked if its name ends in .gz; all its lines end in a line
+    feed, where some readers take a carriage return for one, too, and others do not.
+
+    Args:
+        quoted: whether ``"`` wraps fields, in which carriage returns stay.
+
+    Raises:
+        UserError: while it is read, at a line of more than ``LONGEST`` bytes.
+    """
+    stream: Any = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+    chunks = _bounded(_with_line_feeds(stream, quoted), path)
+    return io.BufferedReader(_Chunks(stream, chunks), _CHUNK)
+
+
+def _with_line_feeds(stream: BinaryIO, quoted: bool) -> Iterator[bytes]:
+    """A text in chunks, see ``open_raw``."""
+    quotes = line_quotes = 0  # so far, and on this line: a quote out of place misleads one count
+    while chunk := stream.read(_CHUNK):
+        while chunk.endswith(b"\r") and (following := stream.read(1)):
+            chunk += following
+        parts = _RETURN.split(chunk)
+        if quoted:
+            for number, part in enumerate(parts):
+                if number:
+                    wrapped = quotes % 2 or line_quotes % 2
+                    parts[number] = part = (b"\r" if wrapped else b"\n") + part
+                start = part.rfind(b"\n") + 1
+                quotes += part.count(b'"')
+                line_quotes = part.count(b'"', start) + (0 if start else line_quotes)
+        yield (b"" if quoted else b"\n").join(parts)
+
+
+def _bounded(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    """The same chunks, but for a line without end."""
+    place = length = 0  # bytes so far, and those of the line under way
+    for chunk in chunks:
+        end = chunk.find(b"\n")
+        if length + (end if end >= 0 else len(chunk)) > LONGEST:
+            raise UserError(
+                f"{path}: the line at byte {place - length:,} is longer than {LONGEST:,} bytes, so "
+                "this is no text of an interaction or a user a line; check that the file is whole "
+                "and that its name says its format."
+            )
+        place += len(chunk)
+        length = len(chunk) - 1 - chunk.rfind(b"\n") + (length if end < 0 else 0)
+        yield chunk
 
 
 @contextmanager
@@ -32,8 +80,8 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: you have no permission to.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{path} cannot be read to its end ({error}); it is damaged or incomplete, so fetch "
-            "it again."
+            f"{path} cannot be read to its end ({excerpt(error)}); it is damaged or incomplete, so "
+            "fetch it again."
         ) from error
 
 
@@ -63,19 +111,18 @@ class Lines:
         self.ends, self.has_quotes = 0, False
 
     def open(self) -> BinaryIO:
-        stream = open_raw(self.path)
+        stream = open_raw(self.path, self.quoted)
         if self.headed:
             stream = io.BufferedReader(_Chunks(stream, _with_headings(stream)), _CHUNK)
+        if self.double:
+            stream = io.BufferedReader(_Chunks(stream, _with_tabs(stream)), _CHUNK)
         if self.left_out or self.unquoted:
             chunks = _mended(stream, self.left_out, self.unquoted)
             stream = io.BufferedReader(_Chunks(stream, chunks), _CHUNK)
         if self.quoted:
             self.ends, self.has_quotes = 0, False
             return io.BufferedReader(_Told(stream, self), _CHUNK)
-        if not self.double:
-            return stream
-        with stream:  # ratings.dat holds numbers alone (ML-10M, the largest: 250 MB)
-            return io.BytesIO(stream.read().replace(b"::", b"\t"))
+        return stream
 
     def rows(self, expected: int | None = None) -> Iterator[tuple[int, int, list[str]]]:
         """``(first line, last line, fields)`` of all that is not blank; slow.
@@ -119,7 +166,7 @@ class Lines:
         def take() -> Iterator[str]:
             nonlocal closed
             yield used[0][1]
-            while len(used) < _LONGEST:  # csv comes here only while a quote is open
+            while len(used) < _SPAN:  # csv comes here only while a quote is open
                 if ahead:
                     used.append(ahead.pop())
                 else:
@@ -190,6 +237,12 @@ class _Chunks(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def _with_tabs(stream: BinaryIO) -> Iterator[bytes]:
+    """A text with tabs in place of ``::``."""
+    while chunk := stream.read(_CHUNK):
+        yield (chunk + stream.readline()).replace(b"::", b"\t")
 
 
 def _mended(stream: BinaryIO, blank: set[int], unquoted: set[int]) -> Iterator[bytes]:

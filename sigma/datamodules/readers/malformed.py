@@ -62,7 +62,7 @@ class LeftOut:
 
 def _count_lines(path: Path) -> int:
     lines, last = 0, b"\n"
-    with open_raw(path) as stream:
+    with open_raw(path, quoted=True) as stream:
         while chunk := stream.read(_CHUNK):
             lines += chunk.count(b"\n")
             last = chunk[-1:]

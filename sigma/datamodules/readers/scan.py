@@ -13,6 +13,7 @@ import pyarrow as pa
 from sigma.datamodules.readers.columns import TIME_ADVICE, bad_times
 from sigma.datamodules.readers.lines import Lines
 from sigma.datamodules.readers.malformed import LeftOut
+from sigma.errors import excerpt
 
 MISSING = ["", "nan", "NaN", "null", "NULL"]
 """Text that stands for no value in delimited files."""
@@ -40,9 +41,10 @@ def delimited_rows(
     if names is None:
         names = next(rows, (0, 0, []))[2]
     sign = "::" if text.double else {"\t": "tab"}.get(text.delimiter, text.delimiter)
-    if not {user, item} <= set(names):
+    columns = [name for name in (user, item, timestamp) if name is not None]
+    if not set(columns) <= set(names):
         return  # the header is what is wrong
-    wanted = [(name, names.index(name)) for name in (user, item, timestamp) if name is not None]
+    wanted = [(name, names.index(name)) for name in columns]
     for first, last, fields in rows:
         if len(fields) != len(names):
             got = len(fields) - text.headed or "a quote or a line end out of place"
@@ -55,7 +57,7 @@ def delimited_rows(
         if first in text.unquoted and '"' in "".join(values.values()):
             text.unquoted.discard(first)  # a value may have been cut off
             reason = "a quote stands out of place in " + " ".join(
-                f"the column '{name}'" for name, value in values.items() if '"' in value
+                f"the column '{excerpt(name)}'" for name, value in values.items() if '"' in value
             )
             yield Row(first, last, None, reason, _MEND)
             continue
@@ -63,17 +65,11 @@ def delimited_rows(
         if not _utf8(*values.values()):
             yield Row(first, last, None, *_UTF8)
         elif empty is not None and empty == timestamp:
-            yield Row(
-                first, last, None, f"the time in the column '{empty}' is missing", TIME_ADVICE
-            )
+            reason = f"the time in the column '{excerpt(empty)}' is missing"
+            yield Row(first, last, None, reason, TIME_ADVICE)
         elif empty is not None:
-            yield Row(
-                first,
-                last,
-                None,
-                f"the column '{empty}' has no value",
-                "fill it in or remove the row",
-            )
+            reason = f"the column '{excerpt(empty)}' has no value"
+            yield Row(first, last, None, reason, "fill it in or remove the row")
         else:
             yield Row(first, last, None if timestamp is None else values[timestamp])
 
@@ -88,10 +84,10 @@ def _json_row(line: str, schema: pa.Schema) -> tuple[str | int | None, str, str]
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        reason = f"not a JSON object ({error})"
+        reason = f"not a JSON object ({excerpt(error)})"
         return None, *((reason, _MEND) if _utf8(line) else _UTF8)
     if not isinstance(record, dict):
-        return None, f"not a JSON object ({json.dumps(record)[:40]})", _MEND
+        return None, f"not a JSON object ({excerpt(json.dumps(record))})", _MEND
     for field in schema:
         value = record.get(field.name)
         kind = str if pa.types.is_string(field.type) else int
@@ -99,7 +95,7 @@ def _json_row(line: str, schema: pa.Schema) -> tuple[str | int | None, str, str]
             return None, f"the column '{field.name}' has no value", "fill it in or remove the row"
         if type(value) is not kind or (isinstance(value, int) and not -(2**63) <= value < 2**63):
             wanted = "text" if kind is str else "a whole number"
-            shown = json.dumps(value)[:40]
+            shown = excerpt(json.dumps(value))
             return None, f"the field '{field.name}' should be {wanted}, got {shown}", _MEND
         if isinstance(value, str) and not _utf8(value):
             return None, *_UTF8
@@ -128,7 +124,8 @@ def scan(rows: Iterator[Row], time_name: str | None, left_out: LeftOut) -> int:
                 neither = all(len(rows) == len(sample) > 1 for rows in bad.values())
             for at, what in bad_times(values, dates):
                 what = "is neither a number nor an ISO date" if neither else what
-                reason = f"the time '{timed[at].time}' in the column '{time_name}' {what}"
+                time, name = excerpt(timed[at].time), excerpt(time_name)
+                reason = f"the time '{time}' in the column '{name}' {what}"
                 found.append(timed[at]._replace(reason=reason, advice=TIME_ADVICE))
         for row in sorted(found, key=lambda row: row.first):
             left_out.add(row.first, row.last, row.reason, row.advice)

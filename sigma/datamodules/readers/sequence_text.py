@@ -16,7 +16,7 @@ from sigma.datamodules.readers.columns import IdColumn
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.malformed import LeftOut
 from sigma.datamodules.readers.stream import Columns, read_delimited
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 
 _HEAD = 1000  # lines that tell which of the two it is
 _TOKENS = 1 << 20  # items held as Python strings at once
@@ -122,11 +122,11 @@ def read_sequence_text(path: Path, malformed: str = "error") -> Interactions:
     with readable(path), open_raw(path) as lines:
         for number, (user, *rest) in _fields(lines, left_out):
             if not rest:
-                reason = f"expected 'user item item …', got only '{user}'"
+                reason = f"expected 'user item item …', got only '{excerpt(user)}'"
                 left_out.add(number, number, reason, "add the user's items or remove the line")
                 continue
             if users.setdefault(user, len(lengths)) != len(lengths):
-                reason = f"user '{user}' stands on an earlier line, too"
+                reason = f"user '{excerpt(user)}' stands on an earlier line, too"
                 left_out.add(number, number, reason, "put all items of a user on one line")
                 continue
             lengths.append(len(rest))

@@ -12,12 +12,12 @@ import pyarrow.json
 
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import BadRowError, IdColumn, TimeColumn
-from sigma.datamodules.readers.lines import Lines, readable
+from sigma.datamodules.readers.lines import LONGEST, Lines, readable
 from sigma.datamodules.readers.malformed import LeftOut
 from sigma.datamodules.readers.scan import MISSING, delimited_rows, json_rows, scan
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 
-_BLOCK = 1 << 24  # bytes; also the longest JSON line that can be read
+_BLOCK = LONGEST  # bytes; no longer line can be read
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _explain(path: Path, error: Exception) -> UserError:
         return error
     if "Empty CSV" in str(error) or "Empty JSON" in str(error):
         return UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
-    return UserError(f"{path} cannot be read ({error}); check the file.")
+    return UserError(f"{path} cannot be read ({excerpt(error)}); check the file.")
 
 
 def _gather(

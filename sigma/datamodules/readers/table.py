@@ -1,10 +1,12 @@
 """Tables: a user's own CSV, TSV or Parquet, and RecBole's atomic files."""
 
+import csv
+import io
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -14,7 +16,7 @@ from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import IdColumn, TimeColumn
 from sigma.datamodules.readers.lines import open_raw, readable
 from sigma.datamodules.readers.stream import Columns, read_delimited
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt, listed, printable
 
 USUAL = {
     "user": "user userid uid reviewerid customerid visitorid sessionid",
@@ -64,44 +66,46 @@ def choose_columns(
             name = str(name)  # YAML reads 0 as a number
             if name not in found:
                 raise UserError(
-                    f"{path} has no column '{name}' for dataset.columns.{role}; "
-                    f"it has: {', '.join(found)}."
+                    f"{path} has no column '{excerpt(name)}' for dataset.columns.{role}; "
+                    f"it has: {listed(found)}."
                 )
             chosen[role] = name
             continue
         chosen[role] = usual_column(found, usual)
         if chosen[role] is None and role != "timestamp" and any(map(is_number, found)):
             raise UserError(
-                f"{path} has no header: its first line is {', '.join(found[:6])}; put a line with "
+                f"{path} has no header: its first line is {listed(found)}; put a line with "
                 "the columns' names above it, such as user_id, item_id and timestamp."
             )
         if chosen[role] is None and role != "timestamp":
             raise UserError(
                 f"{path} has no column that looks like the {role} (such as {role}_id); name it "
-                f"with dataset.columns.{role}=, it has: {', '.join(found)}."
+                f"with dataset.columns.{role}=, it has: {listed(found)}."
             )
     user, item, timestamp = chosen["user"] or "", chosen["item"] or "", chosen["timestamp"]
     if len({user, item, timestamp}) < 3:
         raise UserError(
-            f"{path}: two of dataset.columns.user ({user}), .item ({item}) and .timestamp "
-            f"({timestamp}) name the same column; name different ones."
+            f"{path}: two of dataset.columns.user, .item and .timestamp "
+            f"({listed([user, item, timestamp])}) name the same column; name different ones."
         )
     for name in (user, item, timestamp):
         if found.count(name or "") > 1:
-            raise UserError(f"{path} has several columns '{name}'; give each a name of its own.")
+            raise UserError(
+                f"{path} has several columns '{excerpt(name)}'; give each a name of its own."
+            )
     if timestamp is None and not set(found) <= {user, item}:
         log.warning(
             "%s: none of its columns (%s) looks like a time, so its lines are taken to be in "
             "order; if one is, name it with dataset.columns.timestamp=.",
-            path,
-            ", ".join(found),
+            printable(str(path)),
+            listed(found),
         )
     return Columns(user, item, timestamp)
 
 
 def header_fields(path: Path, delimiter: str | None = None) -> tuple[str, list[str]]:
     """``(delimiter, fields of the first line)``; the delimiter is guessed unless given."""
-    with readable(path), open_raw(path) as stream:
+    with readable(path), open_raw(path, quoted=True) as stream:
         raw = stream.readline(1 << 20)
         while raw.strip() == b"" and raw:
             raw = stream.readline(1 << 20)
@@ -146,9 +150,16 @@ def read_parquet(path: Path, columns: Mapping[str, str | None] | None = None) ->
             user_codes, user_ids = users.finish()
             item_codes, item_ids = items.finish()
             stamps = None if times is None else times.finish()
-    except (pa.ArrowException, OSError) as error:
+            lengths = {
+                len(column) for column in (user_codes, item_codes, stamps) if column is not None
+            }
+            if lengths != {file.metadata.num_rows}:
+                raise ValueError("columns of several lengths")
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # by what is damaged
         raise UserError(
-            f"{path} is not a readable Parquet file ({error}); write or fetch it again."
+            f"{path} is not a readable Parquet file; write or fetch it again."
         ) from error
     return Interactions(user_codes, item_codes, stamps, user_ids, item_ids)
 
@@ -174,15 +185,15 @@ def read_recbole(
     if any(":" not in field for field in fields):
         raise UserError(
             f"{path}: the header of a RecBole atomic file names its fields 'name:type', got "
-            f"'{' '.join(fields)}'; write the types, or name the file .csv or .tsv."
+            f"'{excerpt(' '.join(fields))}'; write the types, or name the file .csv or .tsv."
         )
     asked = {role: name and name.partition(":")[0] for role, name in (columns or {}).items()}
     chosen = choose_columns(kinds, asked, path)
     for name in (chosen.user, chosen.item):
         if kinds[name].endswith("_seq"):
             raise UserError(
-                f"{path}: the field '{kinds[name]}' holds sequences; use the atomic file with one "
-                "interaction a line."
+                f"{path}: the field '{excerpt(kinds[name])}' holds sequences; use the atomic file "
+                "with one interaction a line."
             )
     time = None if chosen.timestamp is None else kinds[chosen.timestamp]
     return read_delimited(
@@ -198,19 +209,51 @@ def read_recbole(
 
 def read_recbole_items(path: Path) -> pd.DataFrame:
     """Titles and genres, where the file has them, by item id (as text)."""
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, quoting=3, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is not a RecBole atomic file ({error}); fetch it again or remove it to go on "
-            "without titles."
-        ) from error
-    table.columns = [str(c).partition(":")[0] for c in table.columns]
-    key = usual_column(table.columns, USUAL["item"]) or table.columns[0]
-    info = pd.DataFrame(index=pd.Index(table[key]))
-    for name, words in (("title", ("title", "name")), ("genres", ("class", "genre", "categor"))):
-        for column in table.columns.drop(key):
-            if name not in info and any(word in column.lower() for word in words):
-                values = table[column].to_numpy(dtype=object)
-                info[name] = values if name == "title" else [v.replace(" ", "|") for v in values]
+    _, fields = header_fields(path, "\t")
+    names = [field.partition(":")[0] for field in fields]
+    key = usual_column(names, USUAL["item"]) or names[0]
+    columns = {fields[names.index(key)]: "item"}
+    for role, words in (("title", ("title", "name")), ("genres", ("class", "genre", "categor"))):
+        for field, name in zip(fields, names, strict=True):
+            if role not in columns.values() and any(word in name.lower() for word in words):
+                columns.setdefault(field, role)
+    advice = "fetch it again or remove it to go on without titles"
+    table = text_columns(
+        path, "\t", columns, f"a RecBole atomic file ({{}}); {advice}", quoted=False
+    )
+    info = table.set_index("item")
+    if "genres" in info:
+        info["genres"] = info["genres"].str.replace(" ", "|")
     return info
+
+
+def text_columns(
+    path: Path, delimiter: str, columns: Mapping[str, str], fault: str, quoted: bool = True
+) -> pd.DataFrame:
+    """Some columns of a table with a header, as text; fields that a line lacks are empty.
+
+    Args:
+        columns: name in the file -> name in the result.
+        fault: what the file is not where it cannot be read ({} is why), and advice.
+
+    Raises:
+        UserError: a quote out of place, a line of too many fields, or text that is not UTF-8.
+    """
+    rules: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
+    try:
+        with readable(path), open_raw(path, quoted) as stream:
+            text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+            lines = csv.reader(text, delimiter=delimiter, strict=True, **rules)
+            head = next(lines, [])
+            places = [head.index(name) for name in columns]
+            table = []
+            for fields in lines:
+                if len(fields) > len(head):
+                    raise ValueError(f"{len(fields)} fields on line {lines.line_num}")
+                if fields:
+                    table.append([fields[k] if k < len(fields) else "" for k in places])
+    except UserError:
+        raise
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not {fault.format(excerpt(error))}.") from error
+    return pd.DataFrame(table, columns=list(columns.values()), dtype=object)

@@ -28,13 +28,13 @@ def _names(path: Path | None) -> pd.DataFrame | None:
                 continue
             try:
                 record = json.loads(line)
-                ids.append(record["business_id"])
+                ids.append(str(record["business_id"]))
                 titles.append(record["name"])
-            except (ValueError, KeyError, TypeError) as error:
+                genres.append((record.get("categories") or "").replace(", ", "|"))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise UserError(
                     f"{path}, line {number}: not a business's record ({type(error).__name__}); "
                     "fetch the file again or remove it to go on without names."
                 ) from error
-            genres.append((record.get("categories") or "").replace(", ", "|"))
     names = {"title": titles, "genres": genres}
     return pd.DataFrame(names, pd.Index(ids, dtype=object), dtype=object)

@@ -1,8 +1,9 @@
-"""What trained models recommend: the ranks of their test, from the checkpoint, for any user."""
+"""What a run would have recommended before its test targets: ranks equal those of the test."""
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,20 @@ import torch
 
 from sigma.datamodules.splits import leave_one_out
 from sigma.errors import UserError
+from sigma.hindsight import hindsight
 from sigma.ops import rows_of
-from sigma.recommend import load, main, recommend
+from sigma.recommender import Recommender
+from sigma.trained import TrainedRun, load
 from tests.in_process import arguments, call
-from tests.runs.front_door import Capture, Patch, write_sequences
+from tests.runs.front_door import Patch, write_sequences
 
 # One of each kind: paths of evaluation, states and checkpoints differ between them.
 MODELS = ("sigma", "bert4rec", "sigma_released", "markov", "vmis_knn", "item_knn")
+
+
+def recommend(run: Path | TrainedRun, *arguments: Any, **options: Any) -> pd.DataFrame:
+    of = load(run) if isinstance(run, Path) else run
+    return hindsight(Recommender(of, "cpu"), *arguments, **options)
 
 
 def trained(
@@ -158,37 +166,8 @@ def test_what_is_missing_is_one_sentence(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, copy)
     best = copy / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"best\.ckpt does not fit"):
+    with pytest.raises(UserError, match=r"best\.ckpt is damaged"):
         recommend(copy)
     best.unlink()
     with pytest.raises(UserError, match=r"no checkpoints/best\.ckpt"):
         recommend(copy)
-
-
-def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:
-    main([f"run={run}", "users=3,7", "k=2"])
-    output = capsys.readouterr().out
-    assert output.count("User ") == 2
-    assert recommend(run, ["3"], k=2)["item"].iloc[1] in output
-    main([f"--run={run}", "k=2", "unseen=true", f"out={tmp_path / 'all' / 'top.csv'}"])
-    assert "120 test targets, 240 recommendations" in capsys.readouterr().out
-    written = pd.read_csv(tmp_path / "all" / "top.csv", dtype={"user": str, "item": str})
-    assert written["item"].tolist() == recommend(run, k=2, unseen=True)["item"].tolist()
-
-
-@pytest.mark.parametrize(
-    ("typed", "answer"),
-    [
-        (["users=3"], "--run"),
-        (["run=here"], "users=5050,12"),
-        (["run=here", "users=3", "unseen=si"], "unseen"),
-        (["run=here", "users=3"], "here holds no config.json"),
-    ],
-)
-def test_slips_on_the_command_line(typed: list[str], answer: str, capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(typed)
-    assert ended.value.code
-    captured = capsys.readouterr()
-    assert answer in captured.err
-    assert "Traceback" not in captured.err

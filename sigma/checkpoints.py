@@ -1,0 +1,67 @@
+"""Checkpoints as files: written whole or not at all, and read only as they were written."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
+
+from sigma.errors import UserError
+from sigma.files import atomic_path
+from sigma.runs.files import anew, damage
+
+PARTS = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+
+
+def expect_intact(path: Path) -> None:
+    """See that a run's checkpoint is as it was written.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; {anew(path)}.")
+    if reason := damage(path):
+        raise UserError(f"{path} is damaged ({reason}); {anew(path)}.")
+
+
+def load(path: Path, task: nn.Module) -> dict[str, Any]:
+    """The content of a run's checkpoint, on the CPU; the task has its weights.
+
+    Raises:
+        UserError: it is missing, damaged or of another model.
+    """
+    expect_intact(path)
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        task.load_state_dict(content["state_dict"])
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # what is no checkpoint fails in many ways
+        raise UserError(f"{path} does not fit the model of its run; {anew(path)}.") from error
+    return content
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """How a trainer writes and reads the checkpoints of a task.
+
+    Lightning's own writes to the system's temporary folder: from there to another disk it is
+    copied, which may stop half-way, and nothing is synced.
+    """
+
+    def __init__(self, task: nn.Module) -> None:
+        self.task = task
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        with atomic_path(Path(path)) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """As ``load``; of plain numbers and tensors alone, whatever the options."""
+        content = load(Path(path), self.task)
+        if missing := [part for part in PARTS if part not in content]:
+            raise UserError(f"{path} lacks {', '.join(missing)}; {anew(Path(path))}.")
+        return content

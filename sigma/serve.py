@@ -1,0 +1,254 @@
+"""A server of what trained models recommend: ``python -m sigma.serve run=<folder> [run=<folder>]``.
+
+``/`` is a page to try them on, ``/docs`` describes the interface. Histories that come within a few
+milliseconds of each other are scored together. Needs the extra ``serve``.
+"""
+
+import argparse
+import asyncio
+import hmac
+import ipaddress
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from sigma.errors import excerpt
+from sigma.models.sigma import SigmaLayer
+from sigma.recommender import Recommender
+from sigma.runs.messages import explained
+from sigma.runs.trust import packages
+
+try:
+    import prometheus_client as prometheus
+    import uvicorn
+    from fastapi import FastAPI, Query, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import FileResponse, JSONResponse, Response
+    from starlette.exceptions import HTTPException
+
+    from sigma.batcher import Answers, Batcher, Question
+except ImportError as missing:
+    raise SystemExit(
+        f"error: sigma.serve needs a package that is not here ({missing.name}); install the extra: "
+        "pip install -e '.[serve]'"
+    ) from None
+
+PAGE = Path(__file__).with_name("serve.html")
+MOST_BYTES = 1 << 20  # of a request's body
+TOKEN = "SIGMA_TOKEN"
+PATHS = ("/", "/recommend", "/items", "/runs", "/health", "/metrics", "/docs", "/openapi.json")
+
+
+def described(recommender: Recommender) -> dict[str, Any]:
+    """What ``/runs`` says of a run."""
+    config: Any = recommender.run.config
+    layer: Any = next(iter(getattr(recommender.model, "layers", ())), None)
+    flips = isinstance(layer, SigmaLayer) and layer.partial_flip
+    return {
+        "model": str(config.model.get("name")),
+        "dataset": recommender.data.name,
+        "seed": config.seed,
+        "items": len(recommender.items),
+        "max_length": recommender.data.max_length,
+        "r": int(layer.r) if flips else None,  # items that the flip keeps in place
+    }
+
+
+def search(recommender: Recommender, text: str, limit: int) -> list[dict[str, Any]]:
+    """Items whose id is a text, or whose title holds it, the most popular first."""
+    names, titles = recommender.items.to_numpy(), recommender.titles
+    fits = np.zeros(len(names), dtype=bool) if text else np.ones(len(names), dtype=bool)
+    if text:
+        fits |= names == text
+        if titles is not None:
+            fits |= np.char.find(recommender.plain_titles, text.casefold()) >= 0
+    places = np.flatnonzero(fits)
+    counts = recommender.counts.cpu().numpy()[places]
+    lines = []
+    for place in places[np.argsort(-counts, kind="stable")][:limit]:
+        title = None if titles is None else titles[place]
+        lines.append({"item": names[place], "title": title})
+    return lines
+
+
+def sentence(error: RequestValidationError) -> str:
+    """What is wrong with a request, and where."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return f"The body is not JSON: {first['ctx']['error']}."
+    return f"{excerpt(place, 80) or 'The body'}: {excerpt(first['msg'], 200)}."
+
+
+class Server:
+    """The application around some recommenders, by name.
+
+    Args:
+        token: that requests must bear; None for none.
+    """
+
+    def __init__(self, recommenders: dict[str, Recommender], token: str | None = None) -> None:
+        self.recommenders, self.token = recommenders, token
+        self.metrics = prometheus.CollectorRegistry()
+        sizes = prometheus.Histogram(
+            "sigma_batch_histories",
+            "Histories scored together",
+            ["run"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=self.metrics,
+        )
+        self.batchers = {name: Batcher(of, sizes.labels(name)) for name, of in recommenders.items()}
+        self.seconds = prometheus.Histogram(
+            "sigma_request_seconds",
+            "Time to answer",
+            ["path", "status"],
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.04, 0.1, 0.3, 1, 3),
+            registry=self.metrics,
+        )
+        self.app = FastAPI(
+            title="SIGMA", summary="What trained models recommend", lifespan=self.lifespan
+        )
+        self.app.middleware("http")(self.guarded)
+        self.app.exception_handler(RequestValidationError)(self.refused)
+        self.app.exception_handler(HTTPException)(self.refused)
+        add = self.app.add_api_route
+        add("/recommend", self.recommend, methods=["POST"], response_model=Answers)
+        add("/items", self.items)
+        add("/runs", self.runs)
+        add("/health", self.health)
+        add("/metrics", self.measured, include_in_schema=False)
+        add("/", self.page, include_in_schema=False)
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Score while the server runs; it ends when all requests are answered."""
+        with ThreadPoolExecutor(1) as pool:
+            tasks = [asyncio.create_task(b.run(pool)) for b in self.batchers.values()]
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def guarded(
+        self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        """Refuse who has no token and what is too large; measure the others."""
+        start, path = time.perf_counter(), request.url.path
+        length = request.headers.get("content-length", "")
+        open_to_all = self.token is None or path in ("/", "/health")
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not open_to_all and not hmac.compare_digest(given.encode(), str(self.token).encode()):
+            response = refusal(401, "This server wants a token: Authorization: Bearer <token>.")
+        elif request.method == "POST" and not length.isdigit():
+            response = refusal(411, "Say the body's length: Content-Length.")
+        elif length.isdigit() and int(length) > MOST_BYTES:
+            response = refusal(413, f"The body has more than {MOST_BYTES:,} bytes; ask in parts.")
+        else:
+            response = await call_next(request)
+        known = path if path in PATHS else "other"
+        self.seconds.labels(known, response.status_code).observe(time.perf_counter() - start)
+        return response
+
+    async def refused(self, request: Request, reason: Exception) -> Response:
+        """One sentence for what cannot be answered."""
+        if isinstance(reason, RequestValidationError):
+            return refusal(422, sentence(reason))
+        assert isinstance(reason, HTTPException)
+        return refusal(reason.status_code, f"{reason.detail}.")
+
+    async def recommend(self, question: Question) -> Response:
+        """What comes next after each history."""
+        name = question.run or next(iter(self.batchers))
+        if name not in self.batchers:
+            return refusal(422, f"run: there is no {excerpt(name)}; GET /runs lists them.")
+        results = await self.batchers[name].ask(question)
+        return JSONResponse({"run": name, "results": results})
+
+    async def items(
+        self,
+        q: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        run: str | None = None,
+    ) -> Response:
+        """Items whose id is, or whose title holds, what is searched for; the popular ones first."""
+        name = run or next(iter(self.recommenders))
+        if name not in self.recommenders:
+            return refusal(422, f"run: there is no {excerpt(name)}; GET /runs lists them.")
+        return JSONResponse(await asyncio.to_thread(search, self.recommenders[name], q, limit))
+
+    async def runs(self) -> Response:
+        """The runs that answer, and what they are."""
+        return JSONResponse({name: described(of) for name, of in self.recommenders.items()})
+
+    async def health(self) -> Response:
+        """Whether the server answers."""
+        return JSONResponse({"status": "ok", "runs": list(self.recommenders)})
+
+    async def measured(self) -> Response:
+        return Response(prometheus.generate_latest(self.metrics), media_type="text/plain")
+
+    async def page(self) -> Response:
+        return FileResponse(PAGE)
+
+
+def refusal(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status)
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def names_of(runs: Sequence[Path], recommenders: Sequence[Recommender]) -> list[str]:
+    """What the runs are called: by their model, of several of one model by their folder."""
+    models = [str(recommender.run.config.model.get("name")) for recommender in recommenders]
+    folders = [run.resolve().name for run in runs]
+    names = [m if models.count(m) == 1 else f for m, f in zip(models, folders, strict=True)]
+    return [n if names.count(n) == 1 else f"{n} {i}" for i, n in enumerate(names, 1)]
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m sigma.serve", description=__doc__, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--run", type=Path, action="append", required=True, help="a run's folder; may come again")
+    add("--path", help="the raw data, where it does not lie any more where it was")
+    add("--allow", default="", help="packages of your own, parted by commas")
+    add("--device", default="auto", help="cpu or cuda")
+    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    add("--port", type=int, default=8000)
+    typed = parser.parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
+    token = os.environ.get(TOKEN) or None
+    with explained():
+        options = (typed.path, typed.device, packages(typed.allow))
+        recommenders = [Recommender.load(run, *options) for run in typed.run]
+        server = Server(
+            dict(zip(names_of(typed.run, recommenders), recommenders, strict=True)), token
+        )
+    if token is None and not loopback(typed.host):
+        print(f"Anyone who reaches {typed.host} may ask; set {TOKEN} for a bearer token.")
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one is left for the requests
+    print(f"Serving {', '.join(server.recommenders)}: http://{typed.host}:{typed.port}", flush=True)
+    uvicorn.run(
+        server.app,
+        host=typed.host,
+        port=typed.port,
+        log_level="warning",
+        timeout_graceful_shutdown=30,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
