@@ -11,7 +11,7 @@ from sigma.runs.files import COMMAND, CONFIG, EPOCHS, RANKS, ROW, WANDB
 from tests.storm.forks import Action, End, collect, run, train
 from tests.storm.mutate import mutations
 from tests.storm.part import Part
-from tests.storm.planted import SECRET, asked, resumed, ways
+from tests.storm.planted import OLDER, SECRET, asked, beside, resumed, ways, write_lure
 from tests.storm.runs import LIMIT, copy, reference
 
 PROMISES = {
@@ -23,7 +23,6 @@ PROMISES = {
     "long messages, or with control characters": "damaged run files",
     "finished rows lost": "damaged run files",
 }
-OVERRIDES = ".hydra/overrides.yaml"
 ENV = {"WANDB_MODE": "disabled", SECRET: "storm-secret-value"}
 VALUES = (
     *(None, True, 0, -1, 1e308, "", "x" * 5000, "../../x", "\x1b[31mred\n", "${oc.env:HOME}"),
@@ -43,7 +42,7 @@ def visits(folder: Path, out: Path) -> dict[str, list[tuple[str, Action]]]:
         CONFIG: [ask, more, again],
         COMMAND: [ask, more, again],
         ROW: [ask, more, again, gather],
-        OVERRIDES: [more, again],
+        OLDER: [more, again],
         RANKS: [gather, again],
         EPOCHS: [more],
         WANDB: [logged],
@@ -87,17 +86,19 @@ def damaged(path: Path, rng: random.Random) -> tuple[str, bytes]:
 
 def executed(part: Part, trained: Path) -> None:
     """Try every way to plant code, once."""
-    folder, mark = part.folder / "run", part.folder / "mark"
+    folder, lure = part.folder / "run", part.folder / "lure"
     for way in ways():
         if not part.goes_on():
             return
-        mark.unlink(missing_ok=True)
+        shutil.rmtree(lure, ignore_errors=True)
+        lure.mkdir()
+        write_lure(lure)
         copy(trained, folder)
-        way.plant(folder, mark)
-        end = run(way.visit(folder), part.log, LIMIT, ENV)
+        way.plant(folder, lure)
+        end = run(beside(lure, way.visit(folder)), part.log, LIMIT, ENV)
         part.count("ways to plant code")
-        part.count("refused", int(end.refused))
-        if mark.exists():
+        part.count("ways refused", int(end.refused))
+        if (lure / "marker").exists():
             part.fault("code executed from a stranger's folder", way.name, end, folder)
         elif end.traceback:
             part.fault("tracebacks from a stranger's folder", way.name, end, folder)
@@ -127,7 +128,7 @@ def damage(part: Part, finished: Path) -> None:
     copy(finished, folder)
     readers = visits(folder, out)
     name = part.rng.choices(list(readers), (4, 3, 4, 1, 1, 1, 1))[0]
-    if name == OVERRIDES:
+    if name == OLDER:
         (folder / COMMAND).unlink()  # else it is not read
     what, content = damaged(folder / name, part.rng)
     (folder / name).write_bytes(content)
@@ -142,7 +143,7 @@ def damage(part: Part, finished: Path) -> None:
 
 
 def judge(part: Part, how: str, end: End, folder: Path, lost: bool) -> None:
-    part.count("refused", int(end.refused))
+    part.count("damages refused", int(end.refused))
     part.count("stopped after a minute", int(end.late))
     sentences = [line for line in end.output.splitlines() if line.startswith("error: ")]
     if end.traceback:

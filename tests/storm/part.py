@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sigma.runs.files import atomic_path
+from sigma.files import atomic_path
 from tests.storm.forks import End
 
 DATA = "data.txt"

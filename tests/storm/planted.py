@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-import tempfile
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from sigma.runs.files import BEST, COMMAND, CONFIG, LAST, ROW
+from tests.runs.test_trust import HYDRA_CALLBACK, IN_COMMAND, IN_CONFIG, PLANTED, filled, put
 from tests.storm.forks import Action, recommend, train
 
+OLDER = ".hydra/overrides.yaml"
 SECRET = "STORM_SECRET"  # an environment variable that belongs into nobody's row
 
 
@@ -23,8 +25,8 @@ class Way(NamedTuple):
 
     Attributes:
         name: in words.
-        plant: puts it into a run's folder; ``mark`` is the file that it makes when it runs.
-        visit: what a user does with the folder.
+        plant: puts it into a run's folder; the second folder is the stranger's own.
+        visit: what a user does with the run's folder.
     """
 
     name: str
@@ -33,65 +35,53 @@ class Way(NamedTuple):
 
 
 class Evil:
-    """Its pickle runs a command when it is loaded."""
+    """Its pickle makes the marker when it is loaded."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.mark}",)
+        return os.system, (f"touch {self.marker}",)
 
 
-def nodes(folder: Path, mark: Path) -> dict[str, dict[str, Any]]:
-    """Nodes of a config that run something when they are built, by name."""
-    script, hub, pickled, array = (folder / n for n in ("evil.py", "hub", "evil.pkl", "evil.npy"))
-    code, touch = f"open({str(mark)!r}, 'w').close()", f"touch {mark}"
-    hub.mkdir(exist_ok=True)
-    script.write_text(code)
-    (hub / "hubconf.py").write_text(f"{code}\ndef m(*_, **__): return None\n")
-    pickled.write_bytes(pickle.dumps(Evil(mark)))
-    np.save(array, np.array([Evil(mark)], dtype=object), allow_pickle=True)
-    factory = {"()": "os.system", "command": touch}
-    logging = {"version": 1, "handlers": {"x": factory}, "root": {"handlers": ["x"]}}
-    targets: dict[str, dict[str, Any]] = {
-        "torch.hub.load": {"repo_or_dir": str(hub), "source": "local", "model": "m"},
-        "pandas.read_pickle": {"filepath_or_buffer": str(pickled)},
-        "builtins.open": {"file": str(mark), "mode": "w"},
-        "joblib.load": {"filename": str(pickled)},
-        "os.system": {"command": touch},
-        "numpy.load": {"file": str(array), "allow_pickle": True},
-        "shutil.copy": {"src": str(script), "dst": str(mark)},
-        "torch.load": {"f": str(pickled), "weights_only": False},
-        "subprocess.run": {"args": ["touch", str(mark)]},
-        "pathlib.Path.touch": {"_args_": [str(mark)]},
-        "builtins.exec": {"_args_": [code]},
-        "torch.save": {"obj": 1, "f": str(mark)},
-        "runpy.run_path": {"path_name": str(script)},
-        "sigma.task.SequenceTask.load_from_checkpoint": {
-            **{"checkpoint_path": str(pickled), "weights_only": False}
-        },
-        "lightning.fabric.utilities.cloud_io._load": {
-            **{"path_or_url": str(pickled), "weights_only": False}
-        },
-        "logging.config.dictConfig": {"config": logging},
-        "hydra.utils.instantiate": {"config": {"_target_": "os.system", "command": touch}},
-    }
-    return {name: {"_target_": name, **rest} for name, rest in targets.items()}
+def write_lure(folder: Path) -> None:
+    """The stranger's own folder, in which the user happens to stand; ``marker`` is the mark."""
+    marker = folder / "marker"
+    for name in ("planted.py", "sigma_planted.py", "hubconf.py"):
+        (folder / name).write_text(PLANTED.format(marker=str(marker)))
+    for name in ("conf/evil", "evil"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x.yaml").write_text(HYDRA_CALLBACK)
+    torch.save({"state_dict": Evil(marker)}, folder / "pickle")
+    (folder / "plain").write_bytes(pickle.dumps(Evil(marker)))
+    np.save(folder / "array.npy", np.array([Evil(marker)], dtype=object), allow_pickle=True)
 
 
+# What builds or loads code, by the arguments that make it do so.
+NODES: dict[str, dict[str, Any]] = {
+    "torch.hub.load": {"repo_or_dir": "FOLDER", "source": "local", "model": "m"},
+    "pandas.read_pickle": {"filepath_or_buffer": "FOLDER/plain"},
+    "builtins.open": {"file": "MARKER", "mode": "w"},
+    "joblib.load": {"filename": "FOLDER/plain"},
+    "os.system": {"command": "touch MARKER"},
+    "numpy.load": {"file": "FOLDER/array.npy", "allow_pickle": True},
+    "shutil.copy": {"src": "PICKLE", "dst": "MARKER"},
+    "torch.load": {"f": "PICKLE", "weights_only": False},
+    "subprocess.run": {"args": ["touch", "MARKER"]},
+    "pathlib.Path.touch": {"_args_": ["MARKER"]},
+    "builtins.exec": {"_args_": ["import planted"]},
+    "torch.save": {"obj": 1, "f": "MARKER"},
+    "runpy.run_path": {"path_name": "FOLDER/planted.py"},
+    "sigma.task.SequenceTask.load_from_checkpoint": {"checkpoint_path": "PICKLE"},
+    "lightning.fabric.utilities.cloud_io._load": {"path_or_url": "PICKLE", "weights_only": False},
+    "hydra.utils.instantiate": {"config": {"_target_": "os.system", "command": "touch MARKER"}},
+}
 # Where in a config a node is built: beside what is there, or in its place.
 PLACES = (
     *("objective.x", "objective", "dataset.x", "dataset", "loss.x", "loss", "model.x", "model"),
     *("model.mamba", "evaluation.sampled", "task.x", "task.optimizer", "task"),
     *("callbacks.x", "logger.x", "trainer.profiler", "trainer"),
 )
-
-
-def put(config: dict[str, Any], place: str, node: dict[str, Any]) -> None:
-    *groups, last = place.split(".")
-    for group in groups:
-        config = config[group]
-    config[last] = node
 
 
 def asked(folder: Path) -> Action:
@@ -102,11 +92,22 @@ def resumed(folder: Path) -> Action:
     return train(f"resume={folder}", "trainer.max_epochs=3")
 
 
-def in_config(place: str, name: str) -> Way:
-    def plant(folder: Path, mark: Path) -> None:
+def beside(lure: Path, action: Action) -> Action:
+    """The action of somebody who stands in the stranger's folder."""
+
+    def standing() -> object:
+        os.chdir(lure)
+        sys.path.insert(0, str(lure))
+        return action()
+
+    return standing
+
+
+def in_config(name: str, place: str, value: Any) -> Way:
+    def plant(folder: Path, lure: Path) -> None:
         config = json.loads((folder / CONFIG).read_text())
-        put(config, place, nodes(folder, mark)[name])
-        (folder / CONFIG).write_text(json.dumps(config))
+        value_here = json.loads(filled(json.dumps(value), lure))
+        (folder / CONFIG).write_text(json.dumps(put(config, place, value_here)))
 
     return Way(f"{CONFIG}: {name} at {place}", plant, asked)
 
@@ -117,68 +118,35 @@ def grammar(value: Any) -> str:
         return "{" + ",".join(f"{key}:{grammar(v)}" for key, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(grammar, value)) + "]"
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return str(value).lower() if isinstance(value, bool) else f"'{text}'"
+    return str(value).lower() if isinstance(value, bool | int) else f"'{value}'"
 
 
-def with_overrides(folder: Path, file: str, *added: str, flags: tuple[str, ...] = ()) -> None:
-    """Type more in what a run says was typed; in the older file only where the newer is not."""
-    command = json.loads((folder / COMMAND).read_text())
-    overrides = [*command["overrides"], *added]
-    (folder / ROW).unlink(missing_ok=True)
-    if file == COMMAND:
-        content = command | {"overrides": overrides, "flags": [*command["flags"], *flags]}
-        (folder / COMMAND).write_text(json.dumps(content))
-    else:
-        (folder / COMMAND).unlink()
-        (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).write_text("".join(f"- {json.dumps(o)}\n" for o in overrides))
+def in_command(name: str, words: list[str], older: bool) -> Way:
+    """More in what the run says was typed; in the older file only where the newer is not."""
 
+    def plant(folder: Path, lure: Path) -> None:
+        here = [filled(word, lure) for word in words]
+        flags = [word for word in here if word.startswith("-")] if here[0][0] == "-" else []
+        command = json.loads((folder / COMMAND).read_text())
+        overrides = [*command["overrides"], *(word for word in here if word not in flags)]
+        (folder / ROW).unlink()
+        if older:
+            (folder / COMMAND).unlink()
+            (folder / OLDER).parent.mkdir(exist_ok=True)
+            (folder / OLDER).write_text("".join(f"- {json.dumps(o)}\n" for o in overrides))
+        else:
+            content = command | {"flags": command["flags"] + flags, "overrides": overrides}
+            (folder / COMMAND).write_text(json.dumps(content))
 
-def in_overrides(file: str, place: str, name: str) -> Way:
-    def plant(folder: Path, mark: Path) -> None:
-        with_overrides(folder, file, f"++{place}={grammar(nodes(folder, mark)[name])}")
-
-    return Way(f"{file}: {name} at {place}", plant, resumed)
-
-
-def by_a_config_folder(kind: str) -> Way:
-    """Options that the folder brings with it."""
-
-    def plant(folder: Path, mark: Path) -> None:
-        node = nodes(folder, mark)["torch.hub.load"]
-        options = folder / "conf" / "loss"
-        options.mkdir(parents=True)
-        (options / "evil.yaml").write_text(json.dumps(node))
-        place = str(options.parent)
-        searched = (f"hydra.searchpath=[file://{place}]",) if kind == "searchpath" else ()
-        flags = () if searched else (f"--config-dir={place}",)
-        with_overrides(folder, COMMAND, *searched, "loss=evil", flags=flags)
-
-    return Way(f"{COMMAND}: a config folder by {kind}", plant, resumed)
-
-
-def by_logging() -> Way:
-    """Python's logging builds handlers by any callable."""
-
-    def plant(folder: Path, mark: Path) -> None:
-        handler = {"()": "os.system", "command": f"touch {mark}"}
-        place = folder / "conf" / "hydra" / "job_logging"
-        place.mkdir(parents=True)
-        content = {"version": 1, "handlers": {"x": handler}, "root": {"handlers": ["x"]}}
-        (place / "evil.yaml").write_text(json.dumps(content))
-        flags = (f"--config-dir={folder / 'conf'}",)
-        with_overrides(folder, COMMAND, "hydra/job_logging=evil", flags=flags)
-
-    return Way(f"{COMMAND}: logging's factory", plant, resumed)
+    return Way(f"{OLDER if older else COMMAND}: {name}", plant, resumed)
 
 
 def in_checkpoint(file: str, packed: bool, visit: Callable[[Path], Action], who: str) -> Way:
     """A pickle in the place of a checkpoint, or within one."""
 
-    def plant(folder: Path, mark: Path) -> None:
-        path, evil = folder / file, pickle.dumps({"state_dict": Evil(mark)}, protocol=2)
-        (folder / ROW).unlink(missing_ok=True)
+    def plant(folder: Path, lure: Path) -> None:
+        path, evil = folder / file, pickle.dumps({"state_dict": Evil(lure / "marker")}, protocol=2)
+        (folder / ROW).unlink()
         if not packed:
             path.write_bytes(evil)
             return
@@ -193,38 +161,29 @@ def in_checkpoint(file: str, packed: bool, visit: Callable[[Path], Action], who:
 def in_hyperparameters() -> Way:
     """A checkpoint that torch reads and that names a class to build."""
 
-    def plant(folder: Path, mark: Path) -> None:
+    def plant(folder: Path, lure: Path) -> None:
         content = torch.load(folder / LAST, weights_only=True)
-        node = nodes(folder, mark)["os.system"]
-        content |= {"hyper_parameters": node, "hparams_name": "kwargs"}
-        content["datamodule_hyper_parameters"] = {"_instantiator": "os.system"}
-        (folder / ROW).unlink(missing_ok=True)
+        node = {"_target_": "planted.boom", "_instantiator": "planted.boom"}
+        content |= {"hyper_parameters": node, "datamodule_hyper_parameters": node}
+        (folder / ROW).unlink()
         torch.save(content, folder / LAST)
 
     return Way(f"{LAST}: hyper-parameters", plant, resumed)
 
 
 def ways() -> Iterator[Way]:
-    """All of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        names = list(nodes(Path(folder), Path(folder) / "mark"))
+    """All of them: those of the tests, every node somewhere, and two nodes in every place."""
+    for name, (place, value) in IN_CONFIG.items():
+        yield in_config(name, place, value)
+    for name, words in IN_COMMAND.items():
+        for older in (False, True):
+            yield in_command(name, words, older)
+    names = list(NODES)
     for number, place in enumerate(PLACES):
-        for name in (*names[:2], names[2 + number % (len(names) - 2)]):
-            yield in_config(place, name)
-            yield in_overrides(COMMAND, place, name)
-    for name in names:
-        yield in_config("objective.x", name)
-        yield in_overrides(COMMAND, "callbacks.x", name)
-    for file in (COMMAND, ".hydra/overrides.yaml"):
-        for place in (
-            "loss",
-            "callbacks.x",
-            "hydra.callbacks.x",
-            "hydra.launcher",
-            "hydra.sweeper",
-        ):
-            yield in_overrides(file, place, "torch.hub.load")
-    yield from (by_a_config_folder("--config-dir"), by_a_config_folder("searchpath"), by_logging())
+        for name in (names[0], names[1 + number % (len(names) - 1)]):
+            node = {"_target_": name, **NODES[name]}
+            yield in_config(name, place, node)
+            yield in_command(f"{name} at {place}", [f"++{place}={grammar(node)}"], False)
     for packed in (False, True):
         yield in_checkpoint(LAST, packed, resumed, "resumed")
         yield in_checkpoint(BEST, packed, resumed, "tested")
