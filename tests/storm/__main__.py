@@ -49,15 +49,14 @@ def work(name: str, seconds: float, seed: int, folder: Path, examples: Path) -> 
     """Do one part and end this process; what breaks the part is in its note."""
     os.setpgid(0, 0)  # Ctrl-C is the storm's, which ends this by a SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    part = None
+    part = Part(name, seconds, seed, folder / name, examples)
     try:
         module = importlib.import_module(f"tests.storm.{name}")
-        part = Part(name, module.PROMISES, seconds, seed, folder / name, examples)
+        part.promise(module.PROMISES)
         module.storm(part)
     except SkipError as reason:
         part.note = f"left out: {reason}"
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        part = part or Part(name, {}, seconds, seed, folder / name, examples)
         part.note = f"ended early: {type(error).__name__}: {error}"
         if not isinstance(error, SystemExit):
             examples.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 from sigma.datamodules.sets.custom import Custom
@@ -60,7 +61,7 @@ def judge(
 ) -> None:
     """Try damages in a child, and again those behind one that ended it."""
     while contents:
-        end = run(lambda left=contents: try_all(cache, left, data, root), part.log, LIMIT)
+        end = run(partial(try_all, cache, contents, data, root), part.log, LIMIT)
         answers = dict(line.split(" ", 1) for line in end.output.splitlines() if " " in line)
         tried = len(answers)
         part.count("damaged caches", tried)

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from sigma.datamodules.sets.custom import Custom
 from sigma.datamodules.titles import titles_of
@@ -115,7 +116,7 @@ def endless(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "zip of one endless line", path
 
 
-def reading(path: Path, root: Path, malformed: str) -> Action:
+def reading(path: Path, root: Path, malformed: Literal["error", "skip"]) -> Action:
     """Read a file as a run does."""
 
     def action() -> None:
@@ -164,7 +165,7 @@ def storm(part: Part) -> None:
             changed = part.rng.choice(files)
             what, content = mutated(changed.read_bytes(), changed, part.rng)
             changed.write_bytes(content)
-        malformed = part.rng.choice(["error", "skip"])
+        malformed: Literal["error", "skip"] = part.rng.choice(["error", "skip"])
         end = run(reading(path, root, malformed), part.log, LIMIT)
         how = (
             f"python train.py dataset=custom dataset.path={{files}}/{path.name} "

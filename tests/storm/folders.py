@@ -24,7 +24,7 @@ PROMISES = {
     "finished rows lost": "damaged run files",
 }
 ENV = {"WANDB_MODE": "disabled", SECRET: "storm-secret-value"}
-VALUES = (
+VALUES: tuple[Any, ...] = (
     *(None, True, 0, -1, 1e308, "", "x" * 5000, "../../x", "\x1b[31mred\n", "${oc.env:HOME}"),
     *([], {}, [[]], [None], {"a": {}}, {"_target_": "x.Y"}),
 )

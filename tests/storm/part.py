@@ -28,33 +28,31 @@ class Part:
 
     Args:
         name: of the part.
-        promises: what must not happen, and what it is counted among: ``{"rows changed": "runs"}``.
         seconds: the part may take.
         seed: of its chance.
         folder: of its own, removed at the end.
         examples: folder for what went wrong; the data of all runs lies there, too.
     """
 
-    def __init__(
-        self,
-        name: str,
-        promises: Mapping[str, str],
-        seconds: float,
-        seed: int,
-        folder: Path,
-        examples: Path,
-    ) -> None:
-        self.name, self.promises, self.folder, self.examples = name, promises, folder, examples
+    def __init__(self, name: str, seconds: float, seed: int, folder: Path, examples: Path) -> None:
+        self.name, self.folder, self.examples = name, folder, examples
         self.rng = random.Random(f"{seed} {name}")
         self.began, self.seconds = time.monotonic(), seconds
         self.parent, self.written = os.getppid(), 0.0
-        self.tried: Counter[str] = Counter(dict.fromkeys(promises.values(), 0))
-        self.faults: Counter[str] = Counter(dict.fromkeys(promises, 0))
+        self.promises: dict[str, str] = {}
+        self.tried: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.numbers: dict[str, float] = {}
         self.note: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "output.log"
         self.data, self.root = examples / DATA, folder / "root"
+
+    def promise(self, promises: Mapping[str, str]) -> None:
+        """What must not happen, and what it is counted among: ``{"rows changed": "runs"}``."""
+        self.promises |= promises
+        self.tried.update(dict.fromkeys(promises.values(), 0))
+        self.faults.update(dict.fromkeys(promises, 0))
 
     @property
     def left(self) -> float:

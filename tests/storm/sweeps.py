@@ -53,7 +53,8 @@ def beside(part: Part, typed: list[str], starts: bool) -> Iterator[None]:
 
 def drive(part: Part, command: list[str], folder: Path, seconds: float) -> list[str]:
     """Start, kill and start again until every run has its row; what went wrong, in words."""
-    problems, done = [], {}
+    problems: list[str] = []
+    done: dict[str, bytes] = {}
     for n in range(STARTS):
         rng, last = part.rng, n >= STARTS - 2
         double = not last and rng.random() < 0.25
