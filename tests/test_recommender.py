@@ -184,6 +184,32 @@ def test_slips_are_one_sentence(recommender: Recommender, ask: Any, sentence: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_history_that_goes_on(data: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        run = trained(patch, tmp_path / "run", data, model="mamba4rec")
+    recommender = Recommender(load(run), "cpu")
+    session, history = recommender.session(), ["5", "6", "new", "30", "5", "7"]
+    for length in range(len(history) + 1):
+        if length:
+            session.add(history[length - 1])
+        for unseen in (True, False):
+            expected = recommender.recommend([history[:length]], k=5, unseen=unseen)
+            table = session.recommend(k=5, unseen=unseen)
+            assert table["item"].tolist() == expected["item"].tolist()
+            np.testing.assert_allclose(table["score"], expected["score"], rtol=1e-4)
+            assert table["known"].tolist() == expected["known"].tolist()
+    assert (len(session), session.unknown) == (5, 1)
+    begun = recommender.session(history)
+    assert begun.recommend(k=5)["item"].tolist() == session.recommend(k=5)["item"].tolist()
+    with pytest.raises(UserError, match="k=0"):
+        begun.recommend(k=0)
+
+
+def test_a_model_that_reads_all_again_has_no_session(recommender: Recommender) -> None:
+    with pytest.raises(UserError, match=r"not causal.*Ask recommend\(history\) instead"):
+        recommender.session(["5"])
+
+
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "bert4rec", "hstu_time"])
 def test_models_of_other_kinds(name: str, data: Path, tmp_path: Path) -> None:
     """Counted ones, one that predicts a mask, and one that reads the target's time."""
