@@ -27,7 +27,14 @@ from sigma.build import accelerator, set_precision
 from sigma.datamodules.batches import Batch
 from sigma.datamodules.titles import titles_of
 from sigma.errors import UserError, excerpt, listed
-from sigma.histories import Histories, HistoriesLike, histories_at, histories_of, left_out_sentence
+from sigma.histories import (
+    Best,
+    Histories,
+    HistoriesLike,
+    histories_at,
+    histories_of,
+    left_out_sentence,
+)
 from sigma.ops.scores import TiedScores
 from sigma.ranking.scores import Seen, all_scores, first_items
 from sigma.trained import TrainedRun, load
