@@ -1,5 +1,6 @@
 """Checkpoints as files: written whole or not at all, and read only as they were written."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def load(path: Path, task: nn.Module) -> dict[str, Any]:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{path} is not a checkpoint of a run; {anew(path)}.") from error
+        hint = ""
+        if isinstance(error, pickle.UnpicklingError):  # written so
+            hint = " and may hold code, of which none is run; if the folder is your own"
+        raise UserError(f"{path} is no checkpoint of a run{hint}; {anew(path)}.") from error
     try:
         task.load_state_dict(content["state_dict"])
     except Exception as error:  # what is of another run fails in many ways

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sigma.errors import excerpt
-from sigma.files import atomic_path
+from sigma.files import atomic_path, sweep_stale
 from sigma.ops.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,8 @@ def store(path: Path, key: bytes, library: bytes) -> None:
     try:
         with atomic_path(path) as partial:
             partial.write_bytes(library + digest(library, key))
+        # The latter two are of earlier versions.
+        sweep_stale(path.parent, ".*.partial", "tmp*", "scan-*.so")
     except OSError as error:
         log.warning(
             "The compiled kernels could not be kept as %s (%s), so the next start compiles again; "
