@@ -63,7 +63,7 @@ def uses(part: Part) -> list[Use]:
         return table(folder).read_bytes() == expected
 
     resume = f"python train.py resume={{files}} {MORE}"
-    ask = "python -m sigma.recommend run={files} out={files}/recommended.csv"
+    ask = "python -m sigma.recommend run={files} test=all out={files}/recommended.csv"
     return [
         Use(LAST, stopped, lambda folder: train(f"resume={folder}", MORE), resume, same),
         Use(BEST, trained, lambda folder: train(f"resume={folder}", MORE), resume, same),
@@ -72,7 +72,7 @@ def uses(part: Part) -> list[Use]:
 
 
 def recommender(folder: Path) -> Action:
-    return recommend(f"run={folder}", f"out={table(folder)}")
+    return recommend(f"run={folder}", "test=all", f"out={table(folder)}")
 
 
 def judge(part: Part, use: Use, folder: Path, end: End) -> str | None:

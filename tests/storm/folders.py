@@ -160,6 +160,10 @@ def storm(part: Part) -> None:
     finished = part.folder / "finished"
     reference(part, "sasrec", finished, "trainer.max_epochs=2")
     (finished / WANDB).write_text(json.dumps({"id": "abcd1234"}))
+    for action in (asked, resumed):
+        end = run(action(copy(finished, part.folder / "run")), part.log, LIMIT, ENV)
+        if end.code:
+            raise RuntimeError(f"an undisturbed folder is refused: {end.output[-500:]}")
     executed(part, finished)
     leaked(part, finished)
     while part.goes_on():
