@@ -128,6 +128,8 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     text = excerpt(value if isinstance(value, str) else json.dumps(value, default=str))
     if not readable:
         raise UserError(f"{key}={text} needs a mapping with a _target_; leave the default there.")
+    if readable[0]["type"] in ("tuple_type", "list_type"):
+        raise UserError(f"{key}={text} must be a list, such as [5,null] ('{key}=[5,null]').")
     texts = [
         e["msg"].removeprefix("Input should be ").removeprefix("Value error, ") for e in readable
     ]

@@ -17,6 +17,7 @@ from sigma.runs.files import COMMAND
 from sigma.runs.identity import GONE
 from sigma.runs.records import read_command, read_overrides
 from sigma.runs.trust import UNTRUSTED, check_entries, entries, is_data_folder, packages
+from sigma.runs.words import quoted
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,6 @@ PLACES = ("default_root_dir", "save_dir", "dirpath")
 OUTWARDS = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)")
 READ = ("dataset.path", "dataset.root", "init_from")  # but these, which are read from
 RETYPE = "if you mean it, type it yourself behind resume=…"
-
-
-def quoted(text: str) -> str:
-    """Text as a value on Hydra's command line."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def flags() -> list[str]:
