@@ -1,6 +1,7 @@
 """What comes next for any history, against the model by hand, of every form and file."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sigma.recommend import main, show
 from sigma.spreadsheet import raw_text
 from sigma.tables import HistoryFile, write_tables
 from sigma.trained import load
-from tests.runs.front_door import Capture, Logged, write_sequences
+from tests.runs.front_door import ROOT, Capture, Logged, write_sequences
 from tests.test_hindsight import trained
 
 HISTORIES = {"a": ["5", "6", "7"], "b": ["12"], "c": ["30", "31", "5", "30"]}
@@ -182,6 +183,38 @@ def test_slips_are_one_sentence(recommender: Recommender, ask: Any, sentence: st
     with pytest.raises(UserError, match=sentence) as caught:
         ask(recommender)
     assert "\n" not in str(caught.value)
+
+
+def test_a_history_that_goes_on(data: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        run = trained(patch, tmp_path / "run", data, model="mamba4rec")
+    recommender = Recommender(load(run), "cpu")
+    session, history = recommender.session(), ["5", "6", "new", "30", "5", "7"]
+    for length in range(len(history) + 1):
+        if length:
+            session.add(history[length - 1])
+        for unseen in (True, False):
+            expected = recommender.recommend([history[:length]], k=5, unseen=unseen)
+            table = session.recommend(k=5, unseen=unseen)
+            assert table["item"].tolist() == expected["item"].tolist()
+            np.testing.assert_allclose(table["score"], expected["score"], rtol=1e-4)
+            assert table["known"].tolist() == expected["known"].tolist()
+    assert (len(session), session.unknown) == (5, 1)
+    begun = recommender.session(history)
+    assert begun.recommend(k=5)["item"].tolist() == session.recommend(k=5)["item"].tolist()
+    with pytest.raises(UserError, match="k=0"):
+        begun.recommend(k=0)
+    # And every example of the page runs.
+    page, names = (ROOT / "docs" / "recommend.md").read_text(), dict[str, Any]()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) > 1
+    for block in blocks:
+        exec(block.replace("runs/a", str(run)), names)
+
+
+def test_a_model_that_reads_all_again_has_no_session(recommender: Recommender) -> None:
+    with pytest.raises(UserError, match=r"not causal.*Ask recommend\(history\) instead"):
+        recommender.session(["5"])
 
 
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "bert4rec", "hstu_time"])

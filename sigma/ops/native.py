@@ -90,13 +90,13 @@ def stored(path: Path, key: bytes) -> bytes | None:
         if not path.exists():
             return None
         if not path.is_file():
-            raise OSError("it is no file")
+            raise OSError("what is there is no file")
         content = path.read_bytes()
         if digest(content[:-DIGEST], key) != content[-DIGEST:]:
-            raise OSError("it is damaged")
+            raise OSError("the file is damaged")
     except OSError as error:
         reason = error.strerror or error
-        log.warning("The compiled kernels %s cannot be used (%s); built again.", path, reason)
+        log.warning("The compiled kernels %s are built again: %s.", path, reason)
         return None
     return content[:-DIGEST]
 

@@ -43,6 +43,7 @@ def note_failure(folder: Path, sentence: str) -> None:
 
 
 def data_identity(data: SequenceDataModule) -> DataIdentity:
+    """What a run's processed data are known by."""
     s = data.statistics
     counts = f"{s.users:,} users, {s.items:,} items, {s.interactions:,} interactions"
     return DataIdentity(counts, data.sequences.fingerprint())

@@ -1,6 +1,7 @@
 """Damaged files of a run's folder: one sentence each, with an advice that works."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,18 +11,24 @@ import pandas as pd
 import pytest
 import torch
 
+import sigma.files
 from sigma.callbacks.checkpoints import LastCheckpoint
+from sigma.callbacks.wandb import WandbLogger
 from sigma.errors import UserError
 from sigma.runs.command import expand_resume
-from sigma.runs.files import BEST, COMMAND, CONFIG, EPOCHS, FAILURE, LAST, RANKS, ROW, WANDB
+from sigma.runs.files import BEST, COMMAND, CONFIG, EPOCHS, FAILURE, LAST, LOCK, RANKS, ROW, WANDB
 from sigma.runs.folder import check_data
 from sigma.runs.records import Failure, WandbRun, check_settings, read
 from sigma.runs.row import Row
 from sigma.task import SequenceTask
+from tests.callbacks.fake_wandb import Service, service
 from tests.in_process import arguments, call
-from tests.runs.front_door import Capture, Patch, row
+from tests.runs.front_door import Capture, Logged, Patch, row
+
+__all__ = ["service"]
 
 HYDRAS = ".hydra/overrides.yaml"
+HYDRAS_FILES = [f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")]
 READERS: dict[str, Callable[[Path], object]] = {
     CONFIG: check_settings,
     COMMAND: lambda folder: check_data(folder, None),  # type: ignore[arg-type]
@@ -37,8 +44,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "zeros within": lambda data: data[:9] + b"\0" * 9 + data[18:],
     "not UTF-8": lambda data: data.replace(b"a", b"\xe9"),
     "binary": lambda data: bytes(range(256)),
-    "lists without end": lambda data: b"[" * 2_000,
-    "objects without end": lambda data: b'{"data":' * 5_000,
+    "lists without end": lambda data: b"[" * 1_000,
+    "objects without end": lambda data: b'{"data":' * 1_000,
     "lists": lambda data: b"[" * 150 + b"]" * 150,
     **{text: lambda data, text=text: text.encode() for text in ("[]", "{}", "null", "7", '"é"')},
 }
@@ -56,9 +63,22 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synced() -> set[str]:
+    """Names of files that the finished run has written whole."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory, synced: set[str]) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
+    replace = sigma.files.replace
+
+    def noted(partial: Path, path: Path) -> None:
+        synced.add(os.path.relpath(path, folder))
+        replace(partial, path)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sigma.files, "replace", noted)
         typed = ("trainer.max_epochs=1", "dataset.batch_size=512", "callbacks.curves=null")
         assert call(patch, *arguments(folder, data, *typed)) == 0
     (folder / WANDB).write_text('{"id": "a0b1c2d3"}')
@@ -78,6 +98,13 @@ def untested(folder: Path) -> Path:
     (folder / ROW).unlink()
     (folder / RANKS).unlink()
     return folder
+
+
+def test_what_a_run_leaves_is_written_whole(finished: Path, synced: set[str]) -> None:
+    others = {"train.log", LOCK, WANDB, FAILURE, *HYDRAS_FILES}
+    files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    assert files - others <= synced
+    assert {ROW, RANKS, CONFIG, COMMAND, EPOCHS, BEST, LAST} <= synced
 
 
 def expect_sentence(folder: Path, name: str) -> None:
@@ -104,6 +131,15 @@ def test_a_file_of_another_shape_is_one_sentence(
 ) -> None:
     (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | change))
     expect_sentence(folder, name)
+
+
+def test_a_damaged_note_of_wandbs_run_is_a_new_run(
+    folder: Path, service: Service, caplog: Logged
+) -> None:
+    (folder / WANDB).write_text('{"id": ')
+    WandbLogger(str(folder), project="p").log_metrics({"epoch": 0}, step=0)
+    assert f"{folder / WANDB} is damaged" in caplog.text
+    assert read(folder / WANDB, WandbRun, "").id == service.runs[-1].id
 
 
 def test_hydras_overrides_count_where_both_of_its_files_say_them(folder: Path) -> None:

@@ -8,7 +8,7 @@ from sigma.runs.files import BEST, LAST, RANKS, ROW
 from tests.storm.damage import archive_places, bit, damages
 from tests.storm.forks import Action, End, recommend, run, train
 from tests.storm.part import Part
-from tests.storm.runs import LIMIT, copy, reference, same_epochs, same_row
+from tests.storm.runs import LIMIT, copy, follow, reference, same_epochs, same_row
 
 PROMISES = {
     "other results without a word": "damaged files",
@@ -63,7 +63,7 @@ def uses(part: Part) -> list[Use]:
         return table(folder).read_bytes() == expected
 
     resume = f"python train.py resume={{files}} {MORE}"
-    ask = "python -m sigma.recommend run={files} out={files}/recommended.csv"
+    ask = "python -m sigma.recommend run={files} test=all out={files}/recommended.csv"
     return [
         Use(LAST, stopped, lambda folder: train(f"resume={folder}", MORE), resume, same),
         Use(BEST, trained, lambda folder: train(f"resume={folder}", MORE), resume, same),
@@ -72,7 +72,7 @@ def uses(part: Part) -> list[Use]:
 
 
 def recommender(folder: Path) -> Action:
-    return recommend(f"run={folder}", f"out={table(folder)}")
+    return recommend(f"run={folder}", "test=all", f"out={table(folder)}")
 
 
 def judge(part: Part, use: Use, folder: Path, end: End) -> str | None:
@@ -90,11 +90,14 @@ def judge(part: Part, use: Use, folder: Path, end: End) -> str | None:
     return "other results without a word"
 
 
-def advice_fails(part: Part, use: Use, folder: Path) -> End | None:
-    """Delete what was named as damaged; how the same command ends then, where that is wrong."""
-    (folder / use.name).unlink(missing_ok=True)
-    end = run(use.action(folder), part.log, LIMIT)
+def advice_fails(part: Part, use: Use, folder: Path, end: End) -> End | None:
+    """Do what the refusal says, and the same again; how that ends, where it is wrong."""
+    if not follow(end, folder / use.name, folder):
+        return None
     part.count("refusals followed")
+    if use.command.startswith("python -m"):  # what is deleted here, the run has to write anew
+        run(train(f"resume={folder}", MORE), part.log, LIMIT)
+    end = run(use.action(folder), part.log, LIMIT)
     return end if end.code or not use.same(folder) else None
 
 
@@ -119,10 +122,10 @@ def storm(part: Part) -> None:
         part.count("damaged files")
         part.count("single bits", int(what.startswith("bit")))
         fault, how = judge(part, use, folder, end), f"{use.command}  # {use.name}: {what}"
-        if fault is None and end.refused and use.name == LAST and part.rng.random() < 0.05:
-            wrong = advice_fails(part, use, folder)
+        if end.refused and part.rng.random() < 0.1:
+            wrong = advice_fails(part, use, folder, end)
             if wrong is not None:
-                how += "; refused, then deleted"
+                how += f"; then done what it says: {end.output.splitlines()[-1]}"
                 part.fault("advice that fails", how, wrong, damaged())
         if fault is not None:
             part.fault(fault, how, end, damaged())

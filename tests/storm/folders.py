@@ -12,7 +12,7 @@ from tests.storm.forks import Action, End, collect, run, train
 from tests.storm.mutate import mutations
 from tests.storm.part import Part
 from tests.storm.planted import OLDER, SECRET, asked, beside, resumed, ways, write_lure
-from tests.storm.runs import LIMIT, copy, reference
+from tests.storm.runs import LIMIT, copy, follow, reference
 
 PROMISES = {
     "code executed from a stranger's folder": "ways to plant code",
@@ -22,6 +22,7 @@ PROMISES = {
     "ended by a signal": "damaged run files",
     "long messages, or with control characters": "damaged run files",
     "finished rows lost": "damaged run files",
+    "advice that fails": "refusals followed",
 }
 ENV = {"WANDB_MODE": "disabled", SECRET: "storm-secret-value"}
 VALUES: tuple[Any, ...] = (
@@ -138,6 +139,11 @@ def damage(part: Part, finished: Path) -> None:
     part.count("damaged run files")
     how = f"{typed}  # {name}: {what}"
     lost = name != ROW and end.code != 0 and (folder / ROW).read_bytes() != before
+    if name == ROW and "resume=" in typed and end.refused and follow(end, folder / ROW, folder):
+        part.count("refusals followed")
+        again = run(action, part.log, LIMIT, ENV)
+        if again.code or not (folder / ROW).is_file():
+            part.fault("advice that fails", f"{how}; then done what it says", again, folder)
     copy(finished, folder).joinpath(name).write_bytes(content)
     judge(part, how, end, folder, lost)
 
@@ -160,6 +166,10 @@ def storm(part: Part) -> None:
     finished = part.folder / "finished"
     reference(part, "sasrec", finished, "trainer.max_epochs=2")
     (finished / WANDB).write_text(json.dumps({"id": "abcd1234"}))
+    for action in (asked, resumed):
+        end = run(action(copy(finished, part.folder / "run")), part.log, LIMIT, ENV)
+        if end.code:
+            raise RuntimeError(f"an undisturbed folder is refused: {end.output[-500:]}")
     executed(part, finished)
     leaked(part, finished)
     while part.goes_on():

@@ -1,5 +1,6 @@
 """The small runs the storm works on, and when two of them are the same to the last bit."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,18 @@ def leftovers(folder: Path) -> list[str]:
     """Files that a kill left behind half written."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*"))
     return [name for name in names if name.endswith((".partial", ".part", ".tmp"))]
+
+
+def follow(end: End, path: Path, folder: Path) -> bool:
+    """Delete what a refusal says may be deleted, of a run's folder; whether it says so."""
+    advice = re.search(r"delete (it|\S+?)[,;]", end.output)
+    if advice is None:
+        return False
+    place = path if advice[1] == "it" else Path(advice[1])
+    if not place.is_relative_to(folder) or place == folder:
+        return False
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    return True
 
 
 def copy(folder: Path, place: Path) -> Path:
