@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -174,8 +175,9 @@ def check_optimizer(node: dict[str, Any]) -> None:
 
     try:
         instantiate(node, _convert_="all")([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"task.optimizer: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError, InstantiationException) as error:
+        reason = excerpt(" ".join(str(error).split()), 200)
+        raise UserError(f"task.optimizer: {reason}") from None
 
 
 def check_config(config: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ def check_entries(source: Path, config: Iterable[tuple[str, Any]], allow: Sequen
 
 def is_data_folder(root: Any) -> bool:
     """Whether a run has kept its data there: only then may a folder's ``dataset.root`` be used."""
-    return isinstance(root, str) and (Path(root).expanduser() / "processed").is_dir()
+    return isinstance(root, str) and os.path.isdir(os.path.expanduser(f"{root}/processed"))
 
 
 def data_root(root: Any) -> str:

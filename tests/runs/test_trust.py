@@ -24,7 +24,7 @@ from sigma.errors import UserError
 from sigma.runs.command import expand_resume
 from sigma.runs.files import BEST, COMMAND, CONF, CONFIG, LAST
 from sigma.runs.identity import register
-from sigma.runs.trust import check_class, check_entries, entries, trusted_config
+from sigma.runs.trust import check_class, check_entries, entries, is_data_folder, trusted_config
 from sigma.trained import load
 from tests.in_process import call
 from tests.runs.attacks import BOOM, IN_COMMAND, IN_CONFIG, SECRET, Malicious, filled, plant
@@ -205,6 +205,7 @@ def test_data_is_written_where_the_user_says(
     assert "holds no data" in caplog.text
     monkeypatch.setenv("SIGMA_DATA", "mine")
     assert roots() == ("mine", [])
+    assert not any(map(is_data_folder, ("x" * 300, "\0", "~nobody", None, 3)))
     (theirs / "processed").mkdir(parents=True)  # a folder of data already
     assert roots() == (str(theirs), [f"dataset.root={theirs}"])
 
