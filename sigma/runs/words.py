@@ -1,5 +1,6 @@
 """Slips on the command line that Hydra answers with a traceback, its usage, or not at all."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,8 @@ ACTS = "=,:{}[]()#'\"\\$&"  # signs in a value that mean something to Hydra
 
 
 def quoted(text: str) -> str:
-    """Text as a value on Hydra's command line."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Text as a value on Hydra's command line, where a backslash acts before a quote alone."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 
 
 def for_a_shell(text: str) -> str:

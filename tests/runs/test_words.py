@@ -51,7 +51,21 @@ def test_no_slips(typed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["a=b.csv", "a#b", "[a].csv", "{a", "a b", "a'b", "a,b", "$a=b", 'a"=b', "a\\=b"]
+    "value",
+    [
+        "a=b.csv",
+        "a#b",
+        "[a].csv",
+        "{a",
+        "a b",
+        "a'b",
+        "a,b",
+        "$a=b",
+        'a"=b',
+        "a\\=b",
+        "a\\\\'=",
+        "=a\\",
+    ],
 )
 def test_what_hydra_cannot_read_is_told_as_it_is_typed(value: str) -> None:
     """The command in the sentence gives the very value."""
