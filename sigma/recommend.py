@@ -32,7 +32,7 @@ from sigma.runs.files import BEST, CONFIG
 from sigma.runs.folder import check_data
 from sigma.runs.identity import current
 from sigma.runs.messages import explained
-from sigma.spreadsheet import write_csv
+from sigma.spreadsheet import note, write_csv
 from sigma.task import SequenceTask
 
 WIDEST = 80  # characters of an id or a title on the terminal
@@ -219,9 +219,11 @@ def main(arguments: Sequence[str]) -> None:
             show(table, run.sequences)
             return
         typed.out.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(table, typed.out)
+        changed = write_csv(table, typed.out)
         targets = len(table[["user", "history_length"]].drop_duplicates())
         print(f"{targets:,} test targets, {len(table):,} recommendations: {typed.out}")
+        if changed:
+            print(note(changed))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """CSV for people: a spreadsheet that opens it runs nothing of what ids and titles say."""
 
 import csv
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,16 @@ import pandas as pd
 
 from sigma.runs.files import atomic_path
 
-log = logging.getLogger(__name__)
-
 # Where a cell begins, or would where semicolons part cells; and what makes a formula of it.
 _FORMULA = re.compile(r"^(?='*[=+\-@＝＋－＠\t\r\n])|(?<=[;\t\r\n])(?='*[=+\-@＝＋－＠])")
 _MARK = re.compile(_FORMULA.pattern.replace("(?='*", "'(?='*"))
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table: pd.DataFrame, path: Path) -> int:
     """Write a table in which an apostrophe stands before each text that would be a formula.
 
-    Numbers such as -5 stay as they are. ``raw_text`` undoes it, and a warning says so.
+    Numbers such as -5 stay as they are. Returns how many texts it is; ``raw_text`` undoes it.
     """
     safe = table.copy()
     for name, kind in table.dtypes.items():
@@ -30,13 +27,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     with atomic_path(path) as partial:
         # A carriage return alone is quoted by this rule only.
         safe.to_csv(partial, index=False, quoting=csv.QUOTE_NONNUMERIC)
-    if marked := (safe.ne(table) & table.notna()).to_numpy().sum():
-        log.warning(
-            "%s: %s texts begin as a spreadsheet's formulas do (= + - @); an apostrophe stands "
-            "before each, which sigma.spreadsheet.raw_text takes off.",
-            path,
-            f"{marked:,}",
-        )
+    return int((safe.ne(table) & table.notna()).sum().sum())
 
 
 def _marked(value: Any) -> Any:
@@ -47,3 +38,11 @@ def _marked(value: Any) -> Any:
 def raw_text(text: str) -> str:
     """The id or title of which ``write_csv`` wrote this text."""
     return _MARK.sub("", text)
+
+
+def note(changed: int) -> str:
+    """A sentence about the texts that ``write_csv`` changed."""
+    return (
+        f"{changed:,} texts begin as a spreadsheet's formulas do (= + - @); an apostrophe stands "
+        "before each, which sigma.spreadsheet.raw_text takes off."
+    )

@@ -18,7 +18,7 @@ from sigma.recommend import load, main, recommend
 from sigma.spreadsheet import raw_text
 from tests.datamodules.worlds import sequences
 from tests.in_process import arguments, call
-from tests.runs.front_door import Capture, Logged, Patch, write_sequences
+from tests.runs.front_door import Capture, Patch, write_sequences
 
 # One of each kind: paths of evaluation, states and checkpoints differ between them.
 MODELS = ("sigma", "bert4rec", "sigma_released", "markov", "vmis_knn", "item_knn")
@@ -183,9 +183,7 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:
 STRANGE = ["[red]=1", "=cmd|' /C calc'!A0", "\x1b[2J\n[/x]", "x" * 5000]
 
 
-def test_ids_and_titles_are_text(
-    tmp_path: Path, monkeypatch: Patch, capsys: Capture, caplog: Logged
-) -> None:
+def test_ids_and_titles_are_text(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     """On the terminal nothing acts, in a spreadsheet neither; the file has the very ids."""
     data = dataclasses.replace(
         sequences([[1, 2, 3, 4]]),
@@ -204,7 +202,7 @@ def test_ids_and_titles_are_text(
     assert "=cmd|' /C calc'!A0 [pack of 3]*" in output
     assert max(map(len, output.splitlines())) < 250
     main([f"run={tmp_path}", f"out={tmp_path / 'top.csv'}"])
-    assert "top.csv: 5 texts begin as a spreadsheet's formulas do" in caplog.text
+    assert "\n5 texts begin as a spreadsheet's formulas do" in capsys.readouterr().out
     written = pd.read_csv(tmp_path / "top.csv")
     assert written["target"].unique().tolist() == [f"'{STRANGE[1]}"]
     assert written["item"].map(raw_text).tolist() == STRANGE

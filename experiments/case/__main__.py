@@ -27,17 +27,17 @@ from sigma.datamodules.titles import read_titles
 from sigma.errors import UserError, excerpt
 from sigma.recommend import WIDEST, load
 from sigma.runs.messages import explained
-from sigma.spreadsheet import write_csv
+from sigma.spreadsheet import note, write_csv
 
 
-def keep(case: Case, out: Path, last: int = 20) -> Path:
-    """Write picture and tables; the files' path without ending."""
+def keep(case: Case, out: Path, last: int = 20) -> tuple[Path, int]:
+    """Write picture and tables; the files' path without ending, and the texts changed in them."""
     stem = out / ("case_" + re.sub(r"[^\w.-]+", "_", case.user)[:50])
     out.mkdir(parents=True, exist_ok=True)
     save(draw(case, last), stem, f"Case study: user {excerpt(case.user)} of {case.dataset}")
-    write_csv(case.history, Path(f"{stem}_history.csv"))
-    write_csv(case.recommendations, Path(f"{stem}_recommendations.csv"))
-    return stem
+    tables = {"history": case.history, "recommendations": case.recommendations}
+    changed = [write_csv(table, Path(f"{stem}_{name}.csv")) for name, table in tables.items()]
+    return stem, sum(changed)
 
 
 def show(case: Case) -> None:
@@ -73,9 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         titles = options.titles and read_titles(options.titles)
         runs = [load(run, options.path) for run in options.runs]
         case = study(runs, options.user, titles, options.top)
-        stem = keep(case, options.out, options.last)
+        stem, changed = keep(case, options.out, options.last)
         show(case)
         print(f"Picture and tables: {stem}.png, .svg, _history.csv, _recommendations.csv")
+        if changed:
+            print(note(changed))
 
 
 if __name__ == "__main__":
