@@ -158,8 +158,8 @@ class Lines:
     def _torn(self, number: int) -> UserError:
         return UserError(
             f"{self.path}, line {number}: a quote out of place leaves open which carriage returns "
-            "end a line; write line feeds in their place (tr '\\r' '\\n' < old > new) and read the new "
-            "file."
+            "end a line; write line feeds in their place (tr '\\r' '\\n' < old > new) and read the "
+            "new file."
         )
 
     def _quoted(
