@@ -25,6 +25,7 @@ from experiments.benchmarks import (
     models,
     operations,
     recommend,
+    session,
 )
 from tests.runs.front_door import Capture, Patch, write_sequences
 from tests.test_hindsight import trained
@@ -64,6 +65,7 @@ TINY = {
     "data": (data, "--interactions 20000"),
     "length": (length, "--lengths 8 16 --rows 4 --items 30 --models sigma sasrec"),
     "models": (models, f"{' '.join(SHOP)} --models popularity sasrec"),
+    "session": (session, "--lengths 12 16 --items 30 --models gru4rec --together 2"),
     "scan_cpu": (operations, "scan --rows 3 --lengths 5 --backends cpu blocked reference"),
 }
 
@@ -91,6 +93,9 @@ def test_tables_have_the_columns_of_those_committed(
         assert np.isfinite(fits["time"]).all()
     if name == "models":
         assert lines["of_sasrec"].isna().tolist() == [True, False]
+    if name == "session":
+        assert lines["error"].max() < 1e-5
+        assert lines["state_kib"].nunique() == 1
     if name == "scan_cpu":
         assert lines["times_cpu"][0] == 1
 

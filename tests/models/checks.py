@@ -60,13 +60,13 @@ def small(name: str) -> dict[str, int]:
     return {key: n for key, n in sizes.items() if OmegaConf.select(model, key) is not None}
 
 
-def built(name: str, **settings: object) -> Any:
+def built(name: str, num_items: int = K, **settings: object) -> Any:
     """The small model as it starts, in training."""
     config = copy.deepcopy(composed(name, f"dataset.max_length={L}").model)
     for key, value in small(name).items():
         OmegaConf.update(config, key, value)
     torch.manual_seed(0)
-    return instantiate(config, num_items=K, _convert_="all", **settings)
+    return instantiate(config, num_items=num_items, _convert_="all", **settings)
 
 
 def build(name: str, **settings: object) -> Any:

@@ -169,6 +169,27 @@ def test_bfloat16_products_move_the_loss_and_gradients_a_little(name: str) -> No
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_a_model_names_the_rows_of_its_items(name: str) -> None:
+    """Those are the parameters that grow with the catalogue, and only their rows do."""
+    model, larger = checks.built(name).eval(), checks.built(name, num_items=K + 3)
+    shapes = {key: value.shape for key, value in larger.state_dict().items()}
+    rows = model.item_rows()
+    for key, value in model.state_dict().items():
+        grows = value.shape != shapes[key]
+        assert grows == (key in rows)
+        if grows:
+            assert shapes[key] == (len(value) + 3, *value.shape[1:])
+    ids = torch.tensor([[1, K]])
+    states = torch.randn(1, model.logits.weight.shape[1])
+    before = model.logits(states, ids)
+    with torch.no_grad():
+        for key, first in rows.items():
+            table = model.get_parameter(key)
+            table[first], table[first + K - 1] = table[first + K - 1].clone(), table[first].clone()
+    torch.testing.assert_close(model.logits(states, ids).flip(1), before)
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_learns(name: str) -> None:
     """A parameter without gradient is a part that is not wired in."""
     model = build(name).train()
