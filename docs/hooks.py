@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 
 RESULTS = Path(__file__).parents[1] / "results"
 MARK = re.compile(r"<!-- table ([^\s:]+)(?::(.*?))? -->", re.DOTALL)
-OPTIONAL = {"gpu.csv"}  # measured where there is a GPU
+OPTIONAL = {"gpu.csv", "recommend.csv", "serve.csv"}  # measured where there is a GPU, or quiet
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
