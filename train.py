@@ -14,6 +14,7 @@ from sigma.runs.command import expand_resume
 from sigma.runs.distributed import launch, needs_launch
 from sigma.runs.folder import RunFolder
 from sigma.runs.messages import explained, explained_job
+from sigma.runs.words import check_words
 
 
 def train(cfg: DictConfig) -> float:
@@ -35,15 +36,13 @@ def train(cfg: DictConfig) -> float:
         data, task = build(cfg)
         folder.check_data(data)
         trainer = build_trainer(cfg, task)
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder.start(data)
+        folder.start(data)
         if cfg.init_from is not None and checkpoint is None:
             begin_from(folder.path, Path(cfg.init_from), task, data)
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder.start(data)  # again, as somebody may have deleted it
+        folder.start(data)  # again, as somebody may have deleted it
         best = None if trainer.fast_dev_run else "best"  # type: ignore[attr-defined]
         trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
@@ -65,5 +64,6 @@ def main(cfg: DictConfig) -> float:
 
 if __name__ == "__main__":
     with explained():
+        check_words(sys.argv[1:])
         sys.argv[1:] = expand_resume(sys.argv[1:])
         main()

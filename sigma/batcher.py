@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import prometheus_client as prometheus
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from sigma.histories import listed
+from sigma.histories import lists_of
 from sigma.recommender import Recommender
 
 MOST_HISTORIES, MOST_ITEMS, MOST_PLACES = 256, 10_000, 1_000
@@ -100,7 +100,7 @@ class Batcher:
             k = max(questions[i].k for i in places)
             lists = [history for i in places for history in questions[i].histories]
             of = [i for i in places for _ in questions[i].histories]
-            rows = listed(lists, self.recommender.items)
+            rows = lists_of(lists, self.recommender.items)
             lengths = rows.lengths.tolist()
             for best in self.recommender.best(rows, k, unseen):
                 for user, items, scores in zip(

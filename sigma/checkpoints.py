@@ -1,5 +1,6 @@
 """Checkpoints as files: written whole or not at all, and read only as they were written."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ def load(path: Path, task: nn.Module) -> dict[str, Any]:
     expect_intact(path)
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        task.load_state_dict(content["state_dict"])
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # what is no checkpoint fails in many ways
+    except Exception as error:
+        hint = ""
+        if isinstance(error, pickle.UnpicklingError):  # written so
+            hint = " and may hold code, of which none is run; if the folder is your own"
+        raise UserError(f"{path} is no checkpoint of a run{hint}; {anew(path)}.") from error
+    try:
+        task.load_state_dict(content["state_dict"])
+    except Exception as error:  # what is of another run fails in many ways
         raise UserError(f"{path} does not fit the model of its run; {anew(path)}.") from error
     return content
 

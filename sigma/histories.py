@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from sigma.datamodules.batches import FlatSequences
+from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.readers.table import USUAL, usual_column
-from sigma.errors import UserError, excerpt
+from sigma.errors import UserError, excerpt, listed
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,38 @@ class Histories(NamedTuple):
         times = None if self.times is None else self.times[start:end]
         offsets = self.offsets[first : stop + 1] - start
         return Histories(self.users[first:stop], self.items[start:end], offsets, times)
+
+    def flat(self, max_length: int, time: str | None) -> tuple[FlatSequences, Tensor]:
+        """Those that have an item, each with a place for the item to come; and these places.
+
+        So the data of a test has them. A model that reads the target's time takes that of the last
+        item for it.
+
+        Args:
+            max_length: the number of last items a row may hold.
+            time: see ``sigma.models.base``; None leaves times out.
+        """
+        lengths = torch.from_numpy(self.lengths[self.lengths > 0])
+        row = torch.arange(len(lengths))
+        index = torch.arange(len(self.items)) + row.repeat_interleave(lengths)
+        ends = lengths.cumsum(0) + row
+        items = torch.zeros(len(self.items) + len(lengths), dtype=torch.int32)
+        items[index] = torch.from_numpy(self.items)
+        flat = FlatSequences(items, F.pad(ends + 1, (1, 0)), max_length)
+        if time is not None and self.times is not None:
+            flat.times = torch.zeros(len(items), dtype=torch.int64)
+            flat.times[index] = torch.from_numpy(self.times)
+            flat.times[ends] = flat.times[ends - 1]
+            flat.next_times = time == "target"
+        return flat, ends
+
+
+class Best(NamedTuple):
+    """The first k items of some users."""
+
+    users: np.ndarray  # (B,) places in the histories
+    items: np.ndarray  # (B, k) from 1; 0 where no more are ranked
+    scores: np.ndarray  # (B, k)
 
 
 def as_text(ids: pd.Series, role: str) -> pd.Series:
@@ -73,7 +110,7 @@ def table_of(value: HistoriesLike) -> pd.DataFrame:
             if roles[role] is None:
                 raise UserError(
                     f"The table of histories has no column of the {role}; it has "
-                    f"{excerpt(', '.join(names[:8]), 200)}. Name one '{role}'."
+                    f"{listed(names)}. Name one '{role}'."
                 )
         columns = {role: value.iloc[:, names.index(n)] for role, n in roles.items() if n}
         return pd.DataFrame(columns).reset_index(drop=True)
@@ -125,12 +162,21 @@ def histories_of(value: HistoriesLike, catalogue: pd.Index) -> Histories:
     return known_items(names, items[order], offsets, None if times is None else times[order])
 
 
-def listed(lists: Sequence[Sequence[str]], catalogue: pd.Index) -> Histories:
+def lists_of(lists: Sequence[Sequence[str]], catalogue: pd.Index) -> Histories:
     """Histories of lists of raw ids, all of them text, without any check."""
     items = [item for one in lists for item in one]
     codes = catalogue.get_indexer(pd.Index(items, dtype=object)) + 1
     offsets = np.cumsum([0, *map(len, lists)])
     return known_items(np.arange(len(lists)), codes, offsets, None)
+
+
+def histories_at(data: Sequences, places: np.ndarray, users: np.ndarray) -> Histories:
+    """All that data holds of its users at places (B,), who are called ``users``."""
+    first, lengths = data.offsets[places], np.diff(data.offsets)[places]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    index = np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
+    times = None if data.timestamps is None else data.timestamps[index]
+    return Histories(users, data.items[index], offsets, times)
 
 
 def known_items(

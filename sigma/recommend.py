@@ -53,19 +53,22 @@ def ids(text: str) -> list[str] | None:
 
 
 def show(table: pd.DataFrame) -> None:
-    """Print a part for each user, or for each target of the test."""
+    """Print a part for each user, or for each target of the test, which a star marks."""
     length = "history_length" if "target" in table else "known"
-    names = [name for name in ("place", "item", "score", "title") if name in table]
     for (user, number), part in table.groupby(["user", length], sort=False):
         head = f"User {excerpt(user, WIDEST)}, {number} items"
+        titles = part["title"] if "title" in part else pd.Series("", part.index)
+        lines = part[["place", "item", "score"]].assign(
+            item=[excerpt(item, WIDEST) for item in part["item"]],
+            title=[excerpt(title, WIDEST) for title in titles],
+        )
         if "target" in table:
             target, rank = part["target"].iloc[0], part["rank"].iloc[0]
             head += f": the next one is {excerpt(target, WIDEST)}, rank {rank:g}"
+            lines["title"] += ["*" * (item == target) for item in part["item"]]
         elif not number:
             head += " that the model knows: the most popular"
-        texts = [name for name in ("item", "title") if name in part]
-        cells = {name: [excerpt(text, WIDEST) for text in part[name]] for name in texts}
-        print(f"{head}\n{part[names].assign(**cells).to_string(index=False)}", end="\n\n")
+        print(f"{head}\n{lines.to_string(index=False)}", end="\n\n")
 
 
 def answers(recommender: Recommender, typed: argparse.Namespace) -> Iterator[pd.DataFrame]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -24,23 +24,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma.build import accelerator, set_precision
-from sigma.datamodules.batches import Batch, FlatSequences
+from sigma.datamodules.batches import Batch
 from sigma.datamodules.titles import titles_of
-from sigma.errors import UserError, excerpt
-from sigma.histories import Histories, HistoriesLike, histories_of, left_out_sentence
+from sigma.errors import UserError, excerpt, listed
+from sigma.histories import (
+    Best,
+    Histories,
+    HistoriesLike,
+    histories_at,
+    histories_of,
+    left_out_sentence,
+)
 from sigma.ops.scores import TiedScores
 from sigma.ranking.scores import Seen, all_scores, first_items
 from sigma.trained import TrainedRun, load
 
+if TYPE_CHECKING:
+    from sigma.live import LiveHistory
+
 log = logging.getLogger(__name__)
-
-
-class Best(NamedTuple):
-    """The first k items of some users."""
-
-    users: np.ndarray  # (B,) places in the histories
-    items: np.ndarray  # (B, k) from 1; 0 where no more are ranked
-    scores: np.ndarray  # (B, k)
 
 
 class Recommender:
@@ -126,20 +128,15 @@ class Recommender:
 
     def known(self, users: Sequence[Any] | None) -> Histories:
         """All that the data holds of its users; of all of them if ``users`` is None."""
-        sequences = self.run.sequences
         names = self.user_index if users is None else pd.Index([str(user) for user in users])
         places = self.user_index.get_indexer(names)
         if (places < 0).any():
             raise UserError(
                 f"There is no user {excerpt(names[places < 0][0])} among the "
                 f"{len(self.user_index):,} of {self.data.name}; there are such as "
-                f"{', '.join(map(excerpt, self.user_index[:3]))}. Give a history instead."
+                f"{listed(self.user_index[:3])}. Give a history instead."
             )
-        first, lengths = sequences.offsets[places], np.diff(sequences.offsets)[places]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        index = np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
-        times = None if sequences.timestamps is None else sequences.timestamps[index]
-        return Histories(names.to_numpy(), sequences.items[index], offsets, times)
+        return histories_at(self.run.sequences, places, names.to_numpy())
 
     def table(self, rows: Histories, best: Best) -> pd.DataFrame:
         """Some users' lines."""
@@ -163,12 +160,6 @@ class Recommender:
         empty = not titles
         names = [titles[raw].title if raw in titles else "" for raw in self.items]
         return None if empty else np.array(names, dtype=object)
-
-    @cached_property
-    def plain_titles(self) -> np.ndarray:
-        """(K,) titles as they are searched in, without case."""
-        titles = np.empty(0) if self.titles is None else self.titles
-        return np.array([str(title).casefold() for title in titles], dtype=str)
 
     def indices(self, items: Iterable[Any]) -> Tensor:
         """Ids from 1 of raw items, each once, in their order.
@@ -232,22 +223,10 @@ class Recommender:
         Raises:
             UserError: the model reads times, and the histories have none.
         """
-        lengths = torch.from_numpy(rows.lengths[rows.lengths > 0])
-        number, total = len(lengths), len(rows.items)
-        # Behind each history stands a place for the item to come, as in the data of the test.
-        row = torch.arange(number).repeat_interleave(lengths)
-        index, ends = torch.arange(total) + row, lengths.cumsum(0) + torch.arange(number)
-        items = torch.zeros(total + number, dtype=torch.int32)
-        items[index] = torch.from_numpy(rows.items)
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends + 1])
-        flat = FlatSequences(items, offsets, self.data.max_length)
-        if self.model.time is not None:
-            if rows.times is None:
-                raise UserError(f"{self.model.name} reads times; give histories a timestamp.")
-            times = torch.zeros(total + number, dtype=torch.int64)
-            times[index] = torch.from_numpy(rows.times)
-            times[ends] = times[ends - 1]
-            flat.times, flat.next_times = times, self.model.time == "target"
+        time = self.model.time
+        if time is not None and rows.times is None:
+            raise UserError(f"{self.model.name} reads times; give histories a timestamp.")
+        flat, ends = rows.flat(self.data.max_length, time)
         batch = self.data.objective.evaluation(flat.batch(ends, evaluates), self.data.num_items)
         batch = self.data.transfer_batch_to_device(batch, self.fabric.device, 0)
         return batch, self.model(batch.items, batch.rows, batch.places)
@@ -289,6 +268,16 @@ class Recommender:
             result.append(np.full((len(places), states.shape[1]), np.nan, dtype=np.float32))
             result[-1][part.lengths > 0] = states
         return np.concatenate(result)
+
+    def session(self, history: Iterable[Any] = ()) -> "LiveHistory":
+        """A history that goes on one item at a time, at a cost that its length does not change.
+
+        Raises:
+            UserError: the model reads all items again as each one comes.
+        """
+        from sigma.live import LiveHistory
+
+        return LiveHistory(self, history)
 
     def similar_items(self, item: Any, k: int = 10) -> pd.DataFrame:
         """The k items whose vectors have the highest cosine with the item's.

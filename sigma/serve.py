@@ -62,21 +62,25 @@ def described(recommender: Recommender) -> dict[str, Any]:
     }
 
 
-def search(recommender: Recommender, text: str, limit: int) -> list[dict[str, Any]]:
-    """Items whose id is a text, or whose title holds it, the most popular first."""
-    names, titles = recommender.items.to_numpy(), recommender.titles
-    fits = np.zeros(len(names), dtype=bool) if text else np.ones(len(names), dtype=bool)
-    if text:
-        fits |= names == text
-        if titles is not None:
-            fits |= np.char.find(recommender.plain_titles, text.casefold()) >= 0
-    places = np.flatnonzero(fits)
-    counts = recommender.counts.cpu().numpy()[places]
-    lines = []
-    for place in places[np.argsort(-counts, kind="stable")][:limit]:
-        title = None if titles is None else titles[place]
-        lines.append({"item": names[place], "title": title})
-    return lines
+class Search:
+    """Looks for items by id or title, the most popular first."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.names, self.titles = recommender.items.to_numpy(), recommender.titles
+        titles = np.empty(0) if self.titles is None else self.titles
+        self.plain = np.array([str(title).casefold() for title in titles], dtype=str)
+        counts = recommender.counts.cpu().numpy()
+        self.order = np.argsort(-counts, kind="stable")
+
+    def __call__(self, text: str, limit: int) -> list[dict[str, Any]]:
+        """Items whose id is the text, or whose title holds it; all of them without a text."""
+        fits = np.full(len(self.names), not text) | (self.names == text)
+        if text and self.titles is not None:
+            fits |= np.char.find(self.plain, text.casefold()) >= 0
+        places = self.order[fits[self.order]][:limit]
+        titles = [None] * len(places) if self.titles is None else self.titles[places]
+        pairs = zip(self.names[places], titles, strict=True)
+        return [{"item": name, "title": title} for name, title in pairs]
 
 
 def sentence(error: RequestValidationError) -> str:
@@ -97,6 +101,7 @@ class Server:
 
     def __init__(self, recommenders: dict[str, Recommender], token: str | None = None) -> None:
         self.recommenders, self.token = recommenders, token
+        self.searches = {name: Search(of) for name, of in recommenders.items()}
         self.metrics = prometheus.CollectorRegistry()
         sizes = prometheus.Histogram(
             "sigma_batch_histories",
@@ -181,7 +186,7 @@ class Server:
         name = run or next(iter(self.recommenders))
         if name not in self.recommenders:
             return refusal(422, f"run: there is no {excerpt(name)}; GET /runs lists them.")
-        return JSONResponse(await asyncio.to_thread(search, self.recommenders[name], q, limit))
+        return JSONResponse(await asyncio.to_thread(self.searches[name], q, limit))
 
     async def runs(self) -> Response:
         """The runs that answer, and what they are."""

@@ -25,6 +25,8 @@ class Session:
         model: in evaluation.
         history: may be empty.
 
+    What raises an error adds nothing.
+
     Raises:
         ValueError: the model is in training, or reads all items again as each one comes.
     """
@@ -40,7 +42,7 @@ class Session:
         self.device = next(chain(model.parameters(), model.buffers())).device
         self._stream = Stream(1)
         self._state: Tensor | None = None
-        if history:
+        if len(history):
             self.add(*history)
         else:  # so that a model that cannot go on is refused here, not at its first item
             Session(model, [1])
@@ -49,11 +51,17 @@ class Session:
         """Items so far."""
         return int(self._stream.lengths)
 
+    @property
+    def nbytes(self) -> int:
+        """What is kept of the items, however many they are."""
+        return self._stream.nbytes
+
     def add(self, *items: int) -> None:
         """Read on.
 
         Raises:
-            ValueError: an index below 1; nothing was added.
+            ValueError: an index below 1.
+            IndexError: an index beyond the catalogue (on CUDA, PyTorch's assertion).
         """
         states = self._stream.read(self.model, indices([items], self.device))
         self._state = states[0].clone()  # one that may be used outside of inference mode
@@ -87,7 +95,7 @@ def add_to_all(sessions: Sequence[Session], items: Sequence[int]) -> None:
     """Add one item to each of several sessions of one model, in one pass.
 
     Raises:
-        ValueError: models differ, or an index is below 1; nothing was added.
+        ValueError: models differ, or an index is below 1.
     """
     model = sessions[0].model
     if any(session.model is not model for session in sessions):

@@ -1,5 +1,6 @@
 """CSV for people: a spreadsheet that opens it runs nothing of what ids and titles say."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,14 @@ def write_csv(table: pd.DataFrame, path: Path) -> int:
     """Write the table that ``marked`` makes; how many texts it changed."""
     safe, changed = marked(table)
     with atomic_path(path) as partial:
-        safe.to_csv(partial, index=False)
+        write_cells(safe, partial)
     return changed
+
+
+def write_cells(table: pd.DataFrame, path: Path, **options: Any) -> None:
+    """Write a table as it is; options as of pandas."""
+    # A carriage return alone is quoted by this rule only.
+    table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC, **options)
 
 
 def _marked(value: Any) -> Any:

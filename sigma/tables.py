@@ -15,7 +15,7 @@ from sigma.datamodules.readers.table import USUAL, usual_column
 from sigma.errors import UserError, excerpt, listed
 from sigma.files import atomic_path
 from sigma.histories import Histories, known_items
-from sigma.spreadsheet import marked
+from sigma.spreadsheet import marked, write_cells
 
 READERS = {
     ".parquet": "read_parquet(?)",
@@ -150,7 +150,8 @@ def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> tuple[int, int]:
             if path.suffix == ".csv":
                 safe, number = marked(table)
                 changed += number
-                safe.to_csv(partial, mode="a" if writer else "w", header=not writer, index=False)
+                mode, first = ("a", False) if writer else ("w", True)
+                write_cells(safe, partial, mode=mode, header=first)
                 writer = True
                 continue
             content = pa.Table.from_pandas(table, preserve_index=False)

@@ -12,8 +12,9 @@ from sigma.build import build
 from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
 from sigma.errors import UserError
-from sigma.runs.files import BEST, CONFIG
+from sigma.runs.files import BEST, CONFIG, ROW
 from sigma.runs.folder import check_data
+from sigma.runs.records import check_settings
 from sigma.runs.trust import trusted_config
 from sigma.task import SequenceTask
 
@@ -51,12 +52,13 @@ def load(run: Path, path: str | None = None, allow: Sequence[str] = ()) -> Train
         (CONFIG, "it is not the folder of a run"),
         (BEST, f"its first epoch did not end; go on with python train.py resume={run}"),
     ):
-        if not (run / name).is_file():
+        if not (run / name).is_file() and not (run / ROW).is_file():
             raise UserError(f"{run} holds no {name}: {reason}.")
     config: Any = OmegaConf.create(trusted_config(run / CONFIG, path, allow))
     config.task.compile = False  # costs more than it saves here
     with isolate_rng():  # building seeds
         data, task = build(config)
     check_data(run, data)
+    check_settings(run)
     checkpoints.load(run / BEST, task)
     return TrainedRun(run, config, data, task.eval())

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -112,6 +114,22 @@ def test_what_a_page_names_exists(page: Path) -> None:
         assert importlib.util.find_spec(module) is not None, module
     for name in re.findall(r"experiment=(\w+)", text):
         assert (ROOT / "conf" / "experiment" / f"{name}.yaml").is_file(), name
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells, one after the other; of a shelf the next item comes next."""
+    notebook = json.loads((ROOT / "docs" / "own_data.ipynb").read_text())
+    shutil.copy(ROOT / "train.py", tmp_path)
+    for name in ("conf", "sigma"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(cell["source"]), names)
+    assert names["basket"]["item"].iloc[0] == "shelf2-6"
 
 
 def test_the_citation_is_valid() -> None:

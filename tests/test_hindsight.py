@@ -169,5 +169,5 @@ def test_what_is_missing_is_one_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best\.ckpt is damaged"):
         recommend(copy)
     best.unlink()
-    with pytest.raises(UserError, match=r"no checkpoints/best\.ckpt"):
+    with pytest.raises(UserError, match=r"best\.ckpt is missing"):
         recommend(copy)

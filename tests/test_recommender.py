@@ -1,6 +1,7 @@
 """What comes next for any history, against the model by hand, of every form and file."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from sigma.hindsight import hindsight
 from sigma.histories import histories_of
 from sigma.ops import rows_of
 from sigma.ranking.scores import first_items
-from sigma.recommend import main
-from sigma.tables import HistoryFile
+from sigma.recommend import main, show
+from sigma.spreadsheet import raw_text
+from sigma.tables import HistoryFile, write_tables
 from sigma.trained import load
-from tests.runs.front_door import Capture, Logged, write_sequences
+from tests.runs.front_door import ROOT, Capture, Logged, write_sequences
 from tests.test_hindsight import trained
 
 HISTORIES = {"a": ["5", "6", "7"], "b": ["12"], "c": ["30", "31", "5", "30"]}
@@ -183,6 +185,38 @@ def test_slips_are_one_sentence(recommender: Recommender, ask: Any, sentence: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_history_that_goes_on(data: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        run = trained(patch, tmp_path / "run", data, model="mamba4rec")
+    recommender = Recommender(load(run), "cpu")
+    session, history = recommender.session(), ["5", "6", "new", "30", "5", "7"]
+    for length in range(len(history) + 1):
+        if length:
+            session.add(history[length - 1])
+        for unseen in (True, False):
+            expected = recommender.recommend([history[:length]], k=5, unseen=unseen)
+            table = session.recommend(k=5, unseen=unseen)
+            assert table["item"].tolist() == expected["item"].tolist()
+            np.testing.assert_allclose(table["score"], expected["score"], rtol=1e-4)
+            assert table["known"].tolist() == expected["known"].tolist()
+    assert (len(session), session.unknown) == (5, 1)
+    begun = recommender.session(history)
+    assert begun.recommend(k=5)["item"].tolist() == session.recommend(k=5)["item"].tolist()
+    with pytest.raises(UserError, match="k=0"):
+        begun.recommend(k=0)
+    # And every example of the page runs.
+    page, names = (ROOT / "docs" / "recommend.md").read_text(), dict[str, Any]()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) > 1
+    for block in blocks:
+        exec(block.replace("runs/a", str(run)), names)
+
+
+def test_a_model_that_reads_all_again_has_no_session(recommender: Recommender) -> None:
+    with pytest.raises(UserError, match=r"not causal.*Ask recommend\(history\) instead"):
+        recommender.session(["5"])
+
+
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "bert4rec", "hstu_time"])
 def test_models_of_other_kinds(name: str, data: Path, tmp_path: Path) -> None:
     """Counted ones, one that predicts a mask, and one that reads the target's time."""
@@ -268,6 +302,29 @@ def test_a_bad_file_of_histories(
     with pytest.raises(UserError, match=sentence) as caught:
         HistoryFile(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+STRANGE = ["[red]=1", "=cmd|' /C calc'!A0", "\x1b[2J\n[/x]", "x" * 5000]
+
+
+def test_ids_and_titles_are_text(tmp_path: Path, capsys: Capture) -> None:
+    """On the terminal nothing acts, in a spreadsheet neither; the file has the very ids."""
+    table = pd.DataFrame({"user": "[/u]\x07", "place": range(1, 5), "item": STRANGE, "score": -0.5})
+    table = table.assign(target=STRANGE[1], rank=2.0, history_length=3, greater=1, ties=0)
+    table["title"] = [f"{item} [pack of 3]" for item in STRANGE]
+    show(table)
+    output = capsys.readouterr().out
+    assert output.replace("\n", "").isprintable()
+    assert "User [/u]\\x07, 3 items: the next one is =cmd|' /C calc'!A0, rank 2" in output
+    assert "\\x1b[2J\\n[/x] [pack of 3]" in output
+    assert "=cmd|' /C calc'!A0 [pack of 3]*" in output
+    assert max(map(len, output.splitlines())) < 250
+    lines, changed = write_tables(tmp_path / "top.csv", [table[:1], table[1:]])
+    assert (lines, changed) == (4, 6)
+    written = pd.read_csv(tmp_path / "top.csv")
+    assert written["target"].unique().tolist() == [f"'{STRANGE[1]}"]
+    assert written["item"].map(raw_text).tolist() == STRANGE
+    assert written["score"].tolist() == [-0.5] * 4
 
 
 def test_the_command_line(run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -14,6 +14,7 @@ from sigma.ops import rows_of
 from sigma.session import Session, add_to_all
 from tests.models import checks
 from tests.models.checks import K, L
+from tests.ops.cases import no_cuda
 
 LONGEST = 3 * L  # evaluation would cut such a history
 RECURRENT: list[tuple[str, dict[str, Any]]] = [
@@ -90,6 +91,24 @@ def test_sessions_go_on_side_by_side(name: str, settings: dict[str, Any]) -> Non
             assert len(session) == len(items)
     sessions[0].add(7)  # and alone again
     torch.testing.assert_close(sessions[0].state, states_of(model, [*histories[0], 7])[-1])
+
+
+@no_cuda
+@pytest.mark.gpu
+@each_model
+def test_sessions_on_a_gpu(name: str, settings: dict[str, Any]) -> None:
+    items, model = history(), model_of(name, torch.float32, **settings)
+    want = states_of(model, items)
+    model = checks.build(name, **settings)
+    checks.shake(model, 0.2)
+    session = Session(model.cuda(), items[:-4])
+    for i, item in enumerate(items[-4:], LONGEST - 4):
+        session.add(item)
+        error = (session.state.cpu() - want[i]).abs().max() / want[i].abs().max()
+        assert error < 1e-4
+    session.add(*items[:3])
+    want = states_of(model.cpu(), items + items[:3])[-1]
+    torch.testing.assert_close(session.state.cpu(), want, rtol=1e-3, atol=1e-4)
 
 
 def bytes_of(session: Session) -> int:

@@ -43,13 +43,16 @@ class BestCheckpoint(ModelCheckpoint):
         Raises:
             UserError: the file is missing or damaged, and no later epoch may be better.
         """
+        path, best = "", {}
         if state_dict["best_model_path"]:
             path = f"{self.dirpath}/{Path(BEST).name}"
             expect_intact(Path(path))
-            paths = {"best_model_path": path, "kth_best_model_path": path}
             best = {path: state_dict["best_model_score"]}
-            state_dict = {**state_dict, **paths, "best_k_models": best}
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        # All of them: Lightning deletes what it takes for the best one of before.
+        paths = {"best_model_path": path, "kth_best_model_path": path, "last_model_path": ""}
+        super().load_state_dict(
+            {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
+        )
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether a score is the best so far; the score is the same in all processes."""

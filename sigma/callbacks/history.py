@@ -46,6 +46,7 @@ class History(L.Callback):
             self.write(trainer)
 
     def write(self, trainer: L.Trainer) -> None:
+        """All epochs as ``metrics.csv``."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             frame = pd.DataFrame(self.epochs).set_index("epoch").sort_index(axis="columns")
             with atomic_path(Path(trainer.default_root_dir) / EPOCHS) as partial:

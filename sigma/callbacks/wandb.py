@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lightning.pytorch.loggers import WandbLogger as LightningLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 from sigma.files import atomic_path
 from sigma.ranking.metrics import METRICS, expected_gains, gain_table
 from sigma.runs.files import CONFIG, RANKS, ROW, WANDB
@@ -25,6 +26,12 @@ from sigma.runs.records import WandbRun, read
 from sigma.runs.row import Row
 
 log = logging.getLogger(__name__)
+
+FINISH_TIMEOUT = 15.0  # seconds to wait at a run's end for the upload; the files stay anyway
+RETRY = 3600.0  # seconds until a server that did not answer is waited for again
+UNREACHED = "SIGMA_WANDB_UNREACHED"
+"""Environment variable: when W&B's server was last waited for in vain. The jobs of a multirun share
+a process, or inherit it."""
 
 # Doubling steps that keep to the paper's groups [0, 5), [5, 20) and [20, …).
 HISTORY_BINS = {"0-2": 0, "3-4": 3, "5-9": 5, "10-19": 10, "20-49": 20, "50-99": 50, "100-": 100}
@@ -46,6 +53,22 @@ def choose_mode() -> Any:
         return mode
     mode = wandb.setup().settings.mode
     return mode if mode != "online" or has_login() else "offline"
+
+
+def key_problem(error: Exception) -> str | None:
+    """What to do where W&B does not accept the key; None if that is not what an error says."""
+    from wandb.errors import AuthenticationError  # of a key that cannot be one
+
+    if not isinstance(error, AuthenticationError) and "error 401" not in str(error):
+        return None
+    if os.environ.get("WANDB_API_KEY"):
+        return "the key in WANDB_API_KEY is not accepted; set it to a valid one, or unset it"
+    return "the key in the netrc file is not accepted; wandb login --relogin takes a new one"
+
+
+def unreached() -> bool:
+    """Whether a run before has waited for W&B's server in vain, and not long ago."""
+    return 0 <= time.time() - float(os.environ.get(UNREACHED, "-inf")) < RETRY
 
 
 def start(folder: Path, run_id: str | None, init_timeout: float, **described: Any) -> Any:
@@ -76,16 +99,24 @@ def start(folder: Path, run_id: str | None, init_timeout: float, **described: An
             silent=True,
             console="off",
             init_timeout=init_timeout,
-            finish_timeout=60.0,  # seconds to wait for the upload; the files stay anyway
+            finish_timeout=FINISH_TIMEOUT,
+            finish_timeout_raises=True,
         ),
     )
     mode = choose_mode()
+    if mode == "online" and unreached():
+        log.warning("This run is logged offline, as W&B did not answer an earlier one.")
+        mode = "offline"
+    begin = time.monotonic()
     try:
         run = init(mode=mode)
     except Exception as error:
         if mode != "online":
             raise
-        log.warning("W&B cannot be reached, so this run is logged offline: %s", one_line(error))
+        reason = key_problem(error) or f"it cannot be reached: {excerpt(one_line(error), 300)}"
+        log.warning("This run is logged offline, not at W&B: %s.", reason)
+        if time.monotonic() - begin >= init_timeout:
+            os.environ[UNREACHED] = str(time.time())
         wandb.teardown()  # the service holds on to the id of a start that failed
         run = init(mode="offline")
     run.define_metric("epoch")
@@ -111,6 +142,8 @@ class WandbLogger(LightningLogger):
     ) -> None:
         super().__init__(save_dir=save_dir, id=id, **described)
         os.environ.setdefault("WANDB_SILENT", "true")  # it would repeat what the run says itself
+        # Its reports of itself hold up the end of the process where the server is silent.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self.folder = Path(save_dir)
         self.described = {"run_id": id, "init_timeout": init_timeout, **described}
         self.run: Any = None
@@ -176,10 +209,16 @@ class WandbLogger(LightningLogger):
         self.closed, run, self.run = True, self.run, None
         if run is None:
             return
-        with suppress(Exception):
+        kind = "offline-run" if run.settings.mode == "offline" else None
+        try:
             run.finish(exit_code=exit_code)
-        if run.settings.mode == "offline":
-            folders = sorted((self.folder / "wandb").glob(f"offline-run-*-{run.id}"))
+        except Exception as error:
+            log.warning("Not all of this run has reached W&B: %s", one_line(error))
+            kind = kind or "run"
+            if isinstance(error, TimeoutError):
+                os.environ[UNREACHED] = str(time.time())
+        if kind:
+            folders = sorted((self.folder / "wandb").glob(f"{kind}-*-{run.id}"))
             log.info("Upload to W&B: wandb sync %s", " ".join(map(str, folders)))
         elif run.url:
             log.info("W&B: %s", run.url)

@@ -6,7 +6,6 @@ A file is an Arrow stream of one row, whose columns are lists, and a digest of a
 import hashlib
 import json
 import logging
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,8 @@ import pyarrow as pa
 
 from sigma.datamodules.interactions import Skipped
 from sigma.datamodules.preprocess import Sequences
+from sigma.errors import excerpt
+from sigma.files import atomic_path, sweep_stale
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +39,25 @@ def cache_key(files: Iterable[Path], settings: Any) -> str:
 
 def load(path: Path, key: str) -> Sequences | None:
     """The sequences under ``key``, or None (with a logged line) when they cannot be trusted."""
-    if not path.exists():
-        return None
     try:
-        content = pa.memory_map(str(path)).read_buffer()
-        if len(content) < DIGEST or _hash(content[:-DIGEST]).digest() != content[-DIGEST:]:
-            raise ValueError("it is damaged")
-        batch = pa.ipc.open_stream(content).read_next_batch()
-        notes = json.loads(batch.schema.metadata[b"notes"])
-        if notes["key"] != key:
-            raise ValueError("it was made of other data or settings")
-    except (OSError, ValueError) as error:
-        log.warning("The cached data %s cannot be used (%s); it is built again.", path, error)
+        return _read(path, key) if path.exists() else None
+    except Exception as error:  # a file that something else has written fails in many ways
+        reason = excerpt(error, 100) or type(error).__name__
+        log.warning("The cached data %s cannot be used (%s); it is built again.", path, reason)
         return None
+
+
+def _read(path: Path, key: str) -> Sequences:
+    if not path.is_file():
+        raise OSError("it is no file")
+    content = pa.memory_map(str(path)).read_buffer()
+    if len(content) < DIGEST or _hash(content[:-DIGEST]).digest() != content[-DIGEST:]:
+        raise ValueError("it is damaged")
+    batch = pa.ipc.open_stream(content).read_next_batch()
+    batch.validate(full=True)  # lengths lie within the file
+    notes = json.loads(batch.schema.metadata[b"notes"])
+    if notes["key"] != key:
+        raise ValueError("it was made of other data or settings")
     values = {
         name: batch.column(name).values.to_numpy(zero_copy_only=False, writable=True)
         for name in batch.schema.names
@@ -70,17 +77,13 @@ def save(path: Path, key: str, data: Sequences) -> None:
     # What was skipped is kept, so that a start from the cache says so, too.
     notes = {"key": key, "skipped": data.skipped and asdict(data.skipped)}
     table = pa.table(columns, metadata={"notes": json.dumps(notes)})
-    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.part")  # each process its own
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_path(path) as partial:
             with pa.ipc.new_stream(partial, table.schema) as stream:
                 stream.write_table(table)
             with partial.open("rb+") as file:
                 file.write(hashlib.file_digest(file, _hash).digest())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        sweep_stale(path.parent, ".*.partial", ".*.part")  # the latter of earlier versions
     except OSError as error:
         log.warning(
             "The processed data could not be kept in %s (%s); the next start processes it again. "

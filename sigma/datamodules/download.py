@@ -12,6 +12,7 @@ from filelock import FileLock
 from pooch import HTTPDownloader
 
 from sigma.errors import UserError
+from sigma.files import replace
 
 
 class Source:
@@ -46,18 +47,16 @@ def download(name: str, sources: tuple[Source, ...], folder: Path, timeout: floa
         except requests.RequestException as error:
             status = getattr(error.response, "status_code", None)
             reasons.append(f"{host}: {status or type(error).__name__}")
-        except ValueError:  # pooch's word for a wrong checksum
-            reasons.append(f"{host}: the checksum of {source.file} is wrong")
+        except ValueError as error:  # pooch's word for a wrong checksum, too
+            wrong = f"the checksum of {source.file} is wrong" if source.checksum else error
+            reasons.append(f"{host}: {wrong}")
         except OSError as error:
             raise UserError(
                 f"{source.file} could not be written into {folder} ({error.strerror}); make "
                 "room there or set dataset.root to another folder."
             ) from error
         else:
-            if source.checksum or _is_what_its_name_says(Path(saved)):
-                return Path(saved)
-            Path(saved).unlink()
-            reasons.append(f"{host}: what came is no {Path(saved).suffix} file")
+            return Path(saved)
     files = " or ".join(dict.fromkeys(source.file for source in sources))
     raise UserError(
         f"The data set {name} could not be downloaded ({'; '.join(reasons)}); put {files} into "
@@ -67,6 +66,8 @@ def download(name: str, sources: tuple[Source, ...], folder: Path, timeout: floa
 
 def _continued(part: Path, timeout: float) -> Any:
     """A downloader for pooch that goes on with ``part`` by a Range request."""
+
+    suffix = Path(part.stem).suffix
 
     def fetch(url: str, output_file: Any, pooch: Any) -> None:
         size = 0
@@ -86,12 +87,17 @@ def _continued(part: Path, timeout: float) -> Any:
             )(url, stream, pooch)
         if part.stat().st_size < size:
             raise requests.ConnectionError(f"{part} is not all of {size} bytes")
-        part.replace(output_file)
+        if not _is_of(suffix, part):
+            part.unlink()
+            raise ValueError(f"what came is no {suffix} file")
+        replace(part, Path(output_file))
 
     return fetch
 
 
-def _is_what_its_name_says(path: Path) -> bool:
+def _is_of(suffix: str, path: Path) -> bool:
     """False for the page of a proxy or of a moved site in an archive's place."""
-    start = path.read_bytes()[:2] if path.suffix == ".gz" else b""
-    return zipfile.is_zipfile(path) if path.suffix == ".zip" else start in (b"", b"\x1f\x8b")
+    if suffix == ".zip":
+        return zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        return suffix != ".gz" or file.read(2) in (b"", b"\x1f\x8b")

@@ -1,18 +1,19 @@
 """From what ``dataset.path`` names (a file, a folder, an archive) to the raw file to read."""
 
+import dataclasses
 import hashlib
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from sigma.datamodules.formats import KNOWN, TOGETHER, RawData, Settings, continuation, recognise
 from sigma.datamodules.readers.lines import readable
 from sigma.errors import UserError, excerpt, listed
+from sigma.files import replace, sweep_stale
 
 SIDE_FILES = (
     *("movies.csv", "links.csv", "tags.csv", "genome-scores.csv", "genome-tags.csv"),
@@ -55,7 +56,7 @@ def locate(
             raise UserError(f"{path} holds no known raw file; unpack it and name the file itself.")
         path = file
     raw = recognise(path, columns)
-    return raw if one_file else replace(raw, more=continuation(path))
+    return raw if one_file else dataclasses.replace(raw, more=continuation(path))
 
 
 def archive(path: Path) -> str | None:
@@ -108,7 +109,8 @@ def unpacked(path: Path, into: Path) -> Path:
             content.mkdir()
             kind = archive(path)
             shutil.unpack_archive(path, content, kind, filter=None if kind == "zip" else "data")
-            content.rename(folder)
+            replace(content, folder)
+            sweep_stale(into, ".*")
     except (*DAMAGE, NotImplementedError) as error:
         raise UserError(
             f"{path} is not a whole {path.suffix[1:]} archive ({excerpt(error)}); fetch it again."

@@ -12,25 +12,31 @@ import os
 import torch
 from torch import nn
 
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 from sigma.ops.native import native_library
 
 BACKENDS = ("auto", "reference", "blocked", "cpu", "triton", "mamba_ssm")
 
 
 @functools.cache
-def has_mamba_ssm() -> bool:
-    """Whether mamba-ssm is installed with its kernel.
+def mamba_ssm_lack() -> str | None:
+    """Why mamba-ssm cannot be used; None where it is installed with its kernel.
 
     Since 2.3.2 it may be built without, and then fails only when it is called.
     """
     if importlib.util.find_spec("mamba_ssm") is None:
-        return False
+        return "it is not installed: pip install --no-build-isolation -e '.[cuda]'"
+    again = "build it for the PyTorch that is here: pip install --no-build-isolation mamba-ssm"
     try:
         from mamba_ssm.ops import selective_scan_interface as interface
-    except Exception:  # a build for another CUDA or PyTorch fails in many ways
-        return False
-    return getattr(interface, "selective_scan_cuda", None) is not None
+    except Exception as error:  # a build for another CUDA or PyTorch fails in many ways
+        return f"{type(error).__name__}: {excerpt(error, 200)}; {again}"
+    missing = getattr(interface, "selective_scan_cuda", None) is None
+    return f"it was built without its Mamba-1 kernel; {again}" if missing else None
+
+
+def has_mamba_ssm() -> bool:
+    return mamba_ssm_lack() is None
 
 
 @functools.cache
@@ -77,7 +83,8 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
     if name == "cpu":
         needs = "tensors on the CPU"
     if name == "mamba_ssm" and not (on_cuda and has_mamba_ssm()):
-        needs = "a CUDA device and the package mamba-ssm with its kernel (pip install -e '.[cuda]')"
+        lack = "which is not here" if not on_cuda else str(mamba_ssm_lack())
+        needs = f"a CUDA device and the package mamba-ssm with its kernel ({lack})"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if name == "triton" and not ((on_cuda or interpreted) and has_triton()):
         needs = "a CUDA device and the package triton (pip install triton)"

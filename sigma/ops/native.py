@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sigma.errors import excerpt
-from sigma.files import atomic_path
+from sigma.files import atomic_path, sweep_stale
 from sigma.ops.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -90,13 +90,13 @@ def stored(path: Path, key: bytes) -> bytes | None:
         if not path.exists():
             return None
         if not path.is_file():
-            raise OSError("it is no file")
+            raise OSError("what is there is no file")
         content = path.read_bytes()
         if digest(content[:-DIGEST], key) != content[-DIGEST:]:
-            raise OSError("it is damaged")
+            raise OSError("the file is damaged")
     except OSError as error:
         reason = error.strerror or error
-        log.warning("The compiled kernels %s cannot be used (%s); built again.", path, reason)
+        log.warning("The compiled kernels %s are built again: %s.", path, reason)
         return None
     return content[:-DIGEST]
 
@@ -106,6 +106,8 @@ def store(path: Path, key: bytes, library: bytes) -> None:
     try:
         with atomic_path(path) as partial:
             partial.write_bytes(library + digest(library, key))
+        # The latter two are of earlier versions.
+        sweep_stale(path.parent, ".*.partial", "tmp*", "scan-*.so")
     except OSError as error:
         log.warning(
             "The compiled kernels could not be kept as %s (%s), so the next start compiles again; "

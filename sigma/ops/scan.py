@@ -19,7 +19,7 @@ from sigma.ops.registry import Kernels, Operation
 from sigma.ops.rows import Rows, typed
 from sigma.ops.stream import Stream
 
-DECAY_BYTES = 2**22  # of the decays taken at once, see ``state_after``
+NO_STEP = -1000.0  # softplus of it is 0
 
 
 def shapes(x: Scan) -> tuple[Tensor, Tensor]:
@@ -93,27 +93,8 @@ def mamba_ssm_scan(x: Scan, rows: Rows) -> Tensor:
     return packed(y.transpose(1, 2), rows, len(x.u))
 
 
-def state_after(x: Scan) -> Tensor:
-    """The states (B, d, N) that rows (B, n, d) end with: h = Σ_j exp(A Σ_i>j Δ_i) Δ_j u_j B_j.
-
-    From the last place backwards, up to where nothing is left of earlier ones.
-    """
-    delta = F.softplus(x.dt + x.dt_bias)
-    driven = delta * x.u
-    since = F.pad(delta, (0, 0, 0, 1))[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_i>j Δ_i: (B, n, d)
-    h = x.A.new_zeros(len(x.u), len(x.A), x.B.shape[-1])
-    step = max(1, DECAY_BYTES // (h.numel() * h.element_size()))
-    for last in range(x.u.shape[1], 0, -step):
-        here = slice(max(last - step, 0), last)
-        decay = torch.exp(since[:, here, :, None] * x.A)
-        if not decay.any():
-            break
-        h += (decay.mul_(driven[:, here, :, None]) * x.B[:, here, None]).sum(1)
-    return h
-
-
 def scan_from(x: Scan, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y (B, n, d), but for the gate, and the states after it, from those before it, (B, d, N)."""
+    """y (B, n, d) and the states after it, from those before it, (B, d, N); without a gate."""
     delta = F.softplus(x.dt + x.dt_bias)
     driven, ys = delta * x.u, []
     for t in range(x.u.shape[1]):
@@ -123,16 +104,36 @@ def scan_from(x: Scan, h: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(ys, dim=1) + x.D * x.u, h
 
 
+def scan_from_start(x: Scan, backend: str) -> tuple[Tensor, Tensor]:
+    """The same from a state of 0, by a backend, which returns no states.
+
+    So they are read by N places more, where Δ = 0 and u = 0 leave them as they are, and each C
+    holds a 1 for one of them.
+    """
+    size, number = x.u.shape[1], x.B.shape[-1]
+    more = 0, 0, 0, number
+    one = torch.eye(number, dtype=x.C.dtype, device=x.C.device).expand(len(x.C), -1, -1)
+    C = torch.cat([x.C, one], dim=1)
+    u, dt, B = F.pad(x.u, more), F.pad(x.dt, more, value=NO_STEP), F.pad(x.B, more)
+    u, dt, B, C = (v.flatten(0, 1) for v in (u, dt, B, C))
+    rows = whole_rows(len(x.u), size + number, u.device)
+    y = selective_scan(u, dt, x.A, B, C, x.D, None, x.dt_bias, rows, backend)
+    y = y.unflatten(0, (-1, size + number))
+    return y[:, :size], y[:, size:].transpose(1, 2)
+
+
 def scan_of_stream(x: Scan, rows: Stream, backend: str) -> Tensor:
     """Of the next n places of each row; what they leave is h."""
     u, dt, B, C = (rows.side_by_side(v) for v in (x.u, x.dt, x.B, x.C))
-    A = x.A[:, :1] if x.A.stride(1) == 0 else x.A  # Mamba-2's is one for all states of a channel
-    block, shape = Scan(u, dt, A, B, C, x.D, None, x.dt_bias), (len(u), *x.A.shape)
+    block = Scan(u, dt, x.A, B, C, x.D, None, x.dt_bias)
+    shape = len(u), *x.A.shape
     h = rows.before("selective_scan", *shape)
     if h is None and rows.width > 1:
-        rows.leave("selective_scan", state_after(block))
-        return selective_scan(*x, whole_rows(len(u), rows.width, u.device), backend)
-    y, h = scan_from(block, A.new_zeros(shape) if h is None else h)
+        y, h = scan_from_start(block, backend)
+    else:
+        if x.A.stride(1) == 0:  # Mamba-2's, one for all states of a channel
+            block = block._replace(A=x.A[:, :1])
+        y, h = scan_from(block, x.A.new_zeros(shape) if h is None else h)
     rows.leave("selective_scan", h)
     y = y.flatten(0, 1)
     return y if x.z is None else y * F.silu(x.z)

@@ -1,11 +1,11 @@
 """Rows that are read on, a few items at a time, at a cost that no history's length changes.
 
 What a row's past still does to its states is what it left in the operations that cross positions:
-the scan's and the GRU's state, the last inputs of a convolution or a delay. A ``Stream`` stands for
-the rows of a batch in a model's forward pass. To those operations it hands out what they left, in
-the order in which the model calls them, and takes what they leave now. Whatever else asks where the
-rows lie has need of items that are no longer there, and is refused; so a model gives what the pass
-over the whole rows gives, to rounding, or nothing.
+the scan's and the GRU's state, the last inputs of a convolution or a delay. In a model's forward
+pass a ``Stream`` stands for the batch's rows. To those operations it hands out what they left, in
+the order in which the model calls them, and takes what they leave now. Whatever else asks where
+rows lie has need of items that are gone, and is refused. So a model gives what the pass over the
+whole rows gives, to rounding, or nothing.
 """
 
 import sys
@@ -28,7 +28,9 @@ class Carry(NamedTuple):
 
 
 class Stream(Rows):
-    """B rows without a beginning in sight, of each of which the next n items are read at a time.
+    """B rows, of each of which the next n items are read at a time.
+
+    ``longest`` is the largest of numbers, so that how long rows are decides no model's way.
 
     Args:
         number: B.
@@ -37,6 +39,7 @@ class Stream(Rows):
         lengths: (B,) int64, items read so far; on the CPU.
         carries: of each call, in order; none before the first items.
         width: n.
+        device: of the items.
     """
 
     lengths: Tensor
@@ -50,7 +53,17 @@ class Stream(Rows):
     def __init__(self, number: int) -> None:
         self.lengths = torch.zeros(number, dtype=torch.int64)
         self.carries, self.width = [], 0
-        self.left: list[Carry] = []
+        self.left: list[Carry] = []  # what takes the place of ``carries``, as far as it is there
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the rows left."""
+        return sum(value.nbytes for _, value in self.carries)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any row has an item."""
+        return bool(self.lengths.any())
 
     @torch.inference_mode()
     def read(self, forward: Forward, items: Tensor) -> Tensor:
@@ -66,7 +79,7 @@ class Stream(Rows):
         self.width, self.device, self.left = items.shape[1], items.device, []
         places = torch.arange(self.width - 1, items.numel(), self.width, device=items.device)
         states = forward(items.flatten(), self, places)
-        if self.carries and len(self.left) != len(self.carries):
+        if self.begun and len(self.left) != len(self.carries):
             raise ValueError("This model cannot go on: it calls fewer operations than before.")
         self.carries, self.lengths = self.left, self.lengths + self.width
         return states
@@ -100,12 +113,12 @@ class Stream(Rows):
 
     def before(self, operation: str, *shape: int) -> Tensor | None:
         """What the call that is due left before, of this shape; None at the rows' start."""
-        if not self.carries:
+        if not self.begun:
             return None
-        due = self.carries[len(self.left)] if len(self.left) < len(self.carries) else None
-        if due is None or due.operation != operation or due.value.shape != shape:
-            raise ValueError(f"This model cannot go on: its call of {operation} is a new one.")
-        return due.value
+        for name, value in self.carries[len(self.left) :][:1]:
+            if (name, value.shape) == (operation, shape):
+                return value
+        raise ValueError(f"This model cannot go on: its call of {operation} is a new one.")
 
     def leave(self, operation: str, value: Tensor) -> None:
         """Leave a value (B, …) for the next items."""

@@ -8,16 +8,19 @@ by the first target that needs it; ``sigma.runs.messages`` has uses for this mod
 
 import inspect
 import json
+import logging
 import typing
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it cannot find we say
 SETTINGS = {  # of the config itself
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "matmul_precision": Literal["highest", "high", "medium"],
@@ -123,9 +126,11 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
         inside = isinstance(value, dict) and part in value
         if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             key, value = f"{key}.{part}", value[part]
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = excerpt(value if isinstance(value, str) else json.dumps(value, default=str))
     if not readable:
         raise UserError(f"{key}={text} needs a mapping with a _target_; leave the default there.")
+    if readable[0]["type"] in ("tuple_type", "list_type"):
+        raise UserError(f"{key}={text} must be a list, such as [5,null] ('{key}=[5,null]').")
     texts = [
         e["msg"].removeprefix("Input should be ").removeprefix("Value error, ") for e in readable
     ]
@@ -146,7 +151,7 @@ def check_node(key: str, node: dict[str, Any]) -> None:
         if name not in known:
             # What has no default and is not in the config comes from the program itself.
             ours = [n for n, p in known.items() if p.default is not p.empty or n in node]
-            raise UserError(f"{key} has no key '{name}'; {suggest(name, ours)}")
+            raise UserError(f"{key} has no key '{excerpt(name)}'; {suggest(name, ours)}")
         implicit = value is None and known[name].default is None  # Optional, though not said
         if not implicit and not any(targets(value)):
             check_value(f"{key}.{name}", value, known[name].annotation)
@@ -170,8 +175,9 @@ def check_optimizer(node: dict[str, Any]) -> None:
 
     try:
         instantiate(node, _convert_="all")([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"task.optimizer: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError, InstantiationException) as error:
+        reason = excerpt(" ".join(str(error).split()), 200)
+        raise UserError(f"task.optimizer: {reason}") from None
 
 
 def check_config(config: dict[str, Any]) -> None:

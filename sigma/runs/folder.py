@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from sigma.errors import RunTakenError, UserError, excerpt
 from sigma.files import atomic_path
 from sigma.runs.command import typed
-from sigma.runs.files import COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, sweep
-from sigma.runs.identity import settings
+from sigma.runs.files import BEST, COMMAND, CONFIG, FAILURE, LAST, LOCK, ROW, sweep
+from sigma.runs.identity import digest, settings
 from sigma.runs.records import DataIdentity, damaged, read_command, read_config
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def note_failure(folder: Path, sentence: str) -> None:
 
 
 def data_identity(data: SequenceDataModule) -> DataIdentity:
+    """What a run's processed data are known by."""
     s = data.statistics
     counts = f"{s.users:,} users, {s.items:,} items, {s.interactions:,} interactions"
     return DataIdentity(counts, data.sequences.fingerprint())
@@ -156,7 +157,7 @@ class RunFolder:
 
         Raises:
             UserError: the folder holds a run that is not to go on, or not with these settings; or
-                the file is damaged.
+                it or the best one is damaged.
         """
         used = self.row_path.is_file() or self.last_path.is_file()
         if used and not self.resume and self._writes():
@@ -170,6 +171,8 @@ class RunFolder:
         from sigma.checkpoints import expect_intact
 
         expect_intact(self.last_path)  # before the data is built
+        if (best := self.path / BEST).is_file():
+            expect_intact(best)
         return str(self.last_path)
 
     def _unchanged(self) -> dict[str, Any]:
@@ -194,7 +197,10 @@ class RunFolder:
 
     def start(self, data: SequenceDataModule) -> None:
         """Write config and command line beside what the run will write; a failure is history."""
+        if not self._writes():
+            return
         command = typed() | {"data": asdict(data_identity(data))}
+        command["settings"] = digest(settings(self.config))
         for name, content in ((CONFIG, self.config), (COMMAND, command)):
             with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(content, indent=1))

@@ -30,6 +30,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from sigma.errors import RunTakenError, UserError
 from sigma.runs.check import accepted, suggest
 from sigma.runs.folder import note_failure
+from sigma.runs.words import unreadable
 
 log = logging.getLogger(__name__)
 MISCONFIGURATION = "lightning.pytorch.utilities.exceptions.MisconfigurationException"
@@ -93,10 +94,7 @@ def config_message(error: BaseException) -> str | None:
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
         return unknown_key(error)
     if isinstance(error, OverrideParseException):
-        return (
-            f"Cannot read '{error.override}': settings are written key=value, with quotes round "
-            "a value that holds , = : or spaces (key='\"a b\"'); see python train.py --help."
-        )
+        return unreadable(str(error.override))
     if isinstance(error, InstantiationException):
         return refusal(error)
     if isinstance(error, CompactHydraException | OmegaConfBaseException):

@@ -10,10 +10,12 @@ from typing_extensions import TypedDict
 
 from sigma.errors import UserError, excerpt
 from sigma.runs.files import COMMAND, CONFIG
-from sigma.runs.identity import current, settings
+from sigma.runs.identity import current, digest, settings
 
 Shape = TypeVar("Shape")
 LIMIT = 2**26  # bytes; no such file is larger
+GO_ON = "go on by the run's own command with this folder as hydra.run.dir and resume=true"
+RETRAIN = "put back a copy of it, or move {} away and train the run anew"
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,15 @@ class DataIdentity:
 
 @dataclass(frozen=True)
 class Command:
-    """What was typed for a run, and on which data; None where an earlier version did not say."""
+    """What was typed for a run, on which data, and a digest of its settings.
+
+    None where an earlier version did not say.
+    """
 
     flags: list[str]
     overrides: list[str]
     data: DataIdentity | None = None
+    settings: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is missing or damaged.
     """
     path = folder / CONFIG
-    advice = f"put back a copy of it, or move {folder} away and train the run anew"
+    advice = RETRAIN.format(folder)
     if not path.is_file():
         raise UserError(f"{path} is missing; {advice}.")
     config = dict(read(path, Config, advice))
@@ -100,26 +106,45 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_command(folder: Path) -> Command | None:
-    """What was typed for a run; None where nothing says it.
+def check_settings(folder: Path) -> None:
+    """See that a run's config has the settings it was started with: a changed digit fits, too.
 
-    Hydra's own copy is of the last start, and not written safely: it counts for runs of earlier
-    versions and for what never began to train, where both places that have it say the same.
+    Raises:
+        UserError: it has others, or is damaged.
+    """
+    command = read_command(folder)
+    before = None if command is None else command.settings
+    if before not in (None, digest(settings(read_config(folder)))):
+        reason = ValueError("it has not the settings that the run was started with")
+        raise damaged(folder / CONFIG, reason, RETRAIN.format(folder))
+
+
+def read_command(folder: Path) -> Command | None:
+    """What was typed for a run, as it wrote it down; None of an earlier version.
 
     Raises:
         UserError: it is damaged.
     """
-    path, older = folder / COMMAND, folder / ".hydra" / "overrides.yaml"
-    advice = "go on by the run's own command with this folder as hydra.run.dir and resume=true"
-    if path.is_file():
-        return read(path, Command, f"delete it, and {advice}")
-    if not older.is_file():
+    path = folder / COMMAND
+    return read(path, Command, f"delete it, and {GO_ON}") if path.is_file() else None
+
+
+def read_overrides(folder: Path) -> Command | None:
+    """What was typed for the last start in a folder, as Hydra wrote it down; None where it did not.
+
+    Hydra writes twice, and neither safely: it counts where both say the same.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / ".hydra" / "overrides.yaml"
+    if not path.is_file():
         return None
     try:
-        overrides = yaml.safe_load(older.read_bytes())
-        hydra = yaml.safe_load(older.with_name("hydra.yaml").read_bytes())
+        overrides = yaml.safe_load(path.read_bytes())
+        hydra = yaml.safe_load(path.with_name("hydra.yaml").read_bytes())
         if overrides != hydra["hydra"]["overrides"]["task"]:
             raise ValueError("hydra.yaml beside it says otherwise")
         return TypeAdapter(Command).validate_python({"flags": [], "overrides": overrides})
     except Exception as error:  # damaged YAML fails in many ways
-        raise damaged(older, error, advice) from None
+        raise damaged(path, error, GO_ON) from None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from sigma.errors import UserError
 from sigma.files import atomic_path
 from sigma.runs.identity import SCHEMA, is_masked, run_id, upgraded
 from sigma.runs.records import damaged, read
@@ -96,14 +97,14 @@ class Row:
         """A row of any schema.
 
         Raises:
-            ValueError: a part is missing or of another kind, a number is not finite, or the row is
-                of a newer version.
+            ValueError: a part is missing or of another kind, or a number is not finite.
+            UserError: the row is of a newer version.
         """
         schema = content.get("schema") if isinstance(content, dict) else None
         if not isinstance(schema, int):
             raise ValueError("this is no result row: it has no schema")
         if schema > SCHEMA:
-            raise ValueError(f"schema {schema} is newer than {SCHEMA}; update this code")
+            raise UserError(f"schema {schema} is newer than {SCHEMA}; update this code")
         try:
             row: Self = TypeAdapter(cls).validate_python(content)
             if is_masked(row.config):
@@ -129,11 +130,13 @@ class Row:
         """The row of a run's folder.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or of a newer version.
         """
         content = read(path, dict[str, Any], REWRITE)
         try:
             return cls.parse(content)
+        except UserError as error:
+            raise UserError(f"{path}: {error}.") from None
         except ValueError as error:
             raise damaged(path, error, REWRITE) from None
 

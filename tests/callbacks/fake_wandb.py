@@ -1,11 +1,18 @@
 """W&B's runs at their public seam: what ``wandb.init`` was asked for and what the run was given."""
 
+import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sigma.callbacks.wandb import UNREACHED
+
 wandb = pytest.importorskip("wandb")
+
+
+KEY = "0123456789" * 4
 
 
 class Run:
@@ -53,3 +60,18 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     fake = Service()
     monkeypatch.setattr(wandb, "init", fake.init)
     return fake
+
+
+@pytest.fixture(autouse=True)
+def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a key nor a mode of the user's, and a server that always answered."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv(UNREACHED, "-inf")  # never
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Of this project."""
+    records = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    return [r.getMessage() for r in records if r.name.startswith("sigma")]

@@ -20,7 +20,7 @@ from sigma.callbacks.efficiency import Efficiency
 from sigma.callbacks.history import Curves, History
 from sigma.callbacks.progress import Progress, duration
 from sigma.callbacks.stopping import PaperEarlyStopping
-from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table, result_title
+from sigma.callbacks.tables import data_table, popularity_hit_rate, result_table, result_title, show
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.statistics import DatasetStatistics, Expected
 from sigma.errors import UserError
@@ -28,7 +28,15 @@ from sigma.models.base import Model
 from sigma.ranking.metrics import ALL, SAMPLED, UNSEEN, RankingMetrics, metric_name
 from sigma.runs.files import CURVES, LAST
 from sigma.task import SequenceTask
-from tests.runs.front_door import ROOT, Logged, Patch, command, environment, write_sequences
+from tests.runs.front_door import (
+    ROOT,
+    Capture,
+    Logged,
+    Patch,
+    command,
+    environment,
+    write_sequences,
+)
 
 TASK = SequenceTask.__new__(SequenceTask)
 
@@ -111,6 +119,20 @@ def test_the_data_table_says_whether_counts_are_as_expected() -> None:
     expected = Expected("the 2014 release", users=11)
     assert "differ" in printed(data_table(DatasetStatistics(*counts, expected, False)))
     assert "match" in printed(data_table(DatasetStatistics(*counts, expected, True)))
+
+
+def test_names_in_tables_are_text(capsys: Capture) -> None:
+    """No markup, which took parts of a name away or ended in a traceback, and no pictures."""
+    name = "[/x] [red]shop [pack of 3] :heart:"
+    counts = (name, 10, 20, 1234567, 5.5, 0.25, 6, 7, 8, 0, 0)
+    show(data_table(DatasetStatistics(*counts, None, None)))
+    metrics = RankingMetrics(groups={"[/y] [b]long": [5, None]}, rankings=[ALL])
+    scores = {f"val/{metric_name(ALL, '[/y] [b]long', 'hr@10')}": 0.2}
+    show(result_table(result_title(name, {}, Model()), scores, metrics))
+    printed = capsys.readouterr().out
+    assert f"Data: {name}" in printed
+    assert f"Results: {name}" in printed
+    assert "[/y] [b]long" in printed
 
 
 def test_results_say_that_a_model_reads_the_targets_time() -> None:

@@ -1,7 +1,6 @@
 """W&B: what a run is given, how it goes on, and that nothing of W&B can end a run."""
 
 import json
-import logging
 import math
 import time
 from pathlib import Path
@@ -14,34 +13,20 @@ from sigma.callbacks.wandb import WandbLogger, by_history, choose_mode, has_logi
 from sigma.errors import UserError
 from sigma.runs.files import CONFIG, EPOCHS, RANKS, ROW, WANDB
 from sigma.task import SequenceTask
-from tests.callbacks.fake_wandb import Run, Service, service, wandb
+from tests.callbacks.fake_wandb import KEY, Run, Service, no_login, service, wandb, warnings
 from tests.in_process import call
 from tests.runs.front_door import Capture, Logged, Patch
 
-__all__ = ["service"]
+__all__ = ["no_login", "service"]
 
-KEY = "0123456789" * 4
 SMALL = [
     *("dataset=simulated", "dataset.shop.num_users=120", "dataset.shop.num_items=60"),
     *("model.hidden_size=8", "model.mamba.state_size=4", "logger=default"),
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_login(tmp_path: Path, monkeypatch: Patch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-
-
 def arguments(tmp_path: Path, *overrides: str) -> list[str]:
     return [*SMALL, f"dataset.root={tmp_path / 'data'}", *overrides]
-
-
-def warnings(caplog: Logged) -> list[str]:
-    """Of this project."""
-    records = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    return [r.getMessage() for r in records if r.name.startswith("sigma")]
 
 
 def test_what_a_run_logs(tmp_path: Path, monkeypatch: Patch, service: Service) -> None:
@@ -134,20 +119,6 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path, service: Service) -> None:
     moved.finalize("success")
     assert service.runs[-1].id == first
     assert service.runs[-1].summary == {"test/ndcg@10": 0.25}
-
-
-@pytest.mark.slow
-def test_what_cannot_be_reached_is_logged_offline(
-    tmp_path: Path, monkeypatch: Patch, caplog: Logged
-) -> None:
-    """With W&B itself, whose server does not answer in time."""
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    logger = WandbLogger(str(tmp_path), project="p", init_timeout=1)
-    logger.log_metrics({"epoch": 0}, step=0)
-    logger.finalize("failed")
-    assert len(warnings(caplog)) == 1
-    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
 @pytest.mark.parametrize("breaks", ["init", "log", "summary"])

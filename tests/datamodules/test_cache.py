@@ -1,6 +1,8 @@
 """The cache: hit, stale, damaged, shared by processes, impossible to write."""
 
 import dataclasses
+import errno
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -94,17 +96,73 @@ def test_titles_and_their_file_are_part_of_it(tmp_path: Path) -> None:
     assert fresh(tmp_path, path).item_info["title"][0].startswith("Kino")
 
 
-def test_every_damage_is_noticed(folder: Path) -> None:
+def flipped(content: bytes, bit: int) -> bytes:
+    at, mask = bit // 8, 1 << bit % 8
+    return content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :]
+
+
+def test_every_damage_is_noticed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Flipped bits, files cut off, and what is no Arrow stream."""
     fresh(folder)
     (file,) = cached(folder)
     content = file.read_bytes()
     damaged = [b"", content[: len(content) // 2], content[:-1], b"\x80\x04no stream" + content]
-    for at in np.random.default_rng(0).integers(0, len(content), 60):
-        damaged.append(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+    bits = np.random.default_rng(0).integers(0, 8 * len(content), 60)
+    damaged += [flipped(content, bit) for bit in bits.tolist()]
     for other in damaged:
         file.write_bytes(other)
         assert load(file) is None
+    assert len(caplog.messages) == len(damaged)
+
+
+def test_a_digest_over_something_else_breaks_nothing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lengths beyond the file, another layout, notes of another kind."""
+    fresh(folder)
+    (file,) = cached(folder)
+    content = file.read_bytes()[: -cache.DIGEST]
+    bits = range(0, 8 * len(content), 37)
+    others = [flipped(content, bit) for bit in bits]
+    for notes in ({}, {"notes": "{"}, {"notes": "[]"}, {"notes": "{}"}):
+        stream = pa.BufferOutputStream()
+        table = pa.table({"items": [[1, 2]]}, metadata=notes)
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_table(table)
+        others.append(stream.getvalue().to_pybytes())
+    refused = 0
+    for other in others:
+        file.unlink()
+        file.write_bytes(other + hashlib.blake2b(other, digest_size=cache.DIGEST).digest())
+        refused += load(file) is None
+    assert refused == len(caplog.messages) > 100
+
+
+def broken(_: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_is_no_file_costs_nothing(
+    kind: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = fresh(folder)
+    (file,) = cached(folder)
+    file.unlink()
+    {"folder": Path.mkdir, "pipe": os.mkfifo, "link": lambda x: x.symlink_to("/tmp")}[kind](file)
+    assert same(fresh(folder), first)
+    assert "it is no file" in caplog.text
+    assert (load(file) is None) == (kind == "folder")
+
+
+def test_leftovers_of_kills_are_swept(folder: Path) -> None:
+    place = folder / "root" / "processed"
+    for name in (".old.arrow.1.partial", ".older-1234.part", "of-the-user.part"):
+        os.utime(raw.write(place / name, "some"), (0, 0))
+    raw.write(place / ".new.arrow.2.partial", "some")  # another process may be writing it
+    fresh(folder)
+    names = {path.name for path in cached(folder) if path.suffix != ".arrow"}
+    assert names == {".new.arrow.2.partial", "of-the-user.part"}
 
 
 @pytest.mark.parametrize(
@@ -140,6 +198,15 @@ def test_full_disk_and_folder_that_cannot_be_written_cost_nothing(
     raw.write(folder / "root", "a file where the folder should be")
     assert len(fresh(folder).items)
     assert "could not be kept" in caplog.text
+
+
+def test_what_is_not_on_the_disk_takes_no_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sigma.files.os.fsync", broken)
+    assert len(fresh(folder).items)
+    assert "Input/output error" in caplog.text
+    assert cached(folder) == []
 
 
 def _start(folder: Path) -> int:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from sigma.datamodules.download import Source, download
+from sigma.datamodules.locate import unpacked
 from sigma.datamodules.sets.ml_latest_small import MLLatestSmall
 from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
+from tests.datamodules.test_cache import broken
 
 CONTENT = bytes(range(256)) * 4000
 SHA = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -138,6 +140,19 @@ def test_no_network_takes_another_source_or_says_which_file_to_put_where(
         assert part in str(error.value)
     with pytest.raises(UserError, match=r"could not be written.*dataset\.root"):
         fetch(raw.write(tmp_path / "full", "a file"), server.url)
+
+
+def test_what_is_not_on_the_disk_takes_no_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zipped = raw.zipped(raw.ml_csv(tmp_path / "ml-latest-small", raw.interactions()))
+    monkeypatch.setattr("sigma.files.os.fsync", broken)
+    with pytest.raises(UserError, match="could not be written"):
+        fetch(tmp_path / "toy", server.url)
+    assert visible(tmp_path / "toy") == ["file.bin.part"]
+    with pytest.raises(UserError, match="could not be unpacked"):
+        unpacked(zipped, tmp_path / "unpacked")
+    assert list((tmp_path / "unpacked").iterdir()) == []
 
 
 class Films(MLLatestSmall):

@@ -22,6 +22,7 @@ from experiments.benchmarks import (
     measure,
     models,
     operations,
+    session,
 )
 from tests.runs.front_door import Capture, Patch
 
@@ -60,6 +61,7 @@ TINY = {
     "data": (data, "--interactions 20000"),
     "length": (length, "--lengths 8 16 --rows 4 --items 30 --models sigma sasrec"),
     "models": (models, f"{' '.join(SHOP)} --models popularity sasrec"),
+    "session": (session, "--lengths 12 16 --items 30 --models gru4rec --together 2"),
     "scan_cpu": (operations, "scan --rows 3 --lengths 5 --backends cpu blocked reference"),
 }
 
@@ -87,6 +89,9 @@ def test_tables_have_the_columns_of_those_committed(
         assert np.isfinite(fits["time"]).all()
     if name == "models":
         assert lines["of_sasrec"].isna().tolist() == [True, False]
+    if name == "session":
+        assert lines["error"].max() < 1e-5
+        assert lines["state_kib"].nunique() == 1
     if name == "scan_cpu":
         assert lines["times_cpu"][0] == 1
 

@@ -172,7 +172,7 @@ def test_no_text_lies_over_another_or_leaves_the_picture(
 
 def test_files_are_the_same_each_time(tmp_path: Path) -> None:
     case = awkward(8, 2)
-    one, two = (command.keep(case, tmp_path / folder) for folder in ("a", "b"))
+    (one, _), (two, _) = (command.keep(case, tmp_path / folder) for folder in ("a", "b"))
     assert one.name == "case_u_1"
     for ending in (".png", ".svg", "_history.csv", "_recommendations.csv"):
         assert Path(f"{one}{ending}").read_bytes() == Path(f"{two}{ending}").read_bytes()

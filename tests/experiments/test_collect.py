@@ -75,7 +75,7 @@ def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
     (paths[0] / "ranks.parquet").write_bytes(b"PAR1")
     twice = pd.read_parquet(paths[1] / "ranks.parquet")
     pd.concat([twice, twice]).to_parquet(paths[1] / "ranks.parquet")
-    (paths[2] / "row.json").write_text("{")
+    (paths[2] / "row.json").write_text("[" * 9_000)
     new, _, notes = collect([tmp_path / "runs"], tmp_path / "out")
     assert len(new) == 3
     assert len(notes) == 3
@@ -107,7 +107,8 @@ def test_status_of_damaged_files(tmp_path: Path, capsys: Capture) -> None:
     typed = [*BEAUTY, "model=sigma", "seed=1"]
     folder = tmp_path / beauty("model=sigma", "seed=1")[0].run_id
     folder.mkdir()
-    (folder / "failed.json").touch()
+    (folder / "failed.json").write_text("[" * 9_000)
+    (folder / "metrics.csv").write_bytes(b"epoch\n\xe9\n")
     status([*typed, "--runs", str(tmp_path)])
     assert "1 runs: 1 failed" in capsys.readouterr().out
     for text in ("", '{"efficiency": null, "epochs": 3}'):
@@ -115,6 +116,7 @@ def test_status_of_damaged_files(tmp_path: Path, capsys: Capture) -> None:
         status([*typed, "--runs", str(tmp_path)])
         said = capsys.readouterr().out
         assert "1 runs: 1 failed" in said
-        assert "is damaged; delete it" in said
+        assert "row.json is damaged (" in said
+        assert "; delete it, and" in said
     status([*typed, "--runs", str(tmp_path / "nowhere")])
     assert f"There is no folder {tmp_path / 'nowhere'} yet" in capsys.readouterr().out

@@ -56,6 +56,18 @@ def test_unfold_puts_earlier_states_beside_each(case: str) -> None:
     same(ops.unfold(x, rows, width), torch.stack(out).view(size, -1), [x])
 
 
+@each_case
+@pytest.mark.parametrize("number", [0, 2, 20])
+def test_delay(case: str, number: int) -> None:
+    rows, size = rows_case(case)
+    x, ends, out = draws()(size, 3), rows.offsets.tolist(), []
+    for t in range(size):
+        row = next((b for b in range(len(ends) - 1) if ends[b] <= t < ends[b + 1]), None)
+        real = row is not None and t - number >= ends[row]
+        out.append(x[t - number] if real else 0 * x[t])
+    same(ops.delay(x, rows, number), torch.stack(out), [x])
+
+
 def test_places_that_fill_up_and_values_spread_over_a_row() -> None:
     x = draws()(6, 2)
     taken = take(x, places_of(torch.tensor([1, 4, 5, 5, 5]), 6))

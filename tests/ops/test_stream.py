@@ -1,12 +1,10 @@
 """Operations on rows that are read on, a few places at a time, beside those on whole rows."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sigma import ops
 from sigma.ops import Rows, Stream, scan
@@ -82,31 +80,15 @@ def test_parts_of_rows_give_what_the_rows_give(name: str, parts: list[int]) -> N
     assert stream.lengths.tolist() == [sum(parts)] * B
 
 
-class Largest(TorchDispatchMode):
-    """Bytes of the largest tensor that any operation returned."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and not out._is_view():
-            self.bytes = max(self.bytes, out.numel() * out.element_size())
-        return out
-
-
-@pytest.mark.parametrize("shift", [-6.0, 1.0])  # some of the first place is left, or nothing
-def test_a_long_history_ends_in_the_state_of_its_steps_in_blocks(
-    shift: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scan, "DECAY_BYTES", 2**16)
+@pytest.mark.parametrize("backend", ["auto", "blocked", "reference"])
+@pytest.mark.parametrize("shift", [-6.0, 1.0])  # something of the first place is left, or nothing
+def test_a_long_history_leaves_the_state_of_its_steps(shift: float, backend: str) -> None:
     x = scan_inputs(600, 4, 8, gated=False)
-    x = type(x)(*(None if v is None else v.detach() for v in x))
-    wide = {name: getattr(x, name).view(2, 300, -1) for name in ("u", "dt", "B", "C")}
-    block = x._replace(**wide | {"dt": wide["dt"] / 4 + shift})
-    with Largest() as largest:
-        got = scan.state_after(block)
-    assert largest.bytes <= 2**16
-    want = scan.scan_from(block, torch.zeros(2, 4, 8, dtype=torch.float64))[1]
+    wide = {k: getattr(x, k).detach().view(2, 300, -1) for k in ("u", "dt", "B", "C")}
+    block = x._replace(**wide | {"dt": wide["dt"] / 4 + shift, "A": x.A.detach()})
+    with torch.no_grad():
+        got = scan.scan_from_start(block, backend)
+        want = scan.scan_from(block, torch.zeros(2, 4, 8, dtype=torch.float64))
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
@@ -148,6 +130,10 @@ def test_a_model_that_calls_other_operations_than_before_is_refused() -> None:
             read(stream, lambda v, rows, n=other: ops.delay(ops.delay(v, rows, n), rows, n), x)
     assert all(a.value is b.value for a, b in zip(stream.carries, before, strict=True))
     assert stream.lengths.tolist() == [1]
+    stream = Stream(1)
+    read(stream, lambda v, rows: v, x)
+    with pytest.raises(ValueError, match="its call of delay"):
+        read(stream, OPERATIONS["delay"], x)
 
 
 q = torch.ones(1, 1, 2)

@@ -75,6 +75,8 @@ REFUSED: list[tuple[str, list[Any]]] = [
         ("tags", [2024], r"^tags.0=2024 must be a valid string"),
         ("task.optimizer.eps", -1.0, "^task.optimizer: .*epsilon"),
         ("task.optimizer.lr", -1, "^task.optimizer: .*learning rate"),
+        ("task.optimizer.lr", {"_target_": "sigma.losses.BCE"}, "^task.optimizer: .*item_counts"),
+        ("evaluation.sampled", 5, "needs evaluation=sampled"),
         ("task.by_length", True, "^task has no key 'by_length'; there are: capture"),
         ("dataset.batchsize", 1, "^dataset has no key 'batchsize'; did you mean 'batch_size'"),
         ("task.optimizer._target_", "torch.optim.Adamm", "Adamm cannot be imported"),

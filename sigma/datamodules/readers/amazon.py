@@ -15,6 +15,7 @@ from sigma.datamodules.readers.table import is_number
 from sigma.errors import UserError
 
 _SAMPLE = 1000  # lines looked at to tell users from items
+_IDS = 100  # bytes of a line, in which they stand
 _LITERAL = 1 << 20  # signs of a Python literal, whose parsing takes hundreds of times the memory
 _NO_RECORD = (
     *(ValueError, SyntaxError, KeyError, AttributeError, TypeError),
@@ -44,7 +45,7 @@ def read_amazon_ratings(
         UserError: neither column looks like items.
     """
     with readable(path), open_raw(path, quoted=True) as stream:
-        head = [stream.readline().decode("utf-8", "replace") for _ in range(_SAMPLE)]
+        head = [stream.readline()[:_IDS].decode("utf-8", "replace") for _ in range(_SAMPLE)]
     rows = [line.split(",")[:2] for line in head if "," in line]
     first, second = (sum(len(fields[k].strip(' "')) == 10 for fields in rows) for k in (0, 1))
     if first == second and rows:

@@ -19,6 +19,7 @@ MISSING = ["", "nan", "NaN", "null", "NULL"]
 """Text that stands for no value in delimited files."""
 
 _BLOCK = 1 << 16  # rows whose times are judged at once
+_TIME = 100  # signs of a time; a block holds those of all its rows
 _MEND = "mend or remove the line"
 _UTF8 = "the bytes are not UTF-8 text", "save the file as UTF-8"
 
@@ -71,7 +72,7 @@ def delimited_rows(
             reason = f"the column '{excerpt(empty)}' has no value"
             yield Row(first, last, None, reason, "fill it in or remove the row")
         else:
-            yield Row(first, last, None if timestamp is None else values[timestamp])
+            yield Row(first, last, None if timestamp is None else values[timestamp][:_TIME])
 
 
 def json_rows(text: Lines, schema: pa.Schema) -> Iterator[Row]:
@@ -99,7 +100,7 @@ def _json_row(line: str, schema: pa.Schema) -> tuple[str | int | None, str, str]
             return None, f"the field '{field.name}' should be {wanted}, got {shown}", _MEND
         if isinstance(value, str) and not _utf8(value):
             return None, *_UTF8
-    return value, "", ""
+    return value[:_TIME] if isinstance(value, str) else value, "", ""
 
 
 def scan(rows: Iterator[Row], time_name: str | None, left_out: LeftOut) -> int:

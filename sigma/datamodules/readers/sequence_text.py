@@ -28,16 +28,18 @@ def kind(path: Path) -> str:
     Raises:
         UserError: neither: columns without a header.
     """
+    users: list[str] = []
+    widths: set[int] = set()
     with readable(path), open_raw(path) as stream:
-        head = [line.decode("utf-8", "replace").split() for line in itertools.islice(stream, _HEAD)]
-    rows = [fields for fields in head if fields]
-    users = [fields[0] for fields in rows]
-    widths = {len(fields) for fields in rows}
-    if len(set(users)) == len(users) and not (widths == {2} and len(rows) == _HEAD):
+        for line in itertools.islice(stream, _HEAD):
+            if fields := line.decode("utf-8", "replace").split():
+                users.append(fields[0])
+                widths.add(len(fields))
+    if len(set(users)) == len(users) and not (widths == {2} and len(users) == _HEAD):
         return "sequences"
     if widths == {2}:
         return "pairs"
-    if len(widths) == 1 and len(rows) > 10 and len(set(users)) < len(users) / 2:
+    if len(widths) == 1 and len(users) > 10 and len(set(users)) < len(users) / 2:
         raise UserError(
             f"{path} has {widths.pop()} columns and no header; put a line with their names above "
             "it, such as user_id, item_id and timestamp, and name the file .tsv or .csv."

@@ -12,12 +12,12 @@ import pyarrow.json
 
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers.columns import BadRowError, IdColumn, TimeColumn
-from sigma.datamodules.readers.lines import LONGEST, Lines, readable
+from sigma.datamodules.readers.lines import Lines, readable
 from sigma.datamodules.readers.malformed import LeftOut
 from sigma.datamodules.readers.scan import MISSING, delimited_rows, json_rows, scan
 from sigma.errors import UserError, excerpt
 
-_BLOCK = LONGEST  # bytes; no longer line can be read
+_BLOCK = 1 << 24  # bytes; no longer line can be read
 
 
 @dataclass(frozen=True)

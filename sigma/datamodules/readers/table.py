@@ -138,7 +138,7 @@ def read_csv(
 def read_parquet(path: Path, columns: Mapping[str, str | None] | None = None) -> Interactions:
     """Parquet, one column at a time and a batch of it at once."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             chosen = choose_columns(file.schema_arrow.names, columns, path)
             where = lambda row: f"{path}, row {row + 1}"  # noqa: E731
             users = _parquet_column(file, chosen.user, IdColumn(chosen.user, where))
