@@ -80,7 +80,9 @@ class EchoLayer(nn.Module):
         places that rows hold (``datamodules.batches.size_class``). Any other batch gives NaN.
         """
         (number, width), turned = states.shape[:2], states.flip(1)
-        if columns.places is None or columns.places.at.shape[0] != number:
+        one_a_row = columns.places is not None and columns.places.at.shape[0] == number
+        # An exported program (``sigma.export``) has as many places as cells, whatever rows hold.
+        if torch.compiler.is_compiling() or not one_a_row:
             rows = whole_rows(number, width, states.device)
             backward = self.backward_mamba(turned.flatten(0, 1), rows).view_as(states)
             return columns.take(backward.flip(1))
