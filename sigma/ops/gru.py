@@ -75,7 +75,7 @@ def weight_gradients(
 
 def gru_of_block(x: Gru) -> Tensor:
     """(n, L, 3 G) -> (n, L, G)."""
-    h, hs = x.gates.new_zeros(x.gates.shape[0], x.weight.shape[1]), []
+    h, hs = x.gates.new_zeros(len(x.gates), x.weight.shape[1]), []
     for a in x.gates.unbind(1):
         (ar, az, an), u = a.chunk(3, -1), F.linear(h, x.weight, x.bias)
         ur, uz, un = u.chunk(3, -1)

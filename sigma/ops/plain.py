@@ -66,12 +66,14 @@ def conv(x: Conv, rows: Rows) -> Tensor:
 def gru(x: Gru, rows: Rows) -> Tensor:
     """By PyTorch's and ONNX's own, which takes inputs; here the gates are, by a map that is 1."""
     grid = Grid(rows.offsets, x.gates.shape[0], rows.longest)
-    gates, like = grid.of(x.gates), {"dtype": x.gates.dtype}
-    width = gates.shape[2]
-    start = torch.zeros(1, gates.shape[0], width // 3, **like)
-    weights = [torch.eye(width, **like), x.weight, torch.zeros(width, **like), x.bias]
-    settings = {"num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False}
-    y, _ = torch.gru(gates, start, weights, has_biases=True, batch_first=True, **settings)
+    gates = grid.of(x.gates)
+    number, width, kind = gates.shape[0], gates.shape[2], gates.dtype
+    start = torch.zeros(1, number, width // 3, dtype=kind)
+    to_gates, nothing = torch.eye(width, dtype=kind), torch.zeros(width, dtype=kind)
+    weights = [to_gates, x.weight, nothing, x.bias]
+    y, _ = torch.gru(
+        *(gates, start, weights, True, 1, 0.0), train=False, bidirectional=False, batch_first=True
+    )
     return grid.packed(y)
 
 
@@ -142,17 +144,25 @@ def irfft(x: Tensor, n: int, dim: int = -1, norm: None = None) -> Tensor:
     return y.clone(memory_format=torch.contiguous_format)
 
 
+def pad(x: Tensor, pad: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """``F.pad`` with a constant, which PyTorch's way to ONNX knows of real numbers alone."""
+    if not x.is_complex():
+        return torch.constant_pad_nd(x, pad, value or 0)
+    return torch.view_as_complex(torch.constant_pad_nd(torch.view_as_real(x), [0, 0, *pad]))
+
+
 def decompositions(width: int) -> Table:
     """What to put for each operation of a program without gradients.
 
     Args:
         width: of the longest row, at most.
     """
-    table = {
+    table: Table = {
         moves._gather: gather,
         moves._spread: lambda x, index, offsets: x.index_select(0, index),
         torch.ops.aten.searchsorted.Tensor: count(width),
         torch.ops.aten.fft_irfft.default: irfft,
+        torch.ops.aten.pad.default: pad,
     }
     functions = (
         *((scan_op, scan), (conv_op, conv), (gru_op, gru)),
