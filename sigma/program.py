@@ -154,16 +154,20 @@ def onnx(exported: torch.export.ExportedProgram, notes: dict[str, str]) -> bytes
     Raises:
         UserError: too large for one file.
     """
+    from onnxscript import optimizer
+
     size = sum(x.numel() * x.element_size() for x in exported.state_dict.values())
     if size > 0.9 * LARGEST_ONNX:
         raise UserError(f"An ONNX file holds 2 GB and the weights are {size:,} bytes; use .pt2.")
     names = ["scores", "best"][: len(exported.graph_signature.user_outputs)]
     with quiet():
-        # onnxruntime optimizes when it loads; what PyTorch does here takes minutes.
+        # onnxruntime optimizes when it loads; of what PyTorch does here, all but this takes minutes.
         model = torch.onnx.export(
             exported, dynamo=True, optimize=False, verbose=False, output_names=names
         )
-    assert model is not None
+        assert model is not None
+        optimizer.fold_constants(model.model)
+        optimizer.remove_unused_nodes(model.model)
     for node in model.model.graph:
         node.metadata_props.clear()  # which say of each where it came from
     model.model.metadata_props.update(notes)
