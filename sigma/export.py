@@ -26,14 +26,16 @@ from torch import Tensor
 
 from sigma import __version__
 from sigma.errors import UserError
+from sigma.files import atomic_path
 from sigma.losses import full_precision
 from sigma.models.base import title
 from sigma.program import FORMATS, Ask, ExportedModel, Inputs, inputs_of, program
-from sigma.recommend import TrainedRun, load
-from sigma.runs.files import ROW, atomic_path
+from sigma.runs.files import ROW
 from sigma.runs.identity import run_id
 from sigma.runs.messages import explained
 from sigma.runs.row import Row
+from sigma.runs.trust import packages
+from sigma.trained import TrainedRun, load
 
 FORMAT = 1
 SETTINGS, IDS = "settings", "items"  # metadata of ONNX; in a .pt2 files of these names, in JSON
@@ -201,10 +203,11 @@ def main(arguments: Sequence[str]) -> None:
         "--unseen", type=str.lower, choices=("true", "false"), default="false", help="items alone"
     )
     options.add_argument("--path", help="the raw data, where it does not lie any more where it was")
+    options.add_argument("--allow", default="", help="packages of your own, parted by commas")
     # run=a is as good as --run=a
     typed = options.parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
     with explained():
-        run = load(typed.run, typed.path)
+        run = load(typed.run, typed.path, packages(typed.allow))
         file = export(run, typed.out, typed.k, typed.unseen == "true")
         print(
             f"{file.path}: {file.size:,} bytes; its scores for {file.users} users of the test are "
