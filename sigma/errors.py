@@ -39,8 +39,8 @@ def excerpt(value: object, limit: int = 40) -> str:
     return printable(text[:limit]) + "…" * (len(text) > limit)
 
 
-def listed(names: Iterable[object], limit: int = 8) -> str:
-    """What a message quotes of many names of somebody's file: the first ones, and their number."""
+def listed(names: Iterable[object], limit: int = 40) -> str:
+    """What a message quotes of many names: the first eight, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(map(excerpt, names[:limit])) + more
+    more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
+    return ", ".join(excerpt(name, limit) for name in names[:8]) + more

@@ -185,10 +185,14 @@ class Recommender:
         if k < 1:
             raise UserError(f"k={k} must be at least 1.")
         chosen = None if candidates is None else self.indices(candidates).sort().values
-        popular = first_items(self.counts[None], k, chosen)
+        width = min(k, len(self.items) if chosen is None else len(chosen))
         for places, part in self.parts(rows):
-            items, scores = (x.repeat(len(places), 1) for x in popular)
-            read = torch.from_numpy(np.flatnonzero(part.lengths)).to(items.device)
+            read = torch.from_numpy(part.lengths > 0).to(self.fabric.device)
+            items = torch.zeros((len(places), width), dtype=torch.int64, device=read.device)
+            scores = torch.zeros_like(items, dtype=torch.float32)
+            if part.popular:
+                items[~read], scores[~read] = first_items(self.counts[None], k, chosen)
+            read = read.nonzero().squeeze(1)
             with self.precision():
                 batch, states = self.states(part, unseen)
                 seen = Seen(batch) if unseen else None

@@ -44,10 +44,10 @@ def locate(
     if path.is_dir():
         file = search(path, prefer)
         if file is None:
-            names = sorted(p.name for p in path.iterdir())
+            names = listed(sorted(p.name for p in path.iterdir()), 80)
             raise UserError(
                 f"The folder {path} holds no known raw file (such as "
-                f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {listed(names) or 'nothing'}."
+                f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {names or 'nothing'}."
             )
         path = file
     if archive(path):
@@ -81,7 +81,7 @@ def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
             if len(fits) > 1 and pattern not in (*prefer, *TOGETHER):
                 raise UserError(
                     f"The folder {folder} holds several files that could be meant: "
-                    f"{listed(p.name for p in fits)}; name one with dataset.path=."
+                    f"{listed((p.name for p in fits), 80)}; name one with dataset.path=."
                 )
             if fits:
                 return fits[0]

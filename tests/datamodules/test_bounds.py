@@ -117,6 +117,15 @@ def test_carriage_returns_beside_a_malformed_line(tmp_path: Path) -> None:
     assert "line 3: the time 'x'" in refused(path)
 
 
+def test_carriage_returns_behind_a_quote_out_of_place(tmp_path: Path) -> None:
+    """Rows are read rightly, or not at all."""
+    text = 'user_id,item_id,timestamp,text\ru1,i1,5,15" tv\ru2,i1,6,x\ru2,i2,7,y\r'
+    assert len(read(raw.write(tmp_path / "a.csv", text))) == 3
+    path = raw.write(tmp_path / "b.csv", text + "u3,i1,x,y\ru3,i2,8,y\r")
+    for malformed in ("error", "skip"):
+        assert "line 2: a quote out of place leaves open" in refused(path, malformed)
+
+
 @pytest.mark.parametrize("more", ["", "u3,i3,x,t\n"])
 def test_a_carriage_return_in_quotes_stays(more: str, tmp_path: Path) -> None:
     rows = ['"u\r1",i1,5,"a\rb ""c""\r"', 'u2,i1,6,"x\ny\rz"', 'u3,i2,7,15" tv', 'u4,"i\r3",8,t']

@@ -1,5 +1,7 @@
 """The benchmarks on tiny cases: their tables and fits, not their numbers."""
 
+import asyncio
+import json
 import os
 import signal
 import sys
@@ -22,9 +24,11 @@ from experiments.benchmarks import (
     measure,
     models,
     operations,
+    recommend,
     session,
 )
-from tests.runs.front_door import Capture, Patch
+from tests.runs.front_door import Capture, Patch, write_sequences
+from tests.test_hindsight import trained
 
 SHOP = ["dataset.shop.num_users=80", "dataset.shop.num_items=60"]
 CPU = torch.device("cpu")
@@ -172,6 +176,97 @@ def test_the_papers_numbers() -> None:
     assert of_sigma == pytest.approx(123 / 68)
     layers = ratios.loc[("5", "beauty", "sigma x 4"), "paper_gpu_gb_of_sigma"]
     assert layers == pytest.approx(6.83 / 3.03)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    data = write_sequences(folder / "clicks.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        return trained(patch, folder / "sigma", data)
+
+
+def test_recommendations(run: Path, lines_of: Lines, monkeypatch: Patch) -> None:
+    """Every user, and as many again under other names, have the recommendations of the run."""
+    ways = []
+
+    def command(case: measure.Case) -> measure.Case:
+        ways.append((case["model"], case["way"]))
+        return {"seconds": 2.0, "peak_mib": 1.0}
+
+    monkeypatch.setattr(recommend, "command", command)
+    lines = lines_of(recommend, "recommend", f"{run} --times 1 2 --peer python")
+    assert [*lines][:-1] == [*recommend.KEY, "seconds", "low", "high", *recommend.COLUMNS[1:]]
+    assert ways == [("sigma", "command"), (recommend.PEER, "table")] * 2
+    assert lines["users"].tolist() == [120] * 4 + [240] * 4
+    assert lines["users_per_second"][2] == 60
+    sequences = recommend.load(run).sequences
+    recommend.write(run / "h.parquet", sequences, 2)
+    histories, codes = pd.read_parquet(run / "h.parquet"), pd.read_csv(run / "h.csv")
+    assert histories["user"].equals(codes["user"])
+    assert (histories["user"] % 120).tolist() == [
+        *np.arange(120).repeat(np.diff(sequences.offsets))
+    ] * 2
+    names = np.array(sequences.item_ids)[codes["item"] - 1]
+    assert histories["item"].tolist() == [str(name) for name in names]
+    assert codes["item"].tolist() == sequences.items.tolist() * 2
+
+
+def test_every_kind_of_damaged_request_is_refused(run: Path) -> None:
+    """By a server on a socket, as the benchmark asks it; and the load is answered."""
+    uvicorn = pytest.importorskip("uvicorn", reason="needs the extra 'serve'")
+    from experiments.benchmarks import serve
+    from sigma.recommender import Recommender
+    from sigma.serve import Server
+
+    histories = [["5", "6", "7"], ["12"], ["30", "31"]]
+    app = Server({"sigma": Recommender.load(run, device="cpu")}).app
+
+    async def both() -> tuple[measure.Case, measure.Case]:
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        client = serve.Client(server.servers[0].sockets[0].getsockname()[1])
+        case = {"rate": 200.0, "seconds": 0.2}
+        requests = [serve.question([history]) for history in histories]
+        load = await serve.steady(client, requests, case, serve.psutil.Process())
+        refused = await serve.refusals(client, histories, 2 * 26)
+        server.should_exit = True
+        await task
+        return load, refused
+
+    load, refused = asyncio.run(both())
+    assert (load["requests"], load["errors"]) == (40, 0)
+    assert 0 < load["p50_ms"] <= load["p99_ms"] <= load["max_ms"]
+    assert (refused["clear"], refused["status_5xx"], refused["others"]) == (52, 0, 0)
+    assert refused["healthy"]
+    assert len(set(serve.COLUMNS) - load.keys() - refused.keys()) == 3  # of the stop
+
+
+def test_an_answer_that_is_clear() -> None:
+    from experiments.benchmarks.serve import Answer
+
+    text = json.dumps({"error": "k: must be at least 1."}).encode()
+    assert Answer(422, text).clear
+    assert Answer(400, b"Invalid HTTP request received.").clear
+    for status, body in (
+        (500, text),
+        (200, text),
+        (422, b"{}"),
+        (422, b'{"error": "no"}'),
+        (0, b""),
+    ):
+        assert not Answer(status, body).clear
+
+
+@pytest.mark.slow
+def test_a_server_from_its_start_to_its_stop(run: Path, lines_of: Lines) -> None:
+    pytest.importorskip("uvicorn", reason="needs the extra 'serve'")
+    from experiments.benchmarks import serve
+
+    lines = lines_of(serve, "serve", f"{run} --rate 20000 --malformed 26").iloc[0]
+    assert (lines["clear"], lines["healthy"], lines["cut"]) == (26, 1, 0)
 
 
 def test_exponents() -> None:

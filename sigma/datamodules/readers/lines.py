@@ -150,8 +150,17 @@ class Lines:
                 used, fields = [(number, text)], text.rstrip("\r\n").split(self.delimiter)
                 if self.quoted and '"' in text:
                     used, fields = self._quoted(used, ahead, lines, expected)
+                elif "\r" in text.rstrip("\r\n"):
+                    raise self._torn(number)
                 expected = expected or len(fields)
                 yield number, used[-1][0], fields
+
+    def _torn(self, number: int) -> UserError:
+        return UserError(
+            f"{self.path}, line {number}: a quote out of place leaves open which carriage returns "
+            "end a line; write line feeds in their place (tr '\\r' '\\n' < old > new) and read the "
+            "new file."
+        )
 
     def _quoted(
         self,
@@ -188,6 +197,8 @@ class Lines:
             return used, fields
         ahead.extend(reversed(used[1:]))
         number, line = used[0]
+        if "\r" in line.rstrip("\r\n"):
+            raise self._torn(number)
         fields = line.rstrip("\r\n").split(self.delimiter)
         if len(fields) != (expected or len(fields)):
             return used[:1], []
