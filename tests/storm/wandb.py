@@ -13,7 +13,7 @@ PROMISES = {
     "runs lost": "runs",
     "rows changed": "runs",
     "tracebacks": "sweeps",
-    "sweeps more than 60 s slower": "sweeps",
+    "sweeps more than 90 s slower": "sweeps",
 }
 KINDS = {
     **{"refuses": "refuses connections", "wrong_key": "knows no key"},
@@ -54,8 +54,8 @@ def storm(part: Part) -> None:
         how = f"a sweep of {runs} with WANDB_BASE_URL at tests.storm.servers.server({kind!r})"
         if end.traceback:
             part.fault("tracebacks", how, end)
-        if more > 60:
-            part.fault("sweeps more than 60 s slower", f"{how}: {more:.0f} s", end)
+        if more > 90:  # one wait is of 30, and a busy machine is slow
+            part.fault("sweeps more than 90 s slower", f"{how}: {more:.0f} s", end)
         for path in expected.glob(f"*/{ROW}"):
             other = folder / path.parent.name
             if not (other / ROW).is_file():
