@@ -163,7 +163,7 @@ def onnx(exported: torch.export.ExportedProgram, notes: dict[str, str]) -> bytes
         raise UserError(f"An ONNX file holds 2 GB and the weights are {size:,} bytes; use .pt2.")
     names = ["scores", "best"][: len(exported.graph_signature.user_outputs)]
     with quiet():
-        # Without PyTorch's rewriting, which takes minutes; onnxruntime has its own.
+        # onnxruntime optimizes when it loads; what PyTorch does here takes minutes, but for this.
         model = torch.onnx.export(
             exported, dynamo=True, optimize=False, verbose=False, output_names=names
         )
