@@ -1,5 +1,6 @@
 """A model as a program of PyTorch's own operations, and the files that hold one."""
 
+import copy
 import io
 import logging
 import warnings
@@ -56,14 +57,15 @@ class ExportedModel(nn.Module):
     """A model from a table of histories to scores (B, K), or to the k best and their numbers.
 
     Args:
-        model: in evaluation.
+        model: copied, in evaluation and without gradients.
         k: None for the scores of all items, column j of item j + 1.
         unseen: score -inf for the items of the row.
     """
 
     def __init__(self, model: Model, k: int | None = None, unseen: bool = False) -> None:
         super().__init__()
-        self.model, self.k, self.unseen = model, k, unseen
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.k, self.unseen = k, unseen
 
     def forward(
         self, items: Tensor, times: Tensor | None = None, now: Tensor | None = None
@@ -119,7 +121,7 @@ def program(model: ExportedModel, inputs: Inputs) -> torch.export.ExportedProgra
     shapes = {name: {0: torch.export.Dim("batch", min=1)} for name in inputs.named()}
     width = inputs.items.shape[1] + (inner.mask_token is not None)
     with torch.no_grad(), quiet():
-        exported = torch.export.export(model.eval(), values, dynamic_shapes=shapes)
+        exported = torch.export.export(model, values, dynamic_shapes=shapes)
         exported = exported.run_decompositions(decompositions(width))
     for node in exported.graph.nodes:  # the folders of this machine are nobody's business
         node.meta.pop("stack_trace", None)

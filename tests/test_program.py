@@ -17,18 +17,17 @@ from sigma.ops import Rows
 from sigma.program import FORMATS, ExportedModel, Inputs, inputs_of, program, pt2
 from tests.models import checks
 
-W = 5  # columns
-BATCHES = ((5, 1, 2), (4,), (3, 5, 1, 2, 2, 4, 5))
-FLIPS = {"r": 2}
-# One of each way through the operations; the others are the same with other layers.
+W = 4  # columns
+BATCHES = ((4, 1, 2), (3,), (3, 4, 1, 2, 2, 4, 3))
+FLIPS = {"r": 1}
+# One of each way through the operations; all that the others have more is layers. SIGMA itself is
+# run where this project is not.
 QUICK: list[tuple[str, dict[str, Any]]] = [("gru4rec", {}), ("bert4rec_tuned", {})]
 SLOW: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in ("popularity", "hstu_time", "sasrec_tuned", "esasrec", "linrec")),
-    *((name, {}) for name in ("fearec_authors", "mamba2", "echo", "echo_sigma")),
-    *((name, FLIPS) for name in ("sigma", "sigma_causal")),
-    ("sigma_released", {}),
+    *((name, {}) for name in ("popularity", "hstu_time", "esasrec", "fearec_authors", "echo")),
     ("linrec", {"mask_padding": True}),
     ("moe_matrrec", {"leak": True}),
+    ("sigma_released", {}),
 ]
 
 
