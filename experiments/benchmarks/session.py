@@ -21,7 +21,7 @@ EVENTS = 200_000  # positions for a model that learns them: a session gets longe
 LAST = 10  # items after the start of the session whose error is taken
 KEY = ["model", "length"]
 COLUMNS = ["event_ms", "whole_ms", "times", "scored_event_ms", "scored_whole_ms", "together_ms"]
-COLUMNS += ["start_ms", "state_kib", "error"]
+COLUMNS += ["start_ms", "state_kib", "largest_error"]
 LENGTHS = [50, 100, 200, 500, 1000, 2000, 5000, 10_000]
 MODELS = ["mamba4rec", "mamba2", "recmamba", "gru4rec", "sigma_causal"]
 
@@ -63,7 +63,7 @@ def one(case: Case) -> Case:
         result = {key: 1e3 * measure.median_seconds(work, least) for key, work in seconds.items()}
     result["together_ms"] /= len(crowd)
     result["times"] = result["whole_ms"] / result["event_ms"]
-    return result | {"state_kib": session.nbytes / 1024, "error": error}
+    return result | {"state_kib": session.nbytes / 1024, "largest_error": error}
 
 
 def main() -> None:

@@ -80,12 +80,14 @@ class EchoLayer(nn.Module):
         places that rows hold (``datamodules.batches.size_class``). Any other batch gives NaN.
         """
         (number, width), turned = states.shape[:2], states.flip(1)
-        if columns.places is None or columns.places.at.shape[0] != number:
+        places = columns.places
+        # An exported program (``sigma.export``) has as many places as cells, whatever rows hold.
+        if torch.compiler.is_compiling() or places is None or places.at.shape[0] != number:
             rows = whole_rows(number, width, states.device)
             backward = self.backward_mamba(turned.flatten(0, 1), rows).view_as(states)
             return columns.take(backward.flip(1))
         size = number * (width + 1) - columns.size * 8 // 9 + 1
-        column = columns.places.at - columns.rows.offsets[:-1]
+        column = places.at - columns.rows.offsets[:-1]
         spans = (width - column).clamp(1, width)
         ends = F.pad(spans.cumsum(0), (1, 0)).clamp(max=size)
         rows, read = Rows(ends, width), places_of(ends[1:] - 1, size)

@@ -121,8 +121,8 @@ class HybridAttention(SelfAttention):
         beyond = (left, n // 2 + 1 - right)  # frequencies outside the window are zero
         # The mean before the inverse transform: one short signal a row instead of D.
         correlation = torch.fft.irfft(F.pad((q * k.conj()).mean(-1), beyond), n=n)  # eq. 3: (B, N)
-        weights = spectrum(self.delay_weights(correlation))  # F(w): (B, M)
-        mixed = read(torch.fft.irfft(weights.conj()[:, :, None] * v, n=n, dim=1))  # eq. 6
+        weights = spectrum(self.delay_weights(correlation)[:, :, None])  # F(w): (B, M, 1)
+        mixed = read(torch.fft.irfft(weights.conj() * v, n=n, dim=1))  # eq. 6
         if self.spatial_ratio:
             banded = (F.pad(x, (0, 0, *beyond)) for x in (q, k, v[:, left:right]))
             q, k, v = (torch.fft.irfft(x, n=n, dim=1) for x in banded)  # Q~, K~, V~

@@ -24,4 +24,4 @@ class Popularity(Counted):
         self.store(counts=counts, interactions=counts.sum())
 
     def scores(self, states: Tensor) -> Tensor:
-        return self.counts.float().expand(len(states), -1)  # eq. 1
+        return self.counts.float().expand(states.shape[0], -1)  # eq. 1

@@ -47,7 +47,7 @@ def cpu_backward(grad: Tensor, y: Tensor, saved: Tensor, x: Conv, rows: Rows) ->
 
 def shifted_products(x: Conv, rows: Rows) -> Tensor:
     """By PyTorch alone, (T, d) -> (T, d)."""
-    size, k = len(x.x), x.weight.shape[1]
+    size, k = x.x.shape[0], x.weight.shape[1]
     places = torch.arange(size, device=x.x.device)
     position = places - rows.offsets[rows.row_of(places)]
     y = torch.addcmul(x.bias, x.x, x.weight[:, -1])

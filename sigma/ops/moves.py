@@ -265,7 +265,7 @@ def spread(x: Tensor, rows: Rows, places: Tensor) -> Tensor:
         places: (M,) ascending.
     """
     index = rows.row_of(places).clamp(max=rows.offsets.shape[0] - 2)
-    ends = torch.searchsorted(places, rows.offsets[1:-1])
-    first, last = ends.new_zeros(1), ends.new_full((1,), places.shape[0])
-    y: Tensor = _spread(x, index, torch.cat([first, ends, last]))
+    firsts = torch.searchsorted(places, rows.offsets[:-1])
+    stop = firsts.new_full((1,), places.shape[0])
+    y: Tensor = _spread(x, index, torch.cat([firsts, stop]))
     return y

@@ -47,7 +47,7 @@ def cpu_backward(grad: Tensor, y: Tensor, saved: Tensor, x: Scan, rows: Rows) ->
 def scan_of_block(x: Scan) -> Tensor:
     """(n, L, d) -> (n, L, d)."""
     delta = F.softplus(x.dt + x.dt_bias)
-    h = torch.zeros(len(x.u), *x.A.shape, dtype=x.A.dtype, device=x.u.device)
+    h = torch.zeros(x.u.shape[0], *x.A.shape, dtype=x.A.dtype, device=x.u.device)
     ys = []
     for t in range(x.u.shape[1]):
         step = delta[:, t, :, None]

@@ -94,7 +94,7 @@ def test_tables_have_the_columns_of_those_committed(
     if name == "models":
         assert lines["of_sasrec"].isna().tolist() == [True, False]
     if name == "session":
-        assert lines["error"].max() < 1e-5
+        assert lines["largest_error"].max() < 1e-5
         assert lines["state_kib"].nunique() == 1
     if name == "scan_cpu":
         assert lines["times_cpu"][0] == 1

@@ -5,6 +5,7 @@ that does it again. Ctrl-C prints the table so far.
 """
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -54,10 +55,11 @@ def work(name: str, seconds: float, seed: int, folder: Path, examples: Path) -> 
         module = importlib.import_module(f"tests.storm.{name}")
         part.promise(module.PROMISES)
         module.storm(part)
-    except SkipError as reason:
-        part.note = f"left out: {reason}"
+    except SkipError as error:
+        part.note = f"left out: {error}"
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        part.note = f"ended early: {type(error).__name__}: {error}"
+        reason = "stopped" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        part.note = f"ended early: {reason}"
         if not isinstance(error, SystemExit):
             examples.mkdir(parents=True, exist_ok=True)
             (examples / f"{name}-ended-early.txt").write_text(traceback.format_exc())
@@ -116,13 +118,15 @@ class Storm:
 
     def end(self) -> None:
         """Stop what is under way."""
-        for worker in self.workers:
-            with suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 20
-        while self.workers and time.monotonic() < deadline:
+        began = time.monotonic()
+        while self.workers:
+            # Again, as Python may lose an exit that a signal asks for at a bad moment.
+            number = signal.SIGTERM if time.monotonic() - began < 15 else signal.SIGKILL
+            for worker in self.workers:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, number)
+            time.sleep(1)
             self.look()
-            time.sleep(0.1)
 
     def run(self) -> None:
         waiting = list(self.options.only)
@@ -148,12 +152,14 @@ class Storm:
 
     def doing(self) -> str:
         """What is under way, in a few words."""
-        counts = {w.name: self.results["parts"][w.name] for w in self.workers}
-        return "; ".join(
-            f"{name}: {max(part['tried'].values(), default=0):,} tried, "
-            f"{sum(n for n, _ in part['faults'].values())} faults"
-            for name, part in counts.items()
-        )
+        words = []
+        for worker in self.workers:
+            part = self.results["parts"][worker.name]
+            tried = next(iter(part["tried"].items()), None)
+            faults = sum(times for times, _ in part["faults"].values())
+            if tried is not None:
+                words.append(f"{worker.name}: {tried[1]:,} {tried[0]}, {faults} faults")
+        return "; ".join(words)
 
     def done(self, waiting: Sequence[str]) -> float:
         busy = {w.name: min(w.seconds, time.monotonic() - w.began) for w in self.workers}
@@ -211,6 +217,7 @@ def main() -> None:
         if [path.name for path in options.keep.iterdir()] == [DATA]:
             shutil.rmtree(options.keep)
     show(storm.results)
+    gc.unfreeze()  # else extensions complain of leaks
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sigma.runs.files import COMMAND, CONFIG, EPOCHS, RANKS, ROW, WANDB
+from tests.runs.attacks import SECRET
 from tests.storm.forks import Action, End, collect, run, train
 from tests.storm.mutate import mutations
 from tests.storm.part import Part
-from tests.storm.planted import OLDER, SECRET, asked, beside, resumed, ways, write_lure
+from tests.storm.planted import OLDER, asked, beside, resumed, ways, write_lure
 from tests.storm.runs import LIMIT, copy, follow, reference
 
 PROMISES = {
@@ -24,7 +25,7 @@ PROMISES = {
     "finished rows lost": "damaged run files",
     "advice that fails": "refusals followed",
 }
-ENV = {"WANDB_MODE": "disabled", SECRET: "storm-secret-value"}
+ENV = {"WANDB_MODE": "disabled", "SECRET": SECRET}
 VALUES: tuple[Any, ...] = (
     *(None, True, 0, -1, 1e308, "", "x" * 5000, "../../x", "\x1b[31mred\n", "${oc.env:HOME}"),
     *([], {}, [[]], [None], {"a": {}}, {"_target_": "x.Y"}),
@@ -93,13 +94,13 @@ def executed(part: Part, trained: Path) -> None:
             return
         shutil.rmtree(lure, ignore_errors=True)
         lure.mkdir()
-        write_lure(lure)
+        marker = write_lure(lure)
         copy(trained, folder)
         way.plant(folder, lure)
         end = run(beside(lure, way.visit(folder)), part.log, LIMIT, ENV)
         part.count("ways to plant code")
         part.count("ways refused", int(end.refused))
-        if (lure / "marker").exists():
+        if marker.exists():
             part.fault("code executed from a stranger's folder", way.name, end, folder)
         elif end.traceback:
             part.fault("tracebacks from a stranger's folder", way.name, end, folder)
@@ -112,13 +113,13 @@ def leaked(part: Part, trained: Path) -> None:
         copy(trained, folder)
         (folder / ROW).unlink()
         command = json.loads((folder / COMMAND).read_text())
-        value = f"[${{oc.env:{SECRET}}}]" if key == "tags" else f"${{oc.env:{SECRET}}}"
+        value = "[${oc.env:SECRET}]" if key == "tags" else "${oc.env:SECRET}"
         command["overrides"].append(f"++{key}={value}")
         (folder / COMMAND).write_text(json.dumps(command))
         end = run(resumed(folder), part.log, LIMIT, ENV)
         part.count("ways to plant code")
         rows = [folder / ROW, folder / CONFIG]
-        if any(p.is_file() and ENV[SECRET] in p.read_text() for p in rows):
+        if any(p.is_file() and SECRET in p.read_text() for p in rows):
             part.fault("environment read into a row", f"{COMMAND}: {key}={value}", end, folder)
 
 

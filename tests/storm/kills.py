@@ -6,7 +6,9 @@ import signal
 import sys
 from pathlib import Path
 
-from sigma.runs.files import COMMAND, LAST, ROW
+from filelock import FileLock, Timeout
+
+from sigma.runs.files import COMMAND, LAST, LOCK, ROW
 from tests.storm.forks import Action, Child, End, run, train
 from tests.storm.part import Part
 from tests.storm.runs import LIMIT, MODELS, leftovers, reference, same_epochs, same_row, typed
@@ -74,18 +76,31 @@ class Run:
         return run(action, self.part.log, LIMIT, None, rng.uniform(0, self.seconds), number)
 
     def second_start(self) -> End | None:
-        """Start, and start again beside it; the first is then killed, the second is returned."""
+        """Start beside a start that is held still, which is then killed; how the second ends.
+
+        None where the first did not have the folder yet, or no more.
+        """
         first = Child(self.action(), self.folder.with_suffix(".first.log"))
         try:
-            lock = self.folder / ".lock"
-            if first.ended(self.part.rng.uniform(0.5, 0.9) * self.seconds) or not lock.exists():
+            if first.ended(self.part.rng.uniform(0.2, 0.9) * self.seconds):
                 return None
-            second = run(train(*self.command, "resume=true"), self.part.log, LIMIT)
-            # Only where the first was still at it can the second be told so.
-            return None if first.ended(0) else second
+            first.send(signal.SIGSTOP)
+            if not self.taken():
+                return None
+            return run(train(*self.command, "resume=true"), self.part.log, LIMIT)
         finally:
             first.send(signal.SIGKILL, group=True)
             first.wait(LIMIT)
+
+    def taken(self) -> bool:
+        """Whether a process has the folder."""
+        if not self.folder.is_dir():
+            return False
+        try:
+            with FileLock(self.folder / LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def drive(self) -> str | None:
         """To its end; in words what went wrong on the way."""

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from sigma.runs.files import BEST, COMMAND, CONFIG, LAST, ROW
-from tests.runs.test_trust import HYDRA_CALLBACK, IN_COMMAND, IN_CONFIG, PLANTED, filled, put
+from tests.runs import attacks
 from tests.storm.forks import Action, recommend, train
 
 OLDER = ".hydra/overrides.yaml"
-SECRET = "STORM_SECRET"  # an environment variable that belongs into nobody's row
 
 
 class Way(NamedTuple):
@@ -34,27 +33,12 @@ class Way(NamedTuple):
     visit: Callable[[Path], Action]
 
 
-class Evil:
-    """Its pickle makes the marker when it is loaded."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.marker}",)
-
-
-def write_lure(folder: Path) -> None:
-    """The stranger's own folder, in which the user happens to stand; ``marker`` is the mark."""
-    marker = folder / "marker"
-    for name in ("planted.py", "sigma_planted.py", "hubconf.py"):
-        (folder / name).write_text(PLANTED.format(marker=str(marker)))
-    for name in ("conf/evil", "evil"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "x.yaml").write_text(HYDRA_CALLBACK)
-    torch.save({"state_dict": Evil(marker)}, folder / "pickle")
-    (folder / "plain").write_bytes(pickle.dumps(Evil(marker)))
-    np.save(folder / "array.npy", np.array([Evil(marker)], dtype=object), allow_pickle=True)
+def write_lure(folder: Path) -> Path:
+    """Fill the stranger's own folder, in which the user happens to stand; the marker's path."""
+    marker, evil = attacks.plant(folder), attacks.Malicious(folder / "marker")
+    (folder / "plain").write_bytes(pickle.dumps(evil))
+    np.save(folder / "array.npy", np.array([evil], dtype=object), allow_pickle=True)
+    return marker
 
 
 # What builds or loads code, by the arguments that make it do so.
@@ -105,9 +89,12 @@ def beside(lure: Path, action: Action) -> Action:
 
 def in_config(name: str, place: str, value: Any) -> Way:
     def plant(folder: Path, lure: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text())
-        value_here = json.loads(filled(json.dumps(value), lure))
-        (folder / CONFIG).write_text(json.dumps(put(config, place, value_here)))
+        config = node = json.loads((folder / CONFIG).read_text())
+        *groups, last = place.split(".")
+        for group in groups:
+            node = node[group]
+        node[last] = json.loads(attacks.filled(json.dumps(value), lure))
+        (folder / CONFIG).write_text(json.dumps(config))
 
     return Way(f"{CONFIG}: {name} at {place}", plant, asked)
 
@@ -125,7 +112,7 @@ def in_command(name: str, words: list[str], older: bool) -> Way:
     """More in what the run says was typed; in the older file only where the newer is not."""
 
     def plant(folder: Path, lure: Path) -> None:
-        here = [filled(word, lure) for word in words]
+        here = [attacks.filled(word, lure) for word in words]
         flags = [word for word in here if word.startswith("-")] if here[0][0] == "-" else []
         command = json.loads((folder / COMMAND).read_text())
         overrides = [*command["overrides"], *(word for word in here if word not in flags)]
@@ -145,7 +132,10 @@ def in_checkpoint(file: str, packed: bool, visit: Callable[[Path], Action], who:
     """A pickle in the place of a checkpoint, or within one."""
 
     def plant(folder: Path, lure: Path) -> None:
-        path, evil = folder / file, pickle.dumps({"state_dict": Evil(lure / "marker")}, protocol=2)
+        path, evil = (
+            folder / file,
+            pickle.dumps({"state_dict": attacks.Malicious(lure / "marker")}, 2),
+        )
         (folder / ROW).unlink()
         if not packed:
             path.write_bytes(evil)
@@ -172,10 +162,10 @@ def in_hyperparameters() -> Way:
 
 
 def ways() -> Iterator[Way]:
-    """All of them: those of the tests, every node somewhere, and two nodes in every place."""
-    for name, (place, value) in IN_CONFIG.items():
+    """Those of the project's tests, every node somewhere, and two nodes in every place."""
+    for name, (place, value) in attacks.IN_CONFIG.items():
         yield in_config(name, place, value)
-    for name, words in IN_COMMAND.items():
+    for name, words in attacks.IN_COMMAND.items():
         for older in (False, True):
             yield in_command(name, words, older)
     names = list(NODES)

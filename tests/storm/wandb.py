@@ -13,9 +13,12 @@ PROMISES = {
     "runs lost": "runs",
     "rows changed": "runs",
     "tracebacks": "sweeps",
-    "sweeps more than 60 s slower": "sweeps",
+    "sweeps more than 90 s slower": "sweeps",
 }
-KINDS = ("refuses", "wrong_key", "dies", "silent")
+KINDS = {
+    **{"refuses": "refuses connections", "wrong_key": "knows no key"},
+    **{"dies": "dies", "silent": "is silent"},
+}
 LIMIT = 600.0
 
 
@@ -36,9 +39,9 @@ def storm(part: Part) -> None:
     if plain.code:
         raise RuntimeError(f"an undisturbed sweep failed: {plain.output[-500:]}")
     part.largest(f"seconds of {runs} runs without W&B:", plain.seconds)
-    for kind in KINDS:
+    for kind, words in KINDS.items():
         if not part.goes_on():
-            part.note = f"no time was left for a server that {kind}"
+            part.note = f"no time was left for a server that {words}"
             return
         with server(kind) as url:
             home = part.folder / "home"  # no key of the user's
@@ -47,12 +50,12 @@ def storm(part: Part) -> None:
         part.count("sweeps")
         part.count("runs", runs)
         more = end.seconds - plain.seconds
-        part.largest(f"seconds more with a server that {kind}:", more)
+        part.largest(f"seconds more with a server that {words}:", more)
         how = f"a sweep of {runs} with WANDB_BASE_URL at tests.storm.servers.server({kind!r})"
         if end.traceback:
             part.fault("tracebacks", how, end)
-        if more > 60:
-            part.fault("sweeps more than 60 s slower", f"{how}: {more:.0f} s", end)
+        if more > 90:  # one wait is of 30, and a busy machine is slow
+            part.fault("sweeps more than 90 s slower", f"{how}: {more:.0f} s", end)
         for path in expected.glob(f"*/{ROW}"):
             other = folder / path.parent.name
             if not (other / ROW).is_file():
