@@ -79,7 +79,7 @@ def answers(recommender: Recommender, typed: argparse.Namespace) -> Iterator[pd.
         parts, number = iter([rows]), len(rows.users)
     else:
         file = HistoryFile(typed.histories)
-        parts = file.parts(recommender.items, recommender.data.eval_batch_size)
+        parts = file.parts(recommender.items)
         number = file.users
     left_out = popular = 0
     bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True)

@@ -1,7 +1,8 @@
 """Tables of any size in and out: a file of histories, and a file of recommendations."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sigma.datamodules.readers.table import USUAL, usual_column
@@ -26,7 +28,8 @@ READERS = {
     ".jsonl": "read_json(?, format='newline_delimited')",
 }
 ROLES = {**USUAL, "item": f"{USUAL['item']} items history itemids"}
-MEMORY = "1GB"  # what does not fit is sorted on the disk
+MEMORY = "512MB"  # of the sort; what does not fit is sorted on the disk
+LINES = 100_000  # read at a time
 
 
 def quoted(name: str) -> str:
@@ -57,7 +60,7 @@ class HistoryFile:
             )
         self.source = READERS[ending]
         self.database = duckdb.connect(config={"memory_limit": MEMORY})
-        schema = self.query("DESCRIBE FROM {source}").fetchall()
+        schema = self.values("DESCRIBE FROM {source}")
         kinds = {name: str(kind) for name, kind, *_ in schema}
         names = {role: usual_column(kinds, usual) for role, usual in ROLES.items()}
         for role in ("user", "item"):
@@ -66,9 +69,7 @@ class HistoryFile:
                     f"{path} has no column that looks like the {role}; it has "
                     f"{listed(kinds)}. Name one '{role}'."
                 )
-        columns = {
-            role: '"' + name.replace('"', '""') + '"' for role, name in names.items() if name
-        }
+        columns = {role: quoted(name) for role, name in names.items() if name}
         self.lists = kinds[str(names["item"])].endswith("[]")
         self.timed = "timestamp" in columns and not self.lists
         time = columns["timestamp"] if self.timed else "0"
@@ -80,19 +81,29 @@ class HistoryFile:
             f"{time}::BIGINT AS time, row_number() OVER () AS line FROM {{source}}"
         )
         self.check()
-        self.users = self.query(f"SELECT count(DISTINCT user) FROM ({self.lines})").fetchall()[0][0]
+        number = f"SELECT approx_count_distinct(user) FROM ({self.lines})"
+        self.users = int(self.values(number)[0][0])  # about as many
 
-    def query(self, text: str) -> Any:
-        """A relation; ``{source}`` stands for the file.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What DuckDB raises in here is one sentence."""
         try:
-            return self.database.sql(text.format(source=self.source), params=[str(self.path)])
+            yield
         except duckdb.Error as error:
             reason = excerpt(" ".join(str(error).split()), 160)
             raise UserError(f"{self.path} cannot be read ({reason}).") from error
+
+    def query(self, text: str) -> Any:
+        """A relation; ``{source}`` stands for the file."""
+        return self.database.sql(text.format(source=self.source), params=[str(self.path)])
+
+    def values(self, text: str) -> list[Any]:
+        with self.reading():
+            return list(self.query(text).fetchall())
+
+    def batches(self, text: str) -> Iterator[pa.RecordBatch]:
+        with self.reading():
+            yield from self.query(text).to_arrow_reader(LINES)
 
     def check(self) -> None:
         """See that nothing is missing.
@@ -102,33 +113,61 @@ class HistoryFile:
         """
         for role in ("user", "item", "time"):
             missing = f"{role} IS NULL OR {role}::VARCHAR = ''"
-            query = f"SELECT min(line) FROM ({self.lines}) WHERE {missing}"
-            line = self.query(query).fetchall()[0][0]
+            line = self.values(f"SELECT min(line) FROM ({self.lines}) WHERE {missing}")[0][0]
             if line is not None:
                 raise UserError(
-                    f"{self.path}: the {role} of interaction {line:,} is missing or cannot be "
-                    "read; mend or drop it."
+                    f"{self.path}: the {role} of line {line:,} is missing or cannot be read; mend "
+                    "or drop it."
                 )
 
-    def parts(self, catalogue: pd.Index, size: int) -> Iterator[Histories]:
-        """Histories of ``size`` users at a time, in the order of their first appearance.
+    def parts(self, catalogue: pd.Index) -> Iterator[Histories]:
+        """Some users' histories at a time, in the order of the users' ids as text.
+
+        Of lists they come in the order of the file, a user of several lines as often.
 
         Args:
             catalogue: raw ids of items 1 … K, as text.
+
+        Raises:
+            UserError: the file cannot be read to its end.
         """
-        items, times = (f"list({name} ORDER BY time, line)" for name in ("item", "time"))
         if self.lists:
-            items, times = "flatten(list(item ORDER BY line))", "[0]"
-        query = (
-            f"SELECT user, {items} AS items, {times} AS times FROM ({self.lines}) "
-            "GROUP BY user ORDER BY min(line)"
-        )
-        for batch in self.query(query).to_arrow_reader(size):
-            users, items, times = batch.columns
-            codes = catalogue.get_indexer(pd.Index(items.flatten().to_pandas())) + 1
-            moments = times.flatten().to_numpy().astype(np.int64) if self.timed else None
-            offsets = items.offsets.to_numpy().astype(np.int64)
-            yield known_items(users.to_numpy(zero_copy_only=False), codes, offsets, moments)
+            for batch in self.batches(f"SELECT user, item FROM ({self.lines})"):
+                users, lists = batch.columns
+                ends = lists.value_lengths().fill_null(0).to_numpy().cumsum()
+                items = lists.flatten()
+                yield self.histories(users, items, ends, None, catalogue)
+            return
+        rest: list[pa.RecordBatch] = []  # of a user who may go on
+        order = f"SELECT user, item, time FROM ({self.lines}) ORDER BY user, time, line"
+        for batch in chain(self.batches(order), [None]):
+            if batch is not None:
+                rest.append(batch)
+            table = pa.Table.from_batches(rest).combine_chunks() if rest else None
+            if table is None or not len(table):
+                continue
+            runs = pc.run_end_encode(table["user"].chunk(0))
+            users, ends = runs.values, runs.run_ends.to_numpy()
+            if batch is not None:
+                users, ends = users[:-1], ends[:-1]
+            if not len(ends):
+                continue
+            part, rest = table[: ends[-1]], table[ends[-1] :].to_batches()
+            times = part["time"].to_numpy() if self.timed else None
+            yield self.histories(users, part["item"].combine_chunks(), ends, times, catalogue)
+
+    @staticmethod
+    def histories(
+        users: pa.Array,
+        items: pa.Array,
+        ends: np.ndarray,
+        times: np.ndarray | None,
+        catalogue: pd.Index,
+    ) -> Histories:
+        """Of users (B,), whose raw items end at ``ends`` (B,)."""
+        codes = catalogue.get_indexer(pd.Index(items.to_pandas(), dtype=object)) + 1
+        names = users.to_numpy(zero_copy_only=False)
+        return known_items(names, codes, np.pad(ends.astype(np.int64), (1, 0)), times)
 
 
 def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> tuple[int, int]:

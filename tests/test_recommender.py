@@ -247,11 +247,13 @@ def test_models_of_other_kinds(name: str, data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["new.parquet", "new.csv", "new.tsv", "new.jsonl", "lists.parquet"]
 )
-def test_a_file_of_histories(name: str, recommender: Recommender, tmp_path: Path) -> None:
-    rng, number = np.random.default_rng(1), 500
+def test_a_file_of_histories(
+    name: str, recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, number = np.random.default_rng(1), 9000
     table = pd.DataFrame(
         {
-            "user_id": rng.integers(100, 160, number).astype(str),
+            "user_id": rng.integers(100, 460, number).astype(str),
             "item": rng.integers(1, 45, number).astype(str),  # some of which nobody knows
             "ts": rng.integers(0, 50, number),  # many alike
         }
@@ -259,7 +261,7 @@ def test_a_file_of_histories(name: str, recommender: Recommender, tmp_path: Path
     path, expected = tmp_path / name, histories_of(table, recommender.items)
     match path.suffix:
         case ".parquet":
-            table.to_parquet(path, row_group_size=70)
+            table.to_parquet(path, row_group_size=700)
         case ".jsonl":
             table.to_json(path, orient="records", lines=True)
         case _:
@@ -269,17 +271,25 @@ def test_a_file_of_histories(name: str, recommender: Recommender, tmp_path: Path
         lists = ordered.groupby("user_id", sort=False)["item"].agg(list)
         lists = lists.loc[table["user_id"].unique()]
         lists.rename("items").reset_index().to_parquet(path)
+    monkeypatch.setattr("sigma.tables.LINES", 2048)  # DuckDB's own least
     file = HistoryFile(path)
-    assert file.users == len(expected.users)
-    parts = list(file.parts(recommender.items, 25))
-    assert np.concatenate([part.users for part in parts]).tolist() == expected.users.tolist()
-    assert np.concatenate([part.items for part in parts]).tolist() == expected.items.tolist()
-    lengths = np.concatenate([part.lengths for part in parts])
-    assert lengths.tolist() == expected.lengths.tolist()
+    assert abs(file.users - len(expected.users)) < 20
+    parts = list(file.parts(recommender.items))
+    assert (len(parts) > 2) == (name != "lists.parquet")
+    users = np.concatenate([part.users for part in parts])
+    items = [h for part in parts for h in np.split(part.items, part.offsets[1:-1])]
+    wanted = dict(
+        zip(expected.users, np.split(expected.items, expected.offsets[1:-1]), strict=True)
+    )
+    if name != "lists.parquet":
+        assert users.tolist() == sorted(wanted)
+    assert set(users) == set(wanted)
+    for user, history in zip(users, items, strict=True):
+        assert history.tolist() == wanted[user].tolist()
     assert sum(part.unknown for part in parts) == expected.unknown > 0
     if name != "lists.parquet":
-        times = [part.times for part in parts]
-        assert np.concatenate(times).tolist() == expected.times.tolist()  # type: ignore[arg-type, union-attr]
+        times = np.concatenate([part.times for part in parts])  # type: ignore[misc]
+        assert sorted(times) == sorted(expected.times)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -288,8 +298,8 @@ def test_a_file_of_histories(name: str, recommender: Recommender, tmp_path: Path
         ("gone.csv", None, "does not exist"),
         ("a.xlsx", "x", "the ending is not one of"),
         ("a.csv", "user,what\n1,2\n", "no column that looks like the item"),
-        ("a.csv", "user,item,time\n1,2,5\n1,,6\n", "the item of interaction 2 is missing"),
-        ("a.csv", "user,item,time\n1,2,5\n1,3,soon\n", "the time of interaction 2 is missing"),
+        ("a.csv", "user,item,time\n1,2,5\n1,,6\n", "the item of line 2 is missing"),
+        ("a.csv", "user,item,time\n1,2,5\n1,3,soon\n", "the time of line 2 is missing"),
         ("a.parquet", "no parquet", "cannot be read"),
         ("a.jsonl", '{"user": 1, "item": ', "cannot be read"),
     ],
