@@ -28,7 +28,7 @@ READERS = {
     ".jsonl": "read_json(?, format='newline_delimited')",
 }
 ROLES = {**USUAL, "item": f"{USUAL['item']} items history itemids"}
-MEMORY = "512MB"  # of the sort; what does not fit is sorted on the disk
+MEMORY = "128MB"  # of the sort; what does not fit is sorted on the disk
 LINES = 100_000  # read at a time
 
 
