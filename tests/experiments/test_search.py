@@ -50,6 +50,7 @@ def study(folder: Path) -> Any:
     return optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder / 'search.db'}")
 
 
+@pytest.mark.storm
 @pytest.mark.slow
 def test_a_search_that_is_killed_ends_where_it_would_have_ended(data: Path, tmp_path: Path) -> None:
     """One of its trials fails; another search in its folder is refused."""

@@ -42,6 +42,7 @@ def lasting(folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+@pytest.mark.storm
 @pytest.mark.slow
 def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path: Path) -> None:
     data = write_sequences(tmp_path / "data.txt")
