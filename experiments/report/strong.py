@@ -76,6 +76,9 @@ def beside(results: pd.DataFrame, dataset: str) -> list[Line]:
     ]
 
 
+CEILING = "trainer.max_epochs"
+
+
 def by_recipe(compared: Sequence[Line]) -> pd.DataFrame:
     """All rows; where recipes differ in a setting, a row of its recipe's value says so instead."""
     recipes = [identity(line.job.config) for line in compared]
@@ -85,7 +88,11 @@ def by_recipe(compared: Sequence[Line]) -> pd.DataFrame:
     for line, recipe in zip(compared, recipes, strict=True):
         rows = line.rows.copy()
         for key in keys & set(rows):
-            rows[key] = rows[key].where(rows[key] != json.dumps(recipe.get(key)), "its recipe's")
+            same = rows[key] == json.dumps(recipe.get(key))
+            if key == CEILING:  # which decides nothing where a run stopped below both
+                least = pd.to_numeric(rows[key]).clip(upper=recipe[key])
+                same |= rows["epochs"] < least
+            rows[key] = rows[key].mask(same, "its recipe's")
         frames.append(rows)
     return pd.concat(frames)
 
