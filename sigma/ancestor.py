@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from sigma.checkpoints import expect_intact
+from sigma import checkpoints
 from sigma.datamodules.base import SequenceDataModule
 from sigma.errors import UserError, excerpt, listed
 from sigma.files import atomic_path
@@ -39,7 +39,7 @@ class Ancestor(NamedTuple):
 
 def write_items(folder: Path, data: SequenceDataModule) -> None:
     """Keep the raw ids of a run's items beside it, in the order of the model's."""
-    frame = pd.DataFrame({"item": [str(raw) for raw in data.sequences.item_ids]})
+    frame = pd.DataFrame({"item": data.sequences.catalogue})
     with atomic_path(folder / ITEMS) as partial:
         frame.to_parquet(partial, index=False, compression="zstd")
 
@@ -57,11 +57,10 @@ def read_ancestor(folder: Path) -> Ancestor:
             f"init_from={folder} holds no {ITEMS}, which tells the items of its weights (a run of "
             "an earlier version); resume it once with trainer.max_epochs one higher."
         )
-    expect_intact(best)
+    content = checkpoints.read(best)
     try:
         items = pd.Index(pq.read_table(folder / ITEMS)["item"].to_pandas(), dtype=object)
-        content = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        weights = {name.removeprefix("model."): value for name, value in content.items()}
+        weights = {n.removeprefix("model."): value for n, value in content["state_dict"].items()}
     except Exception as error:  # what is damaged fails in many ways
         raise UserError(
             f"init_from={folder}: {ITEMS} or {BEST} cannot be read ({excerpt(error)}); "
@@ -96,7 +95,7 @@ def inherit(task: SequenceTask, data: SequenceDataModule, ancestor: Ancestor) ->
     model, where = task.model, f"init_from={ancestor.folder}"
     if model.counted:
         raise UserError(f"{model.name} counts the data anew each time; leave init_from out.")
-    ids = pd.Index([str(raw) for raw in data.sequences.item_ids], dtype=object)
+    ids = data.sequences.catalogue
     places = torch.from_numpy(ancestor.items.get_indexer(ids))
     known = places >= 0
     if not known.any():

@@ -27,11 +27,11 @@ def expect_intact(path: Path) -> None:
         raise UserError(f"{path} is damaged ({reason}); {anew(path)}.")
 
 
-def load(path: Path, task: nn.Module) -> dict[str, Any]:
-    """The content of a run's checkpoint, on the CPU; the task has its weights.
+def read(path: Path) -> dict[str, Any]:
+    """The content of a run's checkpoint, on the CPU.
 
     Raises:
-        UserError: it is missing, damaged or of another model.
+        UserError: it is missing, damaged or no checkpoint.
     """
     expect_intact(path)
     try:
@@ -43,6 +43,16 @@ def load(path: Path, task: nn.Module) -> dict[str, Any]:
         if isinstance(error, pickle.UnpicklingError):  # written so
             hint = " and may hold code, of which none is run; if the folder is your own"
         raise UserError(f"{path} is no checkpoint of a run{hint}; {anew(path)}.") from error
+    return content
+
+
+def load(path: Path, task: nn.Module) -> dict[str, Any]:
+    """The same, and the task has its weights.
+
+    Raises:
+        UserError: see ``read``, or it is of another model.
+    """
+    content = read(path)
     try:
         task.load_state_dict(content["state_dict"])
     except Exception as error:  # what is of another run fails in many ways

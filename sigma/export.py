@@ -155,7 +155,7 @@ def export(
     model = ExportedModel(trained.task.model, k, unseen)
     inputs, expected = questions(trained)
     exported = program(model, inputs)
-    ids = [str(item) for item in trained.sequences.item_ids]
+    ids = trained.sequences.catalogue.tolist()
     notes = {SETTINGS: settings(trained, model, inputs), IDS: ids}
     write, read = FORMATS[out.suffix]
     content = write(exported, {name: json.dumps(note) for name, note in notes.items()})

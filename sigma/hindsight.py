@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sigma.datamodules.base import SequenceDataModule
-from sigma.errors import UserError, excerpt
+from sigma.errors import UserError, excerpt, listed
 from sigma.ranking.metrics import target_ranks
 from sigma.ranking.scores import Seen, all_scores, first_items
 from sigma.recommender import Recommender
@@ -57,11 +57,11 @@ def hindsight(
     table["user"] = [str(sequences.user_ids[user]) for user in table["user"]]
     for name in ("item", "target"):
         table[name] = recommender.items.to_numpy()[table[name] - 1]
-    if recommender.titles is not None:
-        table["title"] = recommender.titles[top[target, place] - 1]
-    of_target = ["target", "rank", "history_length", "greater", "ties"]
-    others = [name for name in ("title",) if name in table]
-    return table[["user", "place", "item", "score", *of_target, *others]]
+    names = ["user", "place", "item", "score", "target", "rank", "history_length"]
+    table = table[[*names, "greater", "ties"]]
+    if recommender.titles is None:
+        return table
+    return table.assign(title=recommender.titles[top[target, place] - 1])
 
 
 def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.ndarray:
@@ -73,7 +73,7 @@ def user_indices(data: SequenceDataModule, users: Sequence[str] | None) -> np.nd
             raise UserError(
                 f"There is no user {excerpt(user)} among the {len(tested):,} that the test of "
                 f"{data.name} asks for; there are such as "
-                f"{', '.join(map(excerpt, list(tested)[:3]))}."
+                f"{listed(list(tested)[:3])}."
             )
     names = tested if users is None else dict.fromkeys(map(str, users))
     return np.array([tested[name] for name in names], dtype=np.int64)

@@ -38,14 +38,14 @@ class LiveHistory:
                 self.session = Session(recommender.model, known)
         except ValueError as error:
             raise UserError(f"{error} Ask recommend(history) instead.") from error
-        self.seen = set(known)
+        self.seen = torch.zeros_like(recommender.counts, dtype=torch.bool)  # (K,)
+        self._mark(known)
 
     def _indices(self, items: Iterable[Any]) -> list[int]:
         """Of the known ones, from 1."""
-        names = pd.Index([str(item) for item in items], dtype=object)
-        places = self.recommender.items.get_indexer(names)
-        self.unknown += int((places < 0).sum())
-        return [int(place) + 1 for place in places if place >= 0]
+        rows = lists_of([[str(item) for item in items]], self.recommender.items)
+        self.unknown += rows.unknown
+        return rows.items.tolist()
 
     def __len__(self) -> int:
         """Known items so far."""
@@ -57,7 +57,10 @@ class LiveHistory:
         if known:
             with self.recommender.precision():
                 self.session.add(*known)
-            self.seen |= set(known)
+            self._mark(known)
+
+    def _mark(self, known: list[int]) -> None:
+        self.seen[torch.tensor(known, dtype=torch.int64) - 1] = True
 
     def recommend(self, k: int = 10, unseen: bool = True) -> pd.DataFrame:
         """The first ``k`` items that come next; as ``Recommender.recommend`` of one history."""
@@ -66,8 +69,8 @@ class LiveHistory:
         recommender, hidden = self.recommender, None
         with recommender.precision():
             scores = (self.session.scores() if len(self) else recommender.counts)[None].float()
-            if unseen and self.seen:
-                columns = torch.tensor(sorted(self.seen), device=scores.device) - 1
+            if unseen:
+                columns = self.seen.nonzero().squeeze(1)
                 hidden = (torch.zeros_like(columns), columns)
             items, values = first_items(scores, k, hidden=hidden)
         best = Best(np.zeros(1, dtype=np.int64), items.cpu().numpy(), values.cpu().numpy())

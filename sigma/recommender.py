@@ -1,11 +1,6 @@
 """What a trained model is good for: recommendations, scores and states of any history.
 
-from sigma import Recommender
-
-rec = Recommender.load("outputs/…")
-rec.recommend(["5050", "12"])  # of one history, the oldest item first
-rec.recommend(table, k=20)  # columns user, item and, perhaps, timestamp
-rec.recommend(users=["5050"])  # of everything that the data knows of a user
+``Recommender.load("outputs/…").recommend(["5050", "12"])``; see docs/recommend.md.
 """
 
 import logging
@@ -62,7 +57,7 @@ class Recommender:
         precision = run.config.trainer.precision
         self.fabric = L.Fabric(accelerator=accelerator(device), devices=1, precision=precision)
         self.fabric.setup_module(run.task)  # moves it to the device and to its precision
-        self.items = pd.Index([str(raw) for raw in run.sequences.item_ids], dtype=object)
+        self.items = run.sequences.catalogue
 
     @classmethod
     def load(
@@ -156,10 +151,10 @@ class Recommender:
     @cached_property
     def titles(self) -> np.ndarray | None:
         """(K,) text, empty where an item has none; None where no item has one."""
-        titles = titles_of(self.run.sequences)
-        empty = not titles
+        if not (titles := titles_of(self.run.sequences)):
+            return None
         names = [titles[raw].title if raw in titles else "" for raw in self.items]
-        return None if empty else np.array(names, dtype=object)
+        return np.array(names, dtype=object)
 
     def indices(self, items: Iterable[Any]) -> Tensor:
         """Ids from 1 of raw items, each once, in their order.

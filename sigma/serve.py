@@ -187,11 +187,16 @@ class Server:
         assert isinstance(reason, HTTPException)
         return refusal(reason.status_code, f"{reason.detail}.")
 
+    def name_of(self, run: str | None) -> str:
+        """The run that is asked, by default the first."""
+        name = run or next(iter(self.recommenders))
+        if name not in self.recommenders:
+            raise HTTPException(422, f"run: there is no {excerpt(name)}; GET /runs lists them")
+        return name
+
     async def recommend(self, question: Question) -> Response:
         """What comes next after each history."""
-        name = question.run or next(iter(self.batchers))
-        if name not in self.batchers:
-            return refusal(422, f"run: there is no {excerpt(name)}; GET /runs lists them.")
+        name = self.name_of(question.run)
         results = await self.batchers[name].ask(question)
         return JSONResponse({"run": name, "results": results})
 
@@ -202,10 +207,8 @@ class Server:
         run: str | None = None,
     ) -> Response:
         """Items whose id is, or whose title holds, what is searched for; the popular ones first."""
-        name = run or next(iter(self.recommenders))
-        if name not in self.recommenders:
-            return refusal(422, f"run: there is no {excerpt(name)}; GET /runs lists them.")
-        return JSONResponse(await asyncio.to_thread(self.searches[name], q, limit))
+        search = self.searches[self.name_of(run)]
+        return JSONResponse(await asyncio.to_thread(search, q, limit))
 
     async def runs(self) -> Response:
         """The runs that answer, and what they are."""

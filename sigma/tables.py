@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sigma.datamodules.readers.table import USUAL, usual_column
-from sigma.errors import UserError, excerpt, listed
+from sigma.datamodules.readers.table import USUAL, role_columns
+from sigma.errors import UserError, excerpt
 from sigma.files import atomic_path
 from sigma.histories import Histories, known_items
 from sigma.spreadsheet import marked, write_cells
@@ -62,18 +62,12 @@ class HistoryFile:
         self.database = duckdb.connect(config={"memory_limit": MEMORY})
         schema = self.values("DESCRIBE FROM {source}")
         kinds = {name: str(kind) for name, kind, *_ in schema}
-        names = {role: usual_column(kinds, usual) for role, usual in ROLES.items()}
-        for role in ("user", "item"):
-            if names[role] is None:
-                raise UserError(
-                    f"{path} has no column that looks like the {role}; it has "
-                    f"{listed(kinds)}. Name one '{role}'."
-                )
-        columns = {role: quoted(name) for role, name in names.items() if name}
-        self.lists = kinds[str(names["item"])].endswith("[]")
+        names = role_columns(kinds, ROLES, ("user", "item"), self.path)
+        columns = {role: quoted(name) for role, name in names.items()}
+        self.lists = kinds[names["item"]].endswith("[]")
         self.timed = "timestamp" in columns and not self.lists
         time = columns["timestamp"] if self.timed else "0"
-        if self.timed and kinds[str(names["timestamp"])].startswith(("VARCHAR", "DATE", "TIME")):
+        if self.timed and kinds[names["timestamp"]].startswith(("VARCHAR", "DATE", "TIME")):
             time = f"coalesce(try_cast({time} AS BIGINT), epoch(try_cast({time} AS TIMESTAMP)))"
         self.lines = (
             f"SELECT {columns['user']}::VARCHAR AS user, "

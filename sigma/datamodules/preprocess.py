@@ -34,6 +34,11 @@ class Sequences:
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     @property
+    def catalogue(self) -> pd.Index:
+        """Raw ids of items 1 … K, as text."""
+        return pd.Index([str(raw) for raw in self.item_ids], dtype=object)
+
+    @property
     def num_users(self) -> int:
         return len(self.offsets) - 1
 

@@ -15,10 +15,10 @@ from sigma.datamodules.readers.table import (
     USUAL,
     header_fields,
     read_recbole_items,
+    role_columns,
     text_columns,
-    usual_column,
 )
-from sigma.errors import UserError, excerpt, listed
+from sigma.errors import UserError, excerpt
 
 ROLES = {
     "item": USUAL["item"] + " id",
@@ -80,14 +80,8 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 def _roles(names: list[str], path: Path) -> dict[str, str]:
     """Column -> what it is, of those that matter."""
-    columns = {role: usual_column(names, usual) for role, usual in ROLES.items()}
-    for role in ("item", "title"):
-        if columns[role] is None:
-            raise UserError(
-                f"{path} has no column that looks like the {role}; it has: {listed(names)}. "
-                f"Name it '{role}'."
-            )
-    return {name: role for role, name in columns.items() if name}
+    columns = role_columns(names, ROLES, ("item", "title"), path)
+    return {name: role for role, name in columns.items()}
 
 
 def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:

@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +48,24 @@ def usual_column(found: Iterable[str], usual: str) -> str | None:
     names = usual.split()
     fits = sorted((c for c in found if _plain(c) in names), key=lambda c: names.index(_plain(c)))
     return fits[0] if fits else None
+
+
+def role_columns(
+    names: Collection[str], roles: Mapping[str, str], required: Iterable[str], path: Path
+) -> dict[str, str]:
+    """Role -> the column whose name is usual for it; roles without one are left out.
+
+    Raises:
+        UserError: a required role has none.
+    """
+    columns = {role: usual_column(names, usual) for role, usual in roles.items()}
+    for role in required:
+        if columns[role] is None:
+            raise UserError(
+                f"{path} has no column that looks like the {role}; it has: {listed(names)}. "
+                f"Name it '{role}'."
+            )
+    return {role: name for role, name in columns.items() if name}
 
 
 def choose_columns(
