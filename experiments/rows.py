@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from experiments.ranks import RANKS_FOLDER, RESULTS, columns
 from sigma.errors import UserError
 from sigma.runs.files import RANKS, ROW
-from sigma.runs.identity import digest, identity
+from sigma.runs.identity import DUPLICATES, digest, identity
 from sigma.runs.row import Row
 
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
@@ -29,7 +29,7 @@ STOPPING = (
 # Settings that decide what a number means, not which model it is of.
 PROTOCOL = (
     *("dataset.max_length", "model.max_length"),  # of positions, the same number
-    *("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates"),
+    *("dataset.user_bounds", "dataset.item_bounds", "dataset.duplicates", "dataset.where"),
     "dataset.float32_times",
     *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
     *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
@@ -77,7 +77,7 @@ def label(config: Mapping[str, Any]) -> str:
 
 def is_protocol(key: str) -> bool:
     """Whether a dotted setting is part of the protocol."""
-    return any(key == name or key.startswith(name + ".") for name in PROTOCOL)
+    return any(key == name or key.startswith(name + ".") for name in (*PROTOCOL, DUPLICATES))
 
 
 def setting(config: dict[str, Any]) -> str:

@@ -61,7 +61,7 @@ def user_groups(rows: pd.DataFrame) -> Table:
     # Other filters and splits have other users; the most frequent counts, validation's by its last
     # item but one.
     ranked = rows[rows["ranks"].notna() & (rows["dataset.split"] == '"leave_one_out"')]
-    keys = ["dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates", *DATA]
+    keys = ["dataset.user_bounds", "dataset.item_bounds", "dataset.duplicates", *DATA]
     first: dict[str, dict[str, Any]] = {}
     notes = vintage_notes(ranked)
     for dataset, group in ranked.groupby("dataset"):

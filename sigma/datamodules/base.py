@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,8 +28,9 @@ from sigma.datamodules.download import Source, download
 from sigma.datamodules.formats import RawData
 from sigma.datamodules.locate import locate, search
 from sigma.datamodules.objectives import NextItem, Objective
-from sigma.datamodules.preprocess import Sequences, preprocess
-from sigma.datamodules.readers.lines import readable
+from sigma.datamodules.preprocess import Duplicates, Sequences, preprocess
+from sigma.datamodules.readers.read import Reading
+from sigma.datamodules.readers.text import readable
 from sigma.datamodules.splits import Split, global_time, leave_one_out
 from sigma.datamodules.statistics import DatasetStatistics, Expected, describe
 from sigma.errors import UserError
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 Bound = Annotated[int, Field(ge=0)] | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Role = Literal["user", "item", "timestamp", "names"]
 
 
 class SequenceDataModule(L.LightningDataModule):
@@ -44,21 +48,29 @@ class SequenceDataModule(L.LightningDataModule):
 
     Args:
         name: of the data set, as in run folders and tables.
-        path: local file, folder or zip with the raw data, in any format of ``formats.py``; None
-            looks in ``root/<name>`` and downloads into it.
+        path: local file, folder, archive or pattern with the raw data, in any format of
+            ``formats.py``, or a list of these; None looks in ``root/<name>`` and downloads into it.
         root: folder of downloads and processed data.
         max_length: L, the number of last items a model sees.
         batch_size: rows of the objective (samples, or windows of histories) per training step, over
             all processes.
         eval_batch_size: users per evaluation step.
         user_bounds, item_bounds: [lower, upper) on a user's (item's) interactions.
-        drop_duplicates: keep only the first interaction of a user with an item.
+        duplicates: which of a user's interactions with the same item stay, see ``preprocess``.
         float32_times: order by times rounded to float32, as RecBole does; None and False do not.
         val_fraction, test_fraction: shares of the interactions, for ``global_time``.
         seed: of the training order.
         columns: names of a table's columns; those left out are recognised by their usual names.
-        malformed: ``error`` refuses a file of text with a malformed line; ``skip`` leaves such
-            lines out and says so, up to 1 % of the lines (or 10). Parquet has no lines.
+            ``names`` are those of all columns, in order, of a table without a header.
+        delimiter: between the fields of a table in text; None finds it.
+        encoding: of text; None is UTF-8, or UTF-16 where the file says so.
+        time_format: how times are written, such as ``%d.%m.%Y %H:%M``; None recognises them.
+        where: keeps the interactions of which this SQL condition on columns holds.
+        malformed: ``error`` refuses a file with a malformed line; ``skip`` leaves such lines out
+            and says so.
+        max_malformed: share of the lines (10 at least) that may be left out so.
+        missing: ``error`` refuses a file with a user, item or time that is missing; ``drop``
+            leaves such lines out and says so.
         objective: which samples an epoch holds; None is ``NextItem``.
 
     Raises:
@@ -67,7 +79,7 @@ class SequenceDataModule(L.LightningDataModule):
 
     files: tuple[str, ...] = ()  # names the raw file may have, the best first
     sources: tuple[Source, ...] = ()  # where to download it
-    missing = (  # the sentence for when there are none
+    absent = (  # the sentence for when there are none
         "The data set {name} is not downloaded by itself; put its file into {folder}, or name a "
         "local copy with dataset.path=."
     )
@@ -77,42 +89,55 @@ class SequenceDataModule(L.LightningDataModule):
     def __init__(
         self,
         name: Name = "",
-        path: str | Path | None = None,
+        path: str | Path | list[str] | None = None,
         root: str | Path = "data",
         max_length: Count = 50,
         batch_size: Count = 2048,
         eval_batch_size: Count = 4096,
         user_bounds: tuple[Bound, Bound] = (5, None),
         item_bounds: tuple[Bound, Bound] = (5, None),
-        drop_duplicates: bool = False,
+        duplicates: Duplicates = "keep",
         float32_times: bool | None = None,
         split: Literal["leave_one_out", "global_time"] = "leave_one_out",
         val_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,
         seed: int = 2020,
-        columns: Mapping[Literal["user", "item", "timestamp"], str | int | None] | None = None,
+        columns: Mapping[Role, str | int | list[str] | None] | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        time_format: str | None = None,
+        where: str | None = None,
         malformed: Literal["error", "skip"] = "error",
+        max_malformed: Share = 0.01,
+        missing: Literal["error", "drop"] = "error",
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
-        if path is not None and not str(path).strip():
+        if path is not None and not str(path).strip("[] "):
             raise ValueError("path is empty; give a file, or None for the data set's own")
         self.name: str = name or type(self).__name__.lower()
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = path
         self.root = Path(root).expanduser()
         self.max_length = max_length
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.user_bounds = user_bounds
         self.item_bounds = item_bounds
-        self.drop_duplicates = drop_duplicates
-        self.filters = (user_bounds, item_bounds, drop_duplicates, float32_times)
+        self.duplicates = duplicates
+        self.filters = (user_bounds, item_bounds, duplicates, float32_times)
         self.split_name = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.seed = seed
-        self.columns = {str(k): str(v) for k, v in (columns or {}).items() if v is not None}
-        self.malformed = malformed
+        given = {str(k): v for k, v in (columns or {}).items() if v is not None}
+        names = given.pop("names", None)
+        if isinstance(names, str | int):
+            raise ValueError(f"columns.names={names} is no list; give '[user,item,timestamp]'")
+        self.reading = Reading(
+            {role: str(name) for role, name in given.items()},
+            None if names is None else tuple(map(str, names)),
+            *(delimiter, encoding, time_format, where, malformed, missing, max_malformed),
+        )
         self.objective = objective or NextItem()
 
     def raw(self) -> RawData:
@@ -120,20 +145,20 @@ class SequenceDataModule(L.LightningDataModule):
         folder, unpack = self.root / self.name, self.root / "unpacked" / self.name
         if self.path is None and not (folder.is_dir() and search(folder, self.files)):
             if not self.sources:
-                raise UserError(self.missing.format(name=self.name, folder=folder.absolute()))
+                raise UserError(self.absent.format(name=self.name, folder=folder.absolute()))
             download(self.name, self.sources, folder)
-        return locate(self.path or folder, unpack, self.files, self.columns)
+        return locate(self.path or folder, unpack, self.files, self.reading)
 
     def build(self) -> Sequences:
         """Raw data to sequences, from the cache under ``root/processed`` if it holds them."""
         raw = self.raw()
-        shape = [value for value in self.filters if value is not None]
         with readable(raw.path):
-            key = cache_key(raw.files, [raw.format, self.columns, self.malformed, *shape])
-        cached = self.root / "processed" / f"{self.name}-{key}.arrow"
+            key = cache_key(raw.all_files, [asdict(self.reading), *self.filters])
+        folder = self.root / "processed"
+        cached = folder / f"{self.name}-{key}.arrow"
         sequences = load(cached, key)
         if sequences is None:
-            sequences = preprocess(raw.read(self.columns, self.malformed), *self.filters)
+            sequences = preprocess(raw.read(self.reading, folder), *self.filters)
             save(cached, key, sequences)
         if sequences.skipped is not None:
             log.warning(sequences.skipped.sentence(raw.path))

@@ -1,173 +1,272 @@
-"""Which reader a file needs, by its name and its first line."""
+"""The one list of formats: what a file looks like, and how it is read."""
 
-import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from sigma.datamodules.interactions import Interactions, joined
-from sigma.datamodules.readers import amazon, lfm_1b, movielens, netflix, sequence_text, table, yelp
-from sigma.datamodules.readers.lines import open_raw, readable
-from sigma.errors import UserError, excerpt, listed
-
-TOGETHER = ("log_standard_*.csv", "combined_data_*.txt", "mv_*.txt")
-"""Names of the files of one data set that a folder holds several of (KuaiRand, Netflix Prize)."""
-
-KNOWN = (
-    *("*.inter", "ratings.dat", "u.data", "ratings.csv", "ratings_*.csv", "ratings_*.csv.gz"),
-    *("reviews_*.json.gz", "reviews_*.json", "yelp_academic_dataset_review.json"),
-    *TOGETHER,
-    *("LFM-1b_LEs.txt*", "user_log_format*.csv*"),
-    *("yelp_academic_dataset_review.json.gz", "*.inter.gz", "*_5.json.gz", "*_5.json"),
-    *("*.jsonl.gz", "*.jsonl", "*.parquet", "*.csv", "*.csv.gz", "*.tsv", "*.txt"),
+from sigma.datamodules.database import Database
+from sigma.datamodules.interactions import Interactions
+from sigma.datamodules.readers import sources
+from sigma.datamodules.readers.layout import (
+    BLANKS,
+    Layout,
+    is_number,
+    is_value,
+    layout_of,
+    no_header,
 )
-"""Names of raw files, the most telling first."""
+from sigma.datamodules.readers.read import Reading, read
+from sigma.datamodules.readers.roles import USUAL, usual_column
+from sigma.datamodules.readers.sources import Source
+from sigma.datamodules.readers.text import PACKED, PARQUET, Text, bare_name, read_text
+from sigma.datamodules.titles import read_info
+from sigma.errors import UserError, excerpt
 
-WITH_INFO = {
-    "movielens dat": movielens.read_ratings_dat,
-    "movielens tab": movielens.read_u_data,
-    "movielens csv": movielens.read_ratings_csv,
-    "amazon ratings": amazon.read_amazon_ratings,
-    "amazon reviews": amazon.read_amazon_reviews,
-    "amazon reviews 2023": amazon.read_amazon_reviews_2023,
-    "yelp": yelp.read_yelp,
-    "netflix": netflix.read_netflix,
+ENDINGS = (
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".dat", ".data", ".inter", ".ndjson", ".log"),
+    *(".events", ".tab", ".psv", ".ssv"),
+)
+
+RATING = ("user", "item", "rating", "timestamp")
+UNNAMED: dict[str, tuple[str, ...]] = {
+    "ratings*.dat": RATING,
+    "u*.data": RATING,
+    "LFM-1b_LEs.txt": ("user_id", "artist_id", "album_id", "track_id", "timestamp"),
+    "userid-timestamp-artid-artname-traid-traname.tsv": (
+        *("user", "timestamp", "artist_id", "artist_name", "track_id", "track_name"),
+    ),
+    "usersha1-artmbid-artname-plays.tsv": ("user", "artist_mbid", "item", "plays"),
+    "loc-*_totalCheckins.txt": ("user", "timestamp", "latitude", "longitude", "item"),
+    "dataset_TSMC2014_*.txt": (
+        *("user", "item", "category_id", "category", "latitude", "longitude", "offset"),
+        "timestamp",
+    ),
+    "dataset_TIST2015_Checkins*.txt": ("user", "item", "timestamp", "offset"),
+    "dataset_WWW_Checkins*.txt": ("user", "item", "timestamp", "offset"),
+    "UserBehavior*.csv": ("user", "item", "category", "behavior", "timestamp"),
+    "yoochoose-clicks*.dat": ("session", "timestamp", "item", "category"),
+    "yoochoose-test*.dat": ("session", "timestamp", "item", "category"),
+    "yoochoose-buys*.dat": ("session", "timestamp", "item", "price", "quantity"),
 }
-Settings = Mapping[str, str | None] | None
+"""Columns of files that are published without a header, by their names."""
+
+ENCODINGS = {"dataset_TSMC2014_*.txt": "latin-1"}
+"""Of published files that are not UTF-8."""
+
+TIMES = {"behaviors.tsv": "%m/%d/%Y %I:%M:%S %p"}
+"""Of published files whose times say not by themselves what is the month."""
+
+TITLES = (
+    *(("ratings*.dat", "movies.dat"), ("u.data", "u.item"), ("ratings.csv", "movies.csv")),
+    *(("*.inter", "{stem}.item"), ("behaviors.tsv", "news.tsv")),
+    ("yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"),
+    *(("ratings_*.csv", "meta_{category}.json"), ("reviews_*.json", "meta_{category}.json")),
+    *(("*.csv", "meta_*.json"), ("*.json", "meta_*.json"), ("*.jsonl", "meta_*.jsonl")),
+)
+"""Names of files, and of those with titles that lie beside them."""
+
+_PAIRS = 1000  # lines, after which two fields a line are surely no histories
 
 
 @dataclass(frozen=True)
 class RawData:
-    """A file of interactions, the format it is in, the file of titles beside it, and the files that
-    continue it.
-    """
+    """Files of interactions, and the file of titles beside them."""
 
-    path: Path
-    format: str
+    files: tuple[Path, ...]
     info: Path | None = None
-    more: tuple[Path, ...] = ()
 
     @property
-    def files(self) -> list[Path]:
-        return [self.path, *([] if self.info is None else [self.info]), *self.more]
+    def path(self) -> Path:
+        return self.files[0]
 
-    def read(self, columns: Settings = None, malformed: str = "error") -> Interactions:
-        """All interactions in the order of the file; the settings are those of a data module."""
-        if not self.more:
-            return self._read(columns, malformed)
-        parts = (replace(self, path=path, more=()) for path in (self.path, *self.more))
-        return joined(part._named(part._read(columns, malformed)) for part in parts)
+    @property
+    def all_files(self) -> list[Path]:
+        return [*self.files, *([] if self.info is None else [self.info])]
 
-    def _named(self, part: Interactions) -> Interactions:
-        """With the file's name where lines of it were left out."""
-        if part.skipped is None:
-            return part
-        reason = f"{part.skipped.reason} (in {excerpt(self.path.name)})"
-        return replace(part, skipped=replace(part.skipped, reason=reason))
+    def read(self, settings: Reading | None = None, folder: Path | None = None) -> Interactions:
+        """All interactions in the order of the files.
 
-    def _read(self, columns: Settings, malformed: str) -> Interactions:
-        match self.format:
-            case "sequences":
-                return sequence_text.read_sequence_text(self.path, malformed)
-            case "pairs":
-                return sequence_text.read_pairs(self.path, malformed)
-            case "recbole":
-                return table.read_recbole(self.path, self.info, columns, malformed)
-            case "parquet":
-                return table.read_parquet(self.path, columns)
-            case "csv":
-                return table.read_csv(self.path, columns, malformed)
-            case "lfm_1b":
-                return lfm_1b.read_listening_events(self.path, columns, malformed)
-        return WITH_INFO[self.format](self.path, self.info, malformed)
+        Args:
+            folder: for what does not fit into memory.
+
+        Raises:
+            UserError: a file that cannot be read.
+        """
+        settings = settings or Reading()
+        for pattern, time_format in TIMES.items():
+            if fnmatch(bare_name(self.path), pattern) and settings.time_format is None:
+                settings = replace(settings, time_format=time_format)
+        database = Database(folder)
+        if bare_name(self.path).lower().endswith(PARQUET):
+            parts = [sources.parquet(database, self.files, self.path)]
+            copies: list[Path] = []
+        else:
+            parts = [source_of(file, database.folder, settings) for file in self.files]
+            copies = [part.text.plain for part in parts if part.text]
+        database.allow([*self.files, *copies, *database.folder.iterdir()])
+        data = read(parts, database, settings)
+        if self.info is not None:
+            data.item_info = read_info(self.info)
+        return data
 
 
-def recognise(path: Path, columns: Settings = None) -> RawData:
-    """The format of an existing file, and where its titles are.
+def by_name(path: Path, table: Mapping[str, Any]) -> Any:
+    """What a table has for a file of this name, or None."""
+    name = bare_name(path)
+    return next((value for pattern, value in table.items() if fnmatch(name, pattern)), None)
 
-    If any of the ``columns`` is named, text is taken for a table with a header.
+
+def titles_beside(path: Path) -> Path | None:
+    """The only file of titles that belongs to this one."""
+    name = bare_name(path)
+    stem = Path(name).stem
+    words = {"stem": stem, "category": re.sub(r"^(ratings|reviews)_|_5$", "", stem)}
+    for pattern, beside in TITLES:
+        if fnmatch(name, pattern):
+            wanted = beside.format(**words)
+            files = [p for ending in ("", *PACKED) for p in path.parent.glob(wanted + ending)]
+            if len(files) == 1 and files[0] != path:
+                return files[0]
+    return None
+
+
+def source_of(path: Path, folder: Path, settings: Reading) -> Source:
+    """The rows of a file of text.
+
+    Args:
+        folder: for copies in another form.
 
     Raises:
         UserError: no format fits.
     """
-    name = path.name.removesuffix(".gz")
+    name = bare_name(path)
     ending = Path(name).suffix.lower()
-    if ending in (".parquet", ".pq"):
-        return RawData(path, "parquet")
-    if ending not in (".inter", ".dat", ".data", ".csv", ".tsv", ".txt", ".json", ".jsonl"):
+    if ending not in ENDINGS and settings.names is None and settings.delimiter is None:
         raise UserError(
-            f"{path}: the ending '{excerpt(path.suffix)}' is not one of .csv, .tsv, .txt, "
-            ".json, .dat, .data, .inter (these also with .gz), .parquet or .zip; rename or convert "
+            f"{path}: the ending '{excerpt(path.suffix)}' is not one of {', '.join(ENDINGS[:8])}, "
+            f"these also with {', '.join(PACKED)}, or .parquet, .zip or .tar; rename or convert "
             "the file."
         )
+    text = read_text(path, folder, settings.encoding or by_name(path, ENCODINGS))
+    first = text.head[0][1].lstrip()
+    if first.startswith(("{", "[")) or ending in (".json", ".jsonl", ".ndjson"):
+        return sources.records(text, folder)
+    if re.fullmatch(r"\d+:", first.strip()):
+        return sources.blocks(text)
+    if name == "behaviors.tsv" and settings.names is None:
+        return sources.impressions(text)
     if ending == ".inter":
-        return RawData(path, "recbole", _find(path, f"{Path(name).stem}.item"))
-    if ending in (".json", ".jsonl"):
-        return _json_lines(path)
-    delimiter, fields = table.header_fields(path)
-    if fields == [""]:
-        raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
-    if name == "LFM-1b_LEs.txt" and len(fields) == len(lfm_1b.FIELDS):
-        return RawData(path, "lfm_1b")
-    if ending == ".txt" and len(fields) == 1 and netflix.is_heading(fields[0]):
-        return RawData(path, "netflix")
-    if any((columns or {}).values()):
-        return RawData(path, "csv")
-    if "::" in delimiter.join(fields) or ending == ".dat":
-        return RawData(path, "movielens dat", _find(path, "movies.dat"))
-    if delimiter == "," and {"userId", "movieId", "timestamp"} <= set(fields):
-        return RawData(path, "movielens csv", _find(path, "movies.csv"))
-    if ending == ".data":
-        return RawData(path, "movielens tab", _find(path, "u.item"))
-    unnamed = delimiter == "\t" and not any(
-        table.usual_column(fields, usual) for usual in table.USUAL.values()
-    )
-    if ending == ".txt" and (len(fields) == 1 or table.is_number(fields[0]) or unnamed):
-        return RawData(path, sequence_text.kind(path))
-    if delimiter == "," and amazon.is_rating(fields):
-        category = Path(name).stem.removeprefix("ratings_")
-        meta = _find(path, f"meta_{category}.json", "meta_*.json")
-        return RawData(path, "amazon ratings", meta)
-    return RawData(path, "csv")
+        return _atomic(text)
+    layout = layout_of(text, settings.delimiter, settings.names)
+    if layout.names is None:
+        known = by_name(path, UNNAMED)
+        fits = known is not None and len(known) == layout.width
+        layout = replace(layout, names=known) if fits else _named(text, layout, ending)
+        if layout.names is None:
+            return _histories(text, layout, ending)
+    return with_numbers(sources.delimited(text, layout, text.quotes), layout)
 
 
-def _json_lines(path: Path) -> RawData:
-    with readable(path), open_raw(path) as stream:
-        line = next((line for line in stream if line.strip()), b"")
-    if not line:
-        raise UserError(f"{path} is empty; fetch it again or point dataset.path at data.")
-    try:
-        fields = set(json.loads(line))
-    except (ValueError, TypeError, RecursionError) as error:
+def with_numbers(source: Source, layout: Layout) -> Source:
+    """With the columns whose first values are all numbers."""
+    assert layout.names is not None
+    rows = [row for row in layout.rows if len(row) == layout.width]
+    numbers = [
+        name
+        for k, name in enumerate(source.kinds)
+        if rows and all(is_number(row[k]) or not row[k] for row in rows)
+    ]
+    return replace(source, numbers=numbers)
+
+
+def _named(text: Text, layout: Layout, ending: str) -> Layout:
+    """With the names of a table's columns, where its form alone tells them."""
+    first = layout.rows[0]
+    if layout.width == 4 and (layout.delimiter == "::" or ending in (".dat", ".data")):
+        return replace(layout, names=RATING)
+    if layout.delimiter == "," and layout.width == 4 and all(map(is_number, first[2:])):
+        heads = [row[:2] for row in layout.rows if len(row) == 4]
+        tens = [sum(len(row[k]) == 10 for row in heads) for k in (0, 1)]
+        # Amazon's item ids have 10 signs, nearly all of its users' have more.
+        users = [sum(bool(re.fullmatch("A[0-9A-Z]{9,}", row[k])) for row in heads) for k in (0, 1)]
+        if max(users) * 2 > len(heads) and max(tens) * 2 > len(heads):
+            if tens[0] == tens[1]:
+                raise UserError(
+                    f"{text.path}: cannot tell users from items, as Amazon item ids have 10 "
+                    "characters in one of the first two columns only; name the columns in order "
+                    "with 'dataset.columns.names=[user,item,rating,timestamp]'."
+                )
+            order = ("item", "user") if tens[0] > tens[1] else ("user", "item")
+            return replace(layout, names=(*order, "rating", "timestamp"))
+    return layout
+
+
+def _histories(text: Text, layout: Layout, ending: str) -> Source:
+    """Ids alone: a user's items on one line, or a ``user item`` pair a line, both in order.
+
+    Raises:
+        UserError: a table without header.
+    """
+    blank = layout.delimiter in (BLANKS, "\t") or layout.width == 1
+    tabs = layout.delimiter == "\t" and layout.width > 2 and all(row[-1] for row in layout.rows)
+    rows = layout.rows if tabs else [line.split() for _, line in text.head]
+    widths = Counter(map(len, rows))
+    users = [row[0] for row in rows]
+    once = len(set(users)) == len(users)
+    several = len(widths) == 1 and min(widths) > 2 and len(users) > 1
+    dated = any(is_value(t) and not re.fullmatch(r"[+-]?\d+", t) for row in rows for t in row[1:])
+    again = len(users) > 10 and len(set(users)) < len(users) / 2
+    if not blank or ending in (".csv", ".tsv") or (several and (dated or again)):
+        raise no_header(text, layout)
+    if widths[2] > 0.75 * len(rows) and (not once or len(users) >= _PAIRS):
+        return sources.spaced(text, ("user", "item"), 0, "'user item'")
+    return sources.sequences(text)
+
+
+def _atomic(text: Text) -> Source:
+    """RecBole's ``.inter``: a header ``user_id:token <tab> …``, no quotes."""
+    layout = layout_of(text, "\t")
+    fields = layout.names or tuple(layout.rows[0])
+    if any(":" not in field for field in fields):
         raise UserError(
-            f"{path}, line 1: not a JSON object ({excerpt(error)}); each line must hold one review."
-        ) from error
-    if {"business_id", "user_id"} <= fields:
-        return RawData(path, "yelp", _find(path, "yelp_academic_dataset_business.json"))
-    if {"asin", "reviewerID"} <= fields:
-        return RawData(path, "amazon reviews", _find(path, "meta_*.json"))
-    if {"parent_asin", "user_id", "timestamp"} <= fields:
-        return RawData(path, "amazon reviews 2023", _find(path, "meta_*.jsonl"))
-    raise UserError(
-        f"{path}: a line of Amazon reviews holds reviewerID, asin and unixReviewTime (of 2023 "
-        "user_id, parent_asin and timestamp), one of Yelp user_id, business_id and date, but this "
-        f"file has {listed(sorted(map(str, fields)))}; convert it to CSV and use "
-        "dataset=custom."
+            f"{text.path}: the header of a RecBole atomic file names its fields 'name:type', got "
+            f"'{excerpt(' '.join(fields))}'; write the types, or name the file .csv or .tsv."
+        )
+    names = tuple(field.partition(":")[0] for field in fields)
+    lists = [n for n, field in zip(names, fields, strict=True) if field.endswith("_seq")]
+    histories = [name for name in lists if name.startswith(("item_id", "item"))]
+    if histories and len(histories) < len([n for n in names if n.startswith("item")]):
+        raise UserError(
+            f"{text.path}: the field '{excerpt(histories[0])}' holds the history of each sample, "
+            "so its interactions stand in the file many times; use the atomic file with one "
+            "interaction a line."
+        )
+    source = sources.delimited(text, replace(layout, names=names), False)
+    if not lists:
+        return with_numbers(source, replace(layout, names=names))
+    split = ", ".join(f'string_split("{n}", \' \') AS "{n}"' for n in lists)
+    kinds = {n: "VARCHAR[]" if n in lists else "VARCHAR" for n in names}
+    kinds = {"item_id" if n in histories else n: kind for n, kind in kinds.items()}
+    renamed = f' RENAME ("{histories[0]}" AS item_id)' if histories else ""
+    query = f"SELECT * REPLACE ({split}) FROM ({source.query})"
+    query = f"SELECT *{renamed} FROM ({query})"
+    return replace(source, query=query, kinds=kinds, layout=None)
+
+
+def is_table(path: Path, folder: Path, settings: Reading) -> bool:
+    """Whether a file has columns of users and of items."""
+    try:
+        if bare_name(path).lower().endswith(PARQUET):
+            names = list(sources.parquet(Database(), [path], path).kinds)
+        else:
+            names = list(source_of(path, folder, settings).kinds)
+    except UserError:
+        return False
+    return all(
+        settings.columns.get(role) in names or usual_column(names, USUAL[role])
+        for role in ("user", "item")
     )
-
-
-def continuation(path: Path) -> tuple[Path, ...]:
-    """The files beside ``path`` that hold the rest of what it holds, in order."""
-    pattern = next((one for one in TOGETHER if fnmatch(path.name, one)), None)
-    beside = [] if pattern is None else sorted(path.parent.glob(pattern))
-    return tuple(other for other in beside if other != path)
-
-
-def _find(path: Path, *patterns: str) -> Path | None:
-    """The only file beside ``path`` with one of these names, gzipped or not."""
-    for pattern in patterns:
-        files = [*path.parent.glob(pattern), *path.parent.glob(pattern + ".gz")]
-        if len(files) == 1:
-            return files[0]
-    return None

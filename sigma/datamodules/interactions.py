@@ -1,72 +1,70 @@
-"""The form every reader produces: columns of integer codes in file order, plus the raw ids."""
+"""Interactions of one data set, in a database that need not fit into memory."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from sigma.datamodules.database import Database
 from sigma.errors import printable
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Malformed lines of a raw file that were left out."""
+    """Lines of raw files that were left out: malformed, or with something missing."""
 
     lines: int  # how many
-    of: int  # lines the file has
+    of: int  # lines the files have
     first: int  # number of the first of them, from 1
     reason: str  # what is wrong with it
+    file: str = ""  # its name, where there are several
 
-    def sentence(self, path: Path) -> str:
+    def sentence(self, path: object) -> str:
+        where = f" of {self.file}" if self.file else ""
         return printable(
-            f"{path}: {self.lines:,} of {self.of:,} lines left out as malformed, the first of them "
-            f"line {self.first}: {self.reason}."
+            f"{path}: {self.lines:,} of {self.of:,} lines left out, the first of them "
+            f"line {self.first}{where}: {self.reason}."
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Interactions:
-    """Interactions of one data set, in the order of the file (it decides ties in time)."""
+    """The table ``raw`` of a database, in the order of the files (it decides ties in time).
 
-    users: np.ndarray  # (n,) int32, code of each interaction's user, an index into ``user_ids``
-    items: np.ndarray  # (n,) int32, the same of its item, into ``item_ids``
-    timestamps: np.ndarray | None  # (n,) int64, of any unit; None where the file is in order
-    user_ids: np.ndarray
-    item_ids: np.ndarray
-    item_info: pd.DataFrame | None = None  # ``title``, ``genres`` by raw item id (as a string)
+    Attributes:
+        database: ``raw`` has ``user`` and ``item``, raw ids as whole numbers or text, and
+            ``time``, whole numbers of any unit (0 where there are none).
+        timed: whether there are times.
+        unit: what to divide times by.
+        item_info: ``title``, ``genres`` by raw item id (as text).
+        skipped: lines left out, if any.
+    """
+
+    database: Database = field(default_factory=Database)
+    timed: bool = False
+    unit: int = 1
+    item_info: pd.DataFrame | None = None
     skipped: Skipped | None = None
 
+    @classmethod
+    def of(
+        cls, users: np.ndarray, items: np.ndarray, times: np.ndarray | None = None
+    ) -> "Interactions":
+        """Of arrays (n,) of raw ids and times."""
+        data = cls(timed=times is not None)
+        moments = np.zeros(len(users), np.int64) if times is None else times
+        table = pa.table({"user": users, "item": items, "time": moments})
+        data.database.connection.register("arrays", table)
+        data.database.run("CREATE TABLE raw AS FROM arrays")
+        data.database.connection.unregister("arrays")
+        return data
+
     def __len__(self) -> int:
-        return len(self.users)
+        return int(self.database.value("SELECT count(*) FROM raw"))
 
-
-def joined(parts: Iterable[Interactions]) -> Interactions:
-    """Interactions of one data set in several files, one after the other; no titles.
-
-    Lines left out are counted together, ``of`` those of the files that have any.
-    """
-    user_codes: dict[str, int] = {}  # by raw id
-    item_codes: dict[str, int] = {}
-    users, items, times = [], [], []
-    skipped: list[Skipped] = []
-    for part in parts:
-        users.append(_codes(part.user_ids, user_codes)[part.users])
-        items.append(_codes(part.item_ids, item_codes)[part.items])
-        times += [] if part.timestamps is None else [part.timestamps]
-        skipped += [part.skipped] if part.skipped else []
-    lines, of = (sum(getattr(s, name) for s in skipped) for name in ("lines", "of"))
-    return Interactions(
-        np.concatenate(users),
-        np.concatenate(items),
-        np.concatenate(times) if times else None,
-        np.array(list(user_codes), dtype=object),
-        np.array(list(item_codes), dtype=object),
-        skipped=Skipped(lines, of, skipped[0].first, skipped[0].reason) if skipped else None,
-    )
-
-
-def _codes(ids: np.ndarray, codes: dict[str, int]) -> np.ndarray:
-    """The code (n,) of each raw id, new ones for those that ``codes`` lacks."""
-    return np.fromiter((codes.setdefault(raw, len(codes)) for raw in ids), np.int32, len(ids))
+    def frame(self) -> pd.DataFrame:
+        """All of it: ``user``, ``item`` and ``time``."""
+        return self.database.connection.execute(
+            f'SELECT "user", item, time // {self.unit} AS time FROM raw'
+        ).df()

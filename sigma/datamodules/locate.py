@@ -1,62 +1,99 @@
-"""From what ``dataset.path`` names (a file, a folder, an archive) to the raw file to read."""
+"""From what ``dataset.path`` names (files, folders, archives, a pattern) to the files to read."""
 
-import dataclasses
+import glob
 import hashlib
+import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from sigma.datamodules.formats import KNOWN, TOGETHER, RawData, Settings, continuation, recognise
-from sigma.datamodules.readers.lines import readable
+from sigma.datamodules.formats import ENDINGS, UNNAMED, RawData, is_table, titles_beside
+from sigma.datamodules.readers.read import Reading
+from sigma.datamodules.readers.text import PARQUET, bare_name, readable
 from sigma.errors import UserError, excerpt, listed
 from sigma.files import replace, sweep_stale
 
+TOGETHER = (
+    *("log_standard_*.csv", "combined_data_*.txt", "mv_*.txt", "part-*", "*_part_*"),
+    *("train-[0-9]*-of-*", "full-[0-9]*-of-*", "????-???.csv", "????-???.csv.gz"),
+)
+"""Names of files of one table that a folder holds several of."""
+
+KNOWN = (
+    *("*.inter", "ratings.dat", "u.data", "ratings.csv", "ratings_*.csv"),
+    *("reviews_*.json", "yelp_academic_dataset_review.json", *TOGETHER, *UNNAMED),
+    *("user_log_format*.csv", "*_5.json", "behaviors.tsv", "big_matrix.csv"),
+    *("train-item-views.csv", "events.csv", "steam_reviews.json"),
+)
+"""Names of raw files, the most telling first; each also with the ending of a compression."""
+
 SIDE_FILES = (
     *("movies.csv", "links.csv", "tags.csv", "genome-scores.csv", "genome-tags.csv"),
-    *("readme.txt", "checksums.txt", "license.txt"),
+    *("readme.txt", "checksums.txt", "license.txt", "news.tsv"),
 )
-DAMAGE = (shutil.ReadError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
-ARCHIVES = {".zip": "zip", ".tar.gz": "gztar"}
+ARCHIVES = {".zip": "zip", ".tar.gz": "gztar", ".tgz": "gztar", ".tar": "tar", ".tar.bz2": "bztar"}
+ARCHIVES |= {".tar.xz": "xztar"}
+_DAMAGE = (shutil.ReadError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 
 
 def locate(
-    path: Path, unpack: Path, prefer: tuple[str, ...] = (), columns: Settings = None
+    path: str | Path | Sequence[str | Path],
+    unpack: Path,
+    prefer: tuple[str, ...] = (),
+    settings: Reading | None = None,
 ) -> RawData:
     """Find the raw data.
 
     Args:
-        path: a raw file, a folder that holds one (or an archive of one), or an archive as
-            downloaded; of a folder or an archive, files that continue the first are read, too.
+        path: a raw file, a folder that holds one (or an archive of one), an archive as downloaded,
+            a pattern such as ``parts/*.csv``, or a list of these; all are one table.
         unpack: folder that archives are unpacked into.
         prefer: names of this data set's files, the best first; then come all known names.
 
     Raises:
         UserError: nothing there, nothing known there, or several files that could be meant.
     """
-    path = path.expanduser()
-    if not path.exists():
-        raise UserError(f"dataset.path={path} does not exist; check the path.")
-    one_file = path.is_file() and archive(path) is None
-    if path.is_dir():
-        file = search(path, prefer)
-        if file is None:
-            names = listed(sorted(p.name for p in path.iterdir()), 80)
-            raise UserError(
-                f"The folder {path} holds no known raw file (such as "
-                f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {names or 'nothing'}."
-            )
-        path = file
-    if archive(path):
-        file = search(unpacked(path, unpack), prefer)
-        if file is None:
-            raise UserError(f"{path} holds no known raw file; unpack it and name the file itself.")
-        path = file
-    raw = recognise(path, columns)
-    return raw if one_file else dataclasses.replace(raw, more=continuation(path))
+    settings = settings or Reading()
+    files: list[Path] = []
+    for one in [path] if isinstance(path, str | Path) else path:
+        place = Path(one).expanduser()
+        if not place.exists() and (matches := sorted(glob.glob(str(place), recursive=True))):
+            files += map(Path, matches)
+            continue
+        if not place.exists():
+            raise UserError(f"dataset.path={place} does not exist; check the path.")
+        files += _files_of(place, unpack, prefer, settings)
+    if not files:
+        raise UserError("dataset.path is an empty list; name a file.")
+    return RawData(tuple(files), titles_beside(files[0]))
+
+
+def _files_of(path: Path, unpack: Path, prefer: tuple[str, ...], settings: Reading) -> list[Path]:
+    """The files of one table below a path."""
+    place = path
+    for _ in range(3):  # a tar within a zip is nothing unusual
+        if place.is_dir():
+            files = search(place, prefer, settings, unpack)
+            if not files and place == path:
+                names = listed(sorted(p.name for p in path.iterdir()), 80)
+                raise UserError(
+                    f"The folder {path} holds no known raw file (such as "
+                    f"{', '.join(prefer[:3] or KNOWN[:3])}); it holds: {names or 'nothing'}."
+                )
+            if not files:
+                break
+            if archive(files[0]) is None:
+                return files
+            place = files[0]
+        elif archive(place) is None:
+            return [place]
+        place = unpacked(place, unpack)
+    raise UserError(f"{path} holds no known raw file; unpack it and name the file itself.")
 
 
 def archive(path: Path) -> str | None:
@@ -65,33 +102,70 @@ def archive(path: Path) -> str | None:
     return next(kinds, None)
 
 
-def search(folder: Path, prefer: tuple[str, ...] = ()) -> Path | None:
-    """The raw file in a folder (or up to two levels below), else an archive in it, else None."""
+def search(
+    folder: Path,
+    prefer: tuple[str, ...] = (),
+    settings: Reading | None = None,
+    unpack: Path | None = None,
+) -> list[Path]:
+    """The raw files of one table in a folder (or up to three levels below), else an archive.
+
+    Raises:
+        UserError: several that could be meant.
+    """
     try:
         levels = [list(folder.iterdir())]
-        for _ in range(2):
-            below = [d for d in levels[-1] if d.is_dir() and d.name != "__MACOSX"]
-            levels.append([p for d in below for p in d.iterdir()])
+        for _ in range(3):
+            below = [d for d in levels[-1] if d.is_dir() and d.name[:1] not in "._"]
+            levels.append([p for d in below if d.name != "__MACOSX" for p in d.iterdir()])
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be listed ({error.strerror}).") from error
+    tables: list[Path] = []
     for level in levels:
         files = sorted(p for p in level if p.is_file() and not _is_side_file(p))
-        for pattern in (*prefer, *KNOWN, *(f"*{ending}" for ending in ARCHIVES)):
-            fits = [p for p in files if fnmatch(p.name, pattern)]
+        for pattern in (*prefer, *KNOWN):
+            fits = [p for p in files if fnmatch(p.name, pattern) or fnmatch(bare_name(p), pattern)]
             if len(fits) > 1 and pattern not in (*prefer, *TOGETHER):
-                raise UserError(
-                    f"The folder {folder} holds several files that could be meant: "
-                    f"{listed((p.name for p in fits), 80)}; name one with dataset.path=."
-                )
+                raise UserError(_several(folder, fits))
+            if fits and pattern in TOGETHER:
+                return fits
             if fits:
-                return fits[0]
-    return None
+                return fits[:1]
+        endings = (*ENDINGS, *PARQUET)
+        tables += [p for p in files if Path(bare_name(p)).suffix.lower() in endings]
+    if tables and all(p.name.lower().endswith(PARQUET) for p in tables):
+        parts = {re.sub(r"[\d\W_]+", "", p.stem) for p in tables}
+        if len(parts) == 1 or any("=" in part for p in tables for part in p.parts):
+            return sorted(tables)
+    if len(tables) > 1:
+        with tempfile.TemporaryDirectory(dir=unpack and _made(unpack)) as copies:
+            fits = [p for p in tables if is_table(p, Path(copies), settings or Reading())]
+        if len(fits) != 1:
+            raise UserError(_several(folder, fits or tables))
+        return fits
+    archives = sorted(p for level in levels for p in level if p.is_file() and archive(p))
+    if not tables and len(archives) > 1:
+        raise UserError(_several(folder, archives))
+    return tables or archives
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _several(folder: Path, files: Sequence[Path]) -> str:
+    return (
+        f"The folder {folder} holds several files that could be meant: "
+        f"{listed((p.name for p in files), 80)}; name one with dataset.path=, or those of one "
+        "table with 'dataset.path=[a.csv,b.csv]'."
+    )
 
 
 def _is_side_file(path: Path) -> bool:
     """Files of a release that hold no interactions; a ``.part`` is a download under way."""
     name = path.name.lower()
-    return name in SIDE_FILES or name.startswith((".", "meta_")) or path.suffix == ".part"
+    return name in SIDE_FILES or name.startswith((".", "_", "meta_")) or path.suffix == ".part"
 
 
 def unpacked(path: Path, into: Path) -> Path:
@@ -111,7 +185,7 @@ def unpacked(path: Path, into: Path) -> Path:
             shutil.unpack_archive(path, content, kind, filter=None if kind == "zip" else "data")
             replace(content, folder)
             sweep_stale(into, ".*")
-    except (*DAMAGE, NotImplementedError) as error:
+    except (*_DAMAGE, NotImplementedError) as error:
         raise UserError(
             f"{path} is not a whole {path.suffix[1:]} archive ({excerpt(error)}); fetch it again."
         ) from error

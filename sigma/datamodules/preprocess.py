@@ -5,15 +5,22 @@ Mended: timestamps stay int64 (RecBole sorts them as float32, which merges times
 """
 
 import hashlib
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from sigma.datamodules.database import Database
 from sigma.datamodules.interactions import Interactions, Skipped
-from sigma.errors import UserError
+from sigma.errors import UserError, excerpt
 
 Bounds = tuple[int | None, int | None]
+Duplicates = Literal["keep", "identical", "consecutive", "first"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def preprocess(
     data: Interactions,
     user_bounds: Bounds = (None, None),
     item_bounds: Bounds = (None, None),
-    drop_duplicates: bool = False,
+    duplicates: Duplicates = "keep",
     float32_times: bool | None = None,
 ) -> Sequences:
     """Filter, order and index one data set.
@@ -59,8 +66,11 @@ def preprocess(
     Order: by user (first appearance in the file), then time, then the order of the file: ties in
     time keep the file's order. Item ids follow the first appearance in that file, too.
 
-    Users (items) stay that have ``lower <= interactions < upper``; None is no bound. Of duplicates
-    the first (in time) interaction of a user with an item stays.
+    Users (items) stay that have ``lower <= interactions < upper``; None is no bound.
+
+    ``duplicates`` says what stays of a user's interactions with the same item: all of them
+    (``keep``), one at each time (``identical``), one of those that follow each other
+    (``consecutive``), or the first in time (``first``).
 
     ``float32_times`` rounds the times of what is left to those that a float32 holds.
 
@@ -73,50 +83,119 @@ def preprocess(
             raise ValueError(f"{name}=[{lower}, {upper}) keeps nothing: lower must be below upper")
     if len(data) == 0:
         raise UserError("The data set holds no interactions; check the file of dataset.path.")
-    users, items, times = _filtered(data, user_bounds, item_bounds, drop_duplicates)
-    if float32_times and times is not None:
-        times = times.astype(np.float32).astype(np.int64)
-    users, user_codes = _densify(users)
-    items, item_codes = _densify(items)
-    counts = np.bincount(users, minlength=len(user_codes))
-    order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
-    del users
-    item_ids, info = data.item_ids[item_codes], data.item_info
+    database = data.database
+    bounds = {"user": user_bounds, "item": item_bounds}
+    _code(data, bounds if duplicates == "keep" else {"user": (None, None), "item": (None, None)})
+    if duplicates != "keep":
+        _drop_duplicates(database, duplicates)
+    _filter(database, bounds)
+    rows = database.value("SELECT count(*) FROM coded")
+    if not rows:
+        raise UserError(
+            f"No interactions are left after keeping users in {_interval(user_bounds)} and items "
+            f"in {_interval(item_bounds)}; lower user_bounds or item_bounds."
+        )
+    ids = {}
+    for side in ("user", "item"):
+        database.run(
+            f"CREATE OR REPLACE TABLE {side}_codes AS SELECT code, "
+            "(row_number() OVER (ORDER BY code))::INTEGER AS dense, n "
+            f"FROM (SELECT {side} AS code, count(*) AS n FROM coded GROUP BY {side})"
+        )
+        ids[side] = database.column(
+            f"SELECT id FROM {side}s JOIN {side}_codes USING (code) ORDER BY code"
+        )
+        _warn_of_twins(database, side)
+    time = "time::FLOAT::BIGINT" if float32_times else "time"
+    arrays = _ordered(data, time, rows)
+    counts = database.column("SELECT n FROM user_codes ORDER BY code").astype(np.int64)
+    database.run("DROP TABLE coded")
+    info = data.item_info
     if info is not None:
         once = info[~info.index.duplicated()]  # of an item named twice, the first
-        info = once.reindex([str(raw) for raw in item_ids]).reset_index(drop=True)
+        info = once.reindex([str(raw) for raw in ids["item"]]).reset_index(drop=True)
     return Sequences(
-        items=items[order] + np.int32(1),
+        items=arrays[0],
         offsets=np.concatenate([[0], np.cumsum(counts)]),
-        timestamps=None if times is None else times[order],
-        user_ids=data.user_ids[user_codes],
-        item_ids=item_ids,
+        timestamps=arrays[1],
+        user_ids=ids["user"],
+        item_ids=ids["item"],
         item_info=info,
         skipped=data.skipped,
     )
 
 
-def _filtered(
-    data: Interactions, user_bounds: Bounds, item_bounds: Bounds, drop_duplicates: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Users, items and times that stay when both sides are filtered until nothing changes."""
-    users, items, times = data.users, data.items, data.timestamps
-    # One mask at a time, not lists of indices: at ten million interactions they are what counts.
-    keep = _first_occurrences(data) if drop_duplicates else np.ones(len(users), dtype=bool)
-    while True:
-        if not keep.all():
-            users, items = users[keep], items[keep]
-            times = None if times is None else times[keep]
-        keep = _inside(users, user_bounds)
-        keep &= _inside(items, item_bounds)
-        if keep.all():
-            break
-    if len(users) == 0:
-        raise UserError(
-            f"No interactions are left after keeping users in {_interval(user_bounds)} and items "
-            f"in {_interval(item_bounds)}; lower user_bounds or item_bounds."
+def _code(data: Interactions, bounds: Mapping[str, Bounds]) -> None:
+    """``raw`` -> ``coded``: numbers by the first appearance in place of ids, of those in bounds."""
+    database = data.database
+    for side in bounds:
+        database.run(
+            f"CREATE OR REPLACE TABLE {side}s AS SELECT id, n, "
+            "(row_number() OVER (ORDER BY first))::INTEGER AS code FROM "
+            f'(SELECT "{side}" AS id, min(rowid) AS first, count(*) AS n FROM raw GROUP BY id)'
         )
-    return users, items, times
+    within = " AND ".join(_within(f"{side}s.n", bounds[side]) for side in bounds)
+    database.run(
+        f"CREATE OR REPLACE TABLE coded AS SELECT users.code AS user, items.code AS item, "
+        f"time // {data.unit} AS time, raw.rowid AS line FROM raw "
+        f'JOIN users ON raw."user" = users.id JOIN items ON raw.item = items.id WHERE {within}'
+    )
+    database.run("DROP TABLE raw")
+
+
+def _filter(database: Database, bounds: Mapping[str, Bounds]) -> None:
+    """Drop users and items out of bounds until nothing changes."""
+    while True:
+        conditions = []
+        for side, (lower, upper) in bounds.items():
+            if lower is None and upper is None:
+                continue
+            database.run(
+                f'CREATE OR REPLACE TABLE {side}_out AS SELECT "{side}" AS code FROM coded '
+                f"GROUP BY code HAVING NOT ({_within('count(*)', (lower, upper))})"
+            )
+            if database.value(f"SELECT count(*) FROM {side}_out"):
+                conditions.append(f'"{side}" IN (FROM {side}_out)')
+        if not conditions:
+            return
+        database.run(f"DELETE FROM coded WHERE {' OR '.join(conditions)}")
+
+
+def _drop_duplicates(database: Database, duplicates: Duplicates) -> None:
+    if duplicates == "consecutive":
+        order = 'PARTITION BY "user" ORDER BY time, line'
+        again = f"item = lag(item) OVER ({order})"
+    else:
+        same = ", time" if duplicates == "identical" else ""
+        order = f'PARTITION BY "user", item{same} ORDER BY time, line'
+        again = f"row_number() OVER ({order}) > 1"
+    database.run(
+        f"CREATE OR REPLACE TABLE coded AS FROM coded QUALIFY NOT coalesce({again}, false)"
+    )
+
+
+def _ordered(data: Interactions, time: str, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Items (from 1) and times, user by user, oldest first."""
+    database = data.database
+    items = np.empty(rows, np.int32)
+    times = np.empty(rows, np.int64) if data.timed else None
+    query = (
+        f"SELECT i.dense AS item, {time} AS time FROM coded "
+        'JOIN item_codes AS i ON coded.item = i.code ORDER BY coded."user", 2, line'
+    )
+    start = 0
+    for batch in database.batches(query):
+        end = start + len(batch)
+        items[start:end] = batch.column(0).to_numpy()
+        if times is not None:
+            times[start:end] = batch.column(1).to_numpy()
+        start = end
+    return items, times
+
+
+def _within(count: str, bounds: Bounds) -> str:
+    lower, upper = bounds
+    return f"{count} >= {lower or 0}" + ("" if upper is None else f" AND {count} < {upper}")
 
 
 def _interval(bounds: Bounds) -> str:
@@ -124,28 +203,21 @@ def _interval(bounds: Bounds) -> str:
     return f"[{0 if lower is None else lower}, {'inf' if upper is None else upper})"
 
 
-def _inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
-    """Mask (n,) of the interactions whose user (or item) has a number of them within bounds."""
-    counts = np.bincount(codes)
-    lower, upper = bounds
-    good = counts >= (lower or 0)
-    if upper is not None:
-        good &= counts < upper
-    return good[codes]
-
-
-def _first_occurrences(data: Interactions) -> np.ndarray:
-    """Mask (n,) of each user's earliest interaction with each item."""
-    pair = data.users.astype(np.int64) * len(data.item_ids) + data.items
-    times = data.timestamps
-    order = np.arange(len(pair)) if times is None else np.argsort(times, kind="stable")
-    mask = np.zeros(len(pair), dtype=bool)
-    mask[order[np.unique(pair[order], return_index=True)[1]]] = True
-    return mask
-
-
-def _densify(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes renumbered without gaps (their order kept): ``(new codes int32, old code of each)``."""
-    used = np.bincount(codes) > 0
-    new = np.cumsum(used, dtype=np.int32) - np.int32(1)
-    return new[codes], np.flatnonzero(used)
+def _warn_of_twins(database: Database, side: str) -> None:
+    """Tell of ids that differ in blanks or in ``.0`` alone."""
+    kinds = {name: str(kind) for name, kind, *_ in database.run(f"DESCRIBE {side}s")}
+    if kinds["id"] != "VARCHAR":
+        return
+    bare = "regexp_replace(trim(id), '\\.0+$', '')"
+    twins = database.run(
+        f"SELECT min(id), max(id), count(*) OVER () FROM {side}s WHERE {bare} IN "
+        f"(SELECT {bare} FROM {side}s WHERE {bare} <> id) GROUP BY {bare} HAVING count(*) > 1 "
+        "LIMIT 1"
+    )
+    if twins:
+        first, second, number = twins[0]
+        log.warning(
+            "%s of the %ss are written in two ways, such as %r and %r, and count as different "
+            "ones; write each in one way if they are the same.",
+            *(f"{number:,}", side, excerpt(first), excerpt(second)),
+        )

@@ -119,14 +119,9 @@ class Shop:
         names = np.arange(self.num_items)
         titles = [f"item {item}" for item in names]
         genres = [f"category {category}" for category in self.catalogue.category]
-        return Interactions(
-            users=users[order].astype(np.int32),
-            items=items[order].astype(np.int32),
-            timestamps=days[order] * DAY,
-            user_ids=np.arange(self.num_users),
-            item_ids=names,
-            item_info=pd.DataFrame({"title": titles, "genres": genres}, index=names.astype(str)),
-        )
+        data = Interactions.of(users[order], items[order], days[order] * DAY)
+        data.item_info = pd.DataFrame({"title": titles, "genres": genres}, names.astype(str))
+        return data
 
     def _purchases(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Items (n,) int64, user by user: one draw for all users' t-th purchases."""

@@ -37,6 +37,7 @@ class DatasetStatistics:
     test_repeats: int
     expected: Expected | None
     matches: bool | None
+    left_out: int  # lines of the raw files, malformed or with something missing
 
     def mismatch(self) -> str | None:
         """One sentence when the counts are not those expected, else None."""
@@ -63,7 +64,10 @@ def describe(
     matches = all(wish == count for wish, count in pairs) if pairs else None
     shape = n / users, 1 - n / (users * items)
     repeated = repeats(data, split.val), repeats(data, split.test)
-    return DatasetStatistics(name, *counts, *shape, *samples, *repeated, expected, matches)
+    left_out = data.skipped.lines if data.skipped else 0
+    return DatasetStatistics(
+        name, *counts, *shape, *samples, *repeated, expected, matches, left_out
+    )
 
 
 def repeats(data: Sequences, positions: np.ndarray) -> int:

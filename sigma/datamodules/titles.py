@@ -1,23 +1,20 @@
 """Titles and genres of items: those that came with the data, or those of another file."""
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from sigma.datamodules.database import Database, identifier
 from sigma.datamodules.preprocess import Sequences
-from sigma.datamodules.readers.lines import readable
-from sigma.datamodules.readers.movielens import read_movies_dat, read_u_item
-from sigma.datamodules.readers.table import (
-    USUAL,
-    header_fields,
-    read_recbole_items,
-    role_columns,
-    text_columns,
-)
+from sigma.datamodules.readers import sources
+from sigma.datamodules.readers.layout import layout_of
+from sigma.datamodules.readers.roles import USUAL, plain, role_columns, usual_column
+from sigma.datamodules.readers.sources import FAULT, LINE, Source
+from sigma.datamodules.readers.text import PARQUET, bare_name, read_text
 from sigma.errors import UserError, excerpt
 
 ROLES = {
@@ -26,6 +23,18 @@ ROLES = {
     "genres": "genres genre class categories category",
 }
 NONE = ("", "(no genres listed)", "unknown")  # MovieLens' words for no genre
+# The order of the 19 flags at the end of each line of u.item (file u.genre).
+FLAGS = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance"),
+    *("Sci-Fi", "Thriller", "War", "Western"),
+)
+UNNAMED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "movies.dat": ("::", ("item", "title", "genres")),
+    "u.item": ("|", ("item", "title", "date", "video", "url", *FLAGS)),
+    "news.tsv": ("\t", ("item", "category", "subcategory", "title", *"abcd")),
+}
+_ADVICE = "fetch it again or remove it to go on without titles"
 
 
 class Title(NamedTuple):
@@ -45,8 +54,9 @@ def titles_of(data: Sequences) -> dict[str, Title]:
 def read_titles(path: Path) -> dict[str, Title]:
     """Raw item id -> title and genres of a file.
 
-    It is ``u.item``, ``movies.dat``, ``movies.csv``, a RecBole ``.item`` file, or a table (CSV,
-    TSV, Parquet) with columns for item, title and, perhaps, genres parted by ``|``, ``;`` or ``,``.
+    It is ``u.item``, ``movies.dat``, a RecBole ``.item`` file, Amazon's or Yelp's records, or a
+    table (CSV, TSV, JSON lines, Parquet) with columns for item, title and, perhaps, genres parted
+    by ``|``, ``;`` or ``,``.
 
     Raises:
         UserError: nothing there, or nothing that can be read.
@@ -54,34 +64,92 @@ def read_titles(path: Path) -> dict[str, Title]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"The file of titles {path} is no file; check the path.")
-    ending = "u.item" if path.name.lower() == "u.item" else path.suffix.lower()
-    special = {"u.item": read_u_item, ".dat": read_movies_dat, ".item": read_recbole_items}
-    table = special.get(ending, _read_table)(path)
+    table = read_info(path)
     if "title" not in table:
         raise UserError(f"{path} has no column of titles; name one 'title'.")
     return _titles(table.index, table)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    fault = "a table with a header ({}); write one with columns for item, title and genres"
-    if path.suffix.lower() not in (".parquet", ".pq"):
-        delimiter, names = header_fields(path)
-        return text_columns(path, delimiter, _roles(names, path), fault).set_index("item")
-    try:
-        with readable(path):
-            roles = _roles(pq.read_schema(path).names, path)
-            table = pd.read_parquet(path, columns=list(roles))
-    except UserError:
-        raise
-    except (ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path} is not {fault.format(excerpt(error))}.") from error
-    return table.rename(columns=roles).set_index("item")
+def read_info(path: Path) -> pd.DataFrame:
+    """``title`` and ``genres``, those that a file has, by raw item id (as text).
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    database = Database()
+    with tempfile.TemporaryDirectory() as folder:
+        source = _source(path, Path(folder), database)
+        columns = _columns(source, path)
+        parts = {role: _text(source, name) for role, name in columns.items()}
+        if path.name.lower() == "u.item":
+            flags = (f"CASE WHEN {identifier(f)} = '1' THEN {_quoted(f)} END" for f in FLAGS)
+            parts["genres"] = f"concat_ws('|', {', '.join(flags)})"
+        selected = ", ".join(f"{sql} AS {role}" for role, sql in parts.items())
+        query = f"SELECT {selected}, {LINE} AS line, {FAULT} AS fault FROM ({source.query})"
+        try:
+            rows = database.connection.execute(query).df()
+            rejected = (
+                database.run("SELECT line, error_message FROM reject_errors LIMIT 1")
+                if source.layout
+                else []
+            )
+        except duckdb.Error as error:
+            raise UserError(
+                f"{path} cannot be read ({excerpt(' '.join(str(error).split()), 100)}); {_ADVICE}."
+            ) from error
+    faults = [*rejected, *rows.loc[rows["fault"].notna(), ["line", "fault"]].values.tolist()]
+    if faults:
+        raise UserError(
+            f"{path}, {source.unit} {faults[0][0]}: not an item's record "
+            f"({excerpt(faults[0][1], 80)}); {_ADVICE}."
+        )
+    return rows.drop(columns=["line", "fault"]).dropna(subset="item").set_index("item")
 
 
-def _roles(names: list[str], path: Path) -> dict[str, str]:
-    """Column -> what it is, of those that matter."""
-    columns = role_columns(names, ROLES, ("item", "title"), path)
-    return {name: role for role, name in columns.items()}
+def _source(path: Path, folder: Path, database: Database) -> Source:
+    name = bare_name(path).lower()
+    if name.endswith(PARQUET):
+        return sources.parquet(database, [path], path)
+    text = read_text(path, folder)
+    if name in UNNAMED and any("\ufffd" in line for _, line in text.numbered()):
+        text = read_text(path, folder, "latin-1")  # that of MovieLens before 10M
+    if text.head[0][1].lstrip().startswith("{") or ".json" in name:
+        return sources.records(text, folder)
+    delimiter, names = UNNAMED.get(name, (None, None))
+    atomic = name.endswith(".item") and name not in UNNAMED
+    layout = layout_of(text, "\t" if atomic else delimiter, names)
+    if layout.names is None:
+        raise UserError(
+            f"{path} is not a table with a header; write one with columns for item, title and "
+            "genres."
+        )
+    return sources.delimited(text, layout, text.quotes and delimiter is None and not atomic)
+
+
+def _columns(source: Source, path: Path) -> dict[str, str]:
+    """Role -> column."""
+    names = {name.partition(":")[0]: name for name in source.kinds}
+    if not path.name.lower().endswith(".item"):
+        return role_columns(list(source.kinds), ROLES, ("item", "title"), path)
+    columns = {"item": usual_column(names, USUAL["item"]) or next(iter(names))}
+    for role, words in (("title", ("title", "name")), ("genres", ("class", "genre", "categor"))):
+        fits = [n for n in names if any(word in plain(n) for word in words)]
+        if fits and fits[0] not in columns.values():
+            columns[role] = fits[0]
+    return {role: names[name] for role, name in columns.items()}
+
+
+def _text(source: Source, name: str) -> str:
+    column = identifier(name)
+    if source.kinds[name].endswith("[]"):
+        return f"array_to_string({column}, '|')"
+    if name.endswith(":token_seq") and any(w in name for w in ("class", "genre", "categor")):
+        return f"replace({column}, ' ', '|')"
+    return f"{column}::VARCHAR"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:

@@ -28,6 +28,8 @@ TRAINER = (
 FREE = (
     *("resume", "callbacks", "logger", "group", "tags", "paper", "hydra", "model.mamba.backend"),
     *("dataset.path", "dataset.root", "dataset.eval_batch_size", "dataset.malformed"),
+    *("dataset.max_malformed", "dataset.missing", "dataset.delimiter", "dataset.encoding"),
+    *("dataset.time_format", "dataset.columns.names"),
     *("task.capture", "task.compile", *(f"trainer.{key}" for key in TRAINER)),
 )
 # Keys of earlier versions' configs; they decided nothing but speed.
@@ -35,6 +37,9 @@ GONE = ("dataset.trim", "task.by_length")
 # Whether seen items were left out of the one ranking that there was. Names still hold what the
 # paper's runs said, and those with drawn negatives, which are unseen.
 MASKED = "dataset.mask_history"
+# What was said as yes or no, and how it is said now; names still hold the former.
+DUPLICATES = "dataset.drop_duplicates"
+FORMER = {"keep": False, "first": True}
 # Settings that came after runs had been named; with this value no name holds them.
 LATER = {"model.shortcut": "projected", "model.conv": True, "model.projection": True}
 # Modules of earlier versions, in the configs of their runs, and where their classes live now.
@@ -99,6 +104,10 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
     if is_masked(config):
         monitor = config["evaluation"]["monitor"]
         config["evaluation"]["monitor"] = monitor.replace("val/", "val/unseen/", 1)
+    data = config.get("dataset", {})
+    if DUPLICATES.split(".")[1] in data:
+        dropped = data.pop(DUPLICATES.split(".")[1])
+        data.setdefault("duplicates", "first" if dropped else "keep")
     for key in (*GONE, MASKED):
         group, name = key.split(".")
         config.get(group, {}).pop(name, None)
@@ -129,6 +138,9 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     if flat.get("init_from") is not None:  # wherever it lies
         flat["init_from"] = Path(flat["init_from"]).name
     flat.setdefault(MASKED, flat.get("evaluation.sampled._target_") is not None)
+    if "dataset.duplicates" in flat:
+        value = flat.pop("dataset.duplicates")
+        flat[DUPLICATES] = FORMER.get(value, value)
     doubled = {key for key, other in SAME.items() if key in flat and flat[key] == flat.get(other)}
     later = {key for key, value in LATER.items() if flat.get(key) == value}
     return {k: v for k, v in flat.items() if not is_free(k) and k not in doubled | later}

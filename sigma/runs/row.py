@@ -44,6 +44,7 @@ class Data:
     test_samples: int
     val_repeats: int | None = None  # older rows did not count them
     test_repeats: int | None = None
+    left_out: int | None = None  # nor this
     name: str = ""
     expected: dict[str, Any] | None = None
     matches: bool | None = None

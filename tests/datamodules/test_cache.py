@@ -62,7 +62,7 @@ def test_second_start_reads_the_cache(folder: Path, monkeypatch: pytest.MonkeyPa
     "settings",
     [
         *({"user_bounds": [4, None]}, {"item_bounds": [4, None]}, {"user_bounds": [5, 99]}),
-        {"drop_duplicates": True, "user_bounds": [2, None], "item_bounds": [2, None]},
+        {"duplicates": "first", "user_bounds": [2, None], "item_bounds": [2, None]},
         *({"columns": {"user": "item_id", "item": "user_id"}}, {"malformed": "skip"}),
         {"float32_times": True},
     ],

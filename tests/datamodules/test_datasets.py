@@ -235,5 +235,5 @@ def test_real_ml_latest_small_has_a_damaged_line(
     assert dataset("ml_latest_small", tmp_path, path=str(mended)).statistics.matches is True
     # User 5 and item 39 have many more, so that the filter takes nothing along with the line.
     stats = dataset("ml_latest_small", tmp_path, path=str(path), malformed="skip").statistics
-    assert "1 of 100,837 lines left out as malformed, the first of them line 522: " in caplog.text
+    assert "1 of 100,837 lines left out, the first of them line 522: " in caplog.text
     assert (stats.users, stats.items, stats.interactions) == (610, 3_650, 90_274 - 1)

@@ -5,17 +5,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.locate import locate
-from sigma.datamodules.readers import stream
-from sigma.datamodules.readers.lines import open_raw
+from sigma.datamodules.readers.text import open_raw
 from sigma.datamodules.sets.custom import Custom
 from sigma.errors import UserError
 from tests.datamodules import raw_files as raw
+from tests.datamodules import reading
+from tests.datamodules.reading import Rows, same
 
 ROWS = raw.interactions(n=1500)
 AT = 522  # the first line that gets in between
@@ -39,7 +37,6 @@ MAKE: dict[str, Callable[[Path], Path]] = {
 }
 UTF8 = "the bytes are not UTF-8 text"
 HTTP = "https://files.grouplens.org/datasets/movielens/ml-latest-small1"
-TIME = "the field 'unixReviewTime' should be a whole number, got"
 JUNK: list[tuple[str, str | bytes, str]] = [
     ("csv", "1,2", "expected 3 fields separated by ',', got 2"),
     ("csv", "1,2,3,4", "expected 3 fields separated by ',', got 4"),
@@ -55,23 +52,22 @@ JUNK: list[tuple[str, str | bytes, str]] = [
     ("csv", b"\xff\xfe", UTF8),
     ("csv", '1,"2,3', "a quote stands out of place in the column 'item_id'"),
     ("csv", '"1"",2,3', "a quote stands out of place in the column 'user_id'"),
-    ("csv", '1,2,3,"4', "got a quote or a line end out of place"),
+    ("csv", '1,2,3,"4', "expected 3 fields separated by ',', got 4"),
     ("csv.gz", "1,2", "got 2"),
     ("movielens csv", f"5,39,3.0,84743496 {HTTP}", f"the time '84743496 {HTTP[:30]}"),
     ("dat", "1::2::3", "expected 4 fields separated by '::', got 3"),
     ("dat", "1::2::3::x", "the time 'x'"),
     ("u.data", "1\t2\t3\t4\t5", "expected 4 fields separated by 'tab', got 5"),
-    ("inter", "1\t2\t3\tx", "the time 'x' in the column 'timestamp:float'"),
+    ("inter", "1\t2\t3\tx", "the time 'x' in the column 'timestamp'"),
     ("inter", "1\t2", "got 2"),
     ("amazon", "A1,B", "expected 4 fields"),
-    ("reviews", '{"asin": ', "not a JSON object (Expecting value"),
+    ("reviews", '{"asin": ', "not a JSON object"),
     ("reviews", "[1]", "not a JSON object"),
     ("reviews", "7", "not a JSON object"),
     ("reviews", json.dumps(REVIEW | {"asin": None}), "the column 'asin' has no value"),
-    ("reviews", json.dumps(REVIEW | {"asin": 7}), "the field 'asin' should be text, got 7"),
     *(
-        ("reviews", json.dumps(REVIEW | {"unixReviewTime": time}), reason)
-        for time, reason in (("5", f'{TIME} "5"'), (5.5, TIME), (True, TIME), (10**30, "Review"))
+        ("reviews", json.dumps(REVIEW | {"unixReviewTime": time}), "the time '")
+        for time in ("soon", True, 10**30)
     ),
     ("reviews", json.dumps(REVIEW | {"unixReviewTime": -5}), "the time"),
     ("reviews.gz", json.dumps(REVIEW).replace("A1", "é").encode("latin-1"), UTF8),
@@ -86,9 +82,13 @@ JUNK: list[tuple[str, str | bytes, str]] = [
 ]
 
 
+def read(path: Path, malformed: str = "skip") -> Rows:
+    return reading.read(path, malformed)
+
+
 def insert(path: Path, junk: list[str | bytes], at: int = AT) -> None:
     """Put lines into a file, the first as line ``at``, the others a few lines apart."""
-    with stream.Lines(path, "", False).open() as file:
+    with open_raw(path) as file:
         lines = file.read().splitlines(keepends=True)
     for k, line in enumerate(junk):
         lines.insert(at - 1 + 3 * k, (line if isinstance(line, bytes) else line.encode()) + b"\n")
@@ -96,19 +96,10 @@ def insert(path: Path, junk: list[str | bytes], at: int = AT) -> None:
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
-def read(path: Path, malformed: str = "skip") -> Interactions:
-    return locate(path, path.parent / "unpacked").read(malformed=malformed)
-
-
-def same(a: Interactions, b: Interactions) -> bool:
-    names = ("users", "items", "timestamps", "user_ids", "item_ids")
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
-
-
 @pytest.mark.parametrize("source", MAKE)
 def test_clean_file(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = MAKE[source](tmp_path)
-    monkeypatch.setattr(stream, "scan", None)  # would fail if it were called: nothing is slower
+    monkeypatch.setattr("sigma.datamodules.readers.read._Reader._faults", None)  # slower
     assert same(read(path), read(path, "error"))
     assert read(path).skipped is None
 
@@ -123,7 +114,11 @@ def test_malformed_line_is_left_out_alone(
     with pytest.raises(UserError) as error:
         read(path, "error")
     assert f"{path.name}, line {AT}: " in str(error.value)
-    assert str(error.value).endswith(", or leave such lines out with dataset.malformed=skip.")
+    missing = "has no value" in reason or "is missing" in reason
+    way = "dataset.missing=drop" if missing else "dataset.malformed=skip"
+    assert str(error.value).endswith(f", or leave such lines out with {way}.")
+    if missing:
+        assert same(reading.read(path, missing="drop"), clean)
     data = read(path)
     assert same(data, clean)
     with open_raw(path) as file:
@@ -139,7 +134,7 @@ def test_malformed_line_is_left_out_alone(
     [
         ("csv", 2, ["1,2,x", "1", b"\xff,1,1", '1,2,3,"4', ",2,3", '"1"",2,3', "1,2,2018-10-31"]),
         ("dat", 1, ["1::2::3", "1::2::3::x"]),
-        ("reviews", 2, ['{"asin": ', "[1]", json.dumps(REVIEW | {"asin": 7})]),
+        ("reviews", 2, ['{"asin": ', "[1]", json.dumps(REVIEW | {"asin": None})]),
     ],
 )
 def test_lines_of_several_kinds_the_first_and_the_last_among_them(
@@ -160,9 +155,8 @@ def test_what_no_one_reads_may_be_of_any_kind(tmp_path: Path) -> None:
     path = raw.write(tmp_path / "a.csv", text)
     clean = read(path, "error")
     data = read(raw.write(path, text + b'1,2\n5,6,"never closed\n7,8,9\n'))
-    assert (data.skipped.lines, data.skipped.first) == (1, 92)
-    assert len(data) == len(clean) + 2
-    assert data.user_ids.tolist() == ["1", "3", "5", "7"]
+    assert (data.skipped.lines, data.skipped.first) == (2, 92)
+    assert same(data, clean)  # a quote that is never closed takes the rest along, and it is told
 
 
 def test_stray_quotes_in_a_title_cost_no_row(tmp_path: Path) -> None:
@@ -180,7 +174,6 @@ def test_stray_quotes_in_a_title_cost_no_row(tmp_path: Path) -> None:
 
 
 def test_quoted_line_ends_over_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_BLOCK", 1000)
     rows = [f'u{n % 7},i{n},{n},"first\n\nsecond, {n}\n"' for n in range(200)]
     text = "user_id,item_id,timestamp,text\n" + "\n".join(rows) + "\n"
     data = read(raw.write(tmp_path / "a.csv", text), "error")
@@ -198,7 +191,7 @@ def test_lines_of_several_files_are_told_by_their_file(tmp_path: Path) -> None:
     data = read(folder)
     assert same(data, clean)
     assert (data.skipped.lines, data.skipped.first) == (1, 40)
-    assert data.skipped.reason.endswith("got 2 (in combined_data_2.txt)")
+    assert data.skipped.file == "combined_data_2.txt"
 
 
 def test_headings_by_chunks_and_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +201,7 @@ def test_headings_by_chunks_and_line_ends(tmp_path: Path, monkeypatch: pytest.Mo
     loose = text.replace("\n2:", "\n\n2:").replace("\n", "\r\n").rstrip()
     path = raw.write(tmp_path / "b" / "combined_data_1.txt", loose)
     for size in (1, 7, 64, 1 << 20):
-        monkeypatch.setattr("sigma.datamodules.readers.lines._CHUNK", size)
+        monkeypatch.setattr("sigma.datamodules.readers.text._CHUNK", size)
         assert same(read(path), expected)
         assert same(read(tmp_path / "a" / "combined_data_1.txt"), expected)
 
@@ -217,7 +210,7 @@ def test_row_over_several_lines_is_left_out_whole(tmp_path: Path) -> None:
     text = 'user,item,time,text\n1,2,x,"a\n1,2,3,b\nc"\n1,2,3,d\n'
     data = read(raw.write(tmp_path / "a.csv", text))
     assert len(data) == 1
-    assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (3, 5, 2)
+    assert (data.skipped.lines, data.skipped.of, data.skipped.first) == (1, 5, 2)
 
 
 def test_sequence_text(tmp_path: Path) -> None:
@@ -231,11 +224,12 @@ def test_sequence_text(tmp_path: Path) -> None:
     assert "got only '2'" in data.skipped.reason
 
 
-def test_parquet_has_no_lines(tmp_path: Path) -> None:
+def test_rows_of_parquet(tmp_path: Path) -> None:
     path = raw.parquet(tmp_path / "a.parquet", ROWS[:3], timestamp=pa.array([1, None, 3]))
-    with pytest.raises(UserError, match="row 2: the time in the column 'timestamp'") as error:
-        read(path, "skip")
-    assert "malformed" not in str(error.value)
+    with pytest.raises(UserError, match="row 2: the time in the column 'timestamp' is missing"):
+        read(path, "error")
+    data = reading.read(path, missing="drop")
+    assert (data.timestamps.tolist(), data.skipped.lines, data.skipped.first) == ([1, 3], 1, 2)
 
 
 @pytest.mark.parametrize(("lines", "limit"), [(40, 10), (1000, 10), (3000, 30)])
@@ -275,7 +269,7 @@ def test_every_start_warns_once_and_the_setting_is_part_of_the_cache(
         data.prepare_data()
         data.setup()
         (warning,) = caplog.messages
-        assert "2 of 1,503 lines left out as malformed, the first of them line 522: the" in warning
+        assert "2 of 1,503 lines left out, the first of them line 522: the" in warning
         monkeypatch.setattr("sigma.datamodules.base.preprocess", None)  # only the cache is left
     with pytest.raises(UserError, match="line 522"):  # what skip left in the cache is not used
         Custom(path=str(path), root=str(tmp_path / "root")).setup()

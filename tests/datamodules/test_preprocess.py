@@ -3,7 +3,6 @@
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from sigma.datamodules.interactions import Interactions
@@ -13,10 +12,8 @@ from sigma.errors import UserError
 
 def interactions(rows: list[tuple[int, int, int]], timed: bool = True) -> Interactions:
     """Rows (user, item, time) -> Interactions; raw ids are the numbers themselves."""
-    users, user_ids = pd.factorize(np.array([r[0] for r in rows], dtype=np.int64))
-    items, item_ids = pd.factorize(np.array([r[1] for r in rows], dtype=np.int64))
-    times = np.array([r[2] for r in rows], dtype=np.int64) if timed else None
-    return Interactions(users.astype(np.int32), items.astype(np.int32), times, user_ids, item_ids)
+    users, items, times = (np.array([row[k] for row in rows], np.int64) for k in range(3))
+    return Interactions.of(users, items, times if timed else None)
 
 
 def histories(data: Sequences) -> dict[int, list[tuple[int, int | None]]]:
@@ -98,13 +95,12 @@ def test_times_one_second_apart_stay_apart() -> None:
 @pytest.mark.parametrize("timed", [True, False])
 def test_duplicates_are_kept_unless_dropped(timed: bool) -> None:
     rows = [(1, 5, 9), (1, 4, 1), (1, 5, 2), (2, 5, 0), (2, 4, 3), (1, 4, 1)]
-    data = interactions(rows, timed)
-    assert len(preprocess(data).items) == 6
-    dropped = histories(preprocess(data, drop_duplicates=True))
+    assert len(preprocess(interactions(rows, timed)).items) == 6
+    dropped = histories(preprocess(interactions(rows, timed), duplicates="first"))
     assert [i for i, _ in dropped[1]] == ([4, 5] if timed else [5, 4])
     assert [i for i, _ in dropped[2]] == [5, 4]
     rows = [(1, 5, t) for t in range(6)] + [(2, i, 0) for i in (5, 6)]
-    data = preprocess(interactions(rows, timed), (2, None), drop_duplicates=True)
+    data = preprocess(interactions(rows, timed), (2, None), duplicates="first")
     assert list(histories(data)) == [2]  # dropped before they are counted
 
 

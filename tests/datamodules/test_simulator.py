@@ -165,7 +165,7 @@ def test_achievable_by_hand(data: Simulated) -> None:
         assert expected == pytest.approx(sum(SUCCESSORS[:k]), abs=0.02)
     assert data.achievable_hit_rate(10_000) == pytest.approx(1)
     # It is not known where settings change the process.
-    for options in ({"drop_duplicates": True}, {"item_bounds": (20, None)}):
+    for options in ({"duplicates": "first"}, {"item_bounds": (20, None)}):
         assert Simulated(Shop(num_users=800), **options).achievable_hit_rate() is None
 
 

@@ -80,8 +80,8 @@ def test_a_list_of_genres_and_numbers_as_ids_and_no_genres(tmp_path: Path) -> No
     [
         ("a.csv", "item,price\n1,2\n", "looks like the title; it has: item, price"),
         ("a.csv", "title,price\n1,2\n", "no column that looks like the item"),
-        ("a.csv", "item,title\n1,2,3,4\n5\n6,7,8,9,10\n", "is not a table with a header"),
-        ("a.parquet", "no", "is not a table with a header"),
+        ("a.csv", "item,title\n1,2,3,4\n5\n6,7,8,9,10\n", "line 2: not an item's record"),
+        ("a.parquet", "no", "is not a readable Parquet file"),
         ("a.item", "item_id:token\n1\n", "has no column of titles"),
     ],
 )

@@ -1,1 +1,1 @@
-"""One small file per source: raw file -> Interactions, in the order of the file."""
+"""Raw data of any common format, read by DuckDB."""

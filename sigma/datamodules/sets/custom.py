@@ -4,7 +4,7 @@ from sigma.datamodules.base import SequenceDataModule
 
 
 class Custom(SequenceDataModule):
-    missing = (
+    absent = (
         "dataset=custom needs data: name a file or folder with dataset.path= (CSV, TSV, Parquet, "
         "RecBole .inter or one-user-a-line text), or put one into {folder}."
     )

@@ -35,6 +35,6 @@ class Simulated(SequenceDataModule):
         masked, or over 2 % of the data filtered away.
         """
         positions = {"val": self.split.val, "test": self.split.test}[split]
-        if self.drop_duplicates or self.survivors < 0.98:
+        if self.duplicates != "keep" or self.survivors < 0.98:
             return None
         return self.shop.achievable(self.sequences, positions, k)

@@ -5,7 +5,7 @@ from sigma.datamodules.base import SequenceDataModule
 
 class Tmall(SequenceDataModule):
     files = ("user_log_format1.csv*", "data_format1.zip")
-    missing = (
+    absent = (
         "Tmall's data want an account: get data_format1.zip (Repeat Buyers Prediction) from "
         "https://tianchi.aliyun.com/dataset/42 and put user_log_format1.csv into {folder}, or name "
         "a local copy with dataset.path=."

@@ -1,0 +1,82 @@
+"""DuckDB, which reads and sorts interactions, with memory and disk that are bounded and its own."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psutil
+import pyarrow as pa
+
+MEMORY = 1 << 30
+"""Bytes that DuckDB may hold, if they are no more than an eighth of the machine's; what does not
+fit goes to the disk."""
+
+ROWS = 1 << 20  # of a batch
+
+
+def identifier(name: str) -> str:
+    """A column's name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Database:
+    """A database of its own, with a folder for what does not fit into memory.
+
+    Args:
+        folder: where that folder is made; None is the system's for temporary files.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=".reading-", dir=folder))
+        except OSError:  # one that nobody can write into
+            self.folder = Path(tempfile.mkdtemp(prefix="reading-"))
+        memory = min(MEMORY, psutil.virtual_memory().total // 8)
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        settings: dict[str, Any] = {
+            "memory_limit": f"{memory // 2**20}MiB",
+            "temp_directory": str(self.folder),
+            "autoinstall_known_extensions": False,  # nothing is fetched
+            "autoload_known_extensions": False,
+        }
+        if threads.isdigit():
+            settings["threads"] = int(threads)
+        self.connection = duckdb.connect(config=settings)
+        self.run("SET TimeZone = 'UTC'")
+        weakref.finalize(self, _release, self.connection, self.folder)
+
+    def allow(self, paths: Iterable[Path]) -> None:
+        """Let queries read these files, and none of the others from now on."""
+        self.run("SET allowed_paths = $paths", paths=[str(path) for path in paths])
+        self.run("SET enable_external_access = false")
+
+    def run(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query's result."""
+        rows: list[tuple[Any, ...]] = self.connection.execute(query, values or None).fetchall()
+        return rows
+
+    def value(self, query: str, **values: Any) -> Any:
+        """The only value of a query's result."""
+        ((value,),) = self.run(query, **values)
+        return value
+
+    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a query's result, ``ROWS`` at a time."""
+        yield from self.connection.sql(query).to_arrow_reader(ROWS)
+
+    def column(self, query: str) -> Any:
+        """The only column of a query's result as an array."""
+        values = self.connection.sql(query).to_arrow_table().column(0)
+        return values.combine_chunks().to_numpy(zero_copy_only=False)
+
+
+def _release(connection: Any, folder: Path) -> None:
+    connection.close()
+    shutil.rmtree(folder, ignore_errors=True)

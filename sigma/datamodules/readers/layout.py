@@ -1,0 +1,192 @@
+"""How the fields of a table in text are laid out, told from its first lines."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+from sigma.datamodules.readers.roles import USUAL, usual_column
+from sigma.datamodules.readers.text import Text
+from sigma.errors import UserError, listed
+
+BLANKS = " "
+"""The delimiter of fields with any number of blanks between them."""
+
+_DELIMITERS = ("::", "\t", ",", ";", "|", "\x01", "^", BLANKS)
+_COMMENT = re.compile(r"#|//|sep=(.{1,2})$", re.IGNORECASE)
+_DATE = re.compile(
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]|$)|.*\d:\d\d"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Fields of each line.
+
+    Attributes:
+        delimiter: between them; ``BLANKS`` for any number of blanks.
+        names: of the fields; None where there is no header.
+        above: lines above the first row.
+        rows: the fields of the first lines, the header left out.
+    """
+
+    delimiter: str
+    names: tuple[str, ...] | None
+    above: int
+    rows: list[list[str]]
+
+    @property
+    def width(self) -> int:
+        """The usual number of fields."""
+        widths = Counter(map(len, self.rows))
+        return len(self.names) if self.names else widths.most_common(1)[0][0]
+
+    @property
+    def sign(self) -> str:
+        """The delimiter, for messages."""
+        shown = {"\t": "tab", BLANKS: "blanks", "\x01": "^A"}
+        return shown.get(self.delimiter, self.delimiter)
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_value(text: str) -> bool:
+    """Whether no column is called so: a number, a date, or nothing."""
+    return not text.strip() or is_number(text) or _DATE.match(text.strip()) is not None
+
+
+def split(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """The fields of each line; quotes wrap some of them, but not line ends."""
+    if delimiter == BLANKS:
+        return [line.split() for line in lines]
+    if len(delimiter) > 1:
+        return [line.split(delimiter) for line in lines]
+    rows: list[list[str]] = []
+    for line in lines:
+        try:
+            rows.append(next(csv.reader([line], delimiter=delimiter)))
+        except (csv.Error, StopIteration):  # a field without end
+            rows.append(line.split(delimiter))
+    return rows
+
+
+def layout_of(
+    text: Text, delimiter: str | None = None, names: Sequence[str] | None = None
+) -> Layout:
+    """The layout of a table.
+
+    Args:
+        delimiter: what is known of it; None finds it.
+        names: of its columns where it has no header; None looks for one.
+
+    Raises:
+        UserError: fewer or more names than columns.
+    """
+    head = list(text.head)
+    while head and (match := _COMMENT.match(head[0][1])) and len(head) > 1:
+        delimiter = match[1] or delimiter if delimiter is None else delimiter
+        head.pop(0)
+    lines = [line for _, line in head]
+    if "\ufffd" in lines[0]:
+        raise UserError(
+            f"{text.path}, line {head[0][0]}: the bytes are not UTF-8 text; name the encoding with "
+            "dataset.encoding=, such as latin-1, or check that the file's name ends as its format "
+            "needs (.csv, .csv.gz, .parquet, .zip)."
+        )
+    if delimiter is None:
+        delimiter = _delimiter(lines)
+    rows = split(lines, delimiter)
+    above = head[0][0] - 1
+    if names is not None:
+        found = Layout(delimiter, None, above, rows)
+        if found.width != len(names):
+            raise UserError(
+                f"{text.path} has {found.width} columns separated by '{found.sign}' (its first "
+                f"line: {listed(rows[0])}), but dataset.columns.names gives {len(names)}; name "
+                "each, in order."
+            )
+        # A header that says the same is one.
+        headed = [field.strip() for field in rows[0]] == list(names)
+        return Layout(delimiter, tuple(names), above + headed, rows[headed:])
+    if not _headed(rows):
+        return Layout(delimiter, None, above, rows)
+    return Layout(delimiter, tuple(field.strip() for field in rows[0]), above + 1, rows[1:])
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """What parts most lines into as many fields, several at least."""
+    fits: dict[str, tuple[bool, float, int]] = {}
+    for place, sign in enumerate(_DELIMITERS):
+        widths = Counter(map(len, split(lines, sign)))
+        width, count = max(widths.items(), key=lambda item: item[1])
+        header = len(split(lines[:1], sign)[0])
+        if header > 1:
+            # A line of text over several, within quotes, is no sign of another delimiter.
+            agree = count / len(lines) if width == header else 0.5 * widths[header] / len(lines)
+            fits[sign] = (sign != BLANKS, round(agree, 2), -place)
+    if not fits:
+        return ","
+    best = max(fits, key=lambda sign: fits[sign])
+    return best
+
+
+def _headed(rows: list[list[str]]) -> bool:
+    """Whether the first row names the columns below it."""
+    first = rows[0]
+    roles = [usual_column(first, usual) for usual in USUAL.values()]
+    if sum(role is not None for role in roles) >= 2:
+        return True
+    if any(is_value(field) for field in first if field.strip()) or not any(first):
+        return False
+    below = [row for row in rows[1:] if len(row) == len(first)]
+    again = any(field == row[at] for row in below for at, field in enumerate(first) if field)
+    return not again
+
+
+def no_header(text: Text, layout: Layout) -> UserError:
+    """What to say of a table that does not name its columns."""
+    example = ["user", "item", *(f"c{k}" for k in range(3, layout.width)), "timestamp"]
+    return UserError(
+        f"{text.path} has {layout.width} columns separated by '{layout.sign}' and no header: its "
+        f"first line is {listed(layout.rows[0])}; name them in order with "
+        f"'dataset.columns.names=[{','.join(example[: max(layout.width, 2)])}]'."
+    )
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, those that come again with a number behind them, as SQL needs them."""
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name.lower()] += 1
+        result.append(name if seen[name.lower()] == 1 else f"{name} ({seen[name.lower()]})")
+    return result
+
+
+def line_of(
+    text: Text, layout: Layout, quoted: bool, values: Iterable[str | None], at: Sequence[int]
+) -> int:
+    """The number of the first line whose fields ``at`` these places hold these values."""
+    sought = [value or "" for value in values]
+    lines = (line for _, line in islice(text.numbered(), layout.above, None))
+    if len(layout.delimiter) > 1:
+        lines = (line.replace(layout.delimiter, "\x1f") for line in lines)
+    sign = layout.delimiter if len(layout.delimiter) == 1 else "\x1f"
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=sign, quoting=quoting)
+    number = layout.above + 1
+    with suppress(csv.Error):
+        for fields in reader:
+            if len(fields) == layout.width and [fields[k] for k in at] == sought:
+                break
+            number = layout.above + reader.line_num + 1
+    return number
