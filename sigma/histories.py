@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigma.datamodules.batches import FlatSequences
 from sigma.datamodules.preprocess import Sequences
-from sigma.datamodules.readers.table import USUAL, usual_column
+from sigma.datamodules.readers.roles import USUAL, usual_column
 from sigma.errors import UserError, excerpt, listed
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sigma.datamodules.readers.table import USUAL, role_columns
+from sigma.datamodules.readers.roles import USUAL, role_columns
 from sigma.errors import UserError, excerpt
 from sigma.files import atomic_path
 from sigma.histories import Histories, known_items

@@ -61,7 +61,7 @@ def preprocess(
     duplicates: Duplicates = "keep",
     float32_times: bool | None = None,
 ) -> Sequences:
-    """Filter, order and index one data set.
+    """Filter, order and index one data set; the interactions are used up.
 
     Order: by user (first appearance in the file), then time, then the order of the file: ties in
     time keep the file's order. Item ids follow the first appearance in that file, too.

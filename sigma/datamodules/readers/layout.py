@@ -181,8 +181,8 @@ def line_of(
     if len(layout.delimiter) > 1:
         lines = (line.replace(layout.delimiter, "\x1f") for line in lines)
     sign = layout.delimiter if len(layout.delimiter) == 1 else "\x1f"
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=sign, quoting=quoting)
+    quote = '"' if quoted else None
+    reader = csv.reader(lines, delimiter=sign, quotechar=quote)
     number = layout.above + 1
     with suppress(csv.Error):
         for fields in reader:

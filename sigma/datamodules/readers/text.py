@@ -70,7 +70,7 @@ def open_raw(path: Path) -> BinaryIO:
         stream: Any = pa.input_stream(str(path), compression="zstd")
     else:
         stream = _OPEN[kind](path) if kind in _OPEN else path.open("rb")
-    return stream  # type: ignore[no-any-return]
+    return stream
 
 
 def encoding_of(path: Path, setting: str | None) -> str:
