@@ -100,7 +100,7 @@ class RawData:
         for pattern, time_format in TIMES.items():
             if fnmatch(bare_name(self.path), pattern) and settings.time_format is None:
                 settings = replace(settings, time_format=time_format)
-        database = Database(folder)
+        database = Database(folder, sum(file.stat().st_size for file in self.files))
         if bare_name(self.path).lower().endswith(PARQUET):
             parts = [sources.parquet(database, self.files, self.path)]
             copies: list[Path] = []

@@ -422,6 +422,9 @@ class _Reader:
         return data
 
     def _warn_of_units(self) -> None:
+        low, high = self.database.run("SELECT min(time), max(time) FROM raw")[0]
+        if low is None or low > 20_000_000_000 or high < 100_000_000_000:
+            return
         few, many = self.database.run(
             "SELECT count(*) FILTER (time BETWEEN 100_000_000 AND 20_000_000_000), "
             "count(*) FILTER (time BETWEEN 100_000_000_000 AND 20_000_000_000_000) FROM raw"
