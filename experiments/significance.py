@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from experiments.ranks import USER, full_ranks
 
@@ -94,7 +93,7 @@ def user_differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> t
 def holm(p_values: Sequence[float]) -> Array:
     """Holm's correction for the number of comparisons that there are; NaN stays."""
     corrected = np.array(p_values, dtype=float)
-    tested = ~np.isnan(corrected)
-    if tested.any():
-        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    order = np.argsort(corrected)  # NaN come last
+    left = np.count_nonzero(~np.isnan(corrected)) - np.arange(len(corrected))
+    corrected[order] = np.minimum(np.maximum.accumulate(corrected[order] * left), 1)
     return corrected
