@@ -32,6 +32,7 @@ PROTOCOL = (
     *("dataset.user_bounds", "dataset.item_bounds", "dataset.drop_duplicates"),
     "dataset.float32_times",
     *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
+    *("dataset.val_start", "dataset.test_start", "dataset.targets", "dataset.train_on_val"),
     *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
     *STOPPING,
 )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,7 +29,8 @@ from sigma.datamodules.locate import locate, search
 from sigma.datamodules.objectives import NextItem, Objective
 from sigma.datamodules.preprocess import Sequences, preprocess
 from sigma.datamodules.readers.lines import readable
-from sigma.datamodules.splits import Split, global_time, leave_one_out
+from sigma.datamodules.split_files import SplitFiles
+from sigma.datamodules.splits import Moment, Split, Targets, by_files, global_time, leave_one_out
 from sigma.datamodules.statistics import DatasetStatistics, Expected, describe
 from sigma.errors import UserError
 
@@ -54,7 +55,12 @@ class SequenceDataModule(L.LightningDataModule):
         user_bounds, item_bounds: [lower, upper) on a user's (item's) interactions.
         drop_duplicates: keep only the first interaction of a user with an item.
         float32_times: order by times rounded to float32, as RecBole does; None and False do not.
+        split: ``leave_one_out``, ``global_time``, or ``files`` where ``path`` is a folder of a file
+            each for training, validation and test, which are taken as they are.
         val_fraction, test_fraction: shares of the interactions, for ``global_time``.
+        val_start, test_start: moments in place of these shares: ISO dates, or times of the data.
+        targets: what of a user's validation and test is asked for; see ``splits``.
+        train_on_val: train on the validation, too, for a final model; nothing is validated then.
         seed: of the training order.
         columns: names of a table's columns; those left out are recognised by their usual names.
         malformed: ``error`` refuses a file of text with a malformed line; ``skip`` leaves such
@@ -86,9 +92,13 @@ class SequenceDataModule(L.LightningDataModule):
         item_bounds: tuple[Bound, Bound] = (5, None),
         drop_duplicates: bool = False,
         float32_times: bool | None = None,
-        split: Literal["leave_one_out", "global_time"] = "leave_one_out",
+        split: Literal["leave_one_out", "global_time", "files"] = "leave_one_out",
         val_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,
+        val_start: Moment | None = None,
+        test_start: Moment | None = None,
+        targets: Targets = "successive",
+        train_on_val: bool = False,
         seed: int = 2020,
         columns: Mapping[Literal["user", "item", "timestamp"], str | int | None] | None = None,
         malformed: Literal["error", "skip"] = "error",
@@ -97,6 +107,12 @@ class SequenceDataModule(L.LightningDataModule):
         super().__init__()
         if path is not None and not str(path).strip():
             raise ValueError("path is empty; give a file, or None for the data set's own")
+        if (val_start is None) != (test_start is None):
+            raise ValueError("val_start and test_start go together; give both, or neither")
+        if val_start is not None and split != "global_time":
+            raise ValueError(f"val_start and test_start need split=global_time, not {split}")
+        if targets != "successive" and split == "leave_one_out":
+            raise ValueError(f"targets={targets} needs split=global_time or files, not {split}")
         self.name: str = name or type(self).__name__.lower()
         self.path = None if path is None else Path(path).expanduser()
         self.root = Path(root).expanduser()
@@ -110,14 +126,20 @@ class SequenceDataModule(L.LightningDataModule):
         self.split_name = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.moments = (val_start, test_start)
+        self.targets: Targets = targets
+        self.train_on_val = train_on_val
         self.seed = seed
         self.columns = {str(k): str(v) for k, v in (columns or {}).items() if v is not None}
         self.malformed = malformed
         self.objective = objective or NextItem()
 
-    def raw(self) -> RawData:
+    def raw(self) -> RawData | SplitFiles:
         """The raw file: ``path``, or what lies in ``root/<name>``, or a download into it."""
         folder, unpack = self.root / self.name, self.root / "unpacked" / self.name
+        if self.split_name == "files":
+            recognise = partial(locate, unpack=unpack, columns=self.columns)
+            return SplitFiles.find(self.path or folder, recognise)
         if self.path is None and not (folder.is_dir() and search(folder, self.files)):
             if not self.sources:
                 raise UserError(self.missing.format(name=self.name, folder=folder.absolute()))
@@ -157,11 +179,17 @@ class SequenceDataModule(L.LightningDataModule):
 
     @cached_property
     def split(self) -> Split:
-        if self.split_name == "leave_one_out":
-            split = leave_one_out(self.sequences)
-        else:
-            split = global_time(self.sequences, self.val_fraction, self.test_fraction)
-        if not (len(split.train) and len(split.val) and len(split.test)):
+        options = (self.targets, self.train_on_val)
+        match self.split_name:
+            case "leave_one_out":
+                split = leave_one_out(self.sequences, self.train_on_val)
+            case "global_time":
+                fractions = (self.val_fraction, self.test_fraction)
+                split = global_time(self.sequences, *fractions, *self.moments, *options)
+            case _:
+                split = by_files(self.sequences, *options)
+        val = len(split.val) or self.train_on_val
+        if not (len(split.train) and val and len(split.test)):
             raise UserError(
                 f"{self.name} split by {self.split_name} leaves no samples to train, validate and "
                 "test on; raise dataset.user_bounds until some user has four interactions, change "

@@ -37,6 +37,7 @@ class Interactions:
     item_ids: np.ndarray
     item_info: pd.DataFrame | None = None  # ``title``, ``genres`` by raw item id (as a string)
     skipped: Skipped | None = None
+    parts: np.ndarray | None = None  # (n,) int8: 0 training, 1 validation, 2 test; None: not split
 
     def __len__(self) -> int:
         return len(self.users)

@@ -27,10 +27,12 @@ class Sequences:
     item_ids: np.ndarray  # raw; item j is ``item_ids[j - 1]``
     item_info: pd.DataFrame | None = None  # ``title``, ``genres`` in the order of ``item_ids``
     skipped: Skipped | None = None
+    parts: np.ndarray | None = None  # (n,) int8 beside ``items``, of a data set that comes split
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of who had what, in which order; of times only the order."""
-        content = self.items.tobytes() + self.offsets.tobytes()
+        parts = b"" if self.parts is None else self.parts.tobytes()
+        content = self.items.tobytes() + self.offsets.tobytes() + parts
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     @property
@@ -64,9 +66,11 @@ def preprocess(
 
     ``float32_times`` rounds the times of what is left to those that a float32 holds.
 
+    Of data that comes in parts, a user's items are in order of the parts first.
+
     Raises:
         ValueError: bounds that exclude everything.
-        UserError: nothing left after filtering.
+        UserError: nothing left after filtering, or less than all of data that comes in parts.
     """
     for name, (lower, upper) in (("user_bounds", user_bounds), ("item_bounds", item_bounds)):
         if lower is not None and upper is not None and lower >= upper:
@@ -74,12 +78,19 @@ def preprocess(
     if len(data) == 0:
         raise UserError("The data set holds no interactions; check the file of dataset.path.")
     users, items, times = _filtered(data, user_bounds, item_bounds, drop_duplicates)
+    if data.parts is not None and len(users) < len(data):
+        raise UserError(
+            f"The filters would leave out {len(data) - len(users):,} of the {len(data):,} "
+            "interactions of the split files, which are taken as they are; set "
+            "'dataset.user_bounds=[null,null]', 'dataset.item_bounds=[null,null]' and "
+            "dataset.drop_duplicates=false."
+        )
     if float32_times and times is not None:
         times = times.astype(np.float32).astype(np.int64)
     users, user_codes = _densify(users)
     items, item_codes = _densify(items)
     counts = np.bincount(users, minlength=len(user_codes))
-    order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
+    order = np.lexsort([key for key in (times, data.parts, users) if key is not None])
     del users
     item_ids, info = data.item_ids[item_codes], data.item_info
     if info is not None:
@@ -93,6 +104,7 @@ def preprocess(
         item_ids=item_ids,
         item_info=info,
         skipped=data.skipped,
+        parts=None if data.parts is None else data.parts[order],
     )
 
 

@@ -8,6 +8,7 @@ from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split
 
 SIDES = ("users", "items", "interactions")
+CHUNKS = 64  # of the training targets, so that their items need little memory at once
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class DatasetStatistics:
     test_samples: int
     val_repeats: int  # targets that their history holds already
     test_repeats: int
+    val_cold: int  # targets that training has nowhere
+    test_cold: int
     expected: Expected | None
     matches: bool | None
 
@@ -63,7 +66,18 @@ def describe(
     matches = all(wish == count for wish, count in pairs) if pairs else None
     shape = n / users, 1 - n / (users * items)
     repeated = repeats(data, split.val), repeats(data, split.test)
-    return DatasetStatistics(name, *counts, *shape, *samples, *repeated, expected, matches)
+    warm = training_items(data, split)
+    cold = (int((~warm[data.items[part]]).sum()) for part in (split.val, split.test))
+    return DatasetStatistics(name, *counts, *shape, *samples, *repeated, *cold, expected, matches)
+
+
+def training_items(data: Sequences, split: Split) -> np.ndarray:
+    """Mask (K + 1,) of the items that training has."""
+    mask = np.zeros(data.num_items + 1, dtype=bool)
+    starts = data.offsets[:-1]
+    for part in (starts[starts < split.train_end], *np.array_split(split.train, CHUNKS)):
+        mask[data.items[part]] = True
+    return mask
 
 
 def repeats(data: Sequences, positions: np.ndarray) -> int:

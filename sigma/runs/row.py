@@ -44,6 +44,8 @@ class Data:
     test_samples: int
     val_repeats: int | None = None  # older rows did not count them
     test_repeats: int | None = None
+    val_cold: int | None = None  # targets whose item training never has; nor did they count those
+    test_cold: int | None = None
     name: str = ""
     expected: dict[str, Any] | None = None
     matches: bool | None = None
@@ -66,7 +68,7 @@ class Row:
     dataset: str
     seed: int
     metrics: Split
-    best_epoch: int | None  # from 0; None where nothing was trained by epochs
+    best_epoch: int | None  # from 0; None where no validation chose one
     epochs: int  # that were trained
     parameters: int
     data: Data
@@ -88,7 +90,11 @@ class Row:
         return run_id(self.config)
 
     def score(self, monitor: str) -> float:
-        """The best epoch's value of a metric such as ``val/ndcg@10``; NaN where it has none."""
+        """The best epoch's value of a metric such as ``val/ndcg@10``; NaN where it has none, such as
+        of a run that was trained on the validation.
+        """
+        if self.config["dataset"].get("train_on_val"):
+            return float("nan")
         value = self.metrics.val[monitor.removeprefix("val/")]
         return float("nan") if value is None else value
 
