@@ -67,7 +67,7 @@ def describe(
     shape = n / users, 1 - n / (users * items)
     repeated = repeats(data, split.val), repeats(data, split.test)
     warm = training_items(data, split)
-    cold = (int((~warm[data.items[part]]).sum()) for part in (split.val, split.test))
+    cold = cold_targets(data, warm, split.val), cold_targets(data, warm, split.test)
     return DatasetStatistics(name, *counts, *shape, *samples, *repeated, *cold, expected, matches)
 
 
@@ -78,6 +78,11 @@ def training_items(data: Sequences, split: Split) -> np.ndarray:
     for part in (starts[starts < split.train_end], *np.array_split(split.train, CHUNKS)):
         mask[data.items[part]] = True
     return mask
+
+
+def cold_targets(data: Sequences, warm: np.ndarray, positions: np.ndarray) -> int:
+    """How many of the items at these positions are not in the mask."""
+    return len(positions) - int(warm[data.items[positions]].sum())
 
 
 def repeats(data: Sequences, positions: np.ndarray) -> int:

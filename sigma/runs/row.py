@@ -90,8 +90,9 @@ class Row:
         return run_id(self.config)
 
     def score(self, monitor: str) -> float:
-        """The best epoch's value of a metric such as ``val/ndcg@10``; NaN where it has none, such as
-        of a run that was trained on the validation.
+        """The best epoch's value of a metric such as ``val/ndcg@10``; NaN where it has none.
+
+        A run that was trained on the validation has none at all.
         """
         if self.config["dataset"].get("train_on_val"):
             return float("nan")
