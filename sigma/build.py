@@ -111,8 +111,11 @@ def build_trainer(cfg: DictConfig, task: SequenceTask) -> L.Trainer:
     Raises:
         UserError: several processes for a model that learns nothing, or a part that is none.
     """
+    # What is trained on is not validated.
+    limits = {"limit_val_batches": 0} if cfg.dataset.get("train_on_val") else {}
     trainer: L.Trainer = instantiate(
         cfg.trainer,
+        **limits,
         accelerator=accelerator(cfg.trainer.accelerator),
         callbacks=observers(cfg.callbacks, "callbacks", Callback),
         logger=observers(cfg.logger, "logger", Logger),

@@ -265,8 +265,8 @@ class SequenceDataModule(L.LightningDataModule):
         rows = torch.from_numpy(positions)[rank::world_size]
         return BatchLoader(make, rows, self.eval_batch_size)
 
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        return [] if self.train_on_val else self._evaluation_loader(self.split.val)
+    def val_dataloader(self) -> BatchLoader:
+        return self._evaluation_loader(self.split.val)
 
     def test_dataloader(self) -> BatchLoader:
         return self._evaluation_loader(self.split.test)
