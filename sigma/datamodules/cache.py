@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FORMAT = 4
 """Version of the file's layout and of the preprocessing; raise it when either changes."""
 DIGEST = 16  # bytes
-ARRAYS = ("items", "offsets", "timestamps", "user_ids", "item_ids")
+ARRAYS = ("items", "offsets", "timestamps", "user_ids", "item_ids", "parts")
 
 
 def cache_key(files: Iterable[Path], settings: Any) -> str:

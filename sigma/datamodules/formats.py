@@ -78,6 +78,7 @@ class RawData:
 
     files: tuple[Path, ...]
     info: Path | None = None
+    split: bool = False  # into training, validation and test, a file each
 
     @property
     def path(self) -> Path:
@@ -109,6 +110,8 @@ class RawData:
             copies = [part.text.plain for part in parts if part.text]
         database.allow([*self.files, *copies, *database.folder.iterdir()])
         data = read(parts, database, settings)
+        if not self.split:
+            data.ends = ()
         if self.info is not None:
             data.item_info = read_info(self.info)
         return data

@@ -85,6 +85,26 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(
 
 
 @pytest.mark.slow
+def test_a_final_model_tests_its_last_epoch(data: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Trained on train and validation, also when it was killed before its test."""
+    folder = tmp_path / "final"
+    final = ("dataset.train_on_val=true", "callbacks.early_stopping=null", "trainer.max_epochs=2")
+    assert call(monkeypatch, *arguments(folder, data, *final)) == 0
+    before = row(folder)
+    assert (before["metrics"]["val"], before["best_epoch"], before["epochs"]) == ({}, None, 2)
+    assert before["data"]["val_samples"] == 0
+    best, last = (torch.load(folder / name, weights_only=True) for name in (BEST, LAST))
+    assert best["global_step"] == last["global_step"] > 0
+    weights = [{k: v for k, v in c["state_dict"].items() if "model" in k} for c in (best, last)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for name in (ROW, BEST):
+        (folder / name).unlink()
+    assert call(monkeypatch, f"resume={folder}") == 0
+    assert row(folder)["metrics"] == before["metrics"]
+    assert call(monkeypatch, f"resume={folder}") == 0  # it is finished
+
+
+@pytest.mark.slow
 def test_stopped_between_two_epochs(undisturbed: Path, data: Path, monkeypatch: Patch) -> None:
     """The last checkpoint is then of an epoch's end; it must not count into the next one's loss.
 

@@ -137,6 +137,7 @@ class _Reader:
         self.database.run(_FORGET)
         self.database.run(f"{make} {clean}")
         start, self.rows = self.rows, self.database.value("SELECT max(rowid) + 1 FROM raw") or 0
+        self.data.ends += (self.rows,)
         lines = source.text.lines if source.text else self.rows - start
         self.lines += lines
         faults = self._rejected(source)
