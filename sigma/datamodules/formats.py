@@ -78,6 +78,7 @@ class RawData:
 
     files: tuple[Path, ...]
     info: Path | None = None
+    split: bool = False  # into training, validation and test, a file each
 
     @property
     def path(self) -> Path:
@@ -100,7 +101,7 @@ class RawData:
         for pattern, time_format in TIMES.items():
             if fnmatch(bare_name(self.path), pattern) and settings.time_format is None:
                 settings = replace(settings, time_format=time_format)
-        database = Database(folder)
+        database = Database(folder, sum(file.stat().st_size for file in self.files))
         if bare_name(self.path).lower().endswith(PARQUET):
             parts = [sources.parquet(database, self.files, self.path)]
             copies: list[Path] = []
@@ -109,6 +110,8 @@ class RawData:
             copies = [part.text.plain for part in parts if part.text]
         database.allow([*self.files, *copies, *database.folder.iterdir()])
         data = read(parts, database, settings)
+        if not self.split:
+            data.ends = ()
         if self.info is not None:
             data.item_info = read_info(self.info)
         return data

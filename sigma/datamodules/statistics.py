@@ -8,6 +8,7 @@ from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.splits import Split
 
 SIDES = ("users", "items", "interactions")
+CHUNKS = 64  # of the training targets, so that their items need little memory at once
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class DatasetStatistics:
     test_samples: int
     val_repeats: int  # targets that their history holds already
     test_repeats: int
+    val_cold: int  # targets that training has nowhere
+    test_cold: int
     expected: Expected | None
     matches: bool | None
     left_out: int  # lines of the raw files, malformed or with something missing
@@ -65,9 +68,24 @@ def describe(
     shape = n / users, 1 - n / (users * items)
     repeated = repeats(data, split.val), repeats(data, split.test)
     left_out = data.skipped.lines if data.skipped else 0
-    return DatasetStatistics(
-        name, *counts, *shape, *samples, *repeated, expected, matches, left_out
-    )
+    warm = training_items(data, split)
+    cold = cold_targets(data, warm, split.val), cold_targets(data, warm, split.test)
+    counted = (*counts, *shape, *samples, *repeated, *cold)
+    return DatasetStatistics(name, *counted, expected, matches, left_out)
+
+
+def training_items(data: Sequences, split: Split) -> np.ndarray:
+    """Mask (K + 1,) of the items that training has."""
+    mask = np.zeros(data.num_items + 1, dtype=bool)
+    starts = data.offsets[:-1]
+    for part in (starts[starts < split.train_end], *np.array_split(split.train, CHUNKS)):
+        mask[data.items[part]] = True
+    return mask
+
+
+def cold_targets(data: Sequences, warm: np.ndarray, positions: np.ndarray) -> int:
+    """How many of the items at these positions are not in the mask."""
+    return len(positions) - int(warm[data.items[positions]].sum())
 
 
 def repeats(data: Sequences, positions: np.ndarray) -> int:

@@ -91,6 +91,10 @@ def test_an_empty_folder_is_a_frame_without_lines(tmp_path: Path) -> None:
         ("trainer.max_epochs=20", "trainer.max_epochs is 200 .*20", ""),
         ("trainer.limit_train_batches=0.5", r"limit_train_batches is null .*0\.5", ""),
         ("trainer.limit_test_batches=0.1", r"limit_test_batches is null .*0\.1", ""),
+        ("dataset.split=global_time", 'split is "leave_one_out" .*"global_time"', ""),
+        ("dataset.val_start=2014-01-01", 'val_start is null .*"2014-01-01"', ""),
+        ("dataset.targets=last", 'targets is "successive" .*"last"', ""),
+        ("dataset.train_on_val=true", "train_on_val is false .*true", ""),
         ("evaluation=sampled", "sampled.number is null .*1000", "evaluation.sampled.number=1000"),
     ],
 )

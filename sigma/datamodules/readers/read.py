@@ -137,6 +137,7 @@ class _Reader:
         self.database.run(_FORGET)
         self.database.run(f"{make} {clean}")
         start, self.rows = self.rows, self.database.value("SELECT max(rowid) + 1 FROM raw") or 0
+        self.data.ends += (self.rows,)
         lines = source.text.lines if source.text else self.rows - start
         self.lines += lines
         faults = self._rejected(source)
@@ -422,6 +423,9 @@ class _Reader:
         return data
 
     def _warn_of_units(self) -> None:
+        low, high = self.database.run("SELECT min(time), max(time) FROM raw")[0]
+        if low is None or low > 20_000_000_000 or high < 100_000_000_000:
+            return
         few, many = self.database.run(
             "SELECT count(*) FILTER (time BETWEEN 100_000_000 AND 20_000_000_000), "
             "count(*) FILTER (time BETWEEN 100_000_000_000 AND 20_000_000_000_000) FROM raw"
