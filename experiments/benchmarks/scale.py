@@ -2,15 +2,17 @@
 
     python -m experiments.benchmarks.scale --out results/benchmarks
 
-writes ``scale.csv``. Items are random, 40 a user, in a file that is mapped into memory; ``--folder``
-(of ``--interactions`` times 4 bytes) is where. Data, model and task are as ``train.py`` builds them;
+writes ``scale.csv``. Items are random, 40 a user, in a file that is mapped into memory, in
+``--folder``, 4 bytes each. Data, model and task are as ``train.py`` builds them;
 the number of steps is the same for all. ``setup_seconds`` is from the file to the task: split,
 statistics and counts of items; ``first_seconds`` until the first batch. ``of_smallest`` is
-``samples_per_second`` as a multiple of the first line's, ``outside_percent`` the share of the time
-spent making batches. ``peak_mib`` is the peak of the process above its imports, pages of the mapped
-file included, which the system takes back as it likes; ``own_mib`` is memory of its own at the end.
+``samples_per_second`` as a multiple of the first line's; ``step_cpu_ms`` is processor time, which
+other work on the machine hardly moves; ``batch_ms`` is the median of making a batch, which a step
+contains. ``peak_mib`` is the peak of the process above its imports, pages of the mapped file
+included, which the system takes back as it likes; ``own_mib`` is memory of its own at the end.
 """
 
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -26,9 +28,9 @@ from sigma.datamodules.base import SequenceDataModule
 from sigma.datamodules.preprocess import Sequences
 
 CPU = torch.device("cpu")
-LENGTH, ITEMS = 40, 10_000
-COLUMNS = ["samples_per_second", "outside_percent", "setup_seconds", "first_seconds"]
-COLUMNS += ["peak_mib", "own_mib"]
+LENGTH, ITEMS, BATCHES = 40, 10_000, 50
+COLUMNS = ["samples_per_second", "step_cpu_ms", "batch_ms", "setup_seconds"]
+COLUMNS += ["first_seconds", "peak_mib", "own_mib"]
 
 
 class Mapped(SequenceDataModule):
@@ -60,10 +62,18 @@ def one(case: Case) -> Case:
     ready = time.perf_counter()
     next(iter(data.train_dataloader()))
     first = time.perf_counter()
+    batches, times = measure.endless(data.train_dataloader(), CPU), []
+    for _ in range(BATCHES):
+        began = time.perf_counter()
+        next(batches)
+        times.append(time.perf_counter() - began)
+    busy = time.process_time()
     result = train(data, task, CPU, 0, number=case["steps"])
+    busy = time.process_time() - busy
     return {
         "samples_per_second": result["targets_per_second"],
-        "outside_percent": result["outside_percent"],
+        "step_cpu_ms": 1e3 * busy / (case["steps"] + 1),  # the first does not count otherwise
+        "batch_ms": 1e3 * statistics.median(times),
         "setup_seconds": ready - start,
         "first_seconds": first - ready,
         "peak_mib": memory.mib(),
