@@ -72,7 +72,7 @@ def _lines(text: Text) -> str:
     return f"(SELECT row_number() OVER () AS {LINE}, line FROM {rows}) WHERE trim(line) <> ''"
 
 
-_FIELDS = "list_filter(string_split_regex(line, '[ \\t]+'), lambda x: x <> '') AS f"
+_FIELDS = "list_filter(string_split(replace(line, chr(9), ' '), ' '), lambda x: x <> '') AS f"
 
 
 def _expected(count: int, of: str) -> str:
