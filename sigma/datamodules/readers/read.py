@@ -118,8 +118,7 @@ class _Reader:
 
     def _add(self, source: Source) -> None:
         columns = choose_columns(source.kinds, self.settings.columns, source.path)
-        if source.unit == "row":
-            check_pages([source.path], list(columns.values()))
+        check_pages(source.files, list(columns.values()))
         self.data.timed = "timestamp" in columns
         guarded = False
         if source.quoted and self._stray_quotes(source, columns):
