@@ -101,9 +101,9 @@ def main() -> None:
             write(folder, data.sequences, options.share)
             lines += runs(folder, options.overrides, options.epochs, seed)
     table = pd.DataFrame(lines).groupby(["start", "until"], sort=False)[COLUMNS].mean()
-    full = table.loc[("nothing", "it stops")]
+    full = table.loc[[("nothing", "it stops")]]
     for column in ("seconds", "ndcg@10", "unseen_ndcg@10"):
-        table[f"of_{column}"] = table[column] / full[column]
+        table[f"of_{column}"] = table[column] / full[column].iloc[0]
     measure.keep(table, options.name, options.out, options.device)
 
 

@@ -163,7 +163,7 @@ class SequenceDataModule(L.LightningDataModule):
         """The raw file: ``path``, or what lies in ``root/<name>``, or a download into it."""
         folder, unpack = self.root / self.name, self.root / "unpacked" / self.name
         if self.split_name == "files":
-            return RawData(tuple(split_files(self.path or folder)), split=True)
+            return RawData(split_files(self.path or folder), split=True)
         if self.path is None and not (folder.is_dir() and search(folder, self.files)):
             if not self.sources:
                 raise UserError(self.absent.format(name=self.name, folder=folder.absolute()))
@@ -174,7 +174,8 @@ class SequenceDataModule(L.LightningDataModule):
         """Raw data to sequences, from the cache under ``root/processed`` if it holds them."""
         raw = self.raw()
         with readable(raw.path):
-            key = cache_key(raw.all_files, [asdict(self.reading), *self.filters])
+            shape = [asdict(self.reading), *self.filters, *["split"] * raw.split]
+            key = cache_key(raw.all_files, shape)
         folder = self.root / "processed"
         cached = folder / f"{self.name}-{key}.arrow"
         sequences = load(cached, key)

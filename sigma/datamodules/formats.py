@@ -103,7 +103,8 @@ class RawData:
                 settings = replace(settings, time_format=time_format)
         database = Database(folder, sum(file.stat().st_size for file in self.files))
         if bare_name(self.path).lower().endswith(PARQUET):
-            parts = [sources.parquet(database, self.files, self.path)]
+            tables = [(file,) for file in self.files] if self.split else [self.files]
+            parts = [sources.parquet(database, files, files[0]) for files in tables]
             copies: list[Path] = []
         else:
             parts = [source_of(file, database.folder, settings) for file in self.files]

@@ -44,7 +44,7 @@ class Split:
         return Spans(data.offsets[:-1], self.train_end)
 
 
-def _chosen(starts: np.ndarray, stops: np.ndarray, targets: Targets, seed: int) -> np.ndarray:
+def _targets(starts: np.ndarray, stops: np.ndarray, targets: Targets, seed: int) -> np.ndarray:
     """Positions within spans that follow one another, by ``targets``."""
     if targets == "successive":
         return Spans(starts, stops).positions()
@@ -72,8 +72,8 @@ def _split(
     after = data.offsets[:-1] + 1  # a user's first item has no input
     return Split(
         Spans(after, train_end),
-        _chosen(np.maximum(train_end, after), test, targets, 0),
-        _chosen(np.maximum(test, after), data.offsets[1:], targets, 1),
+        _targets(np.maximum(train_end, after), test, targets, 0),
+        _targets(np.maximum(test, after), data.offsets[1:], targets, 1),
         train_end,
     )
 
@@ -86,7 +86,7 @@ def leave_one_out(data: Sequences, train_on_val: bool = False) -> Split:
     """
     samples = np.diff(data.offsets) - 1
     test = data.offsets[1:] - (samples >= 2)
-    return _split(data, test - (samples >= 3), test, "successive", train_on_val)
+    return _split(data, test - (samples >= 3), test, "last", train_on_val)
 
 
 def global_time(
@@ -98,7 +98,7 @@ def global_time(
     targets: Targets = "successive",
     train_on_val: bool = False,
 ) -> Split:
-    """Two moments in time cut the data: nothing later than the first is ever trained on.
+    """Two moments in time cut the data: nothing from the first on is ever trained on.
 
     The leak-free alternative to leave-one-out: there, one user's training items may be later than
     another user's test item.
@@ -163,7 +163,7 @@ def _moments(times: np.ndarray, val_start: Moment, test_start: Moment) -> list[i
 
 def _moment(value: Moment, second: int) -> int:
     text = str(value).strip()
-    if re.fullmatch(r"[+-]?\d+", text):
+    if re.fullmatch(r"[+-]?\d{1,19}", text):
         return int(text)
     try:
         date = datetime.fromisoformat(text)

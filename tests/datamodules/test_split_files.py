@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sigma.datamodules.sets.custom import Custom
@@ -92,12 +93,35 @@ def test_what_does_not_make_a_split(tmp_path: Path) -> None:
         custom(folder, user_bounds=(20, None)).setup()
     with pytest.raises(UserError, match=r"needs the folder of three files .*train.csv is none"):
         custom(folder / NAMES[0]).setup()
+    with pytest.raises(UserError, match=r"in dataset.path, which names 2\."):
+        custom(folder, path=[str(folder / name) for name in NAMES[:2]]).setup()
+    with pytest.raises(UserError, match=r"/gone.csv is no file"):
+        custom(folder, path=[str(folder / name) for name in (*NAMES[:2], "gone.csv")]).setup()
     (folder / "more_test.csv").write_text("")
     with pytest.raises(UserError, match=r"holds 2 files of the test part"):
         custom(folder).setup()
     (folder / NAMES[1]).rename(folder / "other.csv")
     with pytest.raises(UserError, match=r"holds no files of the val part.*reviews.val.csv; it"):
         custom(folder).setup()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_list_of_files_and_lines_left_out(kind: str, tmp_path: Path) -> None:
+    """Neither moves the border between two parts."""
+    parts = [[("a", "x", 1), ("a", "y", 2), ("b", "x", 9)], [("a", "z", 3)], [("a", "x", 4)]]
+    folder = write(tmp_path / "own", [[*part, ("", "x", 5)] for part in parts], ("p", "q", "r"))
+    paths = []
+    for name in "pqr":
+        (folder / name).rename(folder / f"{name}.csv")
+        paths.append(str(folder / f"{name}.{kind}"))
+        if kind == "parquet":
+            table = pd.read_csv(folder / f"{name}.csv", dtype=str)
+            table.astype({"timestamp": int}).to_parquet(paths[-1])
+    data = custom(folder, path=paths, missing="drop")
+    assert data.sequences.parts.tolist() == [0, 0, 1, 2, 0]
+    assert data.statistics.left_out == 3
+    one_table = custom(folder, path=paths, missing="drop", split="leave_one_out")
+    assert one_table.sequences.parts is None  # nor does it take the other's from the cache
 
 
 def test_another_split_of_the_same_interactions_is_other_data(tmp_path: Path) -> None:
@@ -108,10 +132,15 @@ def test_another_split_of_the_same_interactions_is_other_data(tmp_path: Path) ->
     assert first.fingerprint() != other.fingerprint()
 
 
-def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["custom", "ml_100k"])
+def test_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "own", lines(0))
-    typed = ["model=popularity", "dataset=custom", f"dataset.path={folder}", "dataset.split=files"]
+    files = [str(folder / file) for file in NAMES]
+    path = str(folder) if name == "custom" else f"[{','.join(files)}]"
+    typed = ["model=popularity", f"dataset={name}", f"dataset.path={path}", "dataset.split=files"]
     typed += ["dataset.user_bounds=[null,null]", "dataset.item_bounds=[null,null]", "logger=none"]
     typed += [f"dataset.root={tmp_path / 'root'}", f"hydra.run.dir={tmp_path / 'run'}"]
     assert call(monkeypatch, *typed, "dataset.targets=last") == 0
     assert row(tmp_path / "run")["data"]["test_cold"] == 1
+    path = row(tmp_path / "run")["config"]["dataset"]["path"]
+    assert path == (str(folder) if name == "custom" else list(NAMES))

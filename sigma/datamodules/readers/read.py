@@ -26,6 +26,7 @@ _MEND = "mend or remove the line"
 _FILL = "fill it in or remove the row"
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 _WORDS = f"({', '.join(map(times.text, MISSING))})"
+WHERE = (duckdb.BinderException, duckdb.ParserException, duckdb.PermissionException)
 _FORGET = "DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans"
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def read(sources: Iterable[Source], database: Database, settings: Reading) -> In
             form = times.FRACTION
 
 
-def _missing(column: str, kind: str) -> str:
+def missing(column: str, kind: str) -> str:
     """The condition that a value of this type is none."""
     if kind == "VARCHAR":
         return f"({column} IS NULL OR lower(trim({column})) IN {_WORDS})"
@@ -105,7 +106,7 @@ class _Reader:
         except duckdb.Error as error:
             reason = excerpt(" ".join(str(error).split()), 160)
             where = self.settings.where
-            if where and isinstance(error, duckdb.BinderException | duckdb.ParserException):
+            if where and isinstance(error, WHERE):
                 raise UserError(
                     f"{source.path}: dataset.where={excerpt(where)} is no condition on its columns "
                     f"({reason})."
@@ -117,8 +118,7 @@ class _Reader:
 
     def _add(self, source: Source) -> None:
         columns = choose_columns(source.kinds, self.settings.columns, source.path)
-        if source.unit == "row":
-            check_pages([source.path], list(columns.values()))
+        check_pages(source.files, list(columns.values()))
         self.data.timed = "timestamp" in columns
         guarded = False
         if source.quoted and self._stray_quotes(source, columns):
@@ -230,7 +230,7 @@ class _Reader:
         """Some times as text."""
         if kind.endswith("[]"):
             rows, kind = f"SELECT unnest(time) AS time FROM ({rows})", kind[:-2]
-        query = f"SELECT time::VARCHAR FROM ({rows}) WHERE NOT {_missing('time', kind)} LIMIT 1000"
+        query = f"SELECT time::VARCHAR FROM ({rows}) WHERE NOT {missing('time', kind)} LIMIT 1000"
         return [value for (value,) in self.database.run(query)]
 
     def _form(self, source: Source, rows: str, kind: str, column: str) -> TimeForm:
@@ -325,7 +325,7 @@ class _Reader:
         """What is wrong with rows that have something wrong, by kinds of it."""
         form = self.form
         time = form.sql.format("time") if form else "0"
-        absent = {role: _missing(f'"{role}"', kinds[role]) for role in kinds}
+        absent = {role: missing(f'"{role}"', kinds[role]) for role in kinds}
         query = f"""
             SELECT kind, count(*), min(line), arg_min(u, line), arg_min(i, line), arg_min(t, line),
                    arg_min(fault, line)
@@ -453,7 +453,7 @@ def _id(column: str, kind: str) -> str:
         value = f"TRY(decode({column}))"
     else:
         value = f"{column}::VARCHAR"
-    return f"CASE WHEN fault IS NOT NULL OR {_missing(column, kind)} THEN NULL ELSE {value} END"
+    return f"CASE WHEN fault IS NOT NULL OR {missing(column, kind)} THEN NULL ELSE {value} END"
 
 
 def _unnested(query: str, kinds: Mapping[str, str]) -> tuple[str, dict[str, str]]:

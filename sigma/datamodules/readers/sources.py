@@ -38,6 +38,7 @@ class Source:
         layout: of a delimited file, whose ``LINE`` is the number of the row.
         quoted: whether ``"`` wraps fields.
         numbers: columns of text that hold numbers, by the first lines.
+        files: of Parquet, all of them.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Source:
     layout: Layout | None = None
     quoted: bool = False
     numbers: Sequence[str] = ()
+    files: tuple[Path, ...] = ()
 
 
 def _csv(text: Text, columns: Iterable[str], **options: Any) -> str:
@@ -72,7 +74,7 @@ def _lines(text: Text) -> str:
     return f"(SELECT row_number() OVER () AS {LINE}, line FROM {rows}) WHERE trim(line) <> ''"
 
 
-_FIELDS = "list_filter(string_split_regex(line, '[ \\t]+'), lambda x: x <> '') AS f"
+_FIELDS = "list_filter(string_split(replace(line, chr(9), ' '), ' '), lambda x: x <> '') AS f"
 
 
 def _expected(count: int, of: str) -> str:
@@ -247,7 +249,7 @@ def parquet(database: Database, paths: Sequence[Path], path: Path) -> Source:
             f"{path} is not a readable Parquet file ({excerpt(error)}); write or fetch it again."
         ) from error
     query = f"SELECT *, row_number() OVER () AS {LINE}, NULL::VARCHAR AS {FAULT} FROM {table}"
-    return Source(path, query, kinds, "row")
+    return Source(path, query, kinds, "row", files=tuple(paths))
 
 
 def check_pages(paths: Sequence[Path], columns: Sequence[str]) -> None:

@@ -23,9 +23,9 @@ class Simulated(SequenceDataModule):
 
     def build(self) -> Sequences:
         purchases = self.shop.interactions()
-        number = len(purchases)  # which preprocessing uses up
+        total = len(purchases)  # they are used up
         sequences = preprocess(purchases, *self.filters)
-        self.survivors = len(sequences.items) / number
+        self.survivors = len(sequences.items) / total
         return sequences
 
     def achievable_hit_rate(self, k: int = 10, split: str = "test") -> float | None:
