@@ -1,6 +1,6 @@
 """A simulated shop of any size as a file: ``python -m sigma.simulate out=shop.parquet``.
 
-``users=84000000`` makes a billion interactions; what else can be said is listed by ``--help``.
+``users=86000000`` makes a billion interactions; what else can be said is listed by ``--help``.
 The shop is that of ``sigma.datamodules.simulator``, by the same probabilities, but with purchases
 drawn part after part, so that memory does not grow with the users and ten thousand items take no
 longer than a hundred. Each row group holds the purchases of some users, ordered by time; another
