@@ -189,7 +189,7 @@ class _Reader:
         if self.data.timed:
             time, kinds["time"], self.joined = self._clocked(source, columns, kinds["time"])
         checks = []
-        if source.text is not None and source.layout is None:  # such as JSON
+        if source.text is not None:
             for role in ("user", "item"):
                 listed = f"starts_with({parts[role]}, '[') OR starts_with({parts[role]}, '{{')"
                 reason = times.text(f"the {role} is no text or number, but several")
