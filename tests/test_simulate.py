@@ -72,7 +72,7 @@ def test_follows_what_the_shop_in_memory_follows() -> None:
             [
                 (tables.category[before] == tables.category[after]).mean(),
                 *(tables.successors[before] == after[:, None]).mean(axis=0),
-                tables.popularity[items].mean() * 300,
+                tables.popularity[items].mean() * 100,
             ]
         )
     np.testing.assert_allclose(seen[0], seen[1], atol=0.01)

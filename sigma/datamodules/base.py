@@ -214,7 +214,7 @@ class SequenceDataModule(L.LightningDataModule):
             case _:
                 split = by_files(self.sequences, *options)
         val = len(split.val) or self.train_on_val
-        if not (len(split.train) and val and len(split.test)):
+        if not (len(split.samples) and val and len(split.test)):
             raise UserError(
                 f"{self.name} split by {self.split_name} leaves no samples to train, validate and "
                 "test on; raise dataset.user_bounds until some user has four interactions, change "
@@ -261,16 +261,20 @@ class SequenceDataModule(L.LightningDataModule):
 
     def training_histories(self) -> tuple[Tensor, Tensor]:
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""
-        items, starts = self.sequences.items, self.sequences.offsets[:-1]
-        ends = np.repeat(self.split.train_end, np.diff(self.sequences.offsets))
-        offsets = np.concatenate([[0], np.cumsum(self.split.train_end - starts)])
-        seen = np.arange(len(items)) < ends
-        return torch.from_numpy(items[seen]), torch.from_numpy(offsets)
+        seen, start = self.split.seen(self.sequences), 0
+        items = np.empty(len(seen), dtype=np.int32)
+        for some in seen.parts():
+            items[start : start + len(some)] = self.sequences.items[some]
+            start += len(some)
+        offsets = np.concatenate([[0], seen.ends])
+        return torch.from_numpy(items), torch.from_numpy(offsets)
 
     def item_counts(self) -> Tensor:
         """Training interactions (K,) int64 of items 1 … K."""
-        items, _ = self.training_histories()
-        return torch.bincount(items, minlength=self.num_items + 1)[1:]
+        counts = np.zeros(self.num_items + 1, dtype=np.int64)
+        for some in self.split.seen(self.sequences).parts():
+            counts += np.bincount(self.sequences.items[some], minlength=len(counts))
+        return torch.from_numpy(counts[1:])
 
     def train_dataloader(self) -> BatchLoader:
         rows = self.objective.setup(self.sequences, self.split, self.max_length)

@@ -10,11 +10,13 @@ import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.spans import Spans
 from sigma.errors import UserError, excerpt
 
 log = logging.getLogger(__name__)
@@ -28,25 +30,24 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Split:
     """Target positions, each (samples,) int64 and increasing."""
 
-    train: np.ndarray
+    samples: Spans  # those of training, which may be too many for a list
     val: np.ndarray
     test: np.ndarray
     train_end: np.ndarray  # (users,) first position of each user that training must not see
 
+    @cached_property
+    def train(self) -> np.ndarray:
+        return self.samples.positions()
 
-def _within(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """All positions of spans that follow one another."""
-    some = starts < stops
-    change = np.zeros(stops[-1] + 1 if len(stops) else 1, dtype=np.int8)
-    change[starts[some]] += 1
-    change[stops[some]] -= 1
-    return np.flatnonzero(np.cumsum(change, dtype=np.int8))
+    def seen(self, data: Sequences) -> Spans:
+        """The positions that training may see."""
+        return Spans(data.offsets[:-1], self.train_end)
 
 
 def _targets(starts: np.ndarray, stops: np.ndarray, targets: Targets, seed: int) -> np.ndarray:
     """Positions within spans that follow one another, by ``targets``."""
     if targets == "successive":
-        return _within(starts, stops)
+        return Spans(starts, stops).positions()
     some = starts < stops
     first, last = starts[some], stops[some] - 1
     if targets == "random":
@@ -70,7 +71,7 @@ def _split(
     train_end = test if train_on_val else val
     after = data.offsets[:-1] + 1  # a user's first item has no input
     return Split(
-        _within(after, train_end),
+        Spans(after, train_end),
         _targets(np.maximum(train_end, after), test, targets, 0),
         _targets(np.maximum(test, after), data.offsets[1:], targets, 1),
         train_end,
