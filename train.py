@@ -14,7 +14,7 @@ from sigma.runs.command import expand_resume
 from sigma.runs.distributed import launch, needs_launch
 from sigma.runs.folder import RunFolder
 from sigma.runs.messages import explained, explained_job
-from sigma.runs.words import check_words
+from sigma.runs.words import check_words, with_quotes
 
 
 def train(cfg: DictConfig) -> float:
@@ -64,6 +64,7 @@ def main(cfg: DictConfig) -> float:
 
 if __name__ == "__main__":
     with explained():
+        sys.argv[1:] = with_quotes(sys.argv[1:])
         check_words(sys.argv[1:])
         sys.argv[1:] = expand_resume(sys.argv[1:])
         main()

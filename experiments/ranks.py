@@ -1,6 +1,7 @@
 """The target's rank of every test user, of one run, wherever it is stored."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,16 @@ def ranks_of(run_id: str, path: Path) -> pd.DataFrame:
 
 
 def full_ranks(row: Mapping[Any, Any]) -> pd.DataFrame | None:
-    """``ranks_of`` a line of ``frame``; None where it was not ranked among all items."""
+    """``ranks_of`` a line of ``frame``; None where it was not ranked among all items.
+
+    Not to be changed: who asks again gets the same.
+    """
     if not isinstance(row["ranks"], Path):
         return None
-    ranks = ranks_of(row["run_id"], row["ranks"])
+    ranks = _read(row["run_id"], row["ranks"], row["ranks"].stat().st_mtime_ns)
     return ranks if "greater" in ranks else None
+
+
+@lru_cache(maxsize=64)  # a report compares the best model's with every other's
+def _read(run_id: str, path: Path, changed: int) -> pd.DataFrame:
+    return ranks_of(run_id, path)

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from experiments.ranks import RANKS_FOLDER, RESULTS, columns
 from sigma.errors import UserError
 from sigma.runs.files import RANKS, ROW
-from sigma.runs.identity import DUPLICATES, digest, identity
+from sigma.runs.identity import DUPLICATES, LATER, digest, identity
 from sigma.runs.row import Row
 
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
@@ -32,6 +32,7 @@ PROTOCOL = (
     *("dataset.user_bounds", "dataset.item_bounds", "dataset.duplicates", "dataset.where"),
     "dataset.float32_times",
     *("dataset.split", "dataset.val_fraction", "dataset.test_fraction", "dataset.mask_history"),
+    *("dataset.val_start", "dataset.test_start", "dataset.targets", "dataset.train_on_val"),
     *("evaluation", "trainer.limit_val_batches", "trainer.limit_test_batches"),
     *STOPPING,
 )
@@ -162,7 +163,8 @@ def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
     for key in filter(is_protocol, rows.columns):
         # The length of positions follows the data's where it is not said.
         silent = key == "model.max_length" or (rows["counted"].astype(bool) & (key in STOPPING))
-        rows[key] = rows[key].astype(object).where(rows[key].notna() | silent, "null")
+        default = json.dumps(LATER.get(key))
+        rows[key] = rows[key].astype(object).where(rows[key].notna() | silent, default)
     rows = rows.astype(object) if rows.empty else rows  # texts can be added to nothing, too
     rows.attrs["notes"] = notes
     return rows

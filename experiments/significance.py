@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from experiments.ranks import USER, full_ranks
 
@@ -42,20 +41,21 @@ def mean_sd(rows: pd.DataFrame, metric: str) -> tuple[float, float, int]:
     return float(values.mean()), float(values.std(ddof=1)), len(values)
 
 
-def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of rows of one seed, theirs in columns that end with `` theirs``.
+def paired(ours: pd.DataFrame, theirs: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """These columns of pairs of rows of one seed, theirs with `` theirs`` behind their names.
 
     A counted model draws nothing, so its one row stands for every seed.
     """
-    if any(len(rows) == 1 and rows["counted"].all() for rows in (ours, theirs)):
-        return ours.merge(theirs, how="cross", suffixes=("", " theirs"))
-    return ours.merge(theirs, on="seed", suffixes=("", " theirs"))
+    every = any(len(rows) == 1 and rows["counted"].all() for rows in (ours, theirs))
+    ours, theirs = (rows.reindex(columns=["seed", *columns]) for rows in (ours, theirs))
+    how: dict[str, Any] = {"how": "cross"} if every else {"on": "seed"}
+    return ours.merge(theirs, **how, suffixes=("", " theirs")).drop(columns="seed")
 
 
 def common(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> Array:
     """(seeds, 2): a metric of ``paired`` rows, where both have it."""
-    columns = [metric, f"{metric} theirs"]
-    return paired(ours, theirs).reindex(columns=columns).dropna().to_numpy(dtype=float)
+    pairs = paired(ours, theirs, metric)[[metric, f"{metric} theirs"]]
+    return pairs.dropna().to_numpy(dtype=float)
 
 
 def p_value(differences: Array) -> float:
@@ -80,7 +80,7 @@ def user_differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> t
         Differences, empty without ranks of both, and the number of seeds.
     """
     differences = []
-    for pair in paired(ours, theirs).to_dict("records"):
+    for pair in paired(ours, theirs, "run_id", "ranks").to_dict("records"):
         mine = full_ranks(pair)
         yours = full_ranks({key: pair[f"{key} theirs"] for key in ("run_id", "ranks")})
         if mine is not None and yours is not None and mine[USER].equals(yours[USER]):
@@ -94,7 +94,7 @@ def user_differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> t
 def holm(p_values: Sequence[float]) -> Array:
     """Holm's correction for the number of comparisons that there are; NaN stays."""
     corrected = np.array(p_values, dtype=float)
-    tested = ~np.isnan(corrected)
-    if tested.any():
-        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    order = np.argsort(corrected)  # NaN come last
+    left = np.count_nonzero(~np.isnan(corrected)) - np.arange(len(corrected))
+    corrected[order] = np.minimum(np.maximum.accumulate(corrected[order] * left), 1)
     return corrected

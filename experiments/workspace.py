@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import wandb
 
 from experiments.grid import expand
-from sigma.callbacks.wandb import has_login
+from sigma.callbacks.wandb_settings import choose_mode, has_login
 from sigma.errors import UserError
 from sigma.runs.identity import identity
 from sigma.runs.messages import explained, one_line
@@ -145,6 +145,11 @@ def main() -> None:
     with explained():
         if not has_login():
             raise UserError("There is no login to W&B: set WANDB_API_KEY.")
+        if choose_mode() in ("offline", "disabled"):
+            raise UserError(
+                "W&B is told to stay offline (WANDB_MODE, wandb offline or a settings file), and a "
+                "report is made online; WANDB_MODE=online allows it."
+            )
         try:
             entity = typed.entity or wandb.Api().default_entity
             print(report(typed.project, entity, typed.datasets).save().url)

@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sigma.checkpoints import CheckpointFiles
@@ -111,8 +111,11 @@ def build_trainer(cfg: DictConfig, task: SequenceTask) -> L.Trainer:
     Raises:
         UserError: several processes for a model that learns nothing, or a part that is none.
     """
+    # What is trained on is not validated.
+    limits = {"limit_val_batches": 0} if OmegaConf.select(cfg, "dataset.train_on_val") else {}
     trainer: L.Trainer = instantiate(
         cfg.trainer,
+        **limits,
         accelerator=accelerator(cfg.trainer.accelerator),
         callbacks=observers(cfg.callbacks, "callbacks", Callback),
         logger=observers(cfg.logger, "logger", Logger),

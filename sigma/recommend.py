@@ -68,6 +68,8 @@ def show(table: pd.DataFrame) -> None:
             lines["title"] += ["*" * (item == target) for item in part["item"]]
         elif not number:
             head += " that the model knows: the most popular"
+        if "title" not in part:
+            lines = lines.rename(columns={"title": ""})
         print(f"{head}\n{lines.to_string(index=False)}", end="\n\n")
 
 

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sigma.datamodules.database import identifier
+from sigma.datamodules.readers.read import missing
 from sigma.datamodules.readers.roles import USUAL, role_columns
 from sigma.errors import UserError, excerpt
 from sigma.files import atomic_path
@@ -30,11 +32,6 @@ READERS = {
 ROLES = {**USUAL, "item": f"{USUAL['item']} items history itemids"}
 MEMORY = "128MB"  # of the sort; what does not fit is sorted on the disk
 LINES = 100_000  # read at a time
-
-
-def quoted(name: str) -> str:
-    """A column's name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 class HistoryFile:
@@ -63,7 +60,7 @@ class HistoryFile:
         schema = self.values("DESCRIBE FROM {source}")
         kinds = {name: str(kind) for name, kind, *_ in schema}
         names = role_columns(kinds, ROLES, ("user", "item"), self.path)
-        columns = {role: quoted(name) for role, name in names.items()}
+        columns = {role: identifier(name) for role, name in names.items()}
         self.lists = kinds[names["item"]].endswith("[]")
         self.timed = "timestamp" in columns and not self.lists
         time = columns["timestamp"] if self.timed else "0"
@@ -106,8 +103,10 @@ class HistoryFile:
             UserError: a user, an item or a time is; it says where.
         """
         for role in ("user", "item", "time"):
-            missing = f"{role} IS NULL OR {role}::VARCHAR = ''"
-            line = self.values(f"SELECT min(line) FROM ({self.lines}) WHERE {missing}")[0][0]
+            absent = f"{role} IS NULL"
+            if role != "time" and not (role == "item" and self.lists):
+                absent = missing(role, "VARCHAR")
+            line = self.values(f"SELECT min(line) FROM ({self.lines}) WHERE {absent}")[0][0]
             if line is not None:
                 raise UserError(
                     f"{self.path}: the {role} of line {line:,} is missing or cannot be read; mend "

@@ -1,19 +1,27 @@
 """A trained run as a file: what it says, that it answers as the model, and what is refused."""
 
+import io
 import json
+import os
 import re
+import zipfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from sigma.ancestor import read_ancestor
 from sigma.errors import UserError
 from sigma.export import TrainedRun, export, load, main
 from sigma.ops import rows_of
+from sigma.program import quiet
 from tests.in_process import arguments, call
-from tests.runs.front_door import write_sequences
+from tests.runs.attacks import Malicious
+from tests.runs.front_door import Capture, Patch, write_sequences
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 
 @torch.no_grad()
-def test_recommends_what_the_run_does(
-    run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recommends_what_the_run_does(run: TrainedRun, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "out" / "model.pt2"
     main([f"run={run.folder}", f"out={path}", "k=4"])
     printed = capsys.readouterr().out
@@ -59,7 +65,7 @@ def test_recommends_what_the_run_does(
 
 
 def test_a_file_that_answers_otherwise_is_not_left(
-    run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: TrainedRun, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     read = torch.export.load
 
@@ -77,9 +83,7 @@ def test_a_file_that_answers_otherwise_is_not_left(
     assert path.read_text() == "older"
 
 
-def test_what_cannot_be_is_refused(
-    run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_is_refused(run: TrainedRun, tmp_path: Path, monkeypatch: Patch) -> None:
     with pytest.raises(UserError, match=r"must end in \.pt2 or \.onnx"):
         export(run, tmp_path / "model.pth")
     with pytest.raises(UserError, match="k=0 must be at least 1"):
@@ -88,3 +92,84 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(UserError, match="ONNX needs the package nowhere_to_be_seen"):
         export(run, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> tuple[Path, Path]:
+    """A stranger's .pt2 with a pickle in place of its sample inputs, and the marker it leaves."""
+    path, marker = tmp_path / "foreign.pt2", tmp_path / "marker"
+    content, inputs = io.BytesIO(), io.BytesIO()
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(3, 2),)), content)
+    torch.save({"x": Malicious(marker)}, inputs)
+    with zipfile.ZipFile(content) as plain, zipfile.ZipFile(path, "w") as planted:
+        for name in plain.namelist():
+            evil = name.endswith("sample_inputs/model.pt")
+            planted.writestr(name, inputs.getvalue() if evil else plain.read(name))
+    return path, marker
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "a run": load,
+    "a run to export": lambda path: export(path, path),
+    "an ancestor": read_ancestor,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_strangers_pt2_is_not_opened(foreign: tuple[Path, Path], reader: str) -> None:
+    path, marker = foreign
+    content = path.read_bytes()
+    with pytest.raises(UserError):
+        READERS[reader](path)
+    assert not marker.exists()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("key", ["resume", "init_from", "dataset.path"])
+def test_train_does_not_open_a_strangers_pt2(
+    foreign: tuple[Path, Path], key: str, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    path, marker = foreign
+    monkeypatch.chdir(tmp_path)
+    words = [f"{key}={path}"] if key == "resume" else [*arguments(tmp_path, path), f"{key}={path}"]
+    assert call(monkeypatch, *words) == 1
+    assert not marker.exists()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_pytorch_runs_what_a_strangers_pt2_holds(foreign: tuple[Path, Path]) -> None:
+    """As docs/export.md warns. Should PyTorch cease to, the warning may go."""
+    path, marker = foreign
+    with quiet():
+        torch.export.load(path)
+    assert marker.is_dir()
+
+
+@pytest.mark.parametrize("place", ["../secret", "link", "ABSOLUTE"])
+def test_a_strangers_onnx_reads_nothing_outside_its_folder(place: str, tmp_path: Path) -> None:
+    """By onnxruntime, as docs/export.md says."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+    secret, path = tmp_path / "secret", tmp_path / "folder" / "model.onnx"
+    secret.write_bytes(b"abcdefgh")
+    path.parent.mkdir()
+    (path.parent / "inside").write_bytes(secret.read_bytes())
+    os.symlink(secret, path.parent / "link")
+
+    def read(place: str) -> bytes:
+        """A model whose answer is the content of a file."""
+        weight = onnx.TensorProto(name="w", data_type=onnx.TensorProto.UINT8, dims=[8])
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=place)
+        answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [8])
+        node = onnx.helper.make_node("Identity", ["w"], ["y"])
+        graph = onnx.helper.make_graph([node], "g", [], [answer], [weight])
+        opset = [onnx.helper.make_opsetid("", 17)]
+        path.write_bytes(
+            onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+        )
+        return onnxruntime.InferenceSession(str(path)).run(None, {})[0].tobytes()
+
+    assert read("inside") == b"abcdefgh"
+    with pytest.raises(Exception, match="External data path"):
+        read(str(secret) if place == "ABSOLUTE" else place)

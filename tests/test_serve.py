@@ -3,6 +3,9 @@
 import asyncio
 import json
 import random
+import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 from fastapi.testclient import TestClient
 
+from sigma.errors import UserError
 from sigma.recommender import Recommender
-from sigma.serve import MOST_BYTES, Server, loopback, main, names_of
+from sigma.serve import MOST_BYTES, Server, listener, loopback, main, names_of
 from tests.runs.front_door import Capture, write_sequences
 from tests.test_hindsight import trained
 
@@ -185,6 +189,71 @@ def test_items_runs_and_numbers(client: TestClient, recommender: Recommender) ->
     assert "innerHTML" not in page.text
 
 
+@pytest.fixture
+def address(recommender: Recommender) -> Iterator[str]:
+    """Of a server on a socket."""
+    import uvicorn
+
+    app = Server({"a": recommender, "b": recommender}).app
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.slow
+def test_the_page_by_keyboard_in_a_browser(address: str, recommender: Recommender) -> None:
+    """Search, choose, move, remove, without a mouse; titles are text; nothing goes wrong."""
+    reason = "needs pip install playwright, and Chromium"
+    browsers = pytest.importorskip("playwright.sync_api", reason=reason)
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip(reason)
+    errors: list[str] = []
+    with browsers.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.extend([said.text] * (said.type == "error")))
+
+        def shown(where: str) -> list[str]:
+            texts = page.locator(where).all_text_contents()
+            return [str(text) for text in texts]
+
+        page.goto(address)
+        page.wait_for_selector("#results section:nth-child(2) li")
+        page.keyboard.press("Tab")
+        for item in ["5", "6", "7", "8", "9", "10", "11"]:
+            page.keyboard.type(item)
+            page.wait_for_function("id => found.length && found.some(x => x.item === id)", arg=item)
+            place = page.evaluate("id => found.findIndex(x => x.item === id)", item)
+            for _ in range(place):
+                page.keyboard.press("ArrowDown")
+            page.keyboard.press("Enter")
+        titles = [f"<b>Heat</b> {i}" if i % 2 else f"Ronin, {i}" for i in range(5, 12)]
+        assert shown("#history span") == titles
+        assert shown("#order li") == [f"⇄ {t}" for t in titles[1::-1]] + titles[2:]
+        page.keyboard.press("Tab")  # the first item can be removed alone
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # the second goes before it
+        assert shown("#history span")[:2] == titles[1::-1]
+        page.keyboard.press("Enter")  # and has the focus, on its button to be removed
+        assert shown("#history span") == [titles[0], *titles[2:]]
+        history = ["5", "7", "8", "9", "10", "11"]
+        best = recommender.recommend(history)["title"].tolist()
+        page.wait_for_function(
+            "best => document.querySelector('#results').innerText.includes(best)", arg=best[0]
+        )
+        for column in (1, 2):
+            assert shown(f"#results section:nth-child({column}) li > span:nth-child(2)") == best
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        browser.close()
+    assert not errors
+
+
 def test_names_and_places(run: Path, recommender: Recommender) -> None:
     assert names_of([run], [recommender]) == ["sigma"]
     assert names_of([run, Path("/x/b")], [recommender] * 2) == ["run", "b"]
@@ -200,3 +269,13 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: Capture) -> None:
         main([f"run={tmp_path}"])
     assert ended.value.code == 1
     assert "holds no config.json" in capsys.readouterr().err
+
+
+def test_an_address_that_cannot_be_had() -> None:
+    with listener("127.0.0.1", 0) as other:
+        port = other.getsockname()[1]
+        for place in (("127.0.0.1", port), ("203.0.113.7", 0), ("127.0.0.1", 70_000)):
+            with pytest.raises(
+                UserError, match=r"cannot be had \(.+\); give another, such as port="
+            ):
+                listener(*place)

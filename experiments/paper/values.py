@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 PAPER = Path(__file__).parent
@@ -34,12 +35,20 @@ def paper(name: str) -> pd.DataFrame:
     return pd.read_csv(PAPER / f"{name}.csv", comment="#")
 
 
+@cache
+def _texts(name: str) -> pd.DataFrame:
+    return paper(name).astype(str)
+
+
 def lookup(name: str, column: str, **where: object) -> float:
     """The one value of a file, NaN where it has none (the last of several)."""
-    frame = paper(name)
+    frame, texts = paper(name), _texts(name)
+    if column not in frame:
+        return float("nan")
+    fits = np.ones(len(frame), dtype=bool)
     for key, value in where.items():
-        frame = frame[frame[key].astype(str) == str(value)]
-    values = frame.reindex(columns=[column])[column].dropna()
+        fits &= (texts[key] == str(value)).to_numpy()
+    values = frame[column][fits].dropna()
     return float(values.iloc[-1]) if len(values) else float("nan")
 
 

@@ -105,10 +105,11 @@ def departures(compared: Sequence[Line]) -> dict[str, str]:
 
     All rows are of one protocol, see ``check_protocol``; a trained one says all of it.
     """
-    rows = [(line, row) for line in compared for row in line.rows.to_dict("records")]
-    if not rows:
+    present = [line for line in compared if len(line.rows)]
+    if not present:
         return {}
-    line, row = max(rows, key=lambda pair: not pair[1]["counted"])
+    line = max(present, key=lambda line: not line.rows["counted"].iloc[0])
+    row = line.rows.iloc[0].to_dict()
     settings = identity(line.job.config)
     different = {}
     for key in sorted({*row, *settings} - {"model.max_length"}):  # it follows the data's

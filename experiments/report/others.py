@@ -204,7 +204,7 @@ def not_run(present: Collection[tuple[str, str]]) -> list[Table]:
 
 def runs(rows: pd.DataFrame) -> Table:
     """Every run behind the numbers."""
-    best = rows["best_epoch"].map("{:.0f}".format, na_action="ignore")
+    best = rows["best_epoch"].map("{:.0f}".format, na_action="ignore").fillna("–")
     threads = rows["threads"].map(", {:.0f}".format, na_action="ignore").fillna("")
     dirty = rows["dirty"].map({True: "+", False: ""})
     rows = rows.assign(

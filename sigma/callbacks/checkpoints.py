@@ -32,6 +32,12 @@ class BestCheckpoint(ModelCheckpoint):
         self.dirpath = str((Path(trainer.default_root_dir) / BEST).parent)
         super().setup(trainer, pl_module, stage)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where nothing was validated, the last weights are what is tested."""
+        if not (self.best_model_path or trainer.fast_dev_run):  # type: ignore[attr-defined]
+            self.best_model_path = f"{self.dirpath}/{Path(BEST).name}"
+            trainer.save_checkpoint(self.best_model_path, weights_only=False)
+
     def on_load_checkpoint(self, trainer: L.Trainer, task: Any, checkpoint: dict[str, Any]) -> None:
         """The test takes the best epoch's weights; the callbacks still know all epochs."""
         if trainer.state.fn != TrainerFn.FITTING:

@@ -57,6 +57,11 @@ class Efficiency(L.Callback):
         self.eval_seconds += self.lap()
         self.peak_bytes = max(self.peak_bytes, peak_bytes(self.device))
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.limit_val_batches == 0:  # what is measured round a validation
+            self.on_validation_start(trainer, pl_module)
+            self.on_validation_end(trainer, pl_module)
+
     def numbers(self) -> dict[str, float]:
         """Seconds, bytes, and samples per second of training, as a result row has them."""
         values = {n: round(getattr(self, n), 3) for n in ("train_seconds", "eval_seconds")}

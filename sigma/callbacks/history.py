@@ -36,7 +36,7 @@ class History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values = logged | pl_module.results["val"]  # type: ignore[index, operator]
+        values = logged | pl_module.results.get("val", {})  # type: ignore[operator, union-attr]
         self.epochs.append({"epoch": trainer.current_epoch, **values})
         self.write(trainer)
 
@@ -80,8 +80,10 @@ def draw(history: History, path: Path) -> None:
     panels = {"Training loss": "^train/loss$", "Validation": f"^val/{metric}"}
     if any(name.startswith(f"val/{UNSEEN}") for name in history.epochs[0]):
         panels["Validation among unseen items"] = f"^val/{UNSEEN}{metric}"
+    panels = {title: n for title, n in panels.items() if len(frame.filter(regex=n).columns)}
     figure.set_size_inches(5 * len(panels), 4)
-    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, names) in zip(places, panels.items(), strict=True):
         curves = frame.filter(regex=names).sort_index(axis="columns")
         # Readable in grey, too.
         for (name, values), style in zip(curves.items(), ("s-", "o--", "^:"), strict=False):

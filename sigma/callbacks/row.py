@@ -31,8 +31,11 @@ def portable_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(text.replace(json.dumps(str(folder))[1:-1], "."))
     dataset = config["dataset"]
     for key in ("root",) if dataset.get("name") == "custom" else ("root", "path"):
-        if dataset.get(key) is not None:
-            dataset[key] = Path(dataset[key]).name
+        place = dataset.get(key)
+        if isinstance(place, list):
+            dataset[key] = [Path(one).name for one in place]
+        elif place is not None:
+            dataset[key] = Path(place).name
     if config.get("init_from") is not None:
         config["init_from"] = Path(config["init_from"]).name
     return config

@@ -103,6 +103,8 @@ def beyond(scores: Mapping[str, float], data: DatasetStatistics) -> None:
         f"{data.test_repeats:,}",
         f"{data.test_samples:,}",
     )
+    if data.test_cold:
+        log.info("%s test targets are of items that training never has", f"{data.test_cold:,}")
 
 
 def popularity_hit_rate(data: Any) -> float:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import WandbLogger as LightningLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from sigma.callbacks.wandb_settings import choose_mode, description, user_settings
 from sigma.errors import UserError, excerpt
 from sigma.files import atomic_path
 from sigma.ranking.metrics import METRICS, expected_gains, gain_table
@@ -29,30 +30,13 @@ log = logging.getLogger(__name__)
 
 FINISH_TIMEOUT = 15.0  # seconds to wait at a run's end for the upload; the files stay anyway
 RETRY = 3600.0  # seconds until a server that did not answer is waited for again
+STAGING = "WANDB_DATA_DIR"
 UNREACHED = "SIGMA_WANDB_UNREACHED"
 """Environment variable: when W&B's server was last waited for in vain. The jobs of a multirun share
 a process, or inherit it."""
 
 # Doubling steps that keep to the paper's groups [0, 5), [5, 20) and [20, …).
 HISTORY_BINS = {"0-2": 0, "3-4": 3, "5-9": 5, "10-19": 10, "20-49": 20, "50-99": 50, "100-": 100}
-
-
-def has_login() -> bool:
-    """Whether a key is set or a netrc file knows W&B's host."""
-    from requests.utils import get_netrc_auth  # as W&B's own client reads it
-
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(host))
-
-
-def choose_mode() -> Any:
-    """W&B's own setting (``WANDB_MODE``, ``wandb offline``), else ``online`` with a login."""
-    import wandb
-
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
-    mode = wandb.setup().settings.mode
-    return mode if mode != "online" or has_login() else "offline"
 
 
 def key_problem(error: Exception) -> str | None:
@@ -71,28 +55,34 @@ def unreached() -> bool:
     return 0 <= time.time() - float(os.environ.get(UNREACHED, "-inf")) < RETRY
 
 
-def start(folder: Path, run_id: str | None, init_timeout: float, **described: Any) -> Any:
-    """A W&B run with the folder's config; offline where an online one cannot be started in time."""
-    import wandb
-
-    if run_id is None and (folder / WANDB).is_file():
+def run_id_of(folder: Path) -> str:
+    """The id that the folder knows or W&B is told (``WANDB_RUN_ID``), else a new one."""
+    if (folder / WANDB).is_file():
         try:
-            run_id = read(folder / WANDB, WandbRun, "W&B gets a new run").id
+            return read(folder / WANDB, WandbRun, "W&B gets a new run").id
         except UserError as error:
             log.warning("%s", error)
     # Not from a seeded generator: two runs of one seed are two runs.
-    run_id = run_id or uuid.uuid4().hex[:8]
+    return user_settings().run_id or uuid.uuid4().hex[:8]
+
+
+def start(folder: Path, run_id: str | None, init_timeout: float, **described: Any) -> Any:
+    """A W&B run with the folder's config; offline where an online one cannot be started in time;
+    None where W&B is disabled.
+    """
+    import wandb
+
+    if (mode := choose_mode()) == "disabled":
+        return None
+    run_id = run_id or run_id_of(folder)
     with atomic_path(folder / WANDB) as part:
         part.write_text(json.dumps({"id": run_id}))
-    config, place = folder / CONFIG, folder / "wandb"
-    place.mkdir(parents=True, exist_ok=True)
-    os.environ["WANDB_DATA_DIR"] = str(place.absolute())  # the home may be read-only
+    config = folder / CONFIG
     init = partial(
         wandb.init,
         **described,
         id=run_id,
         resume="allow",
-        dir=str(folder),
         config=json.loads(config.read_text()) if config.is_file() else {},
         reinit="create_new",  # jobs of a multirun share a process; each has its own run
         settings=wandb.Settings(
@@ -103,7 +93,6 @@ def start(folder: Path, run_id: str | None, init_timeout: float, **described: An
             finish_timeout_raises=True,
         ),
     )
-    mode = choose_mode()
     if mode == "online" and unreached():
         log.warning("This run is logged offline, as W&B did not answer an earlier one.")
         mode = "offline"
@@ -119,6 +108,7 @@ def start(folder: Path, run_id: str | None, init_timeout: float, **described: An
             os.environ[UNREACHED] = str(time.time())
         wandb.teardown()  # the service holds on to the id of a start that failed
         run = init(mode="offline")
+    os.environ.setdefault(STAGING, run.settings.wandb_dir)  # the home may be read-only
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
     return run
@@ -134,18 +124,25 @@ class WandbLogger(LightningLogger):
         save_dir: the run's folder.
         id: of a W&B run that goes on here; None for the one the folder knows, or a new one.
         init_timeout: seconds an online start may take before the run goes offline.
-        **described: of ``wandb.init``: project, name, group, job_type, tags, entity, ….
+        usual: of ``wandb.init``, where neither ``typed`` nor the user's settings of W&B say it.
+        **typed: of ``wandb.init``: project, name, group, job_type, tags, entity, ….
     """
 
     def __init__(
-        self, save_dir: str, id: str | None = None, init_timeout: float = 30.0, **described: Any
+        self,
+        save_dir: str,
+        id: str | None = None,
+        init_timeout: float = 30.0,
+        usual: Mapping[str, Any] | None = None,
+        **typed: Any,
     ) -> None:
-        super().__init__(save_dir=save_dir, id=id, **described)
+        super().__init__(save_dir=save_dir, id=id, **typed)
         os.environ.setdefault("WANDB_SILENT", "true")  # it would repeat what the run says itself
         # Its reports of itself hold up the end of the process where the server is silent.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self.folder = Path(save_dir)
-        self.described = {"run_id": id, "init_timeout": init_timeout, **described}
+        self.id, self.init_timeout = id, init_timeout
+        self.typed, self.usual = typed, {"dir": save_dir} | dict(usual or {})
         self.run: Any = None
         self.closed = False
         self.tested: dict[str, float] = {}
@@ -165,7 +162,9 @@ class WandbLogger(LightningLogger):
         """The W&B run, started at first use; None once it is closed."""
         if self.run is None and not self.closed:
             with self.guarded():
-                self.run = start(self.folder, **self.described)
+                described = description(self.typed, self.usual)
+                self.run = start(self.folder, self.id, self.init_timeout, **described)
+                self.closed = self.run is None
         return self.run
 
     @rank_zero_only
@@ -210,6 +209,7 @@ class WandbLogger(LightningLogger):
         if run is None:
             return
         kind = "offline-run" if run.settings.mode == "offline" else None
+        folder = run.settings.wandb_dir
         try:
             run.finish(exit_code=exit_code)
         except Exception as error:
@@ -217,8 +217,10 @@ class WandbLogger(LightningLogger):
             kind = kind or "run"
             if isinstance(error, TimeoutError):
                 os.environ[UNREACHED] = str(time.time())
+        if os.environ.get(STAGING) == folder:  # not the user's
+            del os.environ[STAGING]
         if kind:
-            folders = sorted((self.folder / "wandb").glob(f"{kind}-*-{run.id}"))
+            folders = sorted(Path(folder).glob(f"{kind}-*-{run.id}"))
             log.info("Upload to W&B: wandb sync %s", " ".join(map(str, folders)))
         elif run.url:
             log.info("W&B: %s", run.url)

@@ -31,7 +31,8 @@ from sigma.datamodules.objectives import NextItem, Objective
 from sigma.datamodules.preprocess import Duplicates, Sequences, preprocess
 from sigma.datamodules.readers.read import Reading
 from sigma.datamodules.readers.text import readable
-from sigma.datamodules.splits import Split, global_time, leave_one_out
+from sigma.datamodules.split_files import split_files
+from sigma.datamodules.splits import Moment, Split, Targets, by_files, global_time, leave_one_out
 from sigma.datamodules.statistics import DatasetStatistics, Expected, describe
 from sigma.errors import UserError
 
@@ -58,7 +59,12 @@ class SequenceDataModule(L.LightningDataModule):
         user_bounds, item_bounds: [lower, upper) on a user's (item's) interactions.
         duplicates: which of a user's interactions with the same item stay, see ``preprocess``.
         float32_times: order by times rounded to float32, as RecBole does; None and False do not.
+        split: ``leave_one_out``, ``global_time``, or ``files`` where ``path`` is a folder of a file
+            each for training, validation and test, which are taken as they are.
         val_fraction, test_fraction: shares of the interactions, for ``global_time``.
+        val_start, test_start: moments in place of these shares: ISO dates, or times of the data.
+        targets: what of a user's validation and test is asked for; see ``splits``.
+        train_on_val: train on the validation, too, for a final model; nothing is validated then.
         seed: of the training order.
         columns: names of a table's columns; those left out are recognised by their usual names.
             ``names`` are those of all columns, in order, of a table without a header.
@@ -98,9 +104,13 @@ class SequenceDataModule(L.LightningDataModule):
         item_bounds: tuple[Bound, Bound] = (5, None),
         duplicates: Duplicates = "keep",
         float32_times: bool | None = None,
-        split: Literal["leave_one_out", "global_time"] = "leave_one_out",
+        split: Literal["leave_one_out", "global_time", "files"] = "leave_one_out",
         val_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,
+        val_start: Moment | None = None,
+        test_start: Moment | None = None,
+        targets: Targets = "successive",
+        train_on_val: bool = False,
         seed: int = 2020,
         columns: Mapping[Role, str | int | list[str] | None] | None = None,
         delimiter: str | None = None,
@@ -115,6 +125,12 @@ class SequenceDataModule(L.LightningDataModule):
         super().__init__()
         if path is not None and not str(path).strip("[] "):
             raise ValueError("path is empty; give a file, or None for the data set's own")
+        if (val_start is None) != (test_start is None):
+            raise ValueError("val_start and test_start go together; give both, or neither")
+        if val_start is not None and split != "global_time":
+            raise ValueError(f"val_start and test_start need split=global_time, not {split}")
+        if targets != "successive" and split == "leave_one_out":
+            raise ValueError(f"targets={targets} needs split=global_time or files, not {split}")
         self.name: str = name or type(self).__name__.lower()
         self.path = path
         self.root = Path(root).expanduser()
@@ -128,6 +144,9 @@ class SequenceDataModule(L.LightningDataModule):
         self.split_name = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.moments = (val_start, test_start)
+        self.targets: Targets = targets
+        self.train_on_val = train_on_val
         self.seed = seed
         given = {str(k): v for k, v in (columns or {}).items() if v is not None}
         names = given.pop("names", None)
@@ -143,6 +162,8 @@ class SequenceDataModule(L.LightningDataModule):
     def raw(self) -> RawData:
         """The raw file: ``path``, or what lies in ``root/<name>``, or a download into it."""
         folder, unpack = self.root / self.name, self.root / "unpacked" / self.name
+        if self.split_name == "files":
+            return RawData(split_files(self.path or folder), split=True)
         if self.path is None and not (folder.is_dir() and search(folder, self.files)):
             if not self.sources:
                 raise UserError(self.absent.format(name=self.name, folder=folder.absolute()))
@@ -153,7 +174,8 @@ class SequenceDataModule(L.LightningDataModule):
         """Raw data to sequences, from the cache under ``root/processed`` if it holds them."""
         raw = self.raw()
         with readable(raw.path):
-            key = cache_key(raw.all_files, [asdict(self.reading), *self.filters])
+            shape = [asdict(self.reading), *self.filters, *["split"] * raw.split]
+            key = cache_key(raw.all_files, shape)
         folder = self.root / "processed"
         cached = folder / f"{self.name}-{key}.arrow"
         sequences = load(cached, key)
@@ -182,11 +204,17 @@ class SequenceDataModule(L.LightningDataModule):
 
     @cached_property
     def split(self) -> Split:
-        if self.split_name == "leave_one_out":
-            split = leave_one_out(self.sequences)
-        else:
-            split = global_time(self.sequences, self.val_fraction, self.test_fraction)
-        if not (len(split.train) and len(split.val) and len(split.test)):
+        options = (self.targets, self.train_on_val)
+        match self.split_name:
+            case "leave_one_out":
+                split = leave_one_out(self.sequences, self.train_on_val)
+            case "global_time":
+                fractions = (self.val_fraction, self.test_fraction)
+                split = global_time(self.sequences, *fractions, *self.moments, *options)
+            case _:
+                split = by_files(self.sequences, *options)
+        val = len(split.val) or self.train_on_val
+        if not (len(split.samples) and val and len(split.test)):
             raise UserError(
                 f"{self.name} split by {self.split_name} leaves no samples to train, validate and "
                 "test on; raise dataset.user_bounds until some user has four interactions, change "
@@ -233,16 +261,20 @@ class SequenceDataModule(L.LightningDataModule):
 
     def training_histories(self) -> tuple[Tensor, Tensor]:
         """What training may see: items (n,), users one after the other, offsets (users + 1,)."""
-        items, starts = self.sequences.items, self.sequences.offsets[:-1]
-        ends = np.repeat(self.split.train_end, np.diff(self.sequences.offsets))
-        offsets = np.concatenate([[0], np.cumsum(self.split.train_end - starts)])
-        seen = np.arange(len(items)) < ends
-        return torch.from_numpy(items[seen]), torch.from_numpy(offsets)
+        seen, start = self.split.seen(self.sequences), 0
+        items = np.empty(len(seen), dtype=np.int32)
+        for some in seen.parts():
+            items[start : start + len(some)] = self.sequences.items[some]
+            start += len(some)
+        offsets = np.concatenate([[0], seen.ends])
+        return torch.from_numpy(items), torch.from_numpy(offsets)
 
     def item_counts(self) -> Tensor:
         """Training interactions (K,) int64 of items 1 … K."""
-        items, _ = self.training_histories()
-        return torch.bincount(items, minlength=self.num_items + 1)[1:]
+        counts = np.zeros(self.num_items + 1, dtype=np.int64)
+        for some in self.split.seen(self.sequences).parts():
+            counts += np.bincount(self.sequences.items[some], minlength=len(counts))
+        return torch.from_numpy(counts[1:])
 
     def train_dataloader(self) -> BatchLoader:
         rows = self.objective.setup(self.sequences, self.split, self.max_length)

@@ -1,5 +1,6 @@
 """Batches of rows laid end to end, gathered from the flat array without a loop over samples."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,9 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sigma.datamodules.spans import Spans
 from sigma.errors import UserError
 from sigma.ops.rows import Rows, rows_of
 
+LISTED = 2**26
+"""Most rows whose order is a list."""
+
+ROUNDS = 4
 NOTHING = torch.empty(0, dtype=torch.int64)
 
 
@@ -158,6 +164,43 @@ class FlatSequences:
         return index
 
 
+def shuffled(number: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """A random order of ``number`` things: a function from places (m,) to which stands there.
+
+    Up to ``LISTED`` it is one of all orders, each as probable. Beyond, a list would take minutes
+    and gigabytes; there a cipher computes it (Black and Rogaway, "Ciphers with arbitrary finite
+    domains", CT-RSA 2002): a number is two digits, to each of which in turn a hash of the other is
+    added, so that different places stay different; a result of ``number`` or more is enciphered
+    again.
+    """
+    if number <= LISTED:
+        return torch.randperm(number, generator=generator).__getitem__
+    base = math.isqrt(number - 1) + 1
+    keys = torch.randint(2**62, (ROUNDS, 2), generator=generator).tolist()
+
+    def encipher(x: Tensor) -> Tensor:
+        high, low = x // base, x % base
+        for one, other in keys:
+            high = (high + scrambled(low + one)) % base
+            low = (low + scrambled(high + other)) % base
+        return high * base + low
+
+    def order(places: Tensor) -> Tensor:
+        result = encipher(places)
+        while (beyond := result >= number).any():
+            result[beyond] = encipher(result[beyond])
+        return result
+
+    return order
+
+
+def scrambled(x: Tensor) -> Tensor:
+    """A hash (m,) from 0 below 2**62 of whole numbers (m,): the finalizer of SplitMix64."""
+    x = (x ^ (x >> 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 with a sign
+    x = (x ^ (x >> 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return (x ^ (x >> 31)) & (2**62 - 1)
+
+
 class StepGenerator(torch.Generator):
     """One process's generator; with several, ``shared`` is one that draws the same in all."""
 
@@ -176,7 +219,7 @@ class BatchLoader:
     """
 
     make: Callable[[Tensor, torch.Generator], Batch]  # of rows; the generator is for its draws
-    rows: Tensor  # (rows, …) what batches consist of, such as target positions
+    rows: Tensor | Spans  # (rows, …) what batches consist of, such as target positions
     batch_size: int  # rows per step over all ranks (the last batch may be smaller)
     shuffle: bool = False  # a new order each epoch
     seed: int = 0
@@ -209,13 +252,14 @@ class BatchLoader:
         if not self._resumed:
             self.position = 0
         self._resumed = False
-        order = self.rows
+        number = len(self.rows)
+        order = None
         generator = StepGenerator()
         # Within the 64 bits that torch's generators take.
         epoch_seed = (self.seed * 1_000_003 + self.epoch + 2**63) % 2**64 - 2**63
         if self.shuffle:
             generator.manual_seed(epoch_seed)
-            order = order[torch.randperm(len(order), generator=generator).to(order.device)]
+            order = shuffled(number, generator)
 
         def seed_of(place: int) -> int:
             """Of the place in the epoch alone: a resumed run draws what it would have drawn."""
@@ -223,12 +267,14 @@ class BatchLoader:
 
         while self.position < len(self):
             start = self.position * self.batch_size
-            some = order[start : start + self.batch_size][self.rank :: self.world_size]
+            stop = min(start + self.batch_size, number)
+            places = torch.arange(start + self.rank, stop, self.world_size)
+            some = self.rows[places if order is None else order(places)]
             generator.manual_seed(seed_of(self.position * self.world_size + self.rank))
             if self.world_size > 1:
                 generator.shared = torch.Generator().manual_seed(seed_of(self.position))
             self.position += 1
-            yield self.make(some.contiguous(), generator)
+            yield self.make(some, generator)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}

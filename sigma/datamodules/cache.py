@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 
+from sigma.datamodules.database import LARGE
 from sigma.datamodules.interactions import Skipped
 from sigma.datamodules.preprocess import Sequences
 from sigma.errors import excerpt
@@ -22,10 +24,10 @@ from sigma.files import atomic_path, sweep_stale
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file's layout and of the preprocessing; raise it when either changes."""
 DIGEST = 16  # bytes
-ARRAYS = ("items", "offsets", "timestamps", "user_ids", "item_ids")
+ARRAYS = ("items", "offsets", "timestamps", "user_ids", "item_ids", "parts")
 
 
 def cache_key(files: Iterable[Path], settings: Any) -> str:
@@ -58,14 +60,23 @@ def _read(path: Path, key: str) -> Sequences:
     notes = json.loads(batch.schema.metadata[b"notes"])
     if notes["key"] != key:
         raise ValueError("it was made of other data or settings")
-    values = {
-        name: batch.column(name).values.to_numpy(zero_copy_only=False, writable=True)
-        for name in batch.schema.names
-    }
-    arrays = {name: values.pop(name, None) for name in ARRAYS}
+    values = {name: _array(path, content, batch.column(name).values) for name in batch.schema.names}
+    arrays: dict[str, Any] = {name: values.pop(name, None) for name in ARRAYS}
     info = {name: pd.Series(column, dtype=object) for name, column in values.items()}
     skipped = notes["skipped"] and Skipped(**notes["skipped"])
     return Sequences(**arrays, item_info=pd.DataFrame(info) if info else None, skipped=skipped)
+
+
+def _array(path: Path, content: pa.Buffer, column: pa.Array) -> np.ndarray:
+    """A column in memory, or, where it takes much of that, in the file; what is written into it
+    stays with this process."""
+    if column.nbytes <= psutil.virtual_memory().total // LARGE or pa.types.is_large_string(
+        column.type
+    ):
+        return column.to_numpy(zero_copy_only=False, writable=True)
+    start = column.buffers()[1].address - content.address
+    kind = column.type.to_pandas_dtype()
+    return np.memmap(path, kind, "c", offset=start, shape=(len(column),))
 
 
 def save(path: Path, key: str, data: Sequences) -> None:

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import psutil
 import pyarrow as pa
 
 MEMORY = 1 << 30
 """Bytes that DuckDB may hold, if they are no more than an eighth of the machine's; what does not
 fit goes to the disk."""
+
+LARGE = 4
+"""An array of more than this part of the memory lies on the disk."""
 
 ROWS = 1 << 20  # of a batch
 
@@ -29,9 +33,10 @@ class Database:
 
     Args:
         folder: where that folder is made; None is the system's for temporary files.
+        size: bytes of what it is to hold; much of it is held compressed, on the disk.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, size: int = 0) -> None:
         try:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -48,9 +53,18 @@ class Database:
         }
         if threads.isdigit():
             settings["threads"] = int(threads)
-        self.connection = duckdb.connect(config=settings)
+        place = self.folder / "tables.duckdb" if size > memory // 2 else ":memory:"
+        self.connection = duckdb.connect(place, config=settings)
         self.run("SET TimeZone = 'UTC'")
         weakref.finalize(self, _release, self.connection, self.folder)
+
+    def array(self, length: int, kind: Any) -> np.ndarray:
+        """A new array; in a file of the folder where it takes a quarter of the memory."""
+        if length * np.dtype(kind).itemsize <= psutil.virtual_memory().total // LARGE:
+            return np.empty(length, kind)
+        handle, name = tempfile.mkstemp(suffix=".bin", dir=self.folder)
+        os.close(handle)
+        return np.memmap(name, kind, "w+", shape=(length,))
 
     def allow(self, paths: Iterable[Path]) -> None:
         """Let queries read these files, and none of the others from now on."""

@@ -79,6 +79,7 @@ class RawData:
 
     files: tuple[Path, ...]
     info: Path | None = None
+    split: bool = False  # into training, validation and test, a file each
 
     @property
     def path(self) -> Path:
@@ -101,16 +102,22 @@ class RawData:
         for pattern, time_format in TIMES.items():
             if fnmatch(bare_name(self.path), pattern) and settings.time_format is None:
                 settings = replace(settings, time_format=time_format)
-        database = Database(folder)
+        database = Database(folder, sum(file.stat().st_size for file in self.files))
         if all(bare_name(file).lower().endswith(PARQUET) for file in self.files):
             place = self.path if len(self.files) == 1 else Path(os.path.commonpath(self.files))
-            parts = [sources.parquet(database, self.files, place)]
+            tables = [self.files] if not self.split else [(file,) for file in self.files]
+            parts = [
+                sources.parquet(database, files, files[0] if self.split else place)
+                for files in tables
+            ]
             copies: list[Path] = []
         else:
             parts = [source_of(file, database.folder, settings) for file in self.files]
             copies = [part.text.plain for part in parts if part.text]
         database.allow([*self.files, *copies, *database.folder.iterdir()])
         data = read(parts, database, settings)
+        if not self.split:
+            data.ends = ()
         if self.info is not None:
             data.item_info = read_info(self.info)
         return data

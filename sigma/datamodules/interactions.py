@@ -37,6 +37,7 @@ class Interactions:
             ``time``, whole numbers of any unit (0 where there are none).
         timed: whether there are times.
         unit: what to divide times by.
+        ends: row numbers behind each file's last one, of files that are parts of a split.
         item_info: ``title``, ``genres`` by raw item id (as text).
         skipped: lines left out, if any.
     """
@@ -44,8 +45,10 @@ class Interactions:
     database: Database = field(default_factory=Database)
     timed: bool = False
     unit: int = 1
+    ends: tuple[int, ...] = ()
     item_info: pd.DataFrame | None = None
     skipped: Skipped | None = None
+    parts: np.ndarray | None = None  # (n,) int8: 0 training, 1 validation, 2 test; None: not split
 
     @classmethod
     def of(

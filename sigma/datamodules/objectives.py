@@ -17,6 +17,7 @@ from torch import Tensor
 from sigma.arguments import Count, Share, checked
 from sigma.datamodules.batches import Batch, FlatSequences
 from sigma.datamodules.preprocess import Sequences
+from sigma.datamodules.spans import Spans
 from sigma.datamodules.splits import Split
 from sigma.errors import UserError
 from sigma.ops.rows import Rows
@@ -47,9 +48,9 @@ class Objective:
     masks = False  # it asks by mask tokens
     counts = False  # it trains nothing
 
-    def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
+    def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor | Spans:
         """The rows of one training epoch, along the first dimension."""
-        return torch.from_numpy(split.train)
+        return split.samples
 
     def batch(self, flat: FlatSequences, rows: Tensor, generator: torch.Generator) -> Batch:
         """A training batch of rows; draws come from ``generator`` alone."""
@@ -251,7 +252,7 @@ class Counted(Objective):
     counts = True
 
     def setup(self, data: Sequences, split: Split, max_length: int) -> Tensor:
-        return torch.from_numpy(split.train[:1])
+        return split.samples[torch.arange(1)]
 
     def refusal(self, model: Model) -> str | None:
         if model.counted:

@@ -34,11 +34,14 @@ class Sequences:
     item_ids: np.ndarray  # raw; item j is ``item_ids[j - 1]``
     item_info: pd.DataFrame | None = None  # ``title``, ``genres`` in the order of ``item_ids``
     skipped: Skipped | None = None
+    parts: np.ndarray | None = None  # (n,) int8 beside ``items``, of a data set that comes split
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of who had what, in which order; of times only the order."""
-        content = self.items.tobytes() + self.offsets.tobytes()
-        return hashlib.blake2b(content, digest_size=8).hexdigest()
+        digest = hashlib.blake2b(self.items.data, digest_size=8)
+        digest.update(self.offsets.data)
+        digest.update(b"" if self.parts is None else self.parts.data)
+        return digest.hexdigest()
 
     @property
     def catalogue(self) -> pd.Index:
@@ -74,54 +77,65 @@ def preprocess(
 
     ``float32_times`` rounds the times of what is left to those that a float32 holds.
 
+    Of data that comes in parts, a user's items are in order of the parts first.
+
     Raises:
         ValueError: bounds that exclude everything.
-        UserError: nothing left after filtering.
+        UserError: nothing left after filtering, or less than all of data that comes in parts.
     """
     for name, (lower, upper) in (("user_bounds", user_bounds), ("item_bounds", item_bounds)):
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"{name}=[{lower}, {upper}) keeps nothing: lower must be below upper")
-    if len(data) == 0:
+    database, total = data.database, len(data)
+    if total == 0:
         raise UserError("The data set holds no interactions; check the file of dataset.path.")
-    database = data.database
     bounds = {"user": user_bounds, "item": item_bounds}
-    _code(data, bounds if duplicates == "keep" else {"user": (None, None), "item": (None, None)})
+    anything: Bounds = (None, None)
+    _code(data, bounds if duplicates == "keep" else dict.fromkeys(bounds, anything))
     if duplicates != "keep":
         _drop_duplicates(database, duplicates)
-    _filter(database, bounds)
+    whole = duplicates == "keep" and database.value("SELECT count(*) FROM coded") == total
+    if not whole:
+        _filter(database, bounds)
     rows = database.value("SELECT count(*) FROM coded")
+    if data.ends and rows < total:
+        raise UserError(
+            f"The filters would leave out {total - rows:,} of the {total:,} interactions of the "
+            "split files, which are taken as they are; set 'dataset.user_bounds=[null,null]', "
+            "'dataset.item_bounds=[null,null]' and dataset.duplicates=keep."
+        )
     if not rows:
         raise UserError(
             f"No interactions are left after keeping users in {_interval(user_bounds)} and items "
             f"in {_interval(item_bounds)}; lower user_bounds or item_bounds."
         )
-    ids = {}
-    for side in ("user", "item"):
-        database.run(
-            f"CREATE OR REPLACE TABLE {side}_codes AS SELECT code, "
-            "(row_number() OVER (ORDER BY code))::INTEGER AS dense, n "
-            f"FROM (SELECT {side} AS code, count(*) AS n FROM coded GROUP BY {side})"
-        )
-        ids[side] = database.column(
-            f"SELECT id FROM {side}s JOIN {side}_codes USING (code) ORDER BY code"
-        )
+    for side in bounds:
+        used = f"SELECT id, code, code AS dense, n FROM {side}s"
+        if not whole:  # numbers have gaps
+            used = (
+                "SELECT id, code, (row_number() OVER (ORDER BY code))::INTEGER AS dense, c.n FROM "
+                f'{side}s JOIN (SELECT "{side}" AS code, count(*) AS n FROM coded GROUP BY code) c '
+                "USING (code)"
+            )
+        database.run(f"CREATE OR REPLACE TABLE {side}_codes AS {used}")
         _warn_of_twins(database, side)
-    time = "time::FLOAT::BIGINT" if float32_times else "time"
-    arrays = _ordered(data, time, rows)
+    ids = {side: database.column(f"SELECT id FROM {side}_codes ORDER BY code") for side in bounds}
     counts = database.column("SELECT n FROM user_codes ORDER BY code").astype(np.int64)
-    database.run("DROP TABLE coded")
+    time = "time::FLOAT::BIGINT" if float32_times else "time"
+    items, times, parts = _ordered(data, time, rows, whole)
     info = data.item_info
     if info is not None:
         once = info[~info.index.duplicated()]  # of an item named twice, the first
         info = once.reindex([str(raw) for raw in ids["item"]]).reset_index(drop=True)
     return Sequences(
-        items=arrays[0],
+        items=items,
         offsets=np.concatenate([[0], np.cumsum(counts)]),
-        timestamps=arrays[1],
+        timestamps=times,
         user_ids=ids["user"],
         item_ids=ids["item"],
         item_info=info,
         skipped=data.skipped,
+        parts=parts,
     )
 
 
@@ -174,14 +188,20 @@ def _drop_duplicates(database: Database, duplicates: Duplicates) -> None:
     )
 
 
-def _ordered(data: Interactions, time: str, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Items (from 1) and times, user by user, oldest first."""
+def _ordered(
+    data: Interactions, time: str, rows: int, whole: bool
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Items (from 1), times and parts, user by user, oldest first; on the disk if they are many."""
     database = data.database
-    items = np.empty(rows, np.int32)
-    times = np.empty(rows, np.int64) if data.timed else None
+    items = database.array(rows, np.int32)
+    times = database.array(rows, np.int64) if data.timed else None
+    parts = database.array(rows, np.int8) if data.ends else None
+    part = " + ".join(f"(line >= {end})::TINYINT" for end in data.ends[:-1]) or "0"
+    dense = "item" if whole else "dense"
+    join = "" if whole else "JOIN item_codes AS codes ON coded.item = codes.code"
     query = (
-        f"SELECT i.dense AS item, {time} AS time FROM coded "
-        'JOIN item_codes AS i ON coded.item = i.code ORDER BY coded."user", 2, line'
+        f"SELECT {dense}, {time if data.timed else 0} AS time, {part} AS part FROM coded "
+        f'{join} ORDER BY coded."user", part, 2, line'
     )
     start = 0
     for batch in database.batches(query):
@@ -189,8 +209,11 @@ def _ordered(data: Interactions, time: str, rows: int) -> tuple[np.ndarray, np.n
         items[start:end] = batch.column(0).to_numpy()
         if times is not None:
             times[start:end] = batch.column(1).to_numpy()
+        if parts is not None:
+            parts[start:end] = batch.column(2).to_numpy()
         start = end
-    return items, times
+    database.run("DROP TABLE coded")
+    return items, times, parts
 
 
 def _within(count: str, bounds: Bounds) -> str:

@@ -17,6 +17,7 @@ a user buys is drawn apart from which, so "this is the last one" says nothing.
 Symbols: U users, I items, C categories, n interactions in all, m positions asked about.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
@@ -43,8 +44,8 @@ class Catalogue(NamedTuple):
 
     category: np.ndarray  # (I,) int64
     popularity: np.ndarray  # (I,) float64, sums to 1
-    within: np.ndarray  # (C, I) float64, W; rows sum to 1
-    transitions: np.ndarray  # (I, I) float64, T; rows sum to 1
+    share: np.ndarray  # (I,) float64, of the popularity of an item's category: W[category, item]
+    successors: np.ndarray  # (I, 3) int64; T has ``SUCCESSORS`` there
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,18 @@ class Shop:
             if not good:
                 raise ValueError(f"{demand}; got {self}")
 
-    def _generator(self, stream: int) -> np.random.Generator:
+    def generator(self, *stream: int) -> np.random.Generator:
         """Independent streams, so that more users do not mean another catalogue."""
-        return np.random.default_rng([self.seed, stream])
+        return np.random.default_rng([self.seed, *stream])
+
+    def _bounded(self, number: int) -> Iterator[slice]:
+        """Some of ``number`` rows at a time, as many as bound the memory of a row an item."""
+        step = max(2**22 // self.num_items, 1)
+        return (slice(start, start + step) for start in range(0, number, step))
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        rng = self._generator(0)
+        rng = self.generator(0)
         popularity = (np.arange(self.num_items) + 6.0) ** -self.skew
         popularity /= popularity.sum()
         # Dealt out by rank, so that categories are about equally popular, and then shuffled, so
@@ -93,20 +99,18 @@ class Shop:
         shuffled = rng.permutation(self.num_items)
         popularity = popularity[shuffled]
         category = shuffled % self.num_categories
-        within = popularity * (category == np.arange(self.num_categories)[:, None])
-        within /= within.sum(axis=1, keepdims=True)
-        transitions = np.zeros((self.num_items, self.num_items))
-        for weight in SUCCESSORS:
+        total = np.bincount(category, popularity, self.num_categories)
+        successors = np.empty((self.num_items, len(SUCCESSORS)), dtype=np.int64)
+        for column in successors.T:
             # One circle through all items: every item follows one, and none follows itself.
             circle = rng.permutation(self.num_items)
-            transitions[circle, np.roll(circle, -1)] += weight
-        return Catalogue(category, popularity, within, transitions)
+            column[circle] = np.roll(circle, -1)
+        return Catalogue(category, popularity, popularity / total[category], successors)
 
     def interactions(self) -> Interactions:
         """All purchases in order of their day; one user's keep their order within a day."""
-        rng = self._generator(1)
-        extra = rng.lognormal(np.log(self.median_extra), self.spread_extra, self.num_users)
-        lengths = np.minimum(self.shortest + extra, self.longest).astype(np.int64)
+        rng = self.generator(1)
+        lengths = self.lengths(self.num_users, rng)
         items = self._purchases(lengths, rng)
         users = np.repeat(np.arange(self.num_users), lengths)
         gaps = rng.geometric(0.1, len(items)) * (rng.random(len(items)) >= self.same_day)
@@ -123,6 +127,11 @@ class Shop:
         data.item_info = pd.DataFrame({"title": titles, "genres": genres}, names.astype(str))
         return data
 
+    def lengths(self, users: int, rng: np.random.Generator) -> np.ndarray:
+        """How many purchases (users,) int64 they make."""
+        extra = rng.lognormal(np.log(self.median_extra), self.spread_extra, users)
+        return np.minimum(self.shortest + extra, self.longest).astype(np.int64)
+
     def _purchases(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Items (n,) int64, user by user: one draw for all users' t-th purchases."""
         starts = np.cumsum(lengths) - lengths
@@ -132,10 +141,13 @@ class Shop:
             active = np.flatnonzero(lengths > t)
             now = starts[active] + t
             first = self.catalogue.popularity[None]
-            p = self._mixture(items[now - 1], counts[active]) if t else first
             share = rng.random((len(active), 1))
-            # Rounding may end the sums just below 1, so the last item takes what is left.
-            items[now] = (np.cumsum(p, axis=1)[:, :-1] <= share).sum(axis=1)
+            for some in self._bounded(len(active)):
+                last, place = now[some] - 1, active[some]
+                p = self._mixture(items[last], counts[place]) if t else first
+                # Rounding may end the sums just below 1, so the last item takes what is left.
+                below = np.cumsum(p, axis=1)[:, :-1] <= share[some]
+                items[now[some]] = below.sum(axis=1)
             self._remember(counts, active, items[now])
         return items
 
@@ -149,12 +161,11 @@ class Shop:
         tables = self.catalogue
         interest = counts**self.focus
         interest /= interest.sum(axis=1, keepdims=True)
-        rest = 1 - self.short_term - self.long_term
-        return (
-            self.short_term * tables.transitions[last]
-            + self.long_term * (interest @ tables.within)
-            + rest * tables.popularity
-        )
+        p = interest[:, tables.category] * (self.long_term * tables.share)
+        p += (1 - self.short_term - self.long_term) * tables.popularity
+        for weight, follows in zip(SUCCESSORS, tables.successors[last].T, strict=True):
+            p[np.arange(len(p)), follows] += self.short_term * weight
+        return p
 
     def probabilities(
         self, items: np.ndarray, offsets: np.ndarray, positions: np.ndarray
@@ -186,10 +197,21 @@ class Shop:
             positions: (m,) target positions, as in ``Split``.
         """
         ids = data.item_ids.astype(np.int64)
-        items, k = ids[data.items - 1], min(k, len(ids))
+        return self.hits(ids[data.items - 1], data.offsets, positions, k, ids)
+
+    def hits(
+        self,
+        items: np.ndarray,
+        offsets: np.ndarray,
+        positions: np.ndarray,
+        k: int = 10,
+        ids: slice | np.ndarray = slice(None),
+    ) -> float:
+        """``achievable`` of the shop's own items, of which there are only ``ids``."""
         expected = 0.0
-        for some in np.array_split(positions, len(positions) // 4096 + 1):  # to bound memory
-            p = self.probabilities(items, data.offsets, some)[:, ids]
+        for some in self._bounded(len(positions)):
+            p = self.probabilities(items, offsets, positions[some])[:, ids]
             p /= p.sum(axis=1, keepdims=True)
-            expected += float(np.partition(p, len(ids) - k)[:, len(ids) - k :].sum())
+            most = min(k, p.shape[1])
+            expected += float(np.partition(p, -most)[:, -most:].sum())
         return expected / len(positions)

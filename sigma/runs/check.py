@@ -169,6 +169,17 @@ def check_callbacks(callbacks: dict[str, Any]) -> None:
             )
 
 
+def check_validation(config: dict[str, Any]) -> None:
+    """See that nothing waits for a validation that a run trains on."""
+    final = (config.get("dataset") or {}).get("train_on_val")
+    if final and (config.get("callbacks") or {}).get("early_stopping"):
+        raise UserError(
+            "dataset.train_on_val=true leaves no validation to stop by; say how long to train with "
+            "trainer.max_epochs= (one more than the best epoch, which counts from 0, of the run "
+            "that was validated) and callbacks.early_stopping=null."
+        )
+
+
 def check_optimizer(node: dict[str, Any]) -> None:
     """Build the optimizer for one number: only it knows what it refuses."""
     import torch
@@ -206,6 +217,7 @@ def check_config(config: dict[str, Any]) -> None:
         if name in trainer and not good(trainer[name]):
             value = json.dumps(trainer[name])
             raise UserError(f"trainer.{name}={value} must be {needed}.")
+    check_validation(config)
     if task.get("optimizer", {}).get("_partial_"):
         check_optimizer(task["optimizer"])
     # A development run tests the last weights and writes no row.

@@ -41,7 +41,10 @@ MASKED = "dataset.mask_history"
 DUPLICATES = "dataset.drop_duplicates"
 FORMER = {"keep": False, "first": True}
 # Settings that came after runs had been named; with this value no name holds them.
-LATER = {"model.shortcut": "projected", "model.conv": True, "model.projection": True}
+LATER = {
+    **{"model.shortcut": "projected", "model.conv": True, "model.projection": True},
+    **{"dataset.targets": "successive", "dataset.train_on_val": False},
+}
 # Modules of earlier versions, in the configs of their runs, and where their classes live now.
 MOVED = {
     f"sigma.datamodules.{name}": f"sigma.datamodules.sets.{name}"
@@ -176,6 +179,7 @@ def former_identities(config: dict[str, Any]) -> list[dict[str, Any]]:
     flat = dict(flattened(moved(config, {new: old for old, new in MOVED.items()})))
     flat.setdefault("dataset.seed", flat.get("seed"))
     flat.setdefault(MASKED, settings(config)[MASKED])
+    flat = {key: value for key, value in flat.items() if (key, value) not in LATER.items()}
     former = named(flat, {key: value for key, value in flat.items() if not is_free(key)})
     return [former, {"model.max_length": flat.get("dataset.max_length")} | former]
 

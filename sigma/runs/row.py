@@ -45,6 +45,8 @@ class Data:
     val_repeats: int | None = None  # older rows did not count them
     test_repeats: int | None = None
     left_out: int | None = None  # nor this
+    val_cold: int | None = None  # targets whose item training never has; nor did they count those
+    test_cold: int | None = None
     name: str = ""
     expected: dict[str, Any] | None = None
     matches: bool | None = None
@@ -67,7 +69,7 @@ class Row:
     dataset: str
     seed: int
     metrics: Split
-    best_epoch: int | None  # from 0; None where nothing was trained by epochs
+    best_epoch: int | None  # from 0; None where no validation chose one
     epochs: int  # that were trained
     parameters: int
     data: Data
@@ -89,7 +91,12 @@ class Row:
         return run_id(self.config)
 
     def score(self, monitor: str) -> float:
-        """The best epoch's value of a metric such as ``val/ndcg@10``; NaN where it has none."""
+        """The best epoch's value of a metric such as ``val/ndcg@10``; NaN where it has none.
+
+        A run that was trained on the validation has none at all.
+        """
+        if self.config["dataset"].get("train_on_val"):
+            return float("nan")
         value = self.metrics.val[monitor.removeprefix("val/")]
         return float("nan") if value is None else value
 

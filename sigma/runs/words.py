@@ -18,12 +18,24 @@ FLAGS = (
     *("--version", "--run", "--multirun", "--shell-completion", "--experimental-rerun"),
 )
 MODES = {"-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info"}
+PLAIN = ("dataset.where", "dataset.time_format")  # settings of text with signs of its own
 ACTS = "=,:{}[]()#'\"\\$&"  # signs in a value that mean something to Hydra
 
 
 def quoted(text: str) -> str:
     """Text as a value on Hydra's command line, where a backslash acts before a quote alone."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
+
+
+def with_quotes(words: Sequence[str]) -> list[str]:
+    """The words, settings of plain text between the quotes that Hydra wants."""
+    result = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key.lstrip("+") in PLAIN and value not in ("", "null") and value[0] not in "'\"":
+            word = f"{key}={quoted(value)}"
+        result.append(word)
+    return result
 
 
 def for_a_shell(text: str) -> str:

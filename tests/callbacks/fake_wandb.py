@@ -1,6 +1,8 @@
 """W&B's runs at their public seam: what ``wandb.init`` was asked for and what the run was given."""
 
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,8 @@ class Run:
 
     def __init__(self, **options: Any) -> None:
         self.options, self.id = options, options["id"]
-        self.settings = SimpleNamespace(mode=options["mode"])
+        place = Path(options.get("dir", "elsewhere")) / "wandb"
+        self.settings = SimpleNamespace(mode=options["mode"], wandb_dir=str(place))
         self.history: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
         self.exit_code: int | None = None
@@ -63,12 +66,16 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
 
 
 @pytest.fixture(autouse=True)
-def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a key nor a mode of the user's, and a server that always answered."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither a key nor a setting of the user's, and a server that always answered."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv(UNREACHED, "-inf")  # never
+    wandb.teardown()  # it reads its settings once a process
+    yield
+    wandb.teardown()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

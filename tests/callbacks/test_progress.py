@@ -114,18 +114,18 @@ def test_an_error_says_how_to_go_on(
 
 
 def test_the_data_table_says_whether_counts_are_as_expected() -> None:
-    counts = ("shop", 10, 20, 1234567, 5.5, 0.25, 6, 7, 8, 0, 0)
-    assert "1,234,567" in printed(data_table(DatasetStatistics(*counts, None, None)))
+    counts = ("shop", 10, 20, 1234567, 5.5, 0.25, 6, 7, 8, 0, 0, 0, 0)
+    assert "1,234,567" in printed(data_table(DatasetStatistics(*counts, None, None, 0)))
     expected = Expected("the 2014 release", users=11)
-    assert "differ" in printed(data_table(DatasetStatistics(*counts, expected, False)))
-    assert "match" in printed(data_table(DatasetStatistics(*counts, expected, True)))
+    assert "differ" in printed(data_table(DatasetStatistics(*counts, expected, False, 0)))
+    assert "match" in printed(data_table(DatasetStatistics(*counts, expected, True, 0)))
 
 
 def test_names_in_tables_are_text(capsys: Capture) -> None:
     """No markup, which took parts of a name away or ended in a traceback, and no pictures."""
     name = "[/x] [red]shop [pack of 3] :heart:"
-    counts = (name, 10, 20, 1234567, 5.5, 0.25, 6, 7, 8, 0, 0)
-    show(data_table(DatasetStatistics(*counts, None, None)))
+    counts = (name, 10, 20, 1234567, 5.5, 0.25, 6, 7, 8, 0, 0, 0, 0)
+    show(data_table(DatasetStatistics(*counts, None, None, 0)))
     metrics = RankingMetrics(groups={"[/y] [b]long": [5, None]}, rankings=[ALL])
     scores = {f"val/{metric_name(ALL, '[/y] [b]long', 'hr@10')}": 0.2}
     show(result_table(result_title(name, {}, Model()), scores, metrics))

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sigma.callbacks.wandb import WandbLogger, by_history, choose_mode, has_login, user_lines
+from sigma.callbacks.wandb import WandbLogger, by_history, user_lines
 from sigma.errors import UserError
 from sigma.runs.files import CONFIG, EPOCHS, RANKS, ROW, WANDB
 from sigma.task import SequenceTask
-from tests.callbacks.fake_wandb import KEY, Run, Service, no_login, service, wandb, warnings
+from tests.callbacks.fake_wandb import Run, Service, no_login, service, wandb, warnings
 from tests.in_process import call
 from tests.runs.front_door import Capture, Logged, Patch
 
@@ -22,6 +22,7 @@ __all__ = ["no_login", "service"]
 SMALL = [
     *("dataset=simulated", "dataset.shop.num_users=120", "dataset.shop.num_items=60"),
     *("model.hidden_size=8", "model.mamba.state_size=4", "logger=default"),
+    "callbacks.curves=null",
 ]
 
 
@@ -139,27 +140,6 @@ def test_an_error_of_wandb_ends_wandb_alone(
     logger.finalize("success")
     assert len(warnings(caplog)) == 1
     assert all(run.exit_code == 1 for run in service.runs)
-
-
-def test_the_mode_is_told_from_wandbs_own_settings(tmp_path: Path, monkeypatch: Patch) -> None:
-    assert choose_mode() == "offline"
-    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
-    assert has_login()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert not has_login()
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert choose_mode() == "online"
-    # As ``wandb offline`` leaves it in the working directory.
-    (tmp_path / "wandb").mkdir()
-    (tmp_path / "wandb" / "settings").write_text("[default]\nmode = offline\n")
-    monkeypatch.chdir(tmp_path)
-    wandb.teardown()
-    try:
-        assert choose_mode() == "offline"
-        monkeypatch.setenv("WANDB_MODE", "disabled")
-        assert choose_mode() == "disabled"
-    finally:
-        wandb.teardown()
 
 
 @pytest.mark.parametrize("prefix", ["", "sampled_"])

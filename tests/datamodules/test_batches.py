@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences, tensors_of
+from sigma.datamodules import batches, spans
+from sigma.datamodules.batches import Batch, BatchLoader, FlatSequences, shuffled, tensors_of
+from sigma.datamodules.spans import Spans
 from sigma.errors import UserError
 from tests.datamodules import worlds
+from tests.runs.front_door import Patch
 
 L = 5
 
@@ -128,6 +131,75 @@ def test_epoch_visits_every_sample_once_in_an_order_of_seed_and_epoch() -> None:
     assert order(3, 0) != order(3, 1)
     assert order(3, 0) != order(4, 0)
     assert [p for b in loader(shuffle=False) for p in positions(b)] == list(range(1, 104))
+
+
+def order_of(number: int, seed: int) -> np.ndarray:
+    order = shuffled(number, torch.Generator().manual_seed(seed))
+    return order(torch.arange(number)).numpy()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 10, 1000, 4097])
+def test_an_order_that_is_not_listed_has_everything_once(number: int, monkeypatch: Patch) -> None:
+    listed = order_of(number, 0)
+    monkeypatch.setattr(batches, "LISTED", 0)
+    computed = order_of(number, 0)
+    for order in (listed, computed):
+        assert sorted(order.tolist()) == list(range(number))
+    if number > 100:
+        assert not np.array_equal(listed, computed)
+        assert not np.array_equal(computed, order_of(number, 1))
+        # A place's is the same, alone or among others.
+        order = shuffled(number, torch.Generator().manual_seed(0))
+        assert order(torch.tensor([77, 3])).tolist() == computed[[77, 3]].tolist()
+
+
+def test_an_order_that_is_not_listed_is_as_good_as_one_drawn(monkeypatch: Patch) -> None:
+    """Where a thing stands, and what stands beside it, by chi-square over many orders."""
+    monkeypatch.setattr(batches, "LISTED", 0)
+    orders = np.stack([order_of(8, seed) for seed in range(1500)])
+    for first in (0, 4, 7):
+        for other in (None, (first + 1) % 8):
+            seen = orders[:, first] * 8 + (0 if other is None else orders[:, other])
+            counts = np.unique_counts(seen).counts
+            freedom = 7 if other is None else 8 * 7 - 1
+            assert len(counts) == freedom + 1
+            statistic = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+            assert statistic < freedom + 4.5 * np.sqrt(2 * freedom)
+    # Of a long one: no trend, neighbours are strangers, a batch is spread evenly.
+    order = order_of(100_000, 3)
+    assert abs(np.corrcoef(order, np.arange(100_000))[0, 1]) < 0.015
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.015
+    assert np.abs(np.diff(order)).mean() == pytest.approx(100_000 / 3, rel=0.01)
+    tenths = np.bincount(order[:5000] // 10_000, minlength=10)
+    assert ((tenths - 500) ** 2 / 500).sum() < 35
+
+
+def test_the_epoch_is_resumed_and_shared_by_ranks_without_a_list(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(batches, "LISTED", 50)
+    alone = [positions(batch) for batch in loader()]
+    assert sorted(p for batch in alone for p in batch) == list(range(1, 104))
+    ranks = zip(*(loader(rank=rank, world_size=2) for rank in range(2)), strict=True)
+    assert [sorted(p for b in step for p in positions(b)) for step in ranks] == [
+        sorted(batch) for batch in alone
+    ]
+    resumed = loader()
+    resumed.load_state_dict({"epoch": 0, "position": 4})
+    assert [positions(batch) for batch in resumed] == alone[4:]
+
+
+@pytest.mark.parametrize("some", [1, 3, 1000])
+def test_spans_are_the_positions_they_fill(some: int, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(spans, "SOME", some)
+    starts, stops = np.array([0, 7, 9, 12, 20]), np.array([3, 5, 9, 19, 21])
+    expected = [0, 1, 2, *range(12, 19), 20]
+    filled = Spans(starts, stops)
+    assert len(filled) == len(expected)
+    assert filled.positions().tolist() == expected
+    assert max(map(len, filled.parts())) <= some
+    numbers = torch.randperm(len(expected))
+    assert filled[numbers].tolist() == [expected[number] for number in numbers]
+    nothing = Spans(starts[:0], stops[:0])
+    assert (len(nothing), nothing.positions().tolist()) == (0, [])
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

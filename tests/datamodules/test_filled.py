@@ -48,7 +48,7 @@ LOSSES = [CrossEntropy, BPR, BCE, GBCE, SampledSoftmax]
 
 def batch_of(objective: Objective, size: int = 37, seed: int = 0) -> Batch:
     data = random_sequences(40, K, 4, 20, seed)
-    rows = objective.setup(data, leave_one_out(data), L)[:size]
+    rows = objective.setup(data, leave_one_out(data), L)[torch.arange(size)]
     return objective.batch(flat(data, L, timed=True), rows, torch.Generator().manual_seed(seed))
 
 

@@ -1,12 +1,15 @@
 """The simulator: reproducible, long-tailed, and its claimed probabilities are the true ones."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sigma.datamodules.sets.simulated import Simulated
 from sigma.datamodules.simulator import DAY, SUCCESSORS, Shop
+from sigma.simulate import Sampler
 from tests.datamodules.test_datasets import dataset
 
 
@@ -35,9 +38,9 @@ def hit_rate(data: Simulated, scores: np.ndarray, positions: np.ndarray, k: int 
 def test_same_seed_same_data_and_more_users_shop_in_the_same_catalogue() -> None:
     shop = Shop(num_users=200)
     one, two, other = (s.interactions() for s in (shop, replace(shop), replace(shop, seed=1)))
-    for name in ("users", "items", "timestamps"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-    assert not np.array_equal(one.items[:500], other.items[:500])
+    first, again, another = (data.frame() for data in (one, two, other))
+    assert first.equals(again)
+    assert not first["item"][:500].equals(another["item"][:500])
     for small, large in zip(shop.catalogue, replace(shop, num_users=99).catalogue, strict=True):
         np.testing.assert_array_equal(small, large)
 
@@ -62,17 +65,17 @@ def test_default_sizes_and_long_tails(data: Simulated) -> None:
 
 
 def test_days_have_ties_and_keep_the_order_of_purchase(data: Simulated) -> None:
-    raw = data.shop.interactions()
-    assert (raw.timestamps % DAY == 0).all()
-    assert (np.diff(raw.timestamps) >= 0).all()
-    inside = np.ones(len(raw) - 1, dtype=bool)
+    times = data.shop.interactions().frame()["time"].to_numpy()
+    assert (times % DAY == 0).all()
+    assert (np.diff(times) >= 0).all()
+    inside = np.ones(len(times) - 1, dtype=bool)
     inside[data.sequences.offsets[1:-1] - 1] = False
     gaps = np.diff(data.sequences.timestamps)[inside]
     assert (gaps >= 0).all()
     assert (gaps == 0).mean() == pytest.approx(data.shop.same_day, abs=0.02)
     # The chain of successors shows only in the true order, so ties must not have been shuffled.
     items = shop_items(data)
-    follows = data.shop.catalogue.transitions[items[:-1], items[1:]][inside] > 0
+    follows = (data.shop.catalogue.successors[items[:-1]] == items[1:, None]).any(1)[inside]
     assert follows[gaps == 0].mean() == pytest.approx(follows[gaps > 0].mean(), abs=0.03)
     assert follows.mean() > data.shop.short_term
 
@@ -89,7 +92,7 @@ def slow_probabilities(shop: Shop, history: list[int]) -> np.ndarray:
         category = tables.category[item]
         share = tables.popularity[item] / tables.popularity[tables.category == category].sum()
         p[item] = (
-            shop.short_term * tables.transitions[history[-1], item]
+            shop.short_term * sum(np.array(SUCCESSORS)[tables.successors[history[-1]] == item])
             + shop.long_term * interest[category] * share
             + (1 - shop.short_term - shop.long_term) * tables.popularity[item]
         )
@@ -108,11 +111,22 @@ def test_oracle_equals_the_slow_version(data: Simulated) -> None:
         data.shop.probabilities(items, offsets, offsets[:1])
 
 
-def test_purchases_follow_the_claimed_probabilities() -> None:
+def in_memory(shop: Shop) -> pd.DataFrame:
+    return shop.interactions().frame()
+
+
+def as_file(shop: Shop) -> pd.DataFrame:
+    groups = [pd.DataFrame(group._asdict()) for group, _ in Sampler(shop).groups()]
+    return pd.concat(groups).set_axis(["user", "item", "time"], axis=1)
+
+
+@pytest.mark.parametrize("purchases", [in_memory, as_file])
+def test_purchases_follow_the_claimed_probabilities(
+    purchases: Callable[[Shop], pd.DataFrame],
+) -> None:
     """Chi-square of the third purchase in a shop so small that histories repeat often."""
     shop = Shop(num_users=60_000, num_items=8, num_categories=3, shortest=3, longest=3)
-    raw = shop.interactions()
-    items = raw.items[np.argsort(raw.users, kind="stable")].astype(np.int64).reshape(-1, 3)
+    items = purchases(shop).sort_values("user", kind="stable")["item"].to_numpy().reshape(-1, 3)
     offsets = np.arange(0, items.size + 1, 3)
     claimed = shop.probabilities(items.ravel(), offsets, offsets[:-1] + 2)
     history = items[:, 0] * 8 + items[:, 1]

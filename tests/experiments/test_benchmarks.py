@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -19,15 +20,18 @@ from experiments.benchmarks import (
     catalogue,
     data,
     efficiency,
+    export,
     gpu,
     length,
     measure,
     models,
+    newer,
     operations,
     recommend,
     session,
 )
-from tests.runs.front_door import Capture, Patch, write_sequences
+from tests.in_process import call
+from tests.runs.front_door import SMALL, Capture, Patch, write_sequences
 from tests.test_hindsight import trained
 
 SHOP = ["dataset.shop.num_users=80", "dataset.shop.num_items=60"]
@@ -210,6 +214,50 @@ def test_recommendations(run: Path, lines_of: Lines, monkeypatch: Patch) -> None
     names = np.array(sequences.item_ids)[codes["item"] - 1]
     assert histories["item"].tolist() == [str(name) for name in names]
     assert codes["item"].tolist() == sequences.items.tolist() * 2
+
+
+@pytest.mark.slow
+def test_exported_files(run: Path, lines_of: Lines) -> None:
+    lines = lines_of(export, "export", f"{run} --ways recommender .pt2").set_index("way")
+    assert [*lines][:3] == ["model", "length", "users_per_second"]
+    assert lines.loc["recommender", "of_recommender"] == 1
+    assert lines.loc[".pt2", "error"] < 1e-5
+    assert lines["one_ms"].min() > 0
+
+
+@pytest.mark.slow
+def test_newer_data(lines_of: Lines, tmp_path: Path, monkeypatch: Patch) -> None:
+    """From nothing, the older run's weights as they are, and from these."""
+    words: list[list[str]] = []
+
+    def train(command: list[str]) -> None:
+        words.append(command)
+        assert call(monkeypatch, *command) == 0
+
+    monkeypatch.setattr(newer, "train", train)
+    data = write_sequences(tmp_path / "clicks.txt")
+    overrides = " ".join([*SMALL, f"dataset.path={data}", "trainer.max_epochs=3"])
+    lines = lines_of(newer, "newer", f"{overrides} --epochs 0").set_index(["start", "until"])
+    assert [*lines.index] == [("nothing", "it stops"), ("older", "0"), ("older", "it stops")]
+    assert lines["epochs"].tolist() == [3, 0, 3]
+    assert lines["of_seconds"].iloc[0] == lines["of_ndcg@10"].iloc[0] == 1
+    assert lines["of_ndcg@10"].iloc[2] > 1
+    assert sum(word.startswith("init_from") for command in words for word in command) == 2
+
+
+def test_the_older_file_is_the_first_part(tmp_path: Path) -> None:
+    data, _ = measure.built(measure.composed("model=popularity", *SHOP), CPU)
+    times = data.sequences.timestamps
+    newer.write(tmp_path / "a", data.sequences, 0.6)
+    older, all_of_it = (pd.read_csv(tmp_path / "a" / f"{n}.csv") for n in ("older", "newer"))
+    assert times is not None
+    assert all_of_it["timestamp"].tolist() == times.tolist()
+    assert 0.5 < len(older) / len(times) <= 0.6
+    assert older["timestamp"].max() < all_of_it["timestamp"].sort_values().iloc[len(older)]
+    newer.write(tmp_path / "b", replace(data.sequences, timestamps=None), 0.6)
+    older = pd.read_csv(tmp_path / "b" / "older.csv")
+    lengths = np.diff(data.sequences.offsets)
+    assert older.groupby("user").size().tolist() == np.ceil(0.6 * lengths).astype(int).tolist()
 
 
 def test_every_kind_of_damaged_request_is_refused(run: Path) -> None:

@@ -98,7 +98,9 @@ def test_a_search_that_is_killed_ends_where_it_would_have_ended(data: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_pruned_leaves_no_row(data: Path, tmp_path: Path) -> None:
+def test_a_trial_that_is_pruned_leaves_no_row(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     """It is below the median of five others; the sixth epoch is the first to be judged."""
     folder = tmp_path / NAME
     folder.mkdir()
@@ -112,7 +114,10 @@ def test_a_trial_that_is_pruned_leaves_no_row(data: Path, tmp_path: Path) -> Non
         trials.add_trial(optuna.create_trial(**done))
     (job,) = expand(["model=sasrec", "dataset=beauty"])
     write(folder, [job])[0].rename(folder / "trial-000")  # the first of the best
-    output = run(*typed)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(sys, "argv", typed[2:])
+    module.main()
+    output = capsys.readouterr().out
     assert "trial 5: pruned after 6 epochs" in output
     trial = study(folder).trials[5]
     assert (trial.state.name, trial.user_attrs["pruned"]) == ("PRUNED", 6)
@@ -210,7 +215,6 @@ def test_the_fair_search_is_of_five_models_under_both_rankings() -> None:
     assert {"model=sigma", "evaluation.monitor=val/hr@10"} <= set(only)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
@@ -220,9 +224,11 @@ def test_the_fair_search_is_of_five_models_under_both_rankings() -> None:
     ],
 )
 def test_what_cannot_be_searched_is_one_sentence(
-    typed: list[str], answer: str, tmp_path: Path
+    typed: list[str], answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    words = [sys.executable, "-m", "experiments.search", *typed, f"folder={tmp_path / 'search'}"]
-    output = run(*words, expect=1)
-    assert answer in output
+    with pytest.raises(SystemExit) as stopped:
+        search(monkeypatch, *typed, f"folder={tmp_path / 'search'}")
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert answer in line
     assert not (tmp_path / "search").exists()

@@ -14,13 +14,23 @@ from filelock import FileLock
 from experiments.grid import expand
 from experiments.status import main as status
 from sigma.runs.identity import run_id
-from tests.runs.front_door import ROOT, SMALL, Capture, environment, multirun, run, write_sequences
+from tests.in_process import call
+from tests.runs.front_door import (
+    ROOT,
+    SMALL,
+    Capture,
+    Patch,
+    environment,
+    multirun,
+    run,
+    write_sequences,
+)
 
 RUNS = 12
 
 
 def sweep(folder: Path, data: Path, *more: str) -> list[str]:
-    often = ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05"]
+    often = ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05", "callbacks.curves=null"]
     return multirun(folder, data, *often, "seed=1,2,3,4", "model.r=1,3,9", *more)
 
 
@@ -74,11 +84,14 @@ def test_killed_and_started_again_twice_at_once_ends_as_if_undisturbed(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_failed_job_is_recorded_and_the_rest_go_on(tmp_path: Path, capsys: Capture) -> None:
+def test_a_failed_job_is_recorded_and_the_rest_go_on(
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
     data = write_sequences(tmp_path / "data.txt")
     grid = ["seed=1", "model.r=1,-1,2", "trainer.max_epochs=1"]
-    output = run(*sweep(tmp_path / "runs", data, *grid), expect=1)
-    assert "This job failed" in output
+    typed = sweep(tmp_path / "runs", data, *grid)[2:]
+    assert call(monkeypatch, *typed) == 1
+    assert "This job failed" in capsys.readouterr().out
     assert len(lasting(tmp_path / "runs")) == 2
     status([*SMALL, f"dataset.path={data}", *grid, "--runs", str(tmp_path / "runs")])
     text = " ".join(capsys.readouterr().out.split())
@@ -88,7 +101,7 @@ def test_a_failed_job_is_recorded_and_the_rest_go_on(tmp_path: Path, capsys: Cap
     # Started again, only the failed one is run.
     row = next((tmp_path / "runs").glob("*/row.json"))
     written = row.stat().st_mtime_ns
-    run(*sweep(tmp_path / "runs", data, *grid), expect=1)
+    assert call(monkeypatch, *typed) == 1
     assert len(list((tmp_path / "runs").glob("*/failed.json"))) == 1
     assert row.stat().st_mtime_ns == written
 

@@ -84,16 +84,25 @@ def test_panels_lie_beside_each_other_and_ask_for_what_a_run_has() -> None:
     assert {name.partition("/")[0] for name in names} == {"best", "efficiency", "test"}
 
 
-@pytest.mark.parametrize("login", [False, True])
-def test_what_is_missing_is_one_sentence(login: bool, monkeypatch: Patch, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("login", "mode", "reason"),
+    [
+        *((False, "offline", "no login"), (True, "offline", "told to stay offline")),
+        (True, "online", "no route to host"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(
+    login: bool, mode: str, reason: str, monkeypatch: Patch, capsys: Capture
+) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(workspace, "has_login", lambda: login)
+    monkeypatch.setattr(workspace, "choose_mode", lambda: mode)
     monkeypatch.setattr("wandb.Api", refuse)
     monkeypatch.setattr(sys, "argv", ["workspace", "--datasets", "beauty"])
     with pytest.raises(SystemExit) as stopped:
         workspace.main()
     assert stopped.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert ("no route to host" if login else "no login") in line
+    assert reason in line

@@ -23,7 +23,7 @@ def overrides(folder: Path, name: str) -> list[str]:
         *("dataset.user_bounds=[4,null]", "dataset.item_bounds=[1,null]"),
         f"dataset.max_length={L}",
         "dataset.batch_size=64",
-        "logger=none",
+        *("logger=none", "callbacks.curves=null"),
         f"hydra.run.dir={folder}",
     ]
 
@@ -53,7 +53,9 @@ def test_trains_checkpoints_resumes_and_tests(
     pd.testing.assert_frame_equal(results[0][3], results[1][3])
 
 
-def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.DataFrame, Any]]:
+def two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *typed: str
+) -> list[tuple[dict[str, Any], pd.DataFrame, Any]]:
     """Row, ranks and best weights of one process and of two, where nothing is drawn at random."""
     results = []
     for devices in (1, 2):
@@ -62,11 +64,14 @@ def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.
             *overrides(folder, "sasrec"),
             *("objective=all_positions", "dataset.batch_size=16"),
             *("model.dropout=0", "model.attention_dropout=0"),
-            *("trainer=ddp", "trainer.max_epochs=2", "trainer.accelerator=cpu"),
-            *(f"trainer.devices={devices}", *typed),
+            *("trainer.max_epochs=2", "trainer.accelerator=cpu", *typed),
         ]
-        output = run(sys.executable, ROOT / "train.py", *command)
-        assert "recommended" not in output  # no advice of Lightning on what is right already
+        if devices == 1:
+            assert call(monkeypatch, *command) == 0
+        else:
+            command += ["trainer=ddp", f"trainer.devices={devices}"]
+            output = run(sys.executable, ROOT / "train.py", *command)
+            assert "recommended" not in output  # no advice of Lightning on what is right already
         row = json.loads((folder / "row.json").read_text())
         ranks = pd.read_parquet(folder / "ranks.parquet")
         assert len(ranks) == row["data"]["test_samples"]
@@ -77,9 +82,11 @@ def two_processes(tmp_path: Path, *typed: str) -> list[tuple[dict[str, Any], pd.
 
 
 @pytest.mark.slow
-def test_two_processes_rank_every_user_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_rank_every_user_as_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the very same weights (a rate too small to move any): each rank, tie and metric."""
-    one, two = two_processes(tmp_path, "task.optimizer.lr=1e-20")
+    one, two = two_processes(tmp_path, monkeypatch, "task.optimizer.lr=1e-20")
     for name, weight in one[2].items():  # biases that start at 0 have moved by 1e-20 a step
         torch.testing.assert_close(two[2][name], weight, rtol=0, atol=1e-15)
     pd.testing.assert_frame_equal(one[1], two[1])  # users, targets, lengths, ranks, ties
@@ -92,9 +99,9 @@ def test_two_processes_rank_every_user_as_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards and the mean over all targets: the same weights, ranks and metrics, to rounding."""
-    one, two = two_processes(tmp_path)
+    one, two = two_processes(tmp_path, monkeypatch)
     for name, weight in one[2].items():
         torch.testing.assert_close(two[2][name], weight, rtol=1e-3, atol=1e-4)
     assert one[1][["user", "target"]].equals(two[1][["user", "target"]])

@@ -57,7 +57,7 @@ def test_pointwise(where: Where, case: str, heads: int, d: int, timed: bool) -> 
     held_to_the_reference(cases.pointwise_inputs(rows, size, heads, d, timed), rows, where)
 
 
-LONG = 71 if cases.INTERPRETED else 1000
+LONG = 37 if cases.INTERPRETED else 1000
 
 
 @everywhere
@@ -65,7 +65,9 @@ def test_a_long_row(where: Where) -> None:
     """After a short one; the scan against its equations over all places at once, but for h."""
     rows, size = rows_of(torch.tensor([2, LONG])), LONG + 4
     held_to_the_reference(cases.gru_inputs(size, 20), rows, where, 2e-5)
-    held_to_the_reference(cases.attend_inputs(rows, size, 1, 8, "last"), rows, where, 2e-5)
+    longer = rows_of(torch.tensor([2, max(LONG, 71)]))  # its blocks are of another size from 65 on
+    x = cases.attend_inputs(longer, int(longer.offsets[-1]) + 2, 1, 8, "last")
+    held_to_the_reference(x, longer, where, 2e-5)
     x = cases.scan_inputs(size, 18, 9)
     grad = draws(9)(size, 18).detach()
     grad[:2] = 0
@@ -99,7 +101,7 @@ def test_a_long_conv(where: Where) -> None:
 
 @everywhere
 @pytest.mark.parametrize("shift", [-20.0, -15.0, 19.9, 60.0])
-@pytest.mark.parametrize("skip", [True, False])
+@cases.sizes("skip", False, True)
 def test_scan_with_tiny_and_large_steps(where: Where, shift: float, skip: bool) -> None:
     """1 + e^-20 is 1 in float32, but Δ is not 0; without the skip only what Δ carries is left."""
     rows, size = rows_case("mixed")
@@ -188,10 +190,12 @@ def read_weights(x: Attend, lengths: list[int], where: Where) -> Tensor:
 @pytest.mark.parametrize(("which", "causal"), [("all", True), ("some", False), ("last", True)])
 def test_dropout(where: Where, which: str, causal: bool) -> None:
     """Its share, its scale, that the seed decides, and gradients of the very weights dropped."""
-    lengths, p = [70, 0, 13, 1], 0.3
+    # Of several blocks of keys, and of queries; interpreted, long ones where queries are few.
+    longest, p = 37 if cases.INTERPRETED and which != "last" else 70, 0.3
+    lengths = [longest, 0, 13, 1]
     rows = rows_of(torch.tensor(lengths))
-    x = cases.attend_inputs(rows, 84, 2, 70, which, causal, p)
-    x = x._replace(places=x.places.clamp(max=83))
+    x = cases.attend_inputs(rows, longest + 14, 2, longest, which, causal, p)
+    x = x._replace(places=x.places.clamp(max=longest + 13))
     real = slice(int(x.query_offsets[-1]))
     weights = read_weights(x._replace(dropout=0.0), lengths, where)
     result = read_weights(x, lengths, where)
@@ -207,7 +211,7 @@ def test_dropout(where: Where, which: str, causal: bool) -> None:
     high = 0 if where.backend == "blocked" else 2**40  # PyTorch's generator has 32 bits of seed
     for seed in (x.seed + 1, x.seed + 1 - high):
         assert not torch.equal(result, read_weights(x._replace(seed=seed), lengths, where))
-    grad = draws(9)(len(x.q), 2, 70).detach()
+    grad = draws(9)(len(x.q), 2, longest).detach()
     grad[real.stop :] = 0
     y = dense(x, rows.offsets, mask.double() / (1 - p))
     y = torch.cat([y[real], torch.zeros_like(y[real.stop :])])
@@ -246,26 +250,27 @@ def test_dropout_draws() -> None:
 
 def bits(where: Where, alone: bool) -> list[Tensor]:
     """Results and gradients of all operations."""
-    lengths = [5, 1, 0, 6] if cases.INTERPRETED else [1, 0, 7, 3, 1, 16, 17, 2, 0, 5] * 20 + [70, 9]
+    lengths = [1, 0, 7, 3, 1, 16, 17, 2, 0, 5] * 20 + [70, 9]
     size = sum(lengths)
     rows = rows_of(torch.tensor([size] if alone else lengths))
     inputs = (
         cases.scan_inputs(size, 40, 16),
         cases.conv_inputs(size, 40),
         cases.gru_inputs(size, 20),
-        cases.attend_inputs(rows, size, 2 if cases.INTERPRETED else 5, 8, dropout=0.2),
+        cases.attend_inputs(rows, size, 5, 8, dropout=0.2),
         cases.pointwise_inputs(rows, size),
     )
     return [v for x in inputs for v in run(x, rows, where).values()]
 
 
 @cases.by_kernels
+@pytest.mark.skipif(cases.INTERPRETED, reason="what is interpreted has an order")
 @pytest.mark.parametrize("alone", [False, True])
 def test_repeated_runs_and_any_threads_give_the_same_bits(where: Where, alone: bool) -> None:
     """One row alone is shared out by channels and heads."""
     before, first = torch.get_num_threads(), bits(where, alone)
     try:
-        for threads in (2,) if cases.INTERPRETED else (2, 1):
+        for threads in (2, 1):
             torch.set_num_threads(threads)
             assert all(map(torch.equal, first, bits(where, alone)))
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing import start_processes
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
 from sigma.ranking.metrics import ALL, MeanLoss, RankingMetrics, target_ranks
@@ -118,7 +119,8 @@ def test_two_processes_give_one_process_metrics(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_one_process, (2, port, str(tmp_path)), nprocs=2)
+    arguments = (2, port, str(tmp_path))
+    start_processes(_one_process, arguments, nprocs=2, start_method="fork")  # all is loaded
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
 
 

@@ -82,6 +82,9 @@ REFUSED: list[tuple[str, list[Any]]] = [
         ("task.optimizer._target_", "torch.optim.Adamm", "Adamm cannot be imported"),
         ("callbacks.best.monitor", "val/hr@5", "monitor"),
         ("evaluation.sampled", {"number": 2}, "needs evaluation=sampled"),
+        ("dataset.train_on_val", True, r"max_epochs= .* and callbacks.early_stopping=null"),
+        ("dataset.targets", "all", "must be 'successive', 'first', 'last' or 'random'"),
+        ("dataset.val_start", [1], "dataset.val_start"),
     ],
 )
 def test_the_answer_says_where_and_what(
@@ -116,6 +119,11 @@ def test_a_callback_that_the_row_depends_on(key: str, config: dict[str, Any]) ->
     with pytest.raises(UserError, match=f"callbacks.{key} is missing"):
         check_config(config)
     config["trainer"]["fast_dev_run"] = True
+    check_config(config)
+
+
+def test_a_final_model_without_a_stopping_rule(config: dict[str, Any]) -> None:
+    config["dataset"]["train_on_val"], config["callbacks"]["early_stopping"] = True, None
     check_config(config)
 
 

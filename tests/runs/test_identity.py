@@ -109,6 +109,7 @@ def test_a_run_that_left_seen_items_out_is_one_of_the_other_ranking() -> None:
 def test_a_setting_that_came_later_renames_only_where_it_is_another(key: str) -> None:
     assert run_id(changed(key, LATER[key])) == run_id(CONFIG)
     assert run_id(changed(key, "another")) != run_id(CONFIG)
+    assert former_identities(changed(key, LATER[key])) == former_identities(CONFIG)
 
 
 def test_a_run_keeps_its_name_when_a_class_moves() -> None:

@@ -1,6 +1,7 @@
 """Jobs of a multirun in parallel processes, on a cluster, and in several processes each."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 
 from sigma.runs import distributed
 from tests.in_process import arguments, call
-from tests.runs.front_door import Capture, Patch, environment, multirun, row, run
+from tests.runs.front_door import Capture, Patch, multirun, row
 
 
 def needs(package: str) -> None:
@@ -17,14 +18,22 @@ def needs(package: str) -> None:
         pytest.skip(f"pip install -e '.[{package}]' brings it")
 
 
-def sweep(folder: Path, data: Path, *overrides: str, expect: int = 0) -> str:
-    """Output of a multirun of one-epoch runs in ``folder``."""
-    typed = multirun(folder, data, "trainer.max_epochs=1", *overrides)
-    if "model=sasrec" in overrides:
-        typed = [word for word in typed if not word.startswith("model.mamba")]
-    threads = {k: v for k, v in environment().items() if k != "OMP_NUM_THREADS"}
-    output = run(*typed, expect=expect, env=threads)
-    assert "Traceback" not in output
+@pytest.fixture
+def sweep(
+    data: Path, tmp_path: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Output of a multirun of one-epoch runs in ``tmp_path``; jobs have processes of their own."""
+
+    def output(*overrides: str, expect: int = 0) -> str:
+        _, _, *typed = multirun(tmp_path, data, "trainer.max_epochs=1", *overrides)
+        if "model=sasrec" in overrides:
+            typed = [word for word in typed if not word.startswith("model.mamba")]
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert call(monkeypatch, *typed) == expect
+        text = "".join(capfd.readouterr())
+        assert "Traceback" not in text
+        return text
+
     return output
 
 
@@ -35,12 +44,14 @@ def rows(folder: Path) -> dict[int, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_parallel_jobs_share_the_threads_and_one_that_fails_leaves_the_others_alone(
-    data: Path, tmp_path: Path
+    sweep: Callable[..., str], tmp_path: Path
 ) -> None:
     needs("joblib")
     import joblib
+    from joblib.externals.loky import get_reusable_executor
 
-    output = sweep(tmp_path, data, "hydra/launcher=parallel", "seed=1,-3,4", expect=1)
+    output = sweep("hydra/launcher=parallel", "seed=1,-3,4", expect=1)
+    get_reusable_executor().shutdown()  # its workers would wait for more
     assert "This job failed: seed=-3 must be" in output
     assert "LeafSpec" not in output  # a worker says no more than a run does
     assert sorted(rows(tmp_path)) == [1, 4]
@@ -49,9 +60,9 @@ def test_parallel_jobs_share_the_threads_and_one_that_fails_leaves_the_others_al
 
 
 @pytest.mark.slow
-def test_submitit_on_this_machine(data: Path, tmp_path: Path) -> None:
+def test_submitit_on_this_machine(sweep: Callable[..., str], tmp_path: Path) -> None:
     needs("submitit")
-    sweep(tmp_path, data, "hydra/launcher=submitit_local", "seed=1,2")
+    sweep("hydra/launcher=submitit_local", "seed=1,2")
     assert sorted(rows(tmp_path)) == [1, 2]
 
 
@@ -63,10 +74,10 @@ def test_the_launcher_of_a_cluster_composes(monkeypatch: Patch, capsys: Capture)
 
 
 @pytest.mark.slow
-def test_jobs_of_two_processes_in_one_multirun(data: Path, tmp_path: Path) -> None:
+def test_jobs_of_two_processes_in_one_multirun(sweep: Callable[..., str], tmp_path: Path) -> None:
     """Each job's other rank runs that job alone, and one that fails leaves the next one alone."""
     two = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
-    output = sweep(tmp_path, data, *two, "model.num_heads=3,8", "seed=1", expect=1)
+    output = sweep(*two, "model.num_heads=3,8", "seed=1", expect=1)
     assert "This job failed: " in output
     (content,) = rows(tmp_path).values()
     assert content["config"]["trainer"]["devices"] == 2

@@ -17,22 +17,14 @@ from filelock import FileLock
 from sigma.runs.files import BEST, COMMAND, CONF, CONFIG, LAST, LOCK, RANKS, ROW
 from sigma.task import SequenceTask
 from tests.in_process import arguments, call
-from tests.runs.front_door import (
-    ROOT,
-    Capture,
-    Patch,
-    command,
-    environment,
-    row,
-    run,
-    write_sequences,
-)
+from tests.runs.front_door import ROOT, Capture, Patch, command, environment, row, write_sequences
 
 SETTINGS = (
     "trainer.max_epochs=6",
     "callbacks.early_stopping.patience=1",
     "callbacks.last.every_seconds=0.001",  # a checkpoint after every step
     "dataset.batch_size=48",
+    "callbacks.curves=null",
 )
 
 
@@ -69,7 +61,7 @@ def data(undisturbed: Path) -> Path:
 
 @pytest.mark.slow
 def test_killed_twice_and_resumed_ends_as_if_never_killed(
-    undisturbed: Path, data: Path, tmp_path: Path
+    undisturbed: Path, data: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     folder = tmp_path / "killed"
     typed = command(folder, data, *SETTINGS, "resume=true")
@@ -88,9 +80,29 @@ def test_killed_twice_and_resumed_ends_as_if_never_killed(
         process.wait()
         reached.append(torch.load(last, weights_only=True)["global_step"])
     assert reached[1] > reached[0] >= 7
-    run(*typed)
+    assert call(monkeypatch, *typed[2:]) == 0
     expect_same(undisturbed, folder)
     assert row(folder)["efficiency"]["sessions"] == 3
+
+
+@pytest.mark.slow
+def test_a_final_model_tests_its_last_epoch(data: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Trained on train and validation, also when it was killed before its test."""
+    folder = tmp_path / "final"
+    final = ("dataset.train_on_val=true", "callbacks.early_stopping=null", "trainer.max_epochs=2")
+    assert call(monkeypatch, *arguments(folder, data, *final)) == 0
+    before = row(folder)
+    assert (before["metrics"]["val"], before["best_epoch"], before["epochs"]) == ({}, None, 2)
+    assert before["data"]["val_samples"] == 0
+    best, last = (torch.load(folder / name, weights_only=True) for name in (BEST, LAST))
+    assert best["global_step"] == last["global_step"] > 0
+    weights = [{k: v for k, v in c["state_dict"].items() if "model" in k} for c in (best, last)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for name in (ROW, BEST):
+        (folder / name).unlink()
+    assert call(monkeypatch, f"resume={folder}") == 0
+    assert row(folder)["metrics"] == before["metrics"]
+    assert call(monkeypatch, f"resume={folder}") == 0  # it is finished
 
 
 @pytest.mark.slow

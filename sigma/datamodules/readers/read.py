@@ -35,6 +35,7 @@ _MEND = "mend or remove the line"
 _FILL = "fill it in or remove the row"
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 _WORDS = f"({', '.join(map(times.text, MISSING))})"
+WHERE = (duckdb.BinderException, duckdb.ParserException, duckdb.PermissionException)
 _FORGET = "DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans"
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def read(sources: Iterable[Source], database: Database, settings: Reading) -> In
             form = times.FRACTION
 
 
-def _missing(column: str, kind: str) -> str:
+def missing(column: str, kind: str) -> str:
     """The condition that a value of this type is none."""
     if kind == "VARCHAR":
         return f"({column} IS NULL OR lower(trim({column})) IN {_WORDS})"
@@ -124,7 +125,7 @@ class _Reader:
         except duckdb.Error as error:
             reason = excerpt(" ".join(str(error).split()), 160)
             where = self.settings.where
-            if where and isinstance(error, duckdb.BinderException | duckdb.ParserException):
+            if where and isinstance(error, WHERE):
                 raise UserError(
                     f"{source.path}: dataset.where={excerpt(where)} is no condition on its columns "
                     f"({reason})."
@@ -169,6 +170,7 @@ class _Reader:
         self.database.run(_FORGET)
         self.database.run(f"{make} {clean}")
         start, self.rows = self.rows, self.database.value("SELECT max(rowid) + 1 FROM raw") or 0
+        self.data.ends += (self.rows,)
         lines = source.text.lines if source.text else self.rows - start
         self.lines += lines
         faults = self._rejected(source)
@@ -292,7 +294,7 @@ class _Reader:
 
     def _sample(self, rows: str, kind: str) -> list[str]:
         """Some times as text."""
-        query = f"SELECT time::VARCHAR FROM ({rows}) WHERE NOT {_missing('time', kind)} LIMIT 1000"
+        query = f"SELECT time::VARCHAR FROM ({rows}) WHERE NOT {missing('time', kind)} LIMIT 1000"
         return [value for (value,) in self.database.run(query)]
 
     def _form(self, source: Source, rows: str, kind: str, column: str) -> TimeForm | None:
@@ -401,7 +403,7 @@ class _Reader:
         """What is wrong with rows that have something wrong, by kinds of it."""
         form = self.form
         time = form.sql.format("time") if form else "0"
-        absent = {role: _missing(f'"{role}"', kinds[role]) for role in kinds}
+        absent = {role: missing(f'"{role}"', kinds[role]) for role in kinds}
         query = f"""
             SELECT kind, count(*), min(line), arg_min(u, line), arg_min(i, line), arg_min(t, line),
                    arg_min(fault, line)
@@ -500,6 +502,9 @@ class _Reader:
 
     def _warn_of_units(self, second: int) -> None:
         """Tell of times of which some count seconds, and others parts of it."""
+        low, high = self.database.run("SELECT min(time), max(time) FROM raw")[0]
+        if low is None or high < 5 * max(low, 1):
+            return
         powers = {"seconds": 0, "milliseconds": 3, "microseconds": 6, "nanoseconds": 9}
         places = (
             f"time BETWEEN 1e{8 + p} * {second} AND 2e{10 + p} * {second}" for p in powers.values()
@@ -536,7 +541,7 @@ def _id(column: str, kind: str) -> str:
         value = f"TRY(decode({column}))"
     else:
         value = f"{column}::VARCHAR"
-    return f"CASE WHEN fault IS NOT NULL OR {_missing(column, kind)} THEN NULL ELSE {value} END"
+    return f"CASE WHEN fault IS NOT NULL OR {missing(column, kind)} THEN NULL ELSE {value} END"
 
 
 def _spread(source: Source, columns: Mapping[str, str], where: str | None) -> Source:

@@ -44,6 +44,7 @@ class Source:
         text: the file, if it is one of text.
         layout: of a delimited file, whose ``LINE`` is the number of the row.
         quoted: whether ``"`` wraps fields.
+        files: of Parquet, all of them.
         numbers: types of columns of text that hold numbers, by the first lines.
     """
 
@@ -80,7 +81,7 @@ def _lines(text: Text) -> str:
     return f"(SELECT row_number() OVER () AS {LINE}, line FROM {rows}) WHERE trim(line) <> ''"
 
 
-_FIELDS = "list_filter(string_split_regex(line, '[ \\t]+'), lambda x: x <> '') AS f"
+_FIELDS = "list_filter(string_split(replace(line, chr(9), ' '), ' '), lambda x: x <> '') AS f"
 
 
 def _expected(count: int, of: str) -> str:

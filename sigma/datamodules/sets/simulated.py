@@ -23,8 +23,9 @@ class Simulated(SequenceDataModule):
 
     def build(self) -> Sequences:
         purchases = self.shop.interactions()
+        total = len(purchases)  # they are used up
         sequences = preprocess(purchases, *self.filters)
-        self.survivors = len(sequences.items) / len(purchases)
+        self.survivors = len(sequences.items) / total
         return sequences
 
     def achievable_hit_rate(self, k: int = 10, split: str = "test") -> float | None:
