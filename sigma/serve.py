@@ -10,18 +10,19 @@ import gc
 import hmac
 import ipaddress
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from sigma.errors import excerpt
+from sigma.errors import UserError, excerpt
 from sigma.models.sigma import SigmaLayer
 from sigma.recommender import Recommender
 from sigma.runs.messages import explained
@@ -237,6 +238,23 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def listener(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        UserError: another program has the port, or the address is none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = excerpt(getattr(error, "strerror", None) or error)
+        raise UserError(
+            f"host={excerpt(host)} port={port} cannot be had ({reason}); give another, such as "
+            "port=8001."
+        ) from None
+
+
 def names_of(runs: Sequence[Path], recommenders: Sequence[Recommender]) -> list[str]:
     """What the runs are called: by their model, of several of one model by their folder."""
     models = [str(recommender.run.config.model.get("name")) for recommender in recommenders]
@@ -259,6 +277,7 @@ def main(arguments: Sequence[str]) -> None:
     typed = parser.parse_args([a if a.startswith("-") else f"--{a}" for a in arguments])
     token = os.environ.get(TOKEN) or None
     with explained():
+        address = listener(typed.host, typed.port)
         options = (typed.path, typed.device, packages(typed.allow))
         recommenders = [Recommender.load(run, *options) for run in typed.run]
         server = Server(
@@ -269,14 +288,11 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one is left for the requests
     gc.collect()
     gc.freeze()  # to look through half a million objects for garbage would stop all requests
-    print(f"Serving {', '.join(server.recommenders)}: http://{typed.host}:{typed.port}", flush=True)
-    uvicorn.run(
-        server.app,
-        host=typed.host,
-        port=typed.port,
-        log_level="warning",
-        timeout_graceful_shutdown=30,
-    )
+    place = f"http://{typed.host}:{address.getsockname()[1]}"
+    print(f"Serving {', '.join(server.recommenders)}: {place}", flush=True)
+    config = uvicorn.Config(server.app, log_level="warning", timeout_graceful_shutdown=30)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[address])
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 from fastapi.testclient import TestClient
 
+from sigma.errors import UserError
 from sigma.recommender import Recommender
-from sigma.serve import MOST_BYTES, Server, loopback, main, names_of
+from sigma.serve import MOST_BYTES, Server, listener, loopback, main, names_of
 from tests.runs.front_door import Capture, write_sequences
 from tests.test_hindsight import trained
 
@@ -268,3 +269,13 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: Capture) -> None:
         main([f"run={tmp_path}"])
     assert ended.value.code == 1
     assert "holds no config.json" in capsys.readouterr().err
+
+
+def test_an_address_that_cannot_be_had() -> None:
+    with listener("127.0.0.1", 0) as other:
+        port = other.getsockname()[1]
+        for place in (("127.0.0.1", port), ("203.0.113.7", 0), ("127.0.0.1", 70_000)):
+            with pytest.raises(
+                UserError, match=r"cannot be had \(.+\); give another, such as port="
+            ):
+                listener(*place)

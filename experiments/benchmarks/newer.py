@@ -1,7 +1,8 @@
 """Newer data: how much of a full retraining's quality after how small a part of its time.
 
     python -m experiments.benchmarks.newer --name newer_ml_100k model=sigma_causal \\
-        dataset=ml_100k dataset.path=ml-100k.inter dataset.split=global_time
+        dataset=ml_100k dataset.path=ml-100k.inter dataset.split=global_time \\
+        dataset.batch_size=32
 
 with ``--out results/benchmarks`` it writes ``newer_ml_100k.csv``. The first ``--share`` of the
 interactions by time (of a set without times: of each user's) are the older file, all of them the

@@ -43,16 +43,17 @@ def has_login() -> bool:
         return True
 
 
-def mode_in_files(settings: Any) -> str:
-    """The mode in settings files, also where W&B leaves a file out: for one key or value that it
-    does not know; or beside ``WANDB_DIR``, where ``wandb offline`` writes and nothing is read.
+def mode_in_files(settings: Any) -> tuple[str, str]:
+    """The mode in settings files, and what says so, also where W&B leaves a file out: for one key
+    or value that it does not know; or in ``WANDB_DIR``, where ``wandb offline`` writes to.
     """
     files = settings.read_system_settings()
     for path in map(Path, filter(None, (settings.settings_system, settings.settings_workspace))):
         # The bare section is what ``wandb online`` leaves.
         if path not in files.sources and path.is_file() and len(path.read_text().split()) > 1:
-            return f"what cannot be read ({path})"
-    return str(files.all().get("mode", settings.mode))
+            return "offline", f"{path} cannot be read"
+    mode = files.all().get("mode", settings.mode)
+    return SYNONYMS.get(mode, mode), f"a settings file says mode = {excerpt(mode)}"
 
 
 def choose_mode() -> Any:
@@ -63,10 +64,10 @@ def choose_mode() -> Any:
     typed = os.environ.get("WANDB_MODE")
     mode = SYNONYMS.get(typed or settings.mode, typed or settings.mode)
     if mode == "online" and not typed:
-        said = SYNONYMS.get(said := mode_in_files(settings), said)
-        if said != "online":
-            mode = "disabled" if said == "disabled" else "offline"
-            log.warning("W&B is %s, as its settings files say %s.", mode, excerpt(said, 300))
+        mode, reason = mode_in_files(settings)
+        if mode != "online":
+            mode = "disabled" if mode == "disabled" else "offline"
+            log.warning("W&B is %s, as %s; WANDB_MODE=online overrules it.", mode, reason)
     return "offline" if mode == "online" and not has_login() else mode
 
 
@@ -75,6 +76,6 @@ def description(typed: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str,
     settings of W&B (``WANDB_PROJECT``, ``WANDB_DIR``, …) say it.
     """
     settings = user_settings()
-    told = {key for key in settings.model_fields_set if getattr(settings, key)}
-    rest = {key: value for key, value in usual.items() if NAMES.get(key, key) not in told}
+    theirs = {key for key in settings.model_fields_set if getattr(settings, key)}
+    rest = {key: value for key, value in usual.items() if NAMES.get(key, key) not in theirs}
     return rest | {key: value for key, value in typed.items() if value}

@@ -1,5 +1,6 @@
 """The one list of formats: what a file looks like, and how it is read."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -102,9 +103,13 @@ class RawData:
             if fnmatch(bare_name(self.path), pattern) and settings.time_format is None:
                 settings = replace(settings, time_format=time_format)
         database = Database(folder, sum(file.stat().st_size for file in self.files))
-        if bare_name(self.path).lower().endswith(PARQUET):
-            tables = [(file,) for file in self.files] if self.split else [self.files]
-            parts = [sources.parquet(database, files, files[0]) for files in tables]
+        if all(bare_name(file).lower().endswith(PARQUET) for file in self.files):
+            place = self.path if len(self.files) == 1 else Path(os.path.commonpath(self.files))
+            tables = [self.files] if not self.split else [(file,) for file in self.files]
+            parts = [
+                sources.parquet(database, files, files[0] if self.split else place)
+                for files in tables
+            ]
             copies: list[Path] = []
         else:
             parts = [source_of(file, database.folder, settings) for file in self.files]
@@ -149,6 +154,8 @@ def source_of(path: Path, folder: Path, settings: Reading) -> Source:
     """
     name = bare_name(path)
     ending = Path(name).suffix.lower()
+    if ending in PARQUET:
+        raise UserError(f"{path} is Parquet, but not all files are; write all in one format.")
     if ending not in ENDINGS and settings.names is None and settings.delimiter is None:
         raise UserError(
             f"{path}: the ending '{excerpt(path.suffix)}' is not one of {', '.join(ENDINGS[:8])}, "
@@ -172,18 +179,17 @@ def source_of(path: Path, folder: Path, settings: Reading) -> Source:
         layout = replace(layout, names=known) if fits else _named(text, layout, ending)
         if layout.names is None:
             return _histories(text, layout, ending)
-    return with_numbers(sources.delimited(text, layout, text.quotes), layout)
+    quoted = text.quotes and layout.names is not by_name(path, UNNAMED)
+    return with_numbers(sources.delimited(text, layout, quoted), layout)
 
 
 def with_numbers(source: Source, layout: Layout) -> Source:
     """With the columns whose first values are all numbers."""
     assert layout.names is not None
     rows = [row for row in layout.rows if len(row) == layout.width]
-    numbers = [
-        name
-        for k, name in enumerate(source.kinds)
-        if rows and all(is_number(row[k]) or not row[k] for row in rows)
-    ]
+    numbers: dict[str, str] = {}
+    for k, name in enumerate(source.kinds):
+        numbers |= sources.number_kind(name, (row[k] for row in rows))
     return replace(source, numbers=numbers)
 
 
@@ -234,7 +240,10 @@ def _histories(text: Text, layout: Layout, ending: str) -> Source:
 def _atomic(text: Text) -> Source:
     """RecBole's ``.inter``: a header ``user_id:token <tab> …``, no quotes."""
     layout = layout_of(text, "\t")
-    fields = layout.names or tuple(layout.rows[0])
+    if layout.names is None:  # it is the header whatever it says
+        header = tuple(layout.rows[0])
+        layout = Layout("\t", header, layout.above + 1, layout.rows[1:], header)
+    fields = layout.names or ()
     if any(":" not in field for field in fields):
         raise UserError(
             f"{text.path}: the header of a RecBole atomic file names its fields 'name:type', got "
@@ -267,7 +276,7 @@ def is_table(path: Path, folder: Path, settings: Reading) -> bool:
         if bare_name(path).lower().endswith(PARQUET):
             names = list(sources.parquet(Database(), [path], path).kinds)
         else:
-            names = list(source_of(path, folder, settings).kinds)
+            names = list(sources.partitioned(source_of(path, folder, settings)).kinds)
     except UserError:
         return False
     return all(

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -37,7 +37,7 @@ SIDE_FILES = (
     *("readme.txt", "checksums.txt", "license.txt", "news.tsv"),
 )
 ARCHIVES = {".zip": "zip", ".tar.gz": "gztar", ".tgz": "gztar", ".tar": "tar", ".tar.bz2": "bztar"}
-ARCHIVES |= {".tar.xz": "xztar"}
+ARCHIVES |= {".tar.xz": "xztar", ".txz": "xztar", ".tbz2": "bztar", ".tbz": "bztar"}
 _DAMAGE = (shutil.ReadError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 
 
@@ -62,15 +62,15 @@ def locate(
     files: list[Path] = []
     for one in [path] if isinstance(path, str | Path) else path:
         place = Path(one).expanduser()
-        if not place.exists() and (matches := sorted(glob.glob(str(place), recursive=True))):
-            files += map(Path, matches)
+        if not place.exists() and (matches := _sorted(glob.glob(str(place), recursive=True))):
+            files += matches
             continue
         if not place.exists():
             raise UserError(f"dataset.path={place} does not exist; check the path.")
         files += _files_of(place, unpack, prefer, settings)
     if not files:
         raise UserError("dataset.path is an empty list; name a file.")
-    return RawData(tuple(files), titles_beside(files[0]))
+    return RawData(tuple(dict.fromkeys(files)), titles_beside(files[0]))
 
 
 def _files_of(path: Path, unpack: Path, prefer: tuple[str, ...], settings: Reading) -> list[Path]:
@@ -122,7 +122,7 @@ def search(
         raise UserError(f"The folder {folder} cannot be listed ({error.strerror}).") from error
     tables: list[Path] = []
     for level in levels:
-        files = sorted(p for p in level if p.is_file() and not _is_side_file(p))
+        files = _sorted(p for p in level if p.is_file() and not _is_side_file(p))
         for pattern in (*prefer, *KNOWN):
             fits = [p for p in files if fnmatch(p.name, pattern) or fnmatch(bare_name(p), pattern)]
             if len(fits) > 1 and pattern not in (*prefer, *TOGETHER):
@@ -135,8 +135,10 @@ def search(
         tables += [p for p in files if Path(bare_name(p)).suffix.lower() in endings]
     if tables and all(p.name.lower().endswith(PARQUET) for p in tables):
         parts = {re.sub(r"[\d\W_]+", "", p.stem) for p in tables}
-        if len(parts) == 1 or any("=" in part for p in tables for part in p.parts):
-            return sorted(tables)
+        if len(parts) == 1:
+            return _sorted(tables)
+    if tables and all("=" in p.parent.name for p in tables):  # Hive's
+        return _sorted(tables)
     if len(tables) > 1:
         with tempfile.TemporaryDirectory(dir=unpack and _made(unpack)) as copies:
             fits = [p for p in tables if is_table(p, Path(copies), settings or Reading())]
@@ -147,6 +149,17 @@ def search(
     if not tables and len(archives) > 1:
         raise UserError(_several(folder, archives))
     return tables or archives
+
+
+def _sorted(paths: Iterable[str | Path]) -> list[Path]:
+    """By name, ``part-2`` before ``part-10``."""
+    return sorted(
+        map(Path, paths),
+        key=lambda path: [
+            (int(part), "") if part.isdecimal() else (-1, part)
+            for part in re.split(r"(\d+)", str(path))
+        ],
+    )
 
 
 def _made(folder: Path) -> Path:

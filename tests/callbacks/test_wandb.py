@@ -22,6 +22,7 @@ __all__ = ["no_login", "service"]
 SMALL = [
     *("dataset=simulated", "dataset.shop.num_users=120", "dataset.shop.num_items=60"),
     *("model.hidden_size=8", "model.mamba.state_size=4", "logger=default"),
+    "callbacks.curves=null",
 ]
 
 

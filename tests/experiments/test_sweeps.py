@@ -30,7 +30,7 @@ RUNS = 12
 
 
 def sweep(folder: Path, data: Path, *more: str) -> list[str]:
-    often = ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05"]
+    often = ["trainer.max_epochs=2", "callbacks.last.every_seconds=0.05", "callbacks.curves=null"]
     return multirun(folder, data, *often, "seed=1,2,3,4", "model.r=1,3,9", *more)
 
 

@@ -23,7 +23,7 @@ def overrides(folder: Path, name: str) -> list[str]:
         *("dataset.user_bounds=[4,null]", "dataset.item_bounds=[1,null]"),
         f"dataset.max_length={L}",
         "dataset.batch_size=64",
-        "logger=none",
+        *("logger=none", "callbacks.curves=null"),
         f"hydra.run.dir={folder}",
     ]
 

@@ -24,6 +24,7 @@ SETTINGS = (
     "callbacks.early_stopping.patience=1",
     "callbacks.last.every_seconds=0.001",  # a checkpoint after every step
     "dataset.batch_size=48",
+    "callbacks.curves=null",
 )
 
 

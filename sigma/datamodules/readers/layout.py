@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +16,7 @@ BLANKS = " "
 """The delimiter of fields with any number of blanks between them."""
 
 _DELIMITERS = ("::", "\t", ",", ";", "|", "\x01", "^", BLANKS)
-_COMMENT = re.compile(r"#|//|sep=(.{1,2})$", re.IGNORECASE)
+_COMMENT = re.compile(r'#|//|"?sep=(.)"?$', re.IGNORECASE)
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]|$)|.*\d:\d\d"
 )
@@ -31,12 +31,14 @@ class Layout:
         names: of the fields; None where there is no header.
         above: lines above the first row.
         rows: the fields of the first lines, the header left out.
+        header: its fields, as they are written.
     """
 
     delimiter: str
     names: tuple[str, ...] | None
     above: int
     rows: list[list[str]]
+    header: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -93,10 +95,10 @@ def layout_of(
     """
     head = list(text.head)
     while head and (match := _COMMENT.match(head[0][1])) and len(head) > 1:
-        delimiter = match[1] or delimiter if delimiter is None else delimiter
+        delimiter = delimiter or match[1]
         head.pop(0)
     lines = [line for _, line in head]
-    if "\ufffd" in lines[0]:
+    if "\ufffd" in lines[0] or "\0" in lines[0]:
         raise UserError(
             f"{text.path}, line {head[0][0]}: the bytes are not UTF-8 text; name the encoding with "
             "dataset.encoding=, such as latin-1, or check that the file's name ends as its format "
@@ -116,10 +118,11 @@ def layout_of(
             )
         # A header that says the same is one.
         headed = [field.strip() for field in rows[0]] == list(names)
-        return Layout(delimiter, tuple(names), above + headed, rows[headed:])
+        return Layout(delimiter, tuple(names), above + headed, rows[headed:], tuple(names))
     if not _headed(rows):
         return Layout(delimiter, None, above, rows)
-    return Layout(delimiter, tuple(field.strip() for field in rows[0]), above + 1, rows[1:])
+    header = tuple(rows[0])
+    return Layout(delimiter, tuple(map(str.strip, header)), above + 1, rows[1:], header)
 
 
 def _delimiter(lines: Sequence[str]) -> str:
@@ -166,17 +169,16 @@ def unique(names: Sequence[str]) -> list[str]:
     """The names, those that come again with a number behind them, as SQL needs them."""
     seen: Counter[str] = Counter()
     result = []
-    for name in names:
+    for place, name in enumerate(names, start=1):
+        name = name or f"column {place}"
         seen[name.lower()] += 1
         result.append(name if seen[name.lower()] == 1 else f"{name} ({seen[name.lower()]})")
     return result
 
 
-def line_of(
-    text: Text, layout: Layout, quoted: bool, values: Iterable[str | None], at: Sequence[int]
-) -> int:
-    """The number of the first line whose fields ``at`` these places hold these values."""
-    sought = [value or "" for value in values]
+def line_of(text: Text, layout: Layout, quoted: bool, sought: Mapping[int, str | None]) -> int:
+    """The number of the first line whose fields at these places hold these values."""
+    values = {place: value or "" for place, value in sought.items() if place < layout.width}
     lines = (line for _, line in islice(text.numbered(), layout.above, None))
     if len(layout.delimiter) > 1:
         lines = (line.replace(layout.delimiter, "\x1f") for line in lines)
@@ -186,7 +188,19 @@ def line_of(
     number = layout.above + 1
     with suppress(csv.Error):
         for fields in reader:
-            if len(fields) == layout.width and [fields[k] for k in at] == sought:
+            if len(fields) == layout.width and all(fields[k] == v for k, v in values.items()):
                 break
             number = layout.above + reader.line_num + 1
     return number
+
+
+def broken_row(text: Text, layout: Layout) -> int:
+    """The number of the first line that ends within quotes."""
+    lines = (line for _, line in islice(text.numbered(), layout.above, None))
+    start = 0
+    reader = csv.reader(lines, delimiter=layout.delimiter)
+    for _ in reader:
+        if reader.line_num > start + 1:
+            break
+        start = reader.line_num
+    return layout.above + start + 1

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import duckdb
@@ -11,15 +11,24 @@ import duckdb
 from sigma.datamodules.database import Database, identifier
 from sigma.datamodules.interactions import Interactions, Skipped
 from sigma.datamodules.readers import times
-from sigma.datamodules.readers.layout import line_of
-from sigma.datamodules.readers.roles import choose_columns, plain
-from sigma.datamodules.readers.sources import FAULT, LINE, Source, check_pages, delimited
+from sigma.datamodules.readers.layout import broken_row, line_of
+from sigma.datamodules.readers.roles import choose_columns, plain, say_choice
+from sigma.datamodules.readers.sources import (
+    FAULT,
+    LINE,
+    Source,
+    check_pages,
+    delimited,
+    partitioned,
+)
 from sigma.datamodules.readers.times import CLOCK, TimeForm
 from sigma.errors import UserError, excerpt
 
 MISSING = ("", "na", "n/a", "none", "<na>", "\\n", "nan", "nat", "null", "<null>", "nil", "-")
 """Words for no value, in any case."""
 
+_DAY = 86_400_000  # milliseconds
+_CLOCKS = "time eventtime hourmin hhmm hhmmss timeofday"
 ALWAYS = 10  # malformed lines that may be left out of a file however short it is
 _TEXT = "save the file as UTF-8, or name its encoding with dataset.encoding=, such as latin-1"
 _MEND = "mend or remove the line"
@@ -68,6 +77,14 @@ def read(sources: Iterable[Source], database: Database, settings: Reading) -> In
         UserError: columns that are not there, a malformed row, or a file that is damaged.
     """
     sources, form = list(sources), None
+    if settings.time_format is not None:
+        try:
+            database.run("SELECT try_strptime('', $format)", format=settings.time_format)
+        except duckdb.Error as error:
+            raise UserError(
+                f"dataset.time_format={excerpt(settings.time_format)} has a sign that stands for "
+                "nothing; write it like 'dataset.time_format=\"%d.%m.%Y %H:%M\"'."
+            ) from error
     while True:
         reader = _Reader(database, settings, form, several=len(sources) > 1)
         database.run("DROP TABLE IF EXISTS raw")
@@ -95,10 +112,12 @@ class _Reader:
     ) -> None:
         self.database, self.settings, self.form = database, settings, form
         self.several = several
+        self.made = False  # whether there is ``raw``
         self.data = Interactions(database)
         self.rows = 0  # of ``raw``, those that were left out among them
         self.lines = 0
         self.left_out: list[tuple[str, _Fault]] = []  # by the file's name
+        self.joined: str | None = None  # column that is a part of the time, too
 
     def add(self, source: Source) -> None:
         try:
@@ -117,15 +136,28 @@ class _Reader:
             ) from error
 
     def _add(self, source: Source) -> None:
+        source = partitioned(source)
         columns = choose_columns(source.kinds, self.settings.columns, source.path)
-        check_pages(source.files, list(columns.values()))
-        self.data.timed = "timestamp" in columns
+        if source.unit == "row":
+            moment = columns.get("timestamp", "")
+            rounded = moment if source.kinds.get(moment) == "TIMESTAMP" else ""
+            check_pages(source.files, list(columns.values()), rounded)
+        timed = "timestamp" in columns
+        if self.made and timed != self.data.timed:
+            raise UserError(
+                f"{source.path} has {'' if timed else 'no '}times, other than the files before it; "
+                "name their columns alike, or leave it out of dataset.path."
+            )
+        self.data.timed = timed
+        source = _spread(source, columns, self.settings.where)
         guarded = False
         if source.quoted and self._stray_quotes(source, columns):
             assert source.text is not None
             assert source.layout is not None
-            source, guarded = delimited(source.text, source.layout, False), True
+            bare = partitioned(delimited(source.text, source.layout, False))
+            source, guarded = replace(bare, numbers=source.numbers), True
         rows, kinds = self._selected(source, columns, guarded)
+        say_choice(list(source.kinds), columns, self.joined, self.settings.columns, source.path)
         if self.form is None and self.data.timed:
             self.form = self._form(source, rows, kinds["time"], columns["timestamp"])
         time = self.form.sql.format("time") if self.form else "0::BIGINT"
@@ -133,7 +165,8 @@ class _Reader:
             f'SELECT {_id("user", kinds["user"])} AS "user", {_id("item", kinds["item"])} AS item, '
             f"CASE WHEN fault IS NULL THEN {time} END AS time FROM ({rows})"
         )
-        make = "INSERT INTO raw" if self.rows else "CREATE TABLE raw AS"
+        make = "INSERT INTO raw" if self.made else "CREATE TABLE raw AS"
+        self.made = True
         self.database.run(_FORGET)
         self.database.run(f"{make} {clean}")
         start, self.rows = self.rows, self.database.value("SELECT max(rowid) + 1 FROM raw") or 0
@@ -156,15 +189,25 @@ class _Reader:
         kinds = {role: source.kinds[name] for role, name in columns.items()}
         time, kinds["time"] = parts.get("timestamp", "0"), kinds.pop("timestamp", "INTEGER")
         if self.data.timed:
-            time, kinds["time"] = self._clocked(source, columns["timestamp"], kinds["time"])
-        fault = FAULT
-        if guarded:
-            fault = " ".join(
-                f"WHEN contains({parts[role]}, '\"') THEN "
-                + times.text(f"a quote stands out of place in the column '{columns[role]}'")
-                for role in ("user", "item")
+            time, kinds["time"], self.joined = self._clocked(source, columns, kinds["time"])
+        checks = []
+        if source.text is not None:
+            for role in ("user", "item"):
+                listed = f"starts_with({parts[role]}, '[') OR starts_with({parts[role]}, '{{')"
+                reason = times.text(f"the {role} is no text or number, but several")
+                checks.append(f"WHEN ({listed}) AND json_valid({parts[role]}) THEN {reason}")
+        if source.layout is not None and source.layout.header:
+            header = dict(zip(source.kinds, map(times.text, source.layout.header), strict=False))
+            again = " AND ".join(
+                f"ltrim({parts[role]}, chr(65279)) = {header[columns[role]]}"
+                for role in ("item", "user")
+                if columns[role] in header
             )
-            fault = f"CASE {fault} END"
+            checks.append(f"WHEN {again} THEN 'the header stands here again'")
+        for role in ("user", "item") if guarded else ():
+            reason = times.text(f"a quote stands out of place in the column '{columns[role]}'")
+            checks.append(f"WHEN contains({parts[role]}, '\"') THEN {reason}")
+        fault = f"CASE {' '.join(checks)} ELSE {FAULT} END" if checks else FAULT
         base = f"({source.query})"
         picked = (
             f'{parts["user"]} AS "#user", {parts["item"]} AS "#item", {time} AS "#time", '
@@ -173,8 +216,9 @@ class _Reader:
         condition = ""
         if self.settings.where:
             casts = ", ".join(
-                f"TRY_CAST({identifier(name)} AS DOUBLE) AS {identifier(name)}"
-                for name in source.numbers
+                f"TRY_CAST({identifier(name)} AS {kind}) AS {identifier(name)}"
+                for name, kind in source.numbers.items()
+                if source.kinds[name] == "VARCHAR"
             )
             picked += f", * REPLACE ({casts})" if casts else ", *"
             condition = f' WHERE ({self.settings.where}\n) OR "#wrong" IS NOT NULL'
@@ -185,9 +229,7 @@ class _Reader:
         if self.settings.where and len(self.database.connection.extract_statements(query)) != 1:
             raise duckdb.ParserException("several statements")
         for role in ("user", "item"):
-            self._check_kind(source, columns[role], kinds[role].removesuffix("[]"))
-        if kinds["item"].endswith("[]"):
-            query, kinds = _unnested(query, kinds)
+            self._check_kind(source, columns[role], kinds[role])
         return query, kinds
 
     def _check_kind(self, source: Source, name: str, kind: str) -> None:
@@ -197,44 +239,66 @@ class _Reader:
                 "whole numbers or text as ids, or name another column with dataset.columns."
             )
 
-    def _clocked(self, source: Source, column: str, kind: str) -> tuple[str, str]:
-        """The expression of times, of a date and a time of day where they stand apart."""
-        name = identifier(column)
-        values = self._sample(f"SELECT {name} AS time FROM ({source.query})", kind)
-        by_name = {plain(other): other for other in source.kinds}
-        date = next((by_name[d] for d in ("date", "day", "eventdate") if d in by_name), None)
+    def _clocked(
+        self, source: Source, columns: Mapping[str, str], kind: str
+    ) -> tuple[str, str, str | None]:
+        """The expression of times, of a date and a time of day where they stand apart.
+
+        Returns:
+            It, its type, and the column that was joined.
+        """
+        column = columns["timestamp"]
+        name, by_name = identifier(column), {plain(other): other for other in source.kinds}
+
+        def sample(other: str) -> list[str]:
+            rows = f"SELECT {identifier(other)} AS time FROM ({source.query})"
+            return self._sample(rows, source.kinds[other])
+
+        def beside(names: str) -> list[str]:
+            others = (by_name[word] for word in names.split() if word in by_name)
+            return [o for o in others if o not in columns.values() and "[" not in source.kinds[o]]
+
+        values = sample(column)
         clock = bool(values) and all(map(CLOCK.fullmatch, values))
-        if date is not None and date != column and plain(column) in ("time", "hourmin", "hhmm"):
-            clock = clock or all(v.isdigit() and int(v) < 2400 for v in values)
-        if clock and (date is None or date == column):
+        small = plain(column) in _CLOCKS.split() and all(
+            v.isdigit() and int(v) < _DAY for v in values
+        )
+        if values and (clock or small):
+            for date in beside("date day eventdate"):
+                if all(map(times.DAY.fullmatch, sample(date))):
+                    digits = 4 if clock else times.clock_digits(values)
+                    if digits:
+                        joined = times.joined_clock(identifier(date), name, digits)
+                        return joined, "VARCHAR", date
+                    clock = "timestamp" not in self.settings.columns
+        if clock:
             raise UserError(
                 f"{source.path}: the column '{excerpt(column)}' holds times of day without a date "
                 f"(such as {excerpt(values[0])}); name the column of whole times with "
                 "dataset.columns.timestamp=."
             )
-        if clock and date is not None:
-            return times.joined_clock(identifier(date), name), "VARCHAR"
-        days = all(re.fullmatch(r"\d{4}-?\d\d-?\d\d( 00:00:00)?", value) for value in values)
-        if values and days:
-            for other in ("time", "hourmin", "hhmm"):
-                if other in by_name and by_name[other] != column:
-                    return times.joined_clock(name, identifier(by_name[other])), "VARCHAR"
-            if "hour" in by_name:
-                minute = identifier(by_name["minute"]) if "minute" in by_name else "0"
-                hour = f"lpad({identifier(by_name['hour'])}::VARCHAR, 2, '0')"
-                clock_text = f"({hour} || ':' || lpad({minute}::VARCHAR, 2, '0'))"
-                return times.joined_clock(name, clock_text), "VARCHAR"
-        return name, kind
+        if values and all(map(times.DAY.fullmatch, values)):
+            for other in beside(_CLOCKS):
+                hours = sample(other)
+                digits = 4 if all(map(CLOCK.fullmatch, hours)) else times.clock_digits(hours)
+                if digits:
+                    return times.joined_clock(name, identifier(other), digits), "VARCHAR", other
+            if hour := beside("hour"):
+                parts = [*hour, *beside("minute"), *beside("second")]
+                padded = [f"lpad({identifier(part)}::VARCHAR, 2, '0')" for part in parts]
+                text = " || ':' || ".join([*padded, "'00'"][: max(len(padded), 2)])
+                return times.joined_clock(name, f"({text})"), "VARCHAR", hour[0]
+            for offset in beside("timeframe"):  # DIGINETICA's
+                return times.later(name, identifier(offset)), "VARCHAR", offset
+        return name, kind, None
 
     def _sample(self, rows: str, kind: str) -> list[str]:
         """Some times as text."""
-        if kind.endswith("[]"):
-            rows, kind = f"SELECT unnest(time) AS time FROM ({rows})", kind[:-2]
         query = f"SELECT time::VARCHAR FROM ({rows}) WHERE NOT {missing('time', kind)} LIMIT 1000"
         return [value for (value,) in self.database.run(query)]
 
-    def _form(self, source: Source, rows: str, kind: str, column: str) -> TimeForm:
-        """The form that most of the first times have."""
+    def _form(self, source: Source, rows: str, kind: str, column: str) -> TimeForm | None:
+        """The form that most of the first times have; None where there are none."""
         sample = self._sample(rows, kind)
         forms = times.forms(kind, self.settings.time_format, sample)
         if not forms:
@@ -242,8 +306,10 @@ class _Reader:
                 f"{source.path}: the time in the column '{excerpt(column)}' is of type "
                 f"{excerpt(kind)}; {times.ADVICE}."
             )
-        if kind != "VARCHAR" or not sample:
+        if kind != "VARCHAR" or len(forms) == 1:
             return forms[0]
+        if not sample:
+            return None
         good = ", ".join(f"count({form.sql.format('x')})" for form in forms)
         (counts,) = self.database.run(f"SELECT {good} FROM (SELECT unnest($x) AS x)", x=sample)
         (first,) = self.database.run(f"SELECT {good} FROM (SELECT unnest($x) AS x)", x=sample[:1])
@@ -254,7 +320,11 @@ class _Reader:
         return forms[0] if forms[best] is times.FRACTION and counts[0] else forms[best]
 
     def _stray_quotes(self, source: Source, columns: Mapping[str, str]) -> bool:
-        """Whether fewer rows are lost when quotes are taken for what they are."""
+        """Whether fewer rows are lost when quotes are taken for what they are.
+
+        Raises:
+            UserError: none are lost either way, and the rows are others.
+        """
         text, layout = source.text, source.layout
         assert text is not None
         assert layout is not None
@@ -264,9 +334,17 @@ class _Reader:
             return False
         parts = [identifier(columns[role]) for role in ("user", "item")]
         odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
-        bare = f"SELECT * FROM ({delimited(text, layout, False).query})"
+        bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"
         every, rejected = self._counts(bare)
         bare_lost = rejected + every - self._counts(f"{bare} WHERE ({odd}) IS NOT TRUE")[0]
+        texts = ", ".join(map(identifier, source.kinds))
+        broken = f"{source.query} WHERE contains(concat_ws('', {texts}), chr(10))"
+        if bare_lost == quoted and every > rows and self._counts(broken)[0]:
+            line = broken_row(text, layout)
+            raise UserError(
+                f"{source.path}, line {line}: a quoted field goes on below, where each line looks "
+                "like a row of its own; take out the quote, or the ends of lines within the field."
+            )
         return bare_lost < quoted or (bare_lost == quoted and over > 0)
 
     def _counts(self, query: str) -> tuple[int, int]:
@@ -349,10 +427,10 @@ class _Reader:
             if source.layout is not None and source.text is not None:
                 names = list(source.kinds)
                 sought = {columns["user"]: user, columns["item"]: item}
-                if columns.get("timestamp") in names and kinds["time"] == "VARCHAR":
+                if self.form is not None and self.joined is None:
                     sought[columns["timestamp"]] = moment
-                at = [names.index(name) for name in sought]
-                line = line_of(source.text, source.layout, source.quoted, sought.values(), at)
+                at = {names.index(name): value for name, value in sought.items()}
+                line = line_of(source.text, source.layout, source.quoted, at)
             if kind in columns:
                 name = excerpt(columns[kind])
                 reason = f"the column '{name}' has no value"
@@ -366,7 +444,7 @@ class _Reader:
                 value = user if role == "user" else item
                 reason = (
                     f"the id {excerpt(value)} in the column '{excerpt(columns[role])}' is "
-                    "no whole number of 64 bits"
+                    f"no text or whole number that the type {excerpt(kinds[role])} holds exactly"
                 )
                 faults.append(_Fault(line, reason, "use whole numbers or text as ids", number))
             else:
@@ -418,23 +496,28 @@ class _Reader:
             f"SELECT count(*) FROM (SELECT 1 FROM raw WHERE time % {second} <> 0 LIMIT 1)"
         ):
             data.unit = second
-        elif data.timed and not second:
-            self._warn_of_units()
+        if self.form in (times.WHOLE, times.FRACTION):
+            self._warn_of_units(max(second, 1))
         return data
 
-    def _warn_of_units(self) -> None:
+    def _warn_of_units(self, second: int) -> None:
+        """Tell of times of which some count seconds, and others parts of it."""
         low, high = self.database.run("SELECT min(time), max(time) FROM raw")[0]
-        if low is None or low > 20_000_000_000 or high < 100_000_000_000:
+        if low is None or high < 5 * max(low, 1):
             return
-        few, many = self.database.run(
-            "SELECT count(*) FILTER (time BETWEEN 100_000_000 AND 20_000_000_000), "
-            "count(*) FILTER (time BETWEEN 100_000_000_000 AND 20_000_000_000_000) FROM raw"
+        powers = {"seconds": 0, "milliseconds": 3, "microseconds": 6, "nanoseconds": 9}
+        places = (
+            f"time BETWEEN 1e{8 + p} * {second} AND 2e{10 + p} * {second}" for p in powers.values()
+        )
+        counts = self.database.run(
+            f"SELECT {', '.join(f'count(*) FILTER ({place})' for place in places)} FROM raw"
         )[0]
-        if few and many:
+        units = [f"{n:,} look like {unit}" for unit, n in zip(powers, counts, strict=True) if n]
+        if len(units) > 1:
             log.warning(
-                "%s of the times look like seconds and %s like milliseconds; their order is not "
-                "that of time: write them in one unit.",
-                *(f"{few:,}", f"{many:,}"),
+                "The times are of several units, %s; their order is not that of time: write them "
+                "in one.",
+                " and ".join(units),
             )
 
 
@@ -448,7 +531,12 @@ def _id(column: str, kind: str) -> str:
     elif kind in ("UBIGINT", "HUGEINT", "UHUGEINT"):
         value = f"{column}::VARCHAR"
     elif kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
-        value = f"CASE WHEN {column} = floor({column}) THEN TRY_CAST({column} AS BIGINT) END"
+        exact = {
+            "FLOAT": f" AND abs({column}) < {1 << 24}",
+            "DOUBLE": f" AND abs({column}) < {1 << 53}",
+        }
+        whole = f"{column} = floor({column}){exact.get(kind, '')}"
+        value = f"CASE WHEN {whole} THEN TRY_CAST({column} AS BIGINT) END"
     elif kind == "BLOB":
         value = f"TRY(decode({column}))"
     else:
@@ -456,13 +544,28 @@ def _id(column: str, kind: str) -> str:
     return f"CASE WHEN fault IS NOT NULL OR {missing(column, kind)} THEN NULL ELSE {value} END"
 
 
-def _unnested(query: str, kinds: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """A row for each item of lists; a faulty one stays a row."""
-    several = kinds["time"].endswith("[]")
-    kinds = {role: kind.removesuffix("[]") for role, kind in kinds.items()}
-    lengths = "len(item) || ' items and ' || len(time) || ' times'"
-    fault = f"CASE WHEN len(item) <> len(time) THEN {lengths} END" if several else "NULL"
-    time = "unnest(CASE WHEN fault IS NULL THEN time ELSE [NULL] END)" if several else "time"
-    item = "unnest(CASE WHEN fault IS NULL AND item IS NOT NULL THEN item ELSE [NULL] END)"
-    rows = f"SELECT * REPLACE (coalesce(fault, {fault}) AS fault) FROM ({query})"
-    return f'SELECT "user", {item} AS item, {time} AS time, line, fault FROM ({rows})', kinds
+def _spread(source: Source, columns: Mapping[str, str], where: str | None) -> Source:
+    """With a row for each item of lists; a faulty one stays a row."""
+    item = columns["item"]
+    asked = [name for name in source.kinds if where and name in where]
+    lists = [n for n in {*columns.values(), *asked} if source.kinds[n].endswith("[]")]
+    if item not in lists:
+        return source
+    others = [name for name in lists if name != item]
+    lengths = "".join(
+        f" WHEN len({identifier(item)}) <> len({identifier(name)}) THEN len({identifier(item)}) "
+        f"|| ' items, but ' || len({identifier(name)}) || ' in ' || {times.text(name)}"
+        for name in others
+    )
+    fault = f"CASE WHEN {FAULT} IS NOT NULL THEN {FAULT}{lengths} END"
+    parts = {name: identifier(name) for name in (source.kinds if where else columns.values())}
+    for name in lists:
+        column = parts[name]
+        value = f"CASE WHEN {FAULT} IS NULL AND {column} IS NOT NULL THEN {column} ELSE [NULL] END"
+        parts[name] = f"unnest({value}) AS {column}"
+    query = (
+        f"SELECT {', '.join(parts.values())}, {LINE}, {FAULT} FROM "
+        f"(SELECT * REPLACE ({fault} AS {FAULT}) FROM ({source.query}))"
+    )
+    kinds = {n: kind[:-2] if n in lists else kind for n, kind in source.kinds.items()}
+    return replace(source, query=query, kinds=kinds)

@@ -90,21 +90,32 @@ def choose_columns(
             f"({listed(columns.values())}) name the same column; name different ones."
         )
     for column in columns.values():
-        if f"{column} (2)" in found:  # see ``layout.unique``
+        if f"{column} (2)".lower() in map(str.lower, found):  # see ``layout.unique``
             raise UserError(
                 f"{path} has several columns '{excerpt(column)}'; give each a name of its own."
             )
-    _say_choice(found, columns, settings, path)
     return columns
 
 
-def _say_choice(
-    found: list[str], columns: Mapping[str, str], settings: Mapping[str, str], path: Path
+def say_choice(
+    found: list[str],
+    columns: Mapping[str, str],
+    joined: str | None,
+    settings: Mapping[str, str],
+    path: Path,
 ) -> None:
-    """Tell of what could have been meant as well."""
+    """Tell of what could have been meant as well.
+
+    Args:
+        joined: a column that is a part of the time.
+    """
     shown = printable(str(path))
+    if joined is not None:
+        log.warning("%s: the time is that of '%s' and '%s'.", shown, columns["timestamp"], joined)
     for role, usual in USUAL.items():
-        others = [c for c in found if plain(c) in usual.split() and c not in columns.values()]
+        others = [
+            c for c in found if plain(c) in usual.split() and c not in (*columns.values(), joined)
+        ]
         if others and role not in settings:
             log.warning(
                 "%s: the %s is read from the column '%s', not from %s; name another one with "

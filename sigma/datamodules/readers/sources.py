@@ -3,17 +3,22 @@
 import ast
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sigma.datamodules.database import Database, identifier
 from sigma.datamodules.readers.layout import BLANKS, Layout, unique
+from sigma.datamodules.readers.roles import USUAL, plain, usual_column
 from sigma.datamodules.readers.text import LONGEST, Text
 from sigma.datamodules.readers.times import text as literal
 from sigma.errors import UserError, excerpt
@@ -21,6 +26,7 @@ from sigma.errors import UserError, excerpt
 LINE, FAULT = '"#line"', '"#fault"'
 """Columns of each source beside its own: where a row stands, and what is wrong with all of it."""
 
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d{0,17})(\.\d*)?([eE][+-]?\d+)?")
 REJECTS = 1_000_000  # malformed lines that are looked at
 _LITERAL = 1 << 20  # signs of a Python literal, whose parsing takes hundreds of times the memory
 
@@ -34,11 +40,12 @@ class Source:
         query: of all rows in order, with its columns, ``LINE`` and ``FAULT``.
         kinds: the type of each column; of lists of values it ends in ``[]``.
         unit: what ``LINE`` counts.
+        files: those of a table in Parquet.
         text: the file, if it is one of text.
         layout: of a delimited file, whose ``LINE`` is the number of the row.
         quoted: whether ``"`` wraps fields.
-        numbers: columns of text that hold numbers, by the first lines.
         files: of Parquet, all of them.
+        numbers: types of columns of text that hold numbers, by the first lines.
     """
 
     path: Path
@@ -48,8 +55,8 @@ class Source:
     text: Text | None = None
     layout: Layout | None = None
     quoted: bool = False
-    numbers: Sequence[str] = ()
-    files: tuple[Path, ...] = ()
+    files: Sequence[Path] = ()
+    numbers: Mapping[str, str] = field(default_factory=dict)
 
 
 def _csv(text: Text, columns: Iterable[str], **options: Any) -> str:
@@ -58,7 +65,7 @@ def _csv(text: Text, columns: Iterable[str], **options: Any) -> str:
     given = {
         **{"auto_detect": False, "header": False, "strict_mode": True, "store_rejects": True},
         **{"rejects_limit": REJECTS, "max_line_size": LONGEST, "buffer_size": 4 * LONGEST},
-        **{"compression": text.compression, **options},
+        **{"compression": text.compression, "hive_partitioning": False, **options},
     }
     shown = (
         f"{name} = {literal(value) if isinstance(value, str) else value}"
@@ -159,30 +166,54 @@ def json_lines(text: Text, records: Sequence[Mapping[str, Any]]) -> Source:
     Args:
         records: the first of them. A list of objects has its fields as columns of lists.
     """
-    kinds: dict[str, str] = {}
-    columns: list[str] = []
-    for key, value in {k: v for record in reversed(records) for k, v in record.items()}.items():
-        path = f'$."{key}"'
-        listed = isinstance(value, list)
-        inner = value[0] if listed and value and isinstance(value[0], dict) else None
-        parts = (
-            {key: path + "[*]" * listed}
-            if inner is None
-            else {name: f'{path}[*]."{name}"' for name in inner}
-        )
-        for name, place in parts.items():
-            if '"' in name or name in kinds:
-                continue
-            kinds[name] = "VARCHAR[]" if listed else "VARCHAR"
-            found = f"json_extract_string(line, {literal(place)})"
-            columns.append(f"CASE WHEN fine THEN {found} END AS {identifier(name)}")
+    columns: list[tuple[str, str, str]] = []  # names, types and expressions
+    numbers: dict[str, str] = {}
+    for key in dict.fromkeys(key for record in records for key in record if '"' not in key):
+        values = [record[key] for record in records if record.get(key) is not None]
+        place = literal(f'$."{key}"')
+        lists = [value for value in values if isinstance(value, list)]
+        if not lists:
+            types = {dict: "STRUCT", bool: "BOOLEAN"}
+            same = {type(value) for value in values}
+            kind = types.get(same.pop(), "VARCHAR") if len(same) == 1 else "VARCHAR"
+            columns.append((key, kind, f"json_extract_string(line, {place})"))
+            numbers |= number_kind(key, values)
+            continue
+        objects = [value for each in lists for value in each if isinstance(value, dict)]
+        fields = list(dict.fromkeys(name for value in objects for name in value))
+        for name in fields or [None]:
+            path = literal(f'$."{key}"[*]' + (f'."{name}"' if name else ""))
+            found = f"json_extract_string(line, {path})"
+            whole = f"json_type(line, {place}) = 'ARRAY' AND json_array_length(line, {place})"
+            inside = [value.get(name) for value in objects] if name else chain(*lists)
+            if name is None or '"' not in name:
+                sql = f"CASE WHEN {whole} = len({found}) THEN {found} END"
+                columns.append((name or key, "VARCHAR[]", sql))
+                numbers |= number_kind(name or key, inside)
+    names = unique([name for name, *_ in columns])
+    parts = [
+        f"CASE WHEN fine THEN {sql} END AS {identifier(name)}"
+        for name, (*_, sql) in zip(names, columns, strict=True)
+    ]
     fine = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END AS fine"
     fault = f"CASE WHEN NOT fine THEN 'not a JSON object' END AS {FAULT}"
     query = (
-        f"SELECT {', '.join(columns)}, {LINE}, {fault} "
+        f"SELECT {', '.join([*parts, LINE, fault])} "
         f"FROM (SELECT {LINE}, line, {fine} FROM {_lines(text)})"
     )
-    return Source(text.path, query, kinds, text=text)
+    kinds = {name: kind for name, (_, kind, _) in zip(names, columns, strict=True)}
+    return Source(text.path, query, kinds, text=text, numbers=numbers)
+
+
+def number_kind(name: str, values: Iterable[object]) -> dict[str, str]:
+    """The column's name with the type for its numbers, if it has nothing else.
+
+    Whole ones stay exact; what has zeros in front, or more digits than are safe, is a text.
+    """
+    texts = [str(value) for value in values if value is not None and value != ""]
+    if not texts or not all(map(_NUMBER.fullmatch, texts)):
+        return {}
+    return {name: "DECIMAL(38, 9)" if all(map(str.isdigit, texts)) else "DOUBLE"}
 
 
 def literal_record(line: str) -> Any:
@@ -234,6 +265,20 @@ def records(text: Text, folder: Path) -> Source:
     )
 
 
+def partitioned(source: Source) -> Source:
+    """With columns of text that folders such as ``user_id=7`` tell, where the file has none."""
+    pairs = [part.partition("=") for part in source.path.parts[:-1] if "=" in part]
+    told = {name: unquote(value) for name, _, value in pairs}
+    roles = [usual.split() for usual in USUAL.values() if usual_column(source.kinds, usual)]
+    known = {word for words in roles for word in words} | set(map(plain, source.kinds))
+    told = {name: value for name, value in told.items() if plain(name) not in known}
+    if source.text is None or not told:
+        return source
+    values = ", ".join(f"{literal(value)} AS {identifier(name)}" for name, value in told.items())
+    kinds = {**source.kinds, **dict.fromkeys(told, "VARCHAR")}
+    return replace(source, query=f"SELECT *, {values} FROM ({source.query})", kinds=kinds)
+
+
 def parquet(database: Database, paths: Sequence[Path], path: Path) -> Source:
     """Parquet of one file or several, Hive's folders among them.
 
@@ -241,7 +286,11 @@ def parquet(database: Database, paths: Sequence[Path], path: Path) -> Source:
         UserError: it is not readable.
     """
     files = ", ".join(literal(str(one)) for one in paths)
-    table = f"read_parquet([{files}], hive_partitioning = {len(paths) > 1}, union_by_name = true)"
+    hive = any("=" in part for one in paths for part in one.parts[:-1])
+    table = (
+        f"read_parquet([{files}], hive_partitioning = {hive}, hive_types_autocast = false, "
+        "union_by_name = true)"
+    )
     try:
         kinds = {name: str(kind) for name, kind, *_ in database.run(f"DESCRIBE FROM {table}")}
     except Exception as error:
@@ -249,23 +298,39 @@ def parquet(database: Database, paths: Sequence[Path], path: Path) -> Source:
             f"{path} is not a readable Parquet file ({excerpt(error)}); write or fetch it again."
         ) from error
     query = f"SELECT *, row_number() OVER () AS {LINE}, NULL::VARCHAR AS {FAULT} FROM {table}"
-    return Source(path, query, kinds, "row", files=tuple(paths))
+    return Source(path, query, kinds, "row", files=paths)
 
 
-def check_pages(paths: Sequence[Path], columns: Sequence[str]) -> None:
+def check_pages(paths: Sequence[Path], columns: Sequence[str], rounded: str) -> None:
     """Read these columns' pages against their checksums, where a file has them.
 
+    Args:
+        rounded: the column of times that DuckDB takes to be of microseconds.
+
     Raises:
-        UserError: a page is damaged.
+        UserError: a page is damaged, or the times need nanoseconds.
     """
     for path in paths:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 known = [name for name in columns if name in file.schema_arrow.names]
-                for _ in file.iter_batches(1 << 20, columns=known):
-                    pass
+                for batch in file.iter_batches(1 << 20, columns=known):
+                    if rounded in known and "[ns" in str(batch.schema.field(rounded).type):
+                        _refuse_nanoseconds(path, rounded, batch.column(rounded))
+        except UserError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
                 f"{path} is not a readable Parquet file ({excerpt(error)}); write or fetch it "
                 "again."
             ) from error
+
+
+def _refuse_nanoseconds(path: Path, column: str, times: pa.Array) -> None:
+    """Times of a type that is read as microseconds, which makes some of them the same."""
+    numbers = times.cast(pa.int64())
+    if pc.any(pc.not_equal(pc.multiply(pc.divide(numbers, 1000), 1000), numbers)).as_py():
+        raise UserError(
+            f"{path}: the times in the column '{excerpt(column)}' are of the old type INT96 and "
+            "tell nanoseconds; write them as those of a type that Parquet has for them."
+        )

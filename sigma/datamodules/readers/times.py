@@ -12,15 +12,25 @@ NUMBERS = (
 )
 FORMATS = (
     *("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y-%m-%d %H:%M", "%Y.%m.%d"),
+    *("%Y.%m.%d %H:%M:%S", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y-%m-%d %H:%M:%S,%f"),
+    *("%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p", "%Y/%m/%d %I:%M:%S %p"),
     *("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y"),  # Twitter's and C's
     *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z"),  # RFC 2822
+    *("%d %b %Y %H:%M:%S %z", "%d %b %Y %H:%M:%S", "%d-%b-%Y", "%b %d, %Y"),
+    "%d/%b/%Y:%H:%M:%S %z",  # that of web servers
 )
 """Forms of dates that are read beside ISO 8601; a month before a day or the other way is not."""
 
 CLOCK = re.compile(r"\s*\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*([AP]M)?\s*", re.IGNORECASE)
 """A time of day."""
 
+DAY = re.compile(
+    r"\s*(\d{4}([-/.])\d{1,2}\2\d{1,2}|[12]\d{7}|\d{1,2}([-/.])\d{1,2}\3\d{4})( 00:00:00)?\s*"
+)
+"""A day alone."""
+
 _MICRO = 1_000_000
+_THOUSANDS = re.compile(r"\s*[1-9]\d{0,2}\.\d{3}\s*")
 
 
 def text(value: str) -> str:
@@ -60,6 +70,12 @@ WHOLE = TimeForm(
 FRACTION = TimeForm(
     WHOLE.what, f"TRY_CAST(round(TRY_CAST({{0}} AS DOUBLE) * {_MICRO}) AS BIGINT)", _MICRO
 )
+# To some 999 and 1.000 are a thousand and one less.
+POINTED = TimeForm(
+    "has a point, that of a fraction or one between thousands",
+    "CASE WHEN NOT contains({0}, '.') THEN TRY_CAST({0} AS BIGINT) END",
+    0,
+)
 DATE = TimeForm("is not a date like the rest", f"epoch_us({_moment('{0}')})", _MICRO)
 MOMENT = TimeForm(DATE.what, "epoch_us({0}::TIMESTAMPTZ)", _MICRO)  # of a column of that type
 NANOSECONDS = TimeForm(DATE.what, "epoch_ns(TRY_CAST({0} AS TIMESTAMP_NS))", 10**9)
@@ -91,8 +107,11 @@ def forms(kind: str, time_format: str | None, sample: Sequence[str]) -> tuple[Ti
         if time_format is not None:
             return (own(time_format),)
         fine = any(re.search(r"\.\d{7}", value) for value in sample)
+        dotted = [value for value in sample if "." in value]
+        if 0 < len(dotted) < len(sample) and all(map(_THOUSANDS.fullmatch, dotted)):
+            return (POINTED,)
         return WHOLE, FRACTION, *((NANOSECONDS,) if fine else ()), DATE
-    if kind == "TIMESTAMP_NS":
+    if kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
         return (NANOSECONDS,)
     if kind.startswith(DATES):
         return (MOMENT,)
@@ -101,11 +120,29 @@ def forms(kind: str, time_format: str | None, sample: Sequence[str]) -> tuple[Ti
     return ()
 
 
-def joined_clock(date: str, clock: str) -> str:
+def clock_digits(values: Sequence[str]) -> int:
+    """How many digits times of day such as 905 or 93000 have, 4 or 6; 0 where they are none."""
+    if not all(value.strip().isdigit() for value in values):
+        return 0
+    numbers = [int(value) for value in values]
+    for digits in (4, 6):
+        hours = 24 * 10 ** (digits - 2)
+        if all(n < hours and n % 100 < 60 and n // 100 % 100 < 60 for n in numbers):
+            return digits
+    return 0
+
+
+def joined_clock(date: str, clock: str, digits: int = 4) -> str:
     """A date, as text or a number such as 20240110, and a time of day (9:05, 905), as one text."""
-    day = (
-        f"regexp_replace(trim({date}::VARCHAR), '^(\\d{{4}})(\\d{{2}})(\\d{{2}})$', '\\1-\\2-\\3')"
-    )
-    four = f"lpad(trim({clock}::VARCHAR), 4, '0')"
-    colons = f"CASE WHEN contains({clock}::VARCHAR, ':') THEN trim({clock}::VARCHAR) "
-    return f"({day} || ' ' || {colons} ELSE {four}[:2] || ':' || {four}[3:] END)"
+    numbered = "'^(\\d{4})(\\d{2})(\\d{2})$', '\\1-\\2-\\3'"
+    day = f"regexp_replace(replace(trim({date}::VARCHAR), ' 00:00:00', ''), {numbered})"
+    text = f"trim({clock}::VARCHAR)"
+    padded = f"lpad({text}, {digits}, '0')"
+    parts = " || ':' || ".join(f"{padded}[{k}:{k + 1}]" for k in range(1, digits, 2))
+    return f"({day} || ' ' || CASE WHEN contains({text}, ':') THEN {text} ELSE {parts} END)"
+
+
+def later(date: str, milliseconds: str) -> str:
+    """A date and milliseconds from its beginning, as one text."""
+    moment = f"{date}::VARCHAR::TIMESTAMP + to_milliseconds({milliseconds}::BIGINT)"
+    return f"coalesce(TRY({moment})::VARCHAR, {date}::VARCHAR)"
