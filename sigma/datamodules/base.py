@@ -266,8 +266,7 @@ class SequenceDataModule(L.LightningDataModule):
         for some in seen.parts():
             items[start : start + len(some)] = self.sequences.items[some]
             start += len(some)
-        offsets = np.concatenate([[0], seen.ends])
-        return torch.from_numpy(items), torch.from_numpy(offsets)
+        return torch.from_numpy(items), torch.from_numpy(np.concatenate([[0], seen.ends]))
 
     def item_counts(self) -> Tensor:
         """Training interactions (K,) int64 of items 1 … K."""
