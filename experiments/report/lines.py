@@ -11,7 +11,7 @@ import pandas as pd
 from experiments.grid import Job, jobs_of
 from experiments.rows import COUNTS, is_protocol, label, setting
 from experiments.significance import common, mean_sd
-from sigma.runs.identity import identity
+from sigma.runs.identity import protocol_settings
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def departures(compared: Sequence[Line]) -> dict[str, str]:
         return {}
     line = max(present, key=lambda line: not line.rows["counted"].iloc[0])
     row = line.rows.iloc[0].to_dict()
-    settings = identity(line.job.config)
+    settings = protocol_settings(line.job.config)
     different = {}
     for key in sorted({*row, *settings} - {"model.max_length"}):  # it follows the data's
         value, ours = row.get(key, "null"), settings.get(key)

@@ -171,6 +171,14 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     return named(dict(flattened(config)), settings(config))
 
 
+def protocol_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """``identity`` with settings under the names that they have now, those named later too."""
+    flat: dict[str, Any] = LATER | identity(config)
+    former = flat.pop(DUPLICATES, False)
+    now = {value: key for key, value in FORMER.items()}
+    return flat | {"dataset.duplicates": now.get(former, former)}
+
+
 def former_identities(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The same as schema 2 had it: by the modules of then, and with what was said twice.
 
