@@ -164,7 +164,8 @@ def source_of(path: Path, folder: Path, settings: Reading) -> Source:
         )
     text = read_text(path, folder, settings.encoding or by_name(path, ENCODINGS))
     first = text.head[0][1].lstrip()
-    if first.startswith(("{", "[")) or ending in (".json", ".jsonl", ".ndjson"):
+    braced = first.startswith(("{", "[")) and settings.names is None
+    if braced or ending in (".json", ".jsonl", ".ndjson"):
         return sources.records(text, folder)
     if re.fullmatch(r"\d+:", first.strip()):
         return sources.blocks(text)

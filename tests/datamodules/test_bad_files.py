@@ -60,6 +60,40 @@ CONTENTS: dict[str, tuple[str, str | bytes, str]] = {
     "text: a user twice": ("a.txt", "1 2 3\n1 4\n", "line 2: user '1' stands on an earlier"),
     "text: a user again": ("ml-1m.txt", "1 5 3\n2 5 4 8\n1 9 3\n", "stands on an earlier line"),
     "text: not UTF-8": ("a.txt", b"1 2 3\n2 \xff 4\n", f"line 2: {NOT_UTF8}"),
+    "a header in the middle": ("a.csv", "user,item\nu,i\nuser,item\n", "line 3: the header stands"),
+    "atomic: a header in the middle": (
+        *("a.inter", "user_id:token\titem_id:token\nu\ti\nuser_id:token\titem_id:token\n"),
+        "line 3: the header stands here again",
+    ),
+    "quoted lines that look like rows": (
+        *("a.csv", 'user,item,note\nu,i,"x\nv,j,y\nw,k,z"\n'),
+        "line 2: a quoted field goes on below",
+    ),
+    "points between thousands": (
+        *("a.csv", "user;item;time\nu;i;1.000\nu;j;999\n"),
+        "line 2: the time '1.000' in the column 'time' has a point",
+    ),
+    "a number of the day beside a date": (
+        *("a.csv", "user,item,date,time\nu,i,2020-01-01,86399\n"),
+        "holds times of day without a date",
+    ),
+    "UTF-16 without a mark": ("a.csv", CSV.encode("utf-16-le"), f"line 1: {NOT_UTF8}"),
+    "json: an object as an id": ("a.json", '{"user": {"id": 1}, "item": 1}\n', "is of type STRUCT"),
+    "json: a flag as an id": ("a.json", '{"user": true, "item": 1}\n', "is of type BOOLEAN"),
+    "json: a list among the ids": (
+        *("a.json", '{"user": 1, "item": 1}\n{"user": 1, "item": [1, 2]}\n'),
+        "line 1: the column 'item' has no value",
+    ),
+    "json: lists within lists": ("a.json", '{"user": 1, "items": [[1, 2]]}\n', "but several"),
+    "json: a key lacks": (
+        *("a.json", '{"user": 1, "events": [{"item": 1, "ts": 2}, {"item": 2}, {"ts": 3}]}\n'),
+        "has no value",
+    ),
+    "json: keys that differ in case": (
+        *("a.json", '{"user": 1, "User": 2, "item": 3}\n'),
+        "several columns 'user'",
+    ),
+    "a list as text": ("a.csv", 'user,item\n1,"[1, 2]"\n', "but several"),
     "gzip that is none": ("a.csv.gz", b"user_id,item_id\n1,2\n", DAMAGED),
     "gzip with a wrong checksum": ("a.csv.gz", PACKED[:-8] + b"\0" * 8, DAMAGED),
     "zip that is none": ("ml-1m.zip", b"<html>", "not a whole zip archive"),
@@ -113,6 +147,10 @@ CASES: dict[str, tuple[Make, str]] = {
     "no such path": (lambda p: p / "nothing.csv", "does not exist; check the path"),
     "empty folder": (lambda p: p, "no known raw file (such as *.inter, ratings.dat, u.data)"),
     "folder of something else": (PICTURE, "it holds: picture.png"),
+    "a part without times": (
+        folder_of(("part-1.csv", CSV + "1,2,3\n"), ("part-2.csv", "user,item\n1,2\n")),
+        "part-2.csv has no times, other than the files before it",
+    ),
     "several tables": (folder_of(("a.csv", CSV), ("b.csv", CSV)), "could be meant: a.csv, b.csv"),
     "films without titles": (films("movieId,price\n1,x\n"), "looks like the title"),
     "films torn": (films('movieId,title\n1,"x\n2,y\n'), "not an item's record"),
@@ -132,6 +170,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "parquet: NaN id": (parquet(item_id=pa.array([1.0, NAN, 2.0])), "row 2: the column"),
     "parquet: id is a fraction": (parquet(item_id=pa.array([1.0, 2.5, 2.0])), "row 2: the id 2.5"),
     "parquet: ids too large": (parquet(user_id=pa.array([1e19, 2.0, 2.0])), "row 1: the id 1e+19"),
+    "parquet: ids not exact": (parquet(user_id=pa.array([2.0**53] * 3)), "DOUBLE holds exactly"),
     "parquet: ids are dates": (parquet(item_id=pa.array([1, 2, 3], "date32")), "is of type DATE"),
     "parquet: missing time": (parquet(timestamp=pa.array([1, 2, None])), "row 3: the time"),
     "parquet: times are flags": (parquet(timestamp=pa.array([True] * 3)), "is of type BOOLEAN"),
@@ -142,6 +181,7 @@ CASES: dict[str, tuple[Make, str]] = {
 NO_LINE_TO_LEAVE_OUT = {
     *("not UTF-8 header", "UTF-16", "binary as csv", "gzip that is none", "meta: not records"),
     *("reviews: first line no JSON", "reviews: a list", "films torn"),
+    *("quoted lines that look like rows", "UTF-16 without a mark"),
 }
 
 

@@ -1,5 +1,6 @@
 """Every reader on small raw files in the official formats gives the same interactions."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,29 @@ TEXTS: dict[str, tuple[str, str, Any, Any, Any]] = {
     "blanks before dates": ("a.csv", BLANKS, "1 1", [" 2", " 3"], [86400, 172800]),
     "MovieLens'": ("m.tsv", "userId\tmovieId\trating\ttimestamp\n1\t2\t3\t4\n", "1", "2", [4]),
 }
+CLOCKS = {  # columns and values of a time -> the times in seconds of that day
+    "date,time": ("2020-01-02,10:00:00", "2020-01-02,9:30 AM", 36000, 34200),
+    "event_date,event_time": ("20200102,1000", "20200102,930", 36000, 34200),
+    "day,time": ("2020/01/02,93001", "2020/01/02,101500", 34201, 36900),
+    "date,hour,minute,second": ("2020-01-02,10,5,59", "2020-01-02,9,0,1", 36359, 32401),
+    "eventdate,timeframe": ("2020-01-02,36000000", "2020-01-02,7000", 36000, 7),
+    "date": ("02/Jan/2020:10:00:00 +0000", "02/Jan/2020:11:00:00 +0200", 36000, 32400),
+}
+for columns, (a, b, *clock) in CLOCKS.items():
+    table = f"user,item,{columns}\nu,i,{a}\nu,j,{b}\n"
+    times = [1577923200 + second for second in clock]
+    TEXTS[f"the time is {columns}"] = ("a.csv", table, "u u", "i j", times)
+NAMELESS = ",user_id,item_id,timestamp\n0,u,i,5\n"
+TEXTS["a column without a name"] = ("a.csv", NAMELESS, "u", "i", [5])
+TEXTS["no rows of text in quotes"] = (
+    "a.tsv",
+    'user\titem\ttitle\nu\ti\t"Heroes" (Live)\n',
+    "u",
+    "i",
+    None,
+)
+BIG = '{"user": 9007199254740993, "item": 18446744073709551617, "time": 1}\n'
+TEXTS["all digits"] = ("a.json", BIG, "9007199254740993", "18446744073709551617", [1])
 # The first thousand lines are of as many users, and still no histories of one item.
 PAIRS = [(str(u), str(u % 7)) for u in [*range(1500)] * 2]
 USERS, ITEMS = zip(*PAIRS, strict=True)
@@ -210,6 +234,50 @@ def test_columns_by_name_and_leading_zeros(tmp_path: Path) -> None:
     assert (data.item_ids.tolist(), data.timestamps.tolist()) == (["3"], [5])
     with pytest.raises(UserError, match=r"no column 'artist' for dataset\.columns\.item"):
         read(path, columns={"item": "artist"})
+
+
+@pytest.mark.parametrize(
+    ("where", "items"),
+    [
+        *(("event = 'buy'", "b c"), ("n > 2.7", "a b"), ("n > 2.7 AND event = 'buy'", "b")),
+        *(("code = '007'", "a"), ("big = 9007199254740993", "a"), ("n > big", "c"), (" ", "a b c")),
+        *(("nope = 1", ""), ("n", "a b c"), ("event", ""), ("n > 1; DROP TABLE raw", "")),
+        *(("n > 1) --", ""), ("1 = (SELECT count(*) FROM read_text('/etc/passwd'))", "")),
+    ],
+)
+def test_a_condition(where: str, items: str, tmp_path: Path) -> None:
+    names = ["user", "item", "event", "n", "code", "big"]
+    rows = [
+        ["u", "a", "view", 3, "007", 9007199254740993],
+        ["u", "b", "buy", 10, "7", 9007199254740992],
+        ["u", "c", "buy", 2.5, "07", 1],
+    ]
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    raw.write(tmp_path / "a.jsonl", "\n".join(lines))
+    table = "\n".join(",".join(map(str, row)) for row in [names, *rows])
+    for path in (
+        raw.write(tmp_path / "a.csv", table),
+        tmp_path / "a.jsonl",
+        tmp_path / "a.parquet",
+    ):
+        if items:
+            data = read(path, where=where)
+            assert data.item_ids[data.items].tolist() == items.split()
+        else:
+            with pytest.raises(
+                UserError, match=r"dataset\.where=.* is no condition on its columns"
+            ):
+                read(path, where=where)
+
+
+def test_folders_that_tell_a_column(tmp_path: Path) -> None:
+    for n in (10, 2):
+        raw.write(tmp_path / "x" / f"user_id=0{n}" / "part-0.csv", f"item_id\n{n}\n")
+    data = read(tmp_path / "x")
+    assert data.user_ids.tolist() == ["02", "010"]  # part 2 comes before part 10
+    assert data.item_ids.tolist() == ["2", "10"]
 
 
 def test_a_time_not_recognised_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

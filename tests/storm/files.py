@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from sigma.datamodules.readers.text import open_raw
 from sigma.datamodules.sets.custom import Custom
 from sigma.datamodules.titles import titles_of
 from sigma.runs.messages import explained
+from tests.datamodules import published
 from tests.datamodules import raw_files as raw
 from tests.storm.forks import Action, End, limit_memory, run
 from tests.storm.mutate import mutations
@@ -31,11 +33,34 @@ CHUNK = 64 << 20
 CHUNKS = 20  # of a line without an end
 
 
+def of_kind(name: str, pack: str = "") -> Callable[[Path], Path]:
+    """A data set as it is published, its file packed or all of it in an archive."""
+
+    def make(folder: Path) -> Path:
+        path = published.write(folder / "x", name, ROWS)
+        if pack and pack in published.PACK:
+            (file,) = [p for p in path.rglob("*") if p.is_file()]
+            packed = file.with_name(file.name + pack)
+            packed.write_bytes(published.PACK[pack](file.read_bytes()))
+            file.unlink()
+            return packed
+        return raw.zipped(path, pack) if pack else path
+
+    return make
+
+
+def nested(folder: Path) -> Path:
+    """A tar within a zip."""
+    path = raw.zipped(raw.csv_table(folder / "y" / "x" / "a.csv", ROWS).parent, "tar")
+    return raw.zipped(path.rename(folder / "y" / "x" / "x.tar").parent)
+
+
 def with_meta(path: Path) -> Path:
     raw.amazon_meta(path.with_name("meta_Beauty.json"))
     return path
 
 
+TESTED = ("movielens", "amazon", "yelp")  # below, in other words
 # A file or a folder of each format there is.
 FORMATS: dict[str, Callable[[Path], Path]] = {
     "ml_1m": lambda p: raw.ml_1m(p / "ml-1m", ROWS),
@@ -60,15 +85,21 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "tsv": lambda p: raw.write(p / "a.tsv", "user\titem\ttime\n1\t2\t3\n" * 40),
     "parquet": lambda p: raw.parquet(p / "a.parquet", ROWS),
     "zip": lambda p: raw.zipped(raw.ml_1m(p / "ml-1m", ROWS)),
+    "bz2": of_kind("userbehavior", ".bz2"),
+    "xz": of_kind("movielens 20m", ".xz"),
+    "zst": of_kind("brightkite", ".zst"),
+    "tar in zip": nested,
+    **{name: of_kind(name) for name in published.NAMES if name.split()[0] not in TESTED},
 }
 
 
 def mutated(data: bytes, path: Path, rng: random.Random) -> tuple[str, bytes]:
     """One mutation of a file, of a packed one often within."""
     inside = rng.random() < 0.7
-    if path.suffix == ".gz" and not path.name.endswith(".tar.gz") and inside:
-        what, content = one(gzip.decompress(data), rng)
-        return f"within: {what}", gzip.compress(content, 1)
+    if path.suffix and path.suffix in published.PACK and ".tar" not in path.name and inside:
+        with open_raw(path) as file:
+            what, content = one(file.read(), rng)
+        return f"within: {what}", published.PACK[path.suffix](content)
     if path.suffix == ".zip" and inside:
         return rezipped(path, rng)
     return one(data, rng)
@@ -131,6 +162,7 @@ def judge(part: Part, how: str, end: End, folder: Path) -> None:
     """Count what came of reading a file."""
     part.count("mutated files")
     part.largest("largest peak of memory, MiB:", end.peak / 2**20)
+    part.largest("longest, seconds:", end.seconds)
     part.count("read", int(end.code == 0))
     part.count("refused", int(end.refused))
     said = end.output.rstrip("\n").split("\n")

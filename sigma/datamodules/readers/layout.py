@@ -93,10 +93,10 @@ def layout_of(
     Raises:
         UserError: fewer or more names than columns.
     """
-    head = list(text.head)
+    head, comments = list(text.head), []
     while head and (match := _COMMENT.match(head[0][1])) and len(head) > 1:
         delimiter = delimiter or match[1]
-        head.pop(0)
+        comments.append(head.pop(0))
     lines = [line for _, line in head]
     if "\ufffd" in lines[0] or "\0" in lines[0]:
         raise UserError(
@@ -105,7 +105,10 @@ def layout_of(
             "needs (.csv, .csv.gz, .parquet, .zip)."
         )
     if delimiter is None:
-        delimiter = _delimiter(lines)
+        delimiter = _delimiter(lines, len(names or ()))
+    if names is not None and comments and len(split([comments[-1][1]], delimiter)[0]) == len(names):
+        head = [*comments, *head]  # of a user such as '#1'
+        lines = [line for _, line in head]
     rows = split(lines, delimiter)
     above = head[0][0] - 1
     if names is not None:
@@ -125,9 +128,13 @@ def layout_of(
     return Layout(delimiter, tuple(map(str.strip, header)), above + 1, rows[1:], header)
 
 
-def _delimiter(lines: Sequence[str]) -> str:
-    """What parts most lines into as many fields, several at least."""
-    fits: dict[str, tuple[bool, float, int]] = {}
+def _delimiter(lines: Sequence[str], fields: int) -> str:
+    """What parts most lines into as many fields, several at least.
+
+    Args:
+        fields: how many there are, if that is known, else 0.
+    """
+    fits: dict[str, tuple[bool, bool, float, int]] = {}
     for place, sign in enumerate(_DELIMITERS):
         widths = Counter(map(len, split(lines, sign)))
         width, count = max(widths.items(), key=lambda item: item[1])
@@ -135,7 +142,7 @@ def _delimiter(lines: Sequence[str]) -> str:
         if header > 1:
             # A line of text over several, within quotes, is no sign of another delimiter.
             agree = count / len(lines) if width == header else 0.5 * widths[header] / len(lines)
-            fits[sign] = (sign != BLANKS, round(agree, 2), -place)
+            fits[sign] = (width == fields, sign != BLANKS, round(agree, 2), -place)
     if not fits:
         return ","
     best = max(fits, key=lambda sign: fits[sign])

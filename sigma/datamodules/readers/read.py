@@ -35,7 +35,6 @@ _MEND = "mend or remove the line"
 _FILL = "fill it in or remove the row"
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 _WORDS = f"({', '.join(map(times.text, MISSING))})"
-WHERE = (duckdb.BinderException, duckdb.ParserException, duckdb.PermissionException)
 _FORGET = "DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans"
 
 log = logging.getLogger(__name__)
@@ -77,6 +76,8 @@ def read(sources: Iterable[Source], database: Database, settings: Reading) -> In
         UserError: columns that are not there, a malformed row, or a file that is damaged.
     """
     sources, form = list(sources), None
+    if settings.where is not None and not settings.where.strip():
+        settings = replace(settings, where=None)
     if settings.time_format is not None:
         try:
             database.run("SELECT try_strptime('', $format)", format=settings.time_format)
@@ -125,7 +126,7 @@ class _Reader:
         except duckdb.Error as error:
             reason = excerpt(" ".join(str(error).split()), 160)
             where = self.settings.where
-            if where and isinstance(error, WHERE):
+            if where and not isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
                 raise UserError(
                     f"{source.path}: dataset.where={excerpt(where)} is no condition on its columns "
                     f"({reason})."
