@@ -16,6 +16,7 @@ from sigma.datamodules.readers.roles import choose_columns, plain, say_choice
 from sigma.datamodules.readers.sources import (
     FAULT,
     LINE,
+    REJECTS,
     Source,
     check_pages,
     delimited,
@@ -341,6 +342,12 @@ class _Reader:
         parts = [identifier(columns[role]) for role in ("user", "item")]
         odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
         bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"
+        # What is malformed costs much memory where it is noted line by line.
+        counted = bare.replace("store_rejects = True", "ignore_errors = True")
+        counted = re.sub(r"rejects_limit = \d+, ", "", counted)
+        good = self.database.value(f"SELECT count(*) FROM ({counted})")
+        if text.lines - layout.above - good > REJECTS // 10:
+            return False
         every, rejected = self._counts(bare)
         bare_lost = rejected + every - self._counts(f"{bare} WHERE ({odd}) IS NOT TRUE")[0]
         texts = ", ".join(map(identifier, source.kinds))
