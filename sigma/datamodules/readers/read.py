@@ -16,6 +16,7 @@ from sigma.datamodules.readers.roles import choose_columns, plain, say_choice
 from sigma.datamodules.readers.sources import (
     FAULT,
     LINE,
+    REJECTS,
     Source,
     check_pages,
     delimited,
@@ -161,7 +162,9 @@ class _Reader:
         say_choice(list(source.kinds), columns, self.joined, self.settings.columns, source.path)
         if self.form is None and self.data.timed:
             self.form = self._form(source, rows, kinds["time"], columns["timestamp"])
-        time = self.form.sql.format("time") if self.form else "0::BIGINT"
+        time = (
+            self.form.sql.format("time") if self.form else "NULL::BIGINT" if timed else "0::BIGINT"
+        )
         clean = (
             f'SELECT {_id("user", kinds["user"])} AS "user", {_id("item", kinds["item"])} AS item, '
             f"CASE WHEN fault IS NULL THEN {time} END AS time FROM ({rows})"
@@ -192,7 +195,10 @@ class _Reader:
         if self.data.timed:
             time, kinds["time"], self.joined = self._clocked(source, columns, kinds["time"])
         checks = []
-        if source.text is not None:
+        if source.text is not None and (
+            source.layout is None
+            or any(f.startswith("[") for row in source.layout.rows for f in row)
+        ):
             for role in ("user", "item"):
                 listed = f"starts_with({parts[role]}, '[') OR starts_with({parts[role]}, '{{')"
                 reason = times.text(f"the {role} is no text or number, but several")
@@ -200,7 +206,7 @@ class _Reader:
         if source.layout is not None and source.layout.header:
             header = dict(zip(source.kinds, map(times.text, source.layout.header), strict=False))
             again = " AND ".join(
-                f"ltrim({parts[role]}, chr(65279)) = {header[columns[role]]}"
+                f"{parts[role]} IN ({header[columns[role]]}, chr(65279) || {header[columns[role]]})"
                 for role in ("item", "user")
                 if columns[role] in header
             )
@@ -336,6 +342,12 @@ class _Reader:
         parts = [identifier(columns[role]) for role in ("user", "item")]
         odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
         bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"
+        # What is malformed costs much memory where it is noted line by line.
+        counted = bare.replace("store_rejects = True", "ignore_errors = True")
+        counted = re.sub(r"rejects_limit = \d+, ", "", counted)
+        good = self.database.value(f"SELECT count(*) FROM ({counted})")
+        if text.lines - layout.above - good > REJECTS // 10:
+            return False
         every, rejected = self._counts(bare)
         bare_lost = rejected + every - self._counts(f"{bare} WHERE ({odd}) IS NOT TRUE")[0]
         texts = ", ".join(map(identifier, source.kinds))
@@ -505,6 +517,9 @@ class _Reader:
         """Tell of times of which some count seconds, and others parts of it."""
         low, high = self.database.run("SELECT min(time), max(time) FROM raw")[0]
         if low is None or high < 5 * max(low, 1):
+            return
+        least, most = self.database.run("SELECT min(time), max(time) FROM raw")[0]
+        if least is None or most < 10 * least:
             return
         powers = {"seconds": 0, "milliseconds": 3, "microseconds": 6, "nanoseconds": 9}
         places = (

@@ -167,6 +167,7 @@ def json_lines(text: Text, records: Sequence[Mapping[str, Any]]) -> Source:
         records: the first of them. A list of objects has its fields as columns of lists.
     """
     columns: list[tuple[str, str, str]] = []  # names, types and expressions
+    lengths: list[str] = []  # of lists, where there is one
     numbers: dict[str, str] = {}
     for key in dict.fromkeys(key for record in records for key in record if '"' not in key):
         values = [record[key] for record in records if record.get(key) is not None]
@@ -181,13 +182,16 @@ def json_lines(text: Text, records: Sequence[Mapping[str, Any]]) -> Source:
             continue
         objects = [value for each in lists for value in each if isinstance(value, dict)]
         fields = list(dict.fromkeys(name for value in objects for name in value))
+        length = f"json_array_length(line, {place})"
+        empty = f"json_type(line, {place}) = 'ARRAY'"  # looked at where it is 0, as of a number
+        size = f"CASE WHEN {length} > 0 THEN {length} WHEN {empty} THEN 0 END"
+        lengths.append(f'{size} AS "#{len(lengths)}"')
         for name in fields or [None]:
             path = literal(f'$."{key}"[*]' + (f'."{name}"' if name else ""))
             found = f"json_extract_string(line, {path})"
-            whole = f"json_type(line, {place}) = 'ARRAY' AND json_array_length(line, {place})"
             inside = [value.get(name) for value in objects] if name else chain(*lists)
             if name is None or '"' not in name:
-                sql = f"CASE WHEN {whole} = len({found}) THEN {found} END"
+                sql = f'CASE WHEN "#{len(lengths) - 1}" = len({found}) THEN {found} END'
                 columns.append((name or key, "VARCHAR[]", sql))
                 numbers |= number_kind(name or key, inside)
     names = unique([name for name, *_ in columns])
@@ -199,7 +203,7 @@ def json_lines(text: Text, records: Sequence[Mapping[str, Any]]) -> Source:
     fault = f"CASE WHEN NOT fine THEN 'not a JSON object' END AS {FAULT}"
     query = (
         f"SELECT {', '.join([*parts, LINE, fault])} "
-        f"FROM (SELECT {LINE}, line, {fine} FROM {_lines(text)})"
+        f"FROM (SELECT {', '.join([LINE, 'line', fine, *lengths])} FROM {_lines(text)})"
     )
     kinds = {name: kind for name, (_, kind, _) in zip(names, columns, strict=True)}
     return Source(text.path, query, kinds, text=text, numbers=numbers)
