@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sigma.datamodules.database import identifier
-from sigma.datamodules.readers.read import missing
 from sigma.datamodules.readers.roles import USUAL, role_columns
+from sigma.datamodules.readers.values import missing
 from sigma.errors import UserError, excerpt
 from sigma.files import atomic_path
 from sigma.histories import Histories, known_items

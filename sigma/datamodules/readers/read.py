@@ -1,42 +1,39 @@
 """From sources to interactions: what is missing or malformed is refused, or left out and told."""
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import duckdb
 
 from sigma.datamodules.database import Database, identifier
 from sigma.datamodules.interactions import Interactions, Skipped
 from sigma.datamodules.readers import times
-from sigma.datamodules.readers.layout import broken_row, line_of
+from sigma.datamodules.readers.faults import (
+    FORGET,
+    Fault,
+    OtherFormError,
+    rejected,
+    row_faults,
+    stray_quotes,
+)
 from sigma.datamodules.readers.roles import choose_columns, plain, say_choice
 from sigma.datamodules.readers.sources import (
     FAULT,
     LINE,
-    REJECTS,
     Source,
     check_pages,
     delimited,
     partitioned,
 )
 from sigma.datamodules.readers.times import CLOCK, TimeForm
+from sigma.datamodules.readers.values import id_value, missing, spread
 from sigma.errors import UserError, excerpt
-
-MISSING = ("", "na", "n/a", "none", "<na>", "\\n", "nan", "nat", "null", "<null>", "nil", "-")
-"""Words for no value, in any case."""
 
 _DAY = 86_400_000  # milliseconds
 _CLOCKS = "time eventtime hourmin hhmm hhmmss timeofday"
 ALWAYS = 10  # malformed lines that may be left out of a file however short it is
-_TEXT = "save the file as UTF-8, or name its encoding with dataset.encoding=, such as latin-1"
-_MEND = "mend or remove the line"
-_FILL = "fill it in or remove the row"
-_WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-_WORDS = f"({', '.join(map(times.text, MISSING))})"
-_FORGET = "DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans"
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +51,6 @@ class Reading:
     malformed: Literal["error", "skip"] = "error"
     missing: Literal["error", "drop"] = "error"
     max_malformed: float = 0.01
-
-
-class _Fault(NamedTuple):
-    """What is wrong with some rows: with the first of them, and how many there are."""
-
-    line: int
-    reason: str
-    advice: str
-    rows: int
-    missing: bool = False
-
-
-class _OtherForm(Exception):  # noqa: N818 (no error: a reason to begin again)
-    """Times have fractions, which was not seen at the beginning."""
 
 
 def read(sources: Iterable[Source], database: Database, settings: Reading) -> Interactions:
@@ -94,18 +77,8 @@ def read(sources: Iterable[Source], database: Database, settings: Reading) -> In
             for source in sources:
                 reader.add(source)
             return reader.finish()
-        except _OtherForm:
+        except OtherFormError:
             form = times.FRACTION
-
-
-def missing(column: str, kind: str) -> str:
-    """The condition that a value of this type is none."""
-    if kind == "VARCHAR":
-        return f"({column} IS NULL OR lower(trim({column})) IN {_WORDS})"
-    if kind in ("FLOAT", "DOUBLE"):
-        # By the text: DuckDB trusts Parquet's statistics, which leave NaN out, for the number.
-        return f"({column} IS NULL OR NOT isfinite({column}) AND {column}::VARCHAR = 'nan')"
-    return f"{column} IS NULL"
 
 
 class _Reader:
@@ -118,7 +91,7 @@ class _Reader:
         self.data = Interactions(database)
         self.rows = 0  # of ``raw``, those that were left out among them
         self.lines = 0
-        self.left_out: list[tuple[str, _Fault]] = []  # by the file's name
+        self.left_out: list[tuple[str, Fault]] = []  # by the file's name
         self.joined: str | None = None  # column that is a part of the time, too
 
     def add(self, source: Source) -> None:
@@ -151,9 +124,9 @@ class _Reader:
                 "name their columns alike, or leave it out of dataset.path."
             )
         self.data.timed = timed
-        source = _spread(source, columns, self.settings.where)
+        source = spread(source, columns, self.settings.where)
         guarded = False
-        if source.quoted and self._stray_quotes(source, columns):
+        if source.quoted and stray_quotes(self.database, source, columns):
             assert source.text is not None
             assert source.layout is not None
             bare = partitioned(delimited(source.text, source.layout, False))
@@ -166,21 +139,24 @@ class _Reader:
             self.form.sql.format("time") if self.form else "NULL::BIGINT" if timed else "0::BIGINT"
         )
         clean = (
-            f'SELECT {_id("user", kinds["user"])} AS "user", {_id("item", kinds["item"])} AS item, '
+            f'SELECT {id_value("user", kinds["user"])} AS "user", '
+            f"{id_value('item', kinds['item'])} AS item, "
             f"CASE WHEN fault IS NULL THEN {time} END AS time FROM ({rows})"
         )
         make = "INSERT INTO raw" if self.made else "CREATE TABLE raw AS"
         self.made = True
-        self.database.run(_FORGET)
+        self.database.run(FORGET)
         self.database.run(f"{make} {clean}")
         start, self.rows = self.rows, self.database.value("SELECT max(rowid) + 1 FROM raw") or 0
         self.data.ends += (self.rows,)
         lines = source.text.lines if source.text else self.rows - start
         self.lines += lines
-        faults = self._rejected(source)
+        faults = rejected(self.database, source)
         bad = f'rowid >= {start} AND ("user" IS NULL OR item IS NULL OR time IS NULL OR time < 0)'
         if self.database.value(f"SELECT count(*) FROM raw WHERE {bad}"):
-            faults += self._faults(source, rows, kinds, columns)
+            faults += row_faults(
+                self.database, source, rows, kinds, columns, self.form, self.joined
+            )
             self.database.run(f"DELETE FROM raw WHERE {bad}")
         if faults:
             self._judge(source, faults, lines)
@@ -326,151 +302,7 @@ class _Reader:
         best = max(range(len(forms)), key=lambda k: (counts[k], first[k], -k))
         return forms[0] if forms[best] is times.FRACTION and counts[0] else forms[best]
 
-    def _stray_quotes(self, source: Source, columns: Mapping[str, str]) -> bool:
-        """Whether fewer rows are lost when quotes are taken for what they are.
-
-        Raises:
-            UserError: none are lost either way, and the rows are others.
-        """
-        text, layout = source.text, source.layout
-        assert text is not None
-        assert layout is not None
-        rows, quoted = self._counts(source.query)
-        over = text.lines - layout.above - rows - quoted  # lines of rows over several, or blank
-        if not quoted and over <= 0:
-            return False
-        parts = [identifier(columns[role]) for role in ("user", "item")]
-        odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
-        bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"
-        # What is malformed costs much memory where it is noted line by line.
-        counted = bare.replace("store_rejects = True", "ignore_errors = True")
-        counted = re.sub(r"rejects_limit = \d+, ", "", counted)
-        good = self.database.value(f"SELECT count(*) FROM ({counted})")
-        if text.lines - layout.above - good > REJECTS // 10:
-            return False
-        every, rejected = self._counts(bare)
-        bare_lost = rejected + every - self._counts(f"{bare} WHERE ({odd}) IS NOT TRUE")[0]
-        texts = ", ".join(map(identifier, source.kinds))
-        broken = f"{source.query} WHERE contains(concat_ws('', {texts}), chr(10))"
-        if bare_lost == quoted and every > rows and self._counts(broken)[0]:
-            line = broken_row(text, layout)
-            raise UserError(
-                f"{source.path}, line {line}: a quoted field goes on below, where each line looks "
-                "like a row of its own; take out the quote, or the ends of lines within the field."
-            )
-        return bare_lost < quoted or (bare_lost == quoted and over > 0)
-
-    def _counts(self, query: str) -> tuple[int, int]:
-        """Rows of a query of text, and lines that are none."""
-        self.database.run(_FORGET)
-        rows = self.database.value(f"SELECT count(*) FROM ({query})")
-        lines = self.database.value(
-            "SELECT coalesce(sum(n), 0)::BIGINT FROM (SELECT any_value(1 + length(csv_line) - "
-            "length(replace(csv_line, chr(10), ''))) AS n FROM reject_errors GROUP BY line)"
-        )
-        return rows, lines
-
-    def _rejected(self, source: Source) -> list[_Fault]:
-        """Lines that are no rows."""
-        if source.text is None:
-            return []
-        rows = self.database.value("SELECT count(DISTINCT line) FROM reject_errors")
-        if not rows:
-            return []
-        errors = self.database.run(
-            "SELECT line, error_type::VARCHAR, error_message, csv_line FROM reject_errors "
-            "WHERE line = (SELECT min(line) FROM reject_errors)"
-        )
-        kinds = {kind for _, kind, *_ in errors}
-        line, _, message, shown = errors[0]
-        line = self._line(source, line, shown)
-        counts = [re.search(r"Columns: (\d+) Found: (\d+)", text) for _, _, text, _ in errors]
-        found = [(int(c[1]), int(c[2])) for c in counts if c]
-        if "INVALID ENCODING" in kinds:
-            return [_Fault(line, "the bytes are not UTF-8 text", _TEXT, rows)]
-        if "UNQUOTED VALUE" in kinds:
-            reason = "a quote stands out of place"
-        elif found and source.layout is not None:
-            expected, got = min(found)
-            sign = source.layout.sign
-            reason = f"expected {expected} fields separated by '{sign}', got {got}"
-        else:
-            reason = excerpt(message, 80)
-        return [_Fault(line, reason, _MEND, rows)]
-
-    def _line(self, source: Source, line: int, shown: str) -> int:
-        """The number of a line that DuckDB knows by its rows, of which some go over several."""
-        assert source.text is not None
-        first = shown.lstrip("\n").split("\n")[0]
-        start = re.split("[?\ufffd]", first)[0]
-        for number, text in source.text.numbered() if source.quoted else ():
-            if number >= line and (
-                text.rstrip("\n") == first or (first != start != "" and text.startswith(start))
-            ):
-                return number
-        return line
-
-    def _faults(
-        self, source: Source, rows: str, kinds: Mapping[str, str], columns: Mapping[str, str]
-    ) -> list[_Fault]:
-        """What is wrong with rows that have something wrong, by kinds of it."""
-        form = self.form
-        time = form.sql.format("time") if form else "0"
-        absent = {role: missing(f'"{role}"', kinds[role]) for role in kinds}
-        query = f"""
-            SELECT kind, count(*), min(line), arg_min(u, line), arg_min(i, line), arg_min(t, line),
-                   arg_min(fault, line)
-            FROM (SELECT line, fault, "user"::VARCHAR AS u, item::VARCHAR AS i, time::VARCHAR AS t,
-                  CASE WHEN fault IS NOT NULL THEN 'fault' WHEN {absent["user"]} THEN 'user'
-                       WHEN {absent["item"]} THEN 'item' WHEN {absent["time"]} THEN 'timestamp'
-                       WHEN {_id('"user"', kinds["user"])} IS NULL THEN 'odd user'
-                       WHEN {_id("item", kinds["item"])} IS NULL THEN 'odd item'
-                       WHEN {time} IS NULL THEN 'time' WHEN {time} < 0 THEN 'early' END AS kind
-                  FROM ({rows}))
-            WHERE kind IS NOT NULL GROUP BY kind"""
-        faults = []
-        if form is times.WHOLE:
-            other = times.FRACTION.sql.format("time")
-            found = self.database.value(
-                f"SELECT count(*) FROM ({rows}) WHERE {time} IS NULL AND {other} IS NOT NULL"
-            )
-            if found:
-                raise _OtherForm
-        for kind, number, line, user, item, moment, fault in self.database.run(query):
-            if source.layout is not None and source.text is not None:
-                names = list(source.kinds)
-                sought = {columns["user"]: user, columns["item"]: item}
-                if self.form is not None and self.joined is None:
-                    sought[columns["timestamp"]] = moment
-                at = {names.index(name): value for name, value in sought.items()}
-                line = line_of(source.text, source.layout, source.quoted, at)
-            if kind in columns:
-                name = excerpt(columns[kind])
-                reason = f"the column '{name}' has no value"
-                if kind == "timestamp":
-                    reason = f"the time in the column '{name}' is missing"
-                faults.append(_Fault(line, reason, _FILL, number, True))
-            elif kind == "fault":
-                faults.append(_Fault(line, excerpt(fault, 120), _MEND, number))
-            elif kind.startswith("odd "):
-                role = kind[4:]
-                value = user if role == "user" else item
-                reason = (
-                    f"the id {excerpt(value)} in the column '{excerpt(columns[role])}' is "
-                    f"no text or whole number that the type {excerpt(kinds[role])} holds exactly"
-                )
-                faults.append(_Fault(line, reason, "use whole numbers or text as ids", number))
-            else:
-                assert form is not None
-                what = "is before 1970" if kind == "early" else form.what
-                reason = (
-                    f"the time '{excerpt(moment)}' in the column "
-                    f"'{excerpt(columns['timestamp'])}' {what}"
-                )
-                faults.append(_Fault(line, reason, times.ADVICE, number))
-        return faults
-
-    def _judge(self, source: Source, faults: Sequence[_Fault], lines: int) -> None:
+    def _judge(self, source: Source, faults: Sequence[Fault], lines: int) -> None:
         """Refuse the file, or note what was left out of it."""
         settings = self.settings
         dropped = [f for f in faults if f.missing and settings.missing == "drop"]
@@ -535,53 +367,3 @@ class _Reader:
                 "in one.",
                 " and ".join(units),
             )
-
-
-def _id(column: str, kind: str) -> str:
-    """The expression of an id, NULL where it is missing or none."""
-    column = column if column.startswith('"') else f'"{column}"'
-    if kind == "VARCHAR":
-        value = column
-    elif kind in _WHOLE:
-        value = f"{column}::BIGINT"
-    elif kind in ("UBIGINT", "HUGEINT", "UHUGEINT"):
-        value = f"{column}::VARCHAR"
-    elif kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
-        exact = {
-            "FLOAT": f" AND abs({column}) < {1 << 24}",
-            "DOUBLE": f" AND abs({column}) < {1 << 53}",
-        }
-        whole = f"{column} = floor({column}){exact.get(kind, '')}"
-        value = f"CASE WHEN {whole} THEN TRY_CAST({column} AS BIGINT) END"
-    elif kind == "BLOB":
-        value = f"TRY(decode({column}))"
-    else:
-        value = f"{column}::VARCHAR"
-    return f"CASE WHEN fault IS NOT NULL OR {missing(column, kind)} THEN NULL ELSE {value} END"
-
-
-def _spread(source: Source, columns: Mapping[str, str], where: str | None) -> Source:
-    """With a row for each item of lists; a faulty one stays a row."""
-    item = columns["item"]
-    asked = [name for name in source.kinds if where and name in where]
-    lists = [n for n in {*columns.values(), *asked} if source.kinds[n].endswith("[]")]
-    if item not in lists:
-        return source
-    others = [name for name in lists if name != item]
-    lengths = "".join(
-        f" WHEN len({identifier(item)}) <> len({identifier(name)}) THEN len({identifier(item)}) "
-        f"|| ' items, but ' || len({identifier(name)}) || ' in ' || {times.text(name)}"
-        for name in others
-    )
-    fault = f"CASE WHEN {FAULT} IS NOT NULL THEN {FAULT}{lengths} END"
-    parts = {name: identifier(name) for name in (source.kinds if where else columns.values())}
-    for name in lists:
-        column = parts[name]
-        value = f"CASE WHEN {FAULT} IS NULL AND {column} IS NOT NULL THEN {column} ELSE [NULL] END"
-        parts[name] = f"unnest({value}) AS {column}"
-    query = (
-        f"SELECT {', '.join(parts.values())}, {LINE}, {FAULT} FROM "
-        f"(SELECT * REPLACE ({fault} AS {FAULT}) FROM ({source.query}))"
-    )
-    kinds = {n: kind[:-2] if n in lists else kind for n, kind in source.kinds.items()}
-    return replace(source, query=query, kinds=kinds)
