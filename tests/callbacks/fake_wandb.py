@@ -62,6 +62,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     """Every W&B run started from here on."""
     fake = Service()
     monkeypatch.setattr(wandb, "init", fake.init)
+    wandb.teardown()  # of settings that another test has read
     return fake
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sigma.datamodules.readers.read import MISSING
+from sigma.datamodules.readers.values import MISSING
 from tests.datamodules.published import PACK, histories
 from tests.datamodules.reading import read
 
