@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-MEMORY = 1 << 30
+MEMORY = 1 << 29
 """Bytes that DuckDB may hold, if they are no more than an eighth of the machine's; what does not
 fit goes to the disk."""
 
