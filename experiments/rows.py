@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from experiments.ranks import RANKS_FOLDER, RESULTS, columns
 from sigma.errors import UserError
 from sigma.runs.files import RANKS, ROW
-from sigma.runs.identity import DUPLICATES, LATER, digest, identity, protocol_settings
+from sigma.runs.identity import DUPLICATES, digest, identity, protocol_settings
 from sigma.runs.row import Row
 
 ROWS = "rows.jsonl"  # in a folder of results: one row a line
@@ -163,8 +163,7 @@ def frame(places: Iterable[Path] | None = None) -> pd.DataFrame:
     for key in filter(is_protocol, rows.columns):
         # The length of positions follows the data's where it is not said.
         silent = key == "model.max_length" or (rows["counted"].astype(bool) & (key in STOPPING))
-        default = json.dumps((LATER | {"dataset.duplicates": "keep"}).get(key))
-        rows[key] = rows[key].astype(object).where(rows[key].notna() | silent, default)
+        rows[key] = rows[key].astype(object).where(rows[key].notna() | silent, "null")
     rows = rows.astype(object) if rows.empty else rows  # texts can be added to nothing, too
     rows.attrs["notes"] = notes
     return rows

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 
 import pandas as pd
 import torch
@@ -51,7 +52,9 @@ def main() -> None:
     arguments = measure.parser(__doc__)
     arguments.add_argument("checkout", type=Path, help="the other code")
     arguments.add_argument("files", type=Path, nargs="+")
-    arguments.add_argument("--folder", type=Path, default=Path("/tmp"), help="for what is written")
+    arguments.add_argument(
+        "--folder", type=Path, default=Path(gettempdir()), help="for what is written"
+    )
     options = arguments.parse_args()
     codes = {"this": measure.ROOT, "other": options.checkout}
     lines = []

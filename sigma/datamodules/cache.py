@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow as pa
 
-from sigma.datamodules.database import LARGE
+from sigma.datamodules.database import is_large
 from sigma.datamodules.interactions import Skipped
 from sigma.datamodules.preprocess import Sequences
 from sigma.errors import excerpt
@@ -70,9 +69,7 @@ def _read(path: Path, key: str) -> Sequences:
 def _array(path: Path, content: pa.Buffer, column: pa.Array) -> np.ndarray:
     """A column in memory, or, where it takes much of that, in the file; what is written into it
     stays with this process."""
-    if column.nbytes <= psutil.virtual_memory().total // LARGE or pa.types.is_large_string(
-        column.type
-    ):
+    if not is_large(column.nbytes) or pa.types.is_large_string(column.type):
         return column.to_numpy(zero_copy_only=False, writable=True)
     start = column.buffers()[1].address - content.address
     kind = column.type.to_pandas_dtype()

@@ -28,6 +28,16 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """A text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def is_large(size: int) -> bool:
+    """Whether an array of so many bytes lies on the disk."""
+    return bool(size > psutil.virtual_memory().total // LARGE)
+
+
 class Database:
     """A database of its own, with a folder for what does not fit into memory.
 
@@ -60,7 +70,7 @@ class Database:
 
     def array(self, length: int, kind: Any) -> np.ndarray:
         """A new array; in a file of the folder where it takes a quarter of the memory."""
-        if length * np.dtype(kind).itemsize <= psutil.virtual_memory().total // LARGE:
+        if not is_large(length * np.dtype(kind).itemsize):
             return np.empty(length, kind)
         handle, name = tempfile.mkstemp(suffix=".bin", dir=self.folder)
         os.close(handle)

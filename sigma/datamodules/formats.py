@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from sigma.datamodules.database import Database
+from sigma.datamodules.database import Database, identifier
 from sigma.datamodules.interactions import Interactions
 from sigma.datamodules.readers import sources
 from sigma.datamodules.readers.layout import (
@@ -23,7 +23,7 @@ from sigma.datamodules.readers.layout import (
 from sigma.datamodules.readers.read import Reading, read
 from sigma.datamodules.readers.roles import USUAL, usual_column
 from sigma.datamodules.readers.sources import Source
-from sigma.datamodules.readers.text import PACKED, PARQUET, Text, bare_name, read_text
+from sigma.datamodules.readers.text import PACKED, PARQUET, Text, bare_name, is_parquet, read_text
 from sigma.datamodules.titles import read_info
 from sigma.errors import UserError, excerpt
 
@@ -99,11 +99,10 @@ class RawData:
             UserError: a file that cannot be read.
         """
         settings = settings or Reading()
-        for pattern, time_format in TIMES.items():
-            if fnmatch(bare_name(self.path), pattern) and settings.time_format is None:
-                settings = replace(settings, time_format=time_format)
+        if settings.time_format is None:
+            settings = replace(settings, time_format=by_name(self.path, TIMES))
         database = Database(folder, sum(file.stat().st_size for file in self.files))
-        if all(bare_name(file).lower().endswith(PARQUET) for file in self.files):
+        if all(map(is_parquet, self.files)):
             place = self.path if len(self.files) == 1 else Path(os.path.commonpath(self.files))
             tables = [self.files] if not self.split else [(file,) for file in self.files]
             parts = [
@@ -244,7 +243,8 @@ def _atomic(text: Text) -> Source:
     if layout.names is None:  # it is the header whatever it says
         header = tuple(layout.rows[0])
         layout = Layout("\t", header, layout.above + 1, layout.rows[1:], header)
-    fields = layout.names or ()
+    assert layout.names is not None
+    fields = layout.names
     if any(":" not in field for field in fields):
         raise UserError(
             f"{text.path}: the header of a RecBole atomic file names its fields 'name:type', got "
@@ -259,13 +259,14 @@ def _atomic(text: Text) -> Source:
             "so its interactions stand in the file many times; use the atomic file with one "
             "interaction a line."
         )
-    source = sources.delimited(text, replace(layout, names=names), False)
+    layout = replace(layout, names=names)
+    source = sources.delimited(text, layout, False)
     if not lists:
-        return with_numbers(source, replace(layout, names=names))
-    split = ", ".join(f'string_split("{n}", \' \') AS "{n}"' for n in lists)
+        return with_numbers(source, layout)
+    split = ", ".join(f"string_split({identifier(n)}, ' ') AS {identifier(n)}" for n in lists)
     kinds = {n: "VARCHAR[]" if n in lists else "VARCHAR" for n in names}
     kinds = {"item_id" if n in histories else n: kind for n, kind in kinds.items()}
-    renamed = f' RENAME ("{histories[0]}" AS item_id)' if histories else ""
+    renamed = f" RENAME ({identifier(histories[0])} AS item_id)" if histories else ""
     query = f"SELECT * REPLACE ({split}) FROM ({source.query})"
     query = f"SELECT *{renamed} FROM ({query})"
     return replace(source, query=query, kinds=kinds, layout=None)
@@ -274,7 +275,7 @@ def _atomic(text: Text) -> Source:
 def is_table(path: Path, folder: Path, settings: Reading) -> bool:
     """Whether a file has columns of users and of items."""
     try:
-        if bare_name(path).lower().endswith(PARQUET):
+        if is_parquet(path):
             names = list(sources.parquet(Database(), [path], path).kinds)
         else:
             names = list(sources.partitioned(source_of(path, folder, settings)).kinds)

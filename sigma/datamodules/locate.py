@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sigma.datamodules.formats import ENDINGS, UNNAMED, RawData, is_table, titles_beside
 from sigma.datamodules.readers.read import Reading
-from sigma.datamodules.readers.text import PARQUET, bare_name, readable
+from sigma.datamodules.readers.text import PARQUET, bare_name, is_parquet, readable
 from sigma.errors import UserError, excerpt, listed
 from sigma.files import replace, sweep_stale
 
@@ -133,7 +133,7 @@ def search(
                 return fits[:1]
         endings = (*ENDINGS, *PARQUET)
         tables += [p for p in files if Path(bare_name(p)).suffix.lower() in endings]
-    if tables and all(p.name.lower().endswith(PARQUET) for p in tables):
+    if tables and all(map(is_parquet, tables)):
         parts = {re.sub(r"[\d\W_]+", "", p.stem) for p in tables}
         if len(parts) == 1:
             return _sorted(tables)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import duckdb
 import pandas as pd
 
-from sigma.datamodules.database import Database, identifier
+from sigma.datamodules.database import Database, identifier, literal
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.readers import sources
 from sigma.datamodules.readers.layout import layout_of
 from sigma.datamodules.readers.roles import USUAL, plain, role_columns, usual_column
 from sigma.datamodules.readers.sources import FAULT, LINE, Source
-from sigma.datamodules.readers.text import PARQUET, bare_name, read_text
+from sigma.datamodules.readers.text import bare_name, is_parquet, read_text
 from sigma.errors import UserError, excerpt
 
 ROLES = {
@@ -82,7 +82,7 @@ def read_info(path: Path) -> pd.DataFrame:
         columns = _columns(source, path)
         parts = {role: _text(source, name) for role, name in columns.items()}
         if path.name.lower() == "u.item":
-            flags = (f"CASE WHEN {identifier(f)} = '1' THEN {_quoted(f)} END" for f in FLAGS)
+            flags = (f"CASE WHEN {identifier(f)} = '1' THEN {literal(f)} END" for f in FLAGS)
             parts["genres"] = f"concat_ws('|', {', '.join(flags)})"
         selected = ", ".join(f"{sql} AS {role}" for role, sql in parts.items())
         query = f"SELECT {selected}, {LINE} AS line, {FAULT} AS fault FROM ({source.query})"
@@ -108,7 +108,7 @@ def read_info(path: Path) -> pd.DataFrame:
 
 def _source(path: Path, folder: Path, database: Database) -> Source:
     name = bare_name(path).lower()
-    if name.endswith(PARQUET):
+    if is_parquet(path):
         return sources.parquet(database, [path], path)
     text = read_text(path, folder)
     if name in UNNAMED and any("\ufffd" in line for _, line in text.numbered()):
@@ -146,10 +146,6 @@ def _text(source: Source, name: str) -> str:
     if name.endswith(":token_seq") and any(w in name for w in ("class", "genre", "categor")):
         return f"replace({column}, ' ', '|')"
     return f"{column}::VARCHAR"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:

@@ -48,13 +48,10 @@ def stray_quotes(database: Database, source: Source, columns: Mapping[str, str])
         return False
     parts = [identifier(columns[role]) for role in ("user", "item")]
     odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
-    bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"
-    # What is malformed costs much memory where it is noted line by line.
-    counted = bare.replace("store_rejects = True", "ignore_errors = True")
-    counted = re.sub(r"rejects_limit = \d+, ", "", counted)
-    good = database.value(f"SELECT count(*) FROM ({counted})")
+    good = database.value(f"SELECT count(*) FROM ({delimited(text, layout, False, False).query})")
     if text.lines - layout.above - good > REJECTS // 10:
         return False
+    bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"
     every, rejected = lines_of(database, bare)
     bare_lost = rejected + every - lines_of(database, f"{bare} WHERE ({odd}) IS NOT TRUE")[0]
     texts = ", ".join(map(identifier, source.kinds))
@@ -146,7 +143,7 @@ def row_faults(
         FROM (SELECT line, fault, "user"::VARCHAR AS u, item::VARCHAR AS i, time::VARCHAR AS t,
               CASE WHEN fault IS NOT NULL THEN 'fault' WHEN {absent["user"]} THEN 'user'
                    WHEN {absent["item"]} THEN 'item' WHEN {absent["time"]} THEN 'timestamp'
-                   WHEN {id_value('"user"', kinds["user"])} IS NULL THEN 'odd user'
+                   WHEN {id_value("user", kinds["user"])} IS NULL THEN 'odd user'
                    WHEN {id_value("item", kinds["item"])} IS NULL THEN 'odd item'
                    WHEN {time} IS NULL THEN 'time' WHEN {time} < 0 THEN 'early' END AS kind
               FROM ({rows}))

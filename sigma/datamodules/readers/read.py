@@ -7,7 +7,7 @@ from typing import Literal
 
 import duckdb
 
-from sigma.datamodules.database import Database, identifier
+from sigma.datamodules.database import Database, identifier, literal
 from sigma.datamodules.interactions import Interactions, Skipped
 from sigma.datamodules.readers import times
 from sigma.datamodules.readers.faults import (
@@ -177,10 +177,10 @@ class _Reader:
         ):
             for role in ("user", "item"):
                 listed = f"starts_with({parts[role]}, '[') OR starts_with({parts[role]}, '{{')"
-                reason = times.text(f"the {role} is no text or number, but several")
+                reason = literal(f"the {role} is no text or number, but several")
                 checks.append(f"WHEN ({listed}) AND json_valid({parts[role]}) THEN {reason}")
         if source.layout is not None and source.layout.header:
-            header = dict(zip(source.kinds, map(times.text, source.layout.header), strict=False))
+            header = dict(zip(source.kinds, map(literal, source.layout.header), strict=False))
             again = " AND ".join(
                 f"{parts[role]} IN ({header[columns[role]]}, chr(65279) || {header[columns[role]]})"
                 for role in ("item", "user")
@@ -188,7 +188,7 @@ class _Reader:
             )
             checks.append(f"WHEN {again} THEN 'the header stands here again'")
         for role in ("user", "item") if guarded else ():
-            reason = times.text(f"a quote stands out of place in the column '{columns[role]}'")
+            reason = literal(f"a quote stands out of place in the column '{columns[role]}'")
             checks.append(f"WHEN contains({parts[role]}, '\"') THEN {reason}")
         fault = f"CASE {' '.join(checks)} ELSE {FAULT} END" if checks else FAULT
         base = f"({source.query})"
@@ -348,10 +348,7 @@ class _Reader:
     def _warn_of_units(self, second: int) -> None:
         """Tell of times of which some count seconds, and others parts of it."""
         low, high = self.database.run("SELECT min(time), max(time) FROM raw")[0]
-        if low is None or high < 5 * max(low, 1):
-            return
-        least, most = self.database.run("SELECT min(time), max(time) FROM raw")[0]
-        if least is None or most < 10 * least:
+        if low is None or high < 10 * low:
             return
         powers = {"seconds": 0, "milliseconds": 3, "microseconds": 6, "nanoseconds": 9}
         places = (

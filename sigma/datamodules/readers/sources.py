@@ -16,11 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sigma.datamodules.database import Database, identifier
+from sigma.datamodules.database import Database, identifier, literal
 from sigma.datamodules.readers.layout import BLANKS, Layout, unique
 from sigma.datamodules.readers.roles import USUAL, plain, usual_column
 from sigma.datamodules.readers.text import LONGEST, Text
-from sigma.datamodules.readers.times import text as literal
 from sigma.errors import UserError, excerpt
 
 LINE, FAULT = '"#line"', '"#fault"'
@@ -40,7 +39,6 @@ class Source:
         query: of all rows in order, with its columns, ``LINE`` and ``FAULT``.
         kinds: the type of each column; of lists of values it ends in ``[]``.
         unit: what ``LINE`` counts.
-        files: those of a table in Parquet.
         text: the file, if it is one of text.
         layout: of a delimited file, whose ``LINE`` is the number of the row.
         quoted: whether ``"`` wraps fields.
@@ -59,12 +57,13 @@ class Source:
     numbers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _csv(text: Text, columns: Iterable[str], **options: Any) -> str:
-    """``read_csv`` with nothing left to guess."""
+def _csv(text: Text, columns: Iterable[str], noted: bool = True, **options: Any) -> str:
+    """``read_csv`` with nothing left to guess; lines that are no rows are noted, or just left."""
     kinds = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in columns)
     given = {
-        **{"auto_detect": False, "header": False, "strict_mode": True, "store_rejects": True},
-        **{"rejects_limit": REJECTS, "max_line_size": LONGEST, "buffer_size": 4 * LONGEST},
+        **{"auto_detect": False, "header": False, "strict_mode": True},
+        **{"max_line_size": LONGEST, "buffer_size": 4 * LONGEST},
+        **({"store_rejects": True, "rejects_limit": REJECTS} if noted else {"ignore_errors": True}),
         **{"compression": text.compression, "hive_partitioning": False, **options},
     }
     shown = (
@@ -89,14 +88,19 @@ def _expected(count: int, of: str) -> str:
     return f"CASE WHEN len(f) <> {count} THEN {start} || len(f) || ' fields' END"
 
 
-def delimited(text: Text, layout: Layout, quoted: bool) -> Source:
-    """A table in text; ``layout`` has names."""
+def delimited(text: Text, layout: Layout, quoted: bool, noted: bool = True) -> Source:
+    """A table in text; ``layout`` has names.
+
+    Args:
+        noted: whether DuckDB keeps lines that are no rows, which costs much memory of many.
+    """
     assert layout.names is not None
     names = unique(layout.names)
     if layout.delimiter == BLANKS:
         return spaced(text, names, layout.above, f"{len(names)} fields separated by blanks")
     quote = '"' if quoted else ""
-    rows = _csv(text, names, delim=layout.delimiter, quote=quote, escape=quote, skip=layout.above)
+    signs = {"delim": layout.delimiter, "quote": quote, "escape": quote}
+    rows = _csv(text, names, noted, **signs, skip=layout.above)
     query = f"SELECT *, row_number() OVER () AS {LINE}, NULL::VARCHAR AS {FAULT} FROM {rows}"
     kinds = dict.fromkeys(names, "VARCHAR")
     return Source(text.path, query, kinds, "line", text, layout, quoted)
@@ -298,11 +302,15 @@ def parquet(database: Database, paths: Sequence[Path], path: Path) -> Source:
     try:
         kinds = {name: str(kind) for name, kind, *_ in database.run(f"DESCRIBE FROM {table}")}
     except Exception as error:
-        raise UserError(
-            f"{path} is not a readable Parquet file ({excerpt(error)}); write or fetch it again."
-        ) from error
+        raise _unreadable(path, error) from error
     query = f"SELECT *, row_number() OVER () AS {LINE}, NULL::VARCHAR AS {FAULT} FROM {table}"
     return Source(path, query, kinds, "row", files=paths)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is not a readable Parquet file ({excerpt(error)}); write or fetch it again."
+    )
 
 
 def check_pages(paths: Sequence[Path], columns: Sequence[str], rounded: str) -> None:
@@ -324,10 +332,7 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str], rounded: str) -> 
         except UserError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                f"{path} is not a readable Parquet file ({excerpt(error)}); write or fetch it "
-                "again."
-            ) from error
+            raise _unreadable(path, error) from error
 
 
 def _refuse_nanoseconds(path: Path, column: str, times: pa.Array) -> None:

@@ -54,6 +54,11 @@ def bare_name(path: Path) -> str:
     return name
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return bare_name(path).lower().endswith(PARQUET)
+
+
 def compression(path: Path) -> str:
     """``gzip``, ``bz2``, ``xz``, ``zstd`` or ``none``, by the file's first bytes."""
     with readable(path), path.open("rb") as stream:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sigma.datamodules.database import literal
+
 ADVICE = "use seconds since 1970 or dates such as 2018-10-31 or 2018-10-31 12:00:00"
 DATES = ("TIMESTAMP", "DATE")
 NUMBERS = (
@@ -33,13 +35,8 @@ _MICRO = 1_000_000
 _THOUSANDS = re.compile(r"\s*[1-9]\d{0,2}\.\d{3}\s*")
 
 
-def text(value: str) -> str:
-    """A literal in SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _moment(column: str) -> str:
-    formats = ", ".join(map(text, FORMATS))
+    formats = ", ".join(map(literal, FORMATS))
     return (
         f"coalesce(TRY_CAST({column} AS TIMESTAMPTZ), "
         f"try_strptime(trim({column}), [{formats}])::TIMESTAMPTZ)"
@@ -83,7 +80,7 @@ NANOSECONDS = TimeForm(DATE.what, "epoch_ns(TRY_CAST({0} AS TIMESTAMP_NS))", 10*
 
 def own(time_format: str) -> TimeForm:
     """The form that ``dataset.time_format`` gives."""
-    sql = f"epoch_us(try_strptime(trim({{0}}), {text(time_format)})::TIMESTAMPTZ)"
+    sql = f"epoch_us(try_strptime(trim({{0}}), {literal(time_format)})::TIMESTAMPTZ)"
     return TimeForm(f"does not fit dataset.time_format={time_format}", sql, _MICRO)
 
 

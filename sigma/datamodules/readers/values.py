@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sigma.datamodules.database import identifier
-from sigma.datamodules.readers import times
+from sigma.datamodules.database import identifier, literal
 from sigma.datamodules.readers.sources import FAULT, LINE, Source
 
 MISSING = ("", "na", "n/a", "none", "<na>", "\\n", "nan", "nat", "null", "<null>", "nil", "-")
 """Words for no value, in any case."""
 
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-_WORDS = f"({', '.join(map(times.text, MISSING))})"
+_WORDS = f"({', '.join(map(literal, MISSING))})"
 
 
 def missing(column: str, kind: str) -> str:
@@ -25,8 +24,8 @@ def missing(column: str, kind: str) -> str:
 
 
 def id_value(column: str, kind: str) -> str:
-    """The expression of an id, NULL where it is missing or none."""
-    column = column if column.startswith('"') else f'"{column}"'
+    """The expression of an id in a column of this name, NULL where it is missing or none."""
+    column = identifier(column)
     if kind == "VARCHAR":
         value = column
     elif kind in _WHOLE:
@@ -57,7 +56,7 @@ def spread(source: Source, columns: Mapping[str, str], where: str | None) -> Sou
     others = [name for name in lists if name != item]
     lengths = "".join(
         f" WHEN len({identifier(item)}) <> len({identifier(name)}) THEN len({identifier(item)}) "
-        f"|| ' items, but ' || len({identifier(name)}) || ' in ' || {times.text(name)}"
+        f"|| ' items, but ' || len({identifier(name)}) || ' in ' || {literal(name)}"
         for name in others
     )
     fault = f"CASE WHEN {FAULT} IS NOT NULL THEN {FAULT}{lengths} END"
