@@ -62,19 +62,18 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     """Every W&B run started from here on."""
     fake = Service()
     monkeypatch.setattr(wandb, "init", fake.init)
-    wandb.teardown()  # of settings that another test has read
     return fake
 
 
 @pytest.fixture(autouse=True)
 def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Neither a key nor a setting of the user's, and a server that always answered."""
+    wandb.teardown()  # first, or the address of a service that it ends would be put back
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv(UNREACHED, "-inf")  # never
-    wandb.teardown()  # it reads its settings once a process
     yield
     wandb.teardown()
 

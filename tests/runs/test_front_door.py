@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 
 from sigma.runs.files import CONFIG, CURVES, EPOCHS, RANKS, ROW
+from tests.callbacks.fake_wandb import Service, service
 from tests.in_process import arguments, call
 from tests.runs.front_door import ROOT, Capture, Patch, command, environment, row
+
+__all__ = ["service"]
 
 
 @pytest.mark.slow
@@ -37,14 +40,18 @@ def test_a_development_run_writes_nothing(
 
 
 def test_a_multirun_is_as_many_runs(
-    data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+    data: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture, service: Service
 ) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
     typed = arguments(tmp_path / "unused", data, "trainer.max_epochs=1", "seed=1,-5,2")
+    typed.append("logger=default")
     assert call(monkeypatch, "-m", *typed, f"hydra.sweep.dir={tmp_path}") == 1
     captured = capsys.readouterr()
     assert "error: This job failed: seed=-5 must be" in captured.out
     assert "error: seed=-5 must be" in captured.err
     assert sorted(row(path.parent)["seed"] for path in tmp_path.glob(f"*/{ROW}")) == [1, 2]
+    runs = [(run.options["name"], run.exit_code) for run in service.runs]
+    assert runs == [("sigma-custom-s1", 0), ("sigma-custom-s2", 0)]
 
 
 def test_help_lists_groups_and_examples(monkeypatch: Patch, capsys: Capture) -> None:
