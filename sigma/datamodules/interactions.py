@@ -38,6 +38,7 @@ class Interactions:
         timed: whether there are times.
         unit: what to divide times by.
         ends: row numbers behind each file's last one, of files that are parts of a split.
+        numbered: whether users and items are in order of their ids, not of their appearance.
         item_info: ``title``, ``genres`` by raw item id (as text).
         skipped: lines left out, if any.
     """
@@ -46,6 +47,7 @@ class Interactions:
     timed: bool = False
     unit: int = 1
     ends: tuple[int, ...] = ()
+    numbered: bool = False
     item_info: pd.DataFrame | None = None
     skipped: Skipped | None = None
     parts: np.ndarray | None = None  # (n,) int8: 0 training, 1 validation, 2 test; None: not split

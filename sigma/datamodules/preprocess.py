@@ -67,7 +67,8 @@ def preprocess(
     """Filter, order and index one data set; the interactions are used up.
 
     Order: by user (first appearance in the file), then time, then the order of the file: ties in
-    time keep the file's order. Item ids follow the first appearance in that file, too.
+    time keep the file's order. Item ids follow the first appearance in that file, too. Of a shop
+    both follow its own numbers.
 
     Users (items) stay that have ``lower <= interactions < upper``; None is no bound.
 
@@ -141,11 +142,11 @@ def preprocess(
 
 def _code(data: Interactions, bounds: Mapping[str, Bounds]) -> None:
     """``raw`` -> ``coded``: numbers by the first appearance in place of ids, of those in bounds."""
-    database = data.database
+    database, order = data.database, "id" if data.numbered else "first"
     for side in bounds:
         database.run(
             f"CREATE OR REPLACE TABLE {side}s AS SELECT id, n, "
-            "(row_number() OVER (ORDER BY first))::INTEGER AS code FROM "
+            f"(row_number() OVER (ORDER BY {order}))::INTEGER AS code FROM "
             f'(SELECT "{side}" AS id, min(rowid) AS first, count(*) AS n FROM raw GROUP BY id)'
         )
     within = " AND ".join(_within(f"{side}s.n", bounds[side]) for side in bounds)

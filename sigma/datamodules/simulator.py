@@ -124,6 +124,7 @@ class Shop:
         titles = [f"item {item}" for item in names]
         genres = [f"category {category}" for category in self.catalogue.category]
         data = Interactions.of(users[order], items[order], days[order] * DAY)
+        data.numbered = True
         data.item_info = pd.DataFrame({"title": titles, "genres": genres}, names.astype(str))
         return data
 

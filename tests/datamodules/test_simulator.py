@@ -58,6 +58,9 @@ def test_default_sizes_and_long_tails(data: Simulated) -> None:
     assert gini > 0.3
     assert counts[-1] > 20 * counts[0]
     assert data.survivors == 1.0
+    # In the shop's own order, on which weights of earlier runs rest.
+    assert sequences.user_ids.tolist() == list(range(data.shop.num_users))
+    assert sequences.item_ids.tolist() == list(range(data.shop.num_items))
     # Titles and genres follow the ids of the sequences.
     category = data.shop.catalogue.category[sequences.item_ids[6]]
     names = [f"item {sequences.item_ids[6]}", f"category {category}"]
