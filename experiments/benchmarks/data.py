@@ -3,15 +3,26 @@
     python -m experiments.benchmarks.data --out results/benchmarks
 
 writes ``data.csv``. The file is made by a seed; users and items have a long tail. ``first`` reads,
-filters, orders and splits it and takes one batch; ``second`` starts from the cache. Memory is the
-peak of the process above what it was once everything was imported.
+filters, orders and splits it and takes one batch; ``second`` starts from the cache. ``peak_mib`` is
+the peak of the process above what it was once everything was imported, ``own_mib`` the same without
+pages of mapped files, which the system takes back as it likes.
+
+    python -m sigma.simulate out=shop.parquet users=87000000 items=1000000 categories=100
+    python -m experiments.benchmarks.data --file shop.parquet --folder .
+
+takes a file that is there, and puts what is written beside it: for a billion interactions 42 GiB at
+most.
 """
 
 import tempfile
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
+import pyarrow.parquet as pq
 import torch
 
 from experiments.benchmarks import measure
@@ -19,7 +30,8 @@ from experiments.benchmarks.measure import Case
 from sigma.datamodules.sets.custom import Custom
 
 CPU = torch.device("cpu")
-COLUMNS = ["seconds", "first_batch_seconds", "peak_mib", "users", "items"]
+COLUMNS = ["seconds", "first_batch_seconds", "peak_mib", "own_mib", "users", "items"]
+EVERY = 0.02  # seconds between two looks at the memory
 
 
 def write(path: str, number: int) -> None:
@@ -31,16 +43,39 @@ def write(path: str, number: int) -> None:
     pd.DataFrame({"user_id": users, "item_id": items, "timestamp": times}).to_parquet(path)
 
 
+class OwnMemory(threading.Thread):
+    """Peak of the process's memory without mapped files since it was built."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.before = self.peak = self.now()
+        self.done = threading.Event()
+        self.start()
+
+    def now(self) -> int:
+        memory = psutil.Process().memory_info()
+        return int(memory.rss - memory.shared)
+
+    def run(self) -> None:
+        while not self.done.wait(EVERY):
+            self.peak = max(self.peak, self.now())
+
+    def mib(self) -> float:
+        self.done.set()
+        return (max(self.peak, self.now()) - self.before) / 2**20
+
+
 def one(case: Case) -> Case:
     """Seconds and MiB from the file, or its cache, to one batch."""
-    memory = measure.Memory(CPU)
+    memory, own = measure.Memory(CPU), OwnMemory()
     start = time.perf_counter()
     data = Custom(path=case["path"], root=case["root"])
     data.setup()
     ready = time.perf_counter()
     next(iter(data.train_dataloader()))
     end = time.perf_counter()
-    values = (end - start, end - ready, memory.mib(), data.statistics.users, data.num_items)
+    mib = memory.mib(), own.mib()
+    values = (end - start, end - ready, *mib, data.statistics.users, data.num_items)
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -48,12 +83,17 @@ def main() -> None:
     arguments = measure.parser(__doc__)
     sizes = [100_000, 1_000_000, 10_000_000]
     arguments.add_argument("--interactions", type=int, nargs="+", default=sizes)
+    arguments.add_argument("--file", type=Path, help="Parquet that is there, in place of these")
+    arguments.add_argument("--folder", help="for what is written, of a disk with room")
     options = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        cases = []
-        for number in options.interactions:
-            path = f"{folder}/{number}.parquet"
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        files = {number: f"{folder}/{number}.parquet" for number in options.interactions}
+        for number, path in files.items() if options.file is None else ():
             write(path, number)
+        if options.file is not None:
+            files = {pq.read_metadata(options.file).num_rows: str(options.file)}
+        cases = []
+        for number, path in files.items():
             for turn in range(options.repeats):  # each with a cache of its own
                 case = {"interactions": number, "path": path, "root": f"{folder}/{number}-{turn}"}
                 cases += [case | {"start": "first"}, case | {"start": "second"}]

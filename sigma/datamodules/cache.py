@@ -67,9 +67,9 @@ def _read(path: Path, key: str) -> Sequences:
 
 
 def _array(path: Path, content: pa.Buffer, column: pa.Array) -> np.ndarray:
-    """A column in memory, or, where it takes much of that, in the file; what is written into it
+    """A column in memory, or, where all take much of that, in the file; what is written into it
     stays with this process."""
-    if not is_large(column.nbytes) or pa.types.is_large_string(column.type):
+    if not is_large(len(content)) or pa.types.is_large_string(column.type):
         return column.to_numpy(zero_copy_only=False, writable=True)
     start = column.buffers()[1].address - content.address
     kind = column.type.to_pandas_dtype()
@@ -108,9 +108,12 @@ def _hash(content: Any = b"") -> Any:
 def _one_row(values: np.ndarray) -> pa.Array:
     """A list of all values: numbers as they are, text as UTF-8, what is neither as missing."""
     if values.dtype == object:
-        # A title may hold half an emoji, as JSON's escapes can.
-        text = [v.encode("utf-8", "replace") if isinstance(v, str) else None for v in values]
-        array = pa.array(text, pa.large_binary()).cast(pa.large_string())
+        try:
+            array = pa.array(values, pa.large_string())
+        except (pa.ArrowException, UnicodeError):
+            # A title may hold half an emoji, as JSON's escapes can.
+            text = [v.encode("utf-8", "replace") if isinstance(v, str) else None for v in values]
+            array = pa.array(text, pa.large_binary()).cast(pa.large_string())
     else:
         array = pa.array(values)
     return pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array)

@@ -18,7 +18,7 @@ MEMORY = 1 << 29
 fit goes to the disk."""
 
 LARGE = 4
-"""An array of more than this part of the memory lies on the disk."""
+"""Arrays of more than this part of the memory lie on the disk."""
 
 ROWS = 1 << 20  # of a batch
 
@@ -34,7 +34,7 @@ def literal(text: str) -> str:
 
 
 def is_large(size: int) -> bool:
-    """Whether an array of so many bytes lies on the disk."""
+    """Whether arrays of so many bytes lie on the disk."""
     return bool(size > psutil.virtual_memory().total // LARGE)
 
 
@@ -68,13 +68,17 @@ class Database:
         self.run("SET TimeZone = 'UTC'")
         weakref.finalize(self, _release, self.connection, self.folder)
 
-    def array(self, length: int, kind: Any) -> np.ndarray:
-        """A new array; in a file of the folder where it takes a quarter of the memory."""
-        if not is_large(length * np.dtype(kind).itemsize):
-            return np.empty(length, kind)
-        handle, name = tempfile.mkstemp(suffix=".bin", dir=self.folder)
-        os.close(handle)
-        return np.memmap(name, kind, "w+", shape=(length,))
+    def arrays(self, length: int, kinds: Iterable[Any]) -> list[np.ndarray]:
+        """New arrays; in files of the folder where they take a quarter of the memory."""
+        kinds = list(map(np.dtype, kinds))
+        if not is_large(length * sum(kind.itemsize for kind in kinds)):
+            return [np.empty(length, kind) for kind in kinds]
+        arrays: list[np.ndarray] = []
+        for kind in kinds:
+            handle, name = tempfile.mkstemp(suffix=".bin", dir=self.folder)
+            os.close(handle)
+            arrays.append(np.memmap(name, kind, "w+", shape=(length,)))
+        return arrays
 
     def allow(self, paths: Iterable[Path]) -> None:
         """Let queries read these files, and none of the others from now on."""

@@ -113,12 +113,12 @@ class RawData:
         else:
             parts = [source_of(file, database.folder, settings) for file in self.files]
             copies = [part.text.plain for part in parts if part.text]
+        info = None if self.info is None else read_info(self.info, database)
         database.allow([*self.files, *copies, *database.folder.iterdir()])
         data = read(parts, database, settings)
         if not self.split:
             data.ends = ()
-        if self.info is not None:
-            data.item_info = read_info(self.info)
+        data.item_info = info
         return data
 
 
@@ -228,9 +228,10 @@ def _histories(text: Text, layout: Layout, ending: str) -> Source:
     users = [row[0] for row in rows]
     once = len(set(users)) == len(users)
     several = len(widths) == 1 and min(widths) > 2 and len(users) > 1
-    dated = any(is_value(t) and not re.fullmatch(r"[+-]?\d+", t) for row in rows for t in row[1:])
     again = len(users) > 10 and len(set(users)) < len(users) / 2
-    if not blank or ending in (".csv", ".tsv") or (several and (dated or again)):
+    values = (t for row in rows for t in row[1:] if not re.fullmatch(r"[+-]?\d+", t))
+    table = several and (again or any(map(is_value, values)))
+    if not blank or ending in (".csv", ".tsv") or table:
         raise no_header(text, layout)
     if widths[2] > 0.75 * len(rows) and (not once or len(users) >= _PAIRS):
         return sources.spaced(text, ("user", "item"), 0, "'user item'")

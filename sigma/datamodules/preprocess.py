@@ -194,27 +194,24 @@ def _ordered(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Items (from 1), times and parts, user by user, oldest first; on the disk if they are many."""
     database = data.database
-    items = database.array(rows, np.int32)
-    times = database.array(rows, np.int64) if data.timed else None
-    parts = database.array(rows, np.int8) if data.ends else None
+    columns = {"item": np.int32}
+    columns |= {"time": np.int64} if data.timed else {}
+    columns |= {"part": np.int8} if data.ends else {}
+    arrays = dict(zip(columns, database.arrays(rows, columns.values()), strict=True))
     part = " + ".join(f"(line >= {end})::TINYINT" for end in data.ends[:-1]) or "0"
     dense = "item" if whole else "dense"
     join = "" if whole else "JOIN item_codes AS codes ON coded.item = codes.code"
     query = (
-        f"SELECT {dense}, {time if data.timed else 0} AS time, {part} AS part FROM coded "
+        f"SELECT {dense} AS item, {time if data.timed else 0} AS time, {part} AS part FROM coded "
         f'{join} ORDER BY coded."user", part, 2, line'
     )
     start = 0
     for batch in database.batches(query):
-        end = start + len(batch)
-        items[start:end] = batch.column(0).to_numpy()
-        if times is not None:
-            times[start:end] = batch.column(1).to_numpy()
-        if parts is not None:
-            parts[start:end] = batch.column(2).to_numpy()
-        start = end
+        for name, array in arrays.items():
+            array[start : start + len(batch)] = batch.column(name).to_numpy()
+        start += len(batch)
     database.run("DROP TABLE coded")
-    return items, times, parts
+    return arrays["item"], arrays.get("time"), arrays.get("part")
 
 
 def _within(count: str, bounds: Bounds) -> str:

@@ -70,13 +70,16 @@ def read_titles(path: Path) -> dict[str, Title]:
     return _titles(table.index, table)
 
 
-def read_info(path: Path) -> pd.DataFrame:
+def read_info(path: Path, database: Database | None = None) -> pd.DataFrame:
     """``title`` and ``genres``, those that a file has, by raw item id (as text).
+
+    Args:
+        database: what reads it; None is one of its own.
 
     Raises:
         UserError: it cannot be read.
     """
-    database = Database()
+    database = database or Database()
     with tempfile.TemporaryDirectory() as folder:
         source = _source(path, Path(folder), database)
         columns = _columns(source, path)
@@ -123,7 +126,8 @@ def _source(path: Path, folder: Path, database: Database) -> Source:
             f"{path} is not a table with a header; write one with columns for item, title and "
             "genres."
         )
-    return sources.delimited(text, layout, text.quotes and delimiter is None and not atomic)
+    quoted = text.quotes and delimiter is None and not atomic
+    return sources.delimited(text, layout, quoted, rejects=1)  # the first is refused
 
 
 def _columns(source: Source, path: Path) -> dict[str, str]:

@@ -6,20 +6,20 @@ authors' code (github.com/blondered/transformer_benchmark, on RecTools 0.13). Li
 
 Symbols: σ the sigmoid, f(X) = X W_f + b_f and h(X) = X W_h + b_h the maps of the gates.
 
-    X = dropout(dropout(E[items]) + P)                            (T, D), P from the last item  (1)
+    Ê = dropout(E), drawn once a step                             (K + 1, D)                    (0)
+    X = dropout(Ê[items] + P)                                     (T, D), P from the last item  (1)
     N = LayerNorm(X)                                              num_layers times,             (2)
     X = X + σ(f(X)) ⊙ dropout(A W_O + b_O)                        one after the other           (3)
         A = softmax((N W_Q + b_Q) (N W_K + b_K)^T / sqrt(d), causal) (N W_V + b_V)
     N = LayerNorm(X)                                                                            (4)
     X = X + σ(h(X)) ⊙ dropout(dropout(SiLU(N W1) ⊙ N W2) W3)                                    (5)
-    score of item k = X[n_u] · E[k], in training · dropout(E)[k]                                (6)
+    score of item k = X[n_u] · Ê[k]                                                             (6)
 
 There is no norm at the end. Maps and tables start Xavier normal, W_Q, W_K and W_V as one map of 3 D
 outputs. The authors' training is ``objective=all_positions loss=sampled_softmax`` with 256 uniform
 negatives and no correction.
 
-Departures: an item's dropout in (1) and (6) is drawn for every use; theirs is one draw a step. A
-negative is never the target.
+Departure: a negative is never the target.
 """
 
 from typing import Any
@@ -107,6 +107,7 @@ class ESASRec(PositionedItems):
             )
             for _ in range(num_layers)
         )
+        self.kept: Tensor | None = None  # (K + 1, D), what eq. 0 multiplies with in training
         init_xavier(self)
         for module in self.modules():
             if isinstance(module, GatedAttention):
@@ -114,10 +115,18 @@ class ESASRec(PositionedItems):
                     nn.init.normal_(layer.weight, std=(0.5 / hidden_size) ** 0.5)  # 2 / (D + 3 D)
 
     def forward(self, items: Tensor, rows: Rows, places: Tensor) -> Tensor:
-        states = self.positions(self.dropout(self.items(items)), rows)
+        table = self.items.weight
+        self.kept = self.dropout(torch.ones_like(table)) if self.training else None
+        states = self.positions(F.embedding(items, self.table, padding_idx=0), rows)  # eq. 1
         read = places_of(places, items.shape[0])
-        return encode(self.layers, self.dropout(states), rows, read)  # eq. 1
+        return encode(self.layers, self.dropout(states), rows, read)
+
+    @property
+    def table(self) -> Tensor:
+        """Equation 0, (K + 1, D); in training as the last forward drew it."""
+        weight = self.items.weight
+        return weight if self.kept is None or not self.training else weight * self.kept
 
     @property
     def tied(self) -> TiedScores:
-        return TiedScores(self.dropout(self.items.weight[1:]))  # eq. 6
+        return TiedScores(self.table[1:])  # eq. 6

@@ -81,15 +81,24 @@ def test_starts_xavier_with_one_map_for_queries_keys_and_values() -> None:
     assert not model.items.weight[0].any()
 
 
-def test_training_drops_out_items_where_they_are_scored_too() -> None:
+def test_training_drops_out_items_by_one_draw_a_step_where_read_and_where_scored() -> (
+    None
+):
     torch.manual_seed(0)
     model = ESASRec(num_items=K, max_length=7, hidden_size=64, dropout=0.5).train()
+    read: list[Tensor] = []
+    model.positions.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    items, rows = torch.tensor([3, 4, 3]), rows_of(torch.tensor([3]), 7)
+    states = model(items, rows, torch.arange(3))
     table, weight = model.items.weight[1:], model.logits.weight
     zeros = weight == 0
     assert 0.4 < zeros.float().mean() < 0.6
     torch.testing.assert_close(weight, torch.where(zeros, 0, 2 * table), rtol=1e-3, atol=0)
-    assert torch.equal(model.eval().logits.weight, table)
+    assert torch.equal(read[0], weight[items - 1])
     loss = SampledSoftmax(torch.ones(K), 4, correction=False)
-    items = torch.tensor([3, 4, 5])
-    states = model.train()(items, rows_of(torch.tensor([3]), 7), torch.arange(3))
-    assert loss(states, torch.tensor([4, 5, 6]), model.logits).isfinite()
+    loss(states, torch.tensor([4, 5, 6]), model.logits).backward()
+    assert model.items.weight.grad is not None
+    assert not model.items.weight.grad[1:][zeros].any()  # a place that is left out learns nothing
+    model(items, rows, torch.arange(3))
+    assert not torch.equal(model.logits.weight == 0, zeros)
+    assert torch.equal(model.eval().logits.weight, table)

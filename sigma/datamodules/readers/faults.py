@@ -48,7 +48,7 @@ def stray_quotes(database: Database, source: Source, columns: Mapping[str, str])
         return False
     parts = [identifier(columns[role]) for role in ("user", "item")]
     odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
-    good = database.value(f"SELECT count(*) FROM ({delimited(text, layout, False, False).query})")
+    good = database.value(f"SELECT count(*) FROM ({delimited(text, layout, False, 0).query})")
     if text.lines - layout.above - good > REJECTS // 10:
         return False
     bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"

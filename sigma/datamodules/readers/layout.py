@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 from sigma.datamodules.readers.roles import USUAL, usual_column
@@ -40,7 +41,7 @@ class Layout:
     rows: list[list[str]]
     header: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def width(self) -> int:
         """The usual number of fields."""
         widths = Counter(map(len, self.rows))
@@ -136,10 +137,10 @@ def _delimiter(lines: Sequence[str], fields: int) -> str:
     """
     fits: dict[str, tuple[bool, bool, float, int]] = {}
     for place, sign in enumerate(_DELIMITERS):
-        widths = Counter(map(len, split(lines, sign)))
-        width, count = max(widths.items(), key=lambda item: item[1])
         header = len(split(lines[:1], sign)[0])
         if header > 1:
+            widths = Counter(map(len, split(lines, sign)))
+            width, count = max(widths.items(), key=lambda item: item[1])
             # A line of text over several, within quotes, is no sign of another delimiter.
             agree = count / len(lines) if width == header else 0.5 * widths[header] / len(lines)
             fits[sign] = (width == fields, sign != BLANKS, round(agree, 2), -place)

@@ -176,9 +176,9 @@ class _Reader:
             or any(f.startswith("[") for row in source.layout.rows for f in row)
         ):
             for role in ("user", "item"):
-                listed = f"starts_with({parts[role]}, '[') OR starts_with({parts[role]}, '{{')"
+                listed = f"{parts[role]} >= '[' AND {parts[role]}[1] IN ('[', '{{')"  # few are
                 reason = literal(f"the {role} is no text or number, but several")
-                checks.append(f"WHEN ({listed}) AND json_valid({parts[role]}) THEN {reason}")
+                checks.append(f"WHEN {listed} AND json_valid({parts[role]}) THEN {reason}")
         if source.layout is not None and source.layout.header:
             header = dict(zip(source.kinds, map(literal, source.layout.header), strict=False))
             again = " AND ".join(

@@ -27,6 +27,7 @@ LINE, FAULT = '"#line"', '"#fault"'
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d{0,17})(\.\d*)?([eE][+-]?\d+)?")
 REJECTS = 1_000_000  # malformed lines that are looked at
+_UNNOTED = {"ignore_errors": True}
 _LITERAL = 1 << 20  # signs of a Python literal, whose parsing takes hundreds of times the memory
 
 
@@ -57,13 +58,13 @@ class Source:
     numbers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _csv(text: Text, columns: Iterable[str], noted: bool = True, **options: Any) -> str:
-    """``read_csv`` with nothing left to guess; lines that are no rows are noted, or just left."""
+def _csv(text: Text, columns: Iterable[str], rejects: int = REJECTS, **options: Any) -> str:
+    """``read_csv`` with nothing left to guess; lines that are no rows are noted, up to a number."""
     kinds = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in columns)
     given = {
         **{"auto_detect": False, "header": False, "strict_mode": True},
         **{"max_line_size": LONGEST, "buffer_size": 4 * LONGEST},
-        **({"store_rejects": True, "rejects_limit": REJECTS} if noted else {"ignore_errors": True}),
+        **({"store_rejects": True, "rejects_limit": rejects} if rejects else _UNNOTED),
         **{"compression": text.compression, "hive_partitioning": False, **options},
     }
     shown = (
@@ -74,9 +75,9 @@ def _csv(text: Text, columns: Iterable[str], noted: bool = True, **options: Any)
     return f"read_csv({path}, columns = {{{kinds}}}, {', '.join(shown)})"
 
 
-def _lines(text: Text) -> str:
+def _lines(text: Text, rejects: int = REJECTS) -> str:
     """``LINE`` and ``line``, those that are blank left out."""
-    rows = _csv(text, ["line"], delim="\x01", quote="", escape="")
+    rows = _csv(text, ["line"], rejects, delim="\x01", quote="", escape="")
     return f"(SELECT row_number() OVER () AS {LINE}, line FROM {rows}) WHERE trim(line) <> ''"
 
 
@@ -88,11 +89,11 @@ def _expected(count: int, of: str) -> str:
     return f"CASE WHEN len(f) <> {count} THEN {start} || len(f) || ' fields' END"
 
 
-def delimited(text: Text, layout: Layout, quoted: bool, noted: bool = True) -> Source:
+def delimited(text: Text, layout: Layout, quoted: bool, rejects: int = REJECTS) -> Source:
     """A table in text; ``layout`` has names.
 
     Args:
-        noted: whether DuckDB keeps lines that are no rows, which costs much memory of many.
+        rejects: how many lines that are no rows DuckDB keeps, which costs much memory of many.
     """
     assert layout.names is not None
     names = unique(layout.names)
@@ -100,7 +101,7 @@ def delimited(text: Text, layout: Layout, quoted: bool, noted: bool = True) -> S
         return spaced(text, names, layout.above, f"{len(names)} fields separated by blanks")
     quote = '"' if quoted else ""
     signs = {"delim": layout.delimiter, "quote": quote, "escape": quote}
-    rows = _csv(text, names, noted, **signs, skip=layout.above)
+    rows = _csv(text, names, rejects, **signs, skip=layout.above)
     query = f"SELECT *, row_number() OVER () AS {LINE}, NULL::VARCHAR AS {FAULT} FROM {rows}"
     kinds = dict.fromkeys(names, "VARCHAR")
     return Source(text.path, query, kinds, "line", text, layout, quoted)
@@ -116,15 +117,18 @@ def spaced(text: Text, names: Sequence[str], above: int, of: str) -> Source:
 
 def sequences(text: Text) -> Source:
     """``user item item item …`` a line, oldest first."""
-    turn = f"row_number() OVER (PARTITION BY f[1], len(f) < 2 ORDER BY {LINE}) AS turn"
-    rows = f"(SELECT {LINE}, f, {turn} FROM (SELECT {LINE}, {_FIELDS} FROM {_lines(text)}))"
+    user = "regexp_extract(line, '[^ \\t]+')"
+    items = "regexp_matches(line, '[^ \\t][ \\t]+[^ \\t]')"
+    turn = f"row_number() OVER (PARTITION BY {user}, {items} ORDER BY {LINE})"
+    again = f"SELECT {LINE} FROM {_lines(text, 0)} QUALIFY {turn} > 1"
     fault = (
         "CASE WHEN len(f) < 2 THEN 'expected ''user item item …'', got only ''' || f[1] || '''' "
-        "WHEN turn > 1 THEN 'user ''' || f[1] || ''' stands on an earlier line, too' END"
+        f"WHEN {LINE} IN ({again}) "
+        "THEN 'user ''' || f[1] || ''' stands on an earlier line, too' END"
     )
     query = (
-        f'SELECT f[1] AS "user", f[2:] AS "item", {LINE}, {fault} AS {FAULT} FROM {rows} '
-        f"ORDER BY {LINE}"
+        f'SELECT f[1] AS "user", f[2:] AS "item", {LINE}, {fault} AS {FAULT} '
+        f"FROM (SELECT {LINE}, {_FIELDS} FROM {_lines(text)})"
     )
     return Source(text.path, query, {"user": "VARCHAR", "item": "VARCHAR[]"}, text=text)
 
@@ -324,7 +328,8 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str], rounded: str) -> 
     """
     for path in paths:
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            # Not buffered ahead: that would be the whole file.
+            with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
                 known = [name for name in columns if name in file.schema_arrow.names]
                 for batch in file.iter_batches(1 << 20, columns=known):
                     if rounded in known and "[ns" in str(batch.schema.field(rounded).type):

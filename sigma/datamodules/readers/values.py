@@ -16,7 +16,8 @@ _WORDS = f"({', '.join(map(literal, MISSING))})"
 def missing(column: str, kind: str) -> str:
     """The condition that a value of this type is none."""
     if kind == "VARCHAR":
-        return f"({column} IS NULL OR lower(trim({column})) IN {_WORDS})"
+        number = f"{column} >= '0' AND {column} < ':'"  # most ids start so, which is seen at once
+        return f"({column} IS NULL OR (NOT ({number}) AND lower(trim({column})) IN {_WORDS}))"
     if kind in ("FLOAT", "DOUBLE"):
         # By the text: DuckDB trusts Parquet's statistics, which leave NaN out, for the number.
         return f"({column} IS NULL OR NOT isfinite({column}) AND {column}::VARCHAR = 'nan')"
