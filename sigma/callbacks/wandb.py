@@ -28,7 +28,7 @@ from sigma.runs.row import Row
 
 log = logging.getLogger(__name__)
 
-FINISH_TIMEOUT = 15.0  # seconds to wait at a run's end for the upload; the files stay anyway
+FINISH_TIMEOUT = 12.0  # seconds to wait at a run's end for the upload; the files stay anyway
 RETRY = 3600.0  # seconds until a server that did not answer is waited for again
 STAGING = "WANDB_DATA_DIR"
 UNREACHED = "SIGMA_WANDB_UNREACHED"
@@ -132,7 +132,7 @@ class WandbLogger(LightningLogger):
         self,
         save_dir: str,
         id: str | None = None,
-        init_timeout: float = 30.0,
+        init_timeout: float = 25.0,
         usual: Mapping[str, Any] | None = None,
         **typed: Any,
     ) -> None:

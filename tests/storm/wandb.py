@@ -54,7 +54,7 @@ def storm(part: Part) -> None:
         how = f"a sweep of {runs} with WANDB_BASE_URL at tests.storm.servers.server({kind!r})"
         if end.traceback:
             part.fault("tracebacks", how, end)
-        if more > 90:  # one wait is of 30, and a busy machine is slow
+        if more > 90:  # one wait is of 25, and a busy machine is slow
             part.fault("sweeps more than 90 s slower", f"{how}: {more:.0f} s", end)
         for path in expected.glob(f"*/{ROW}"):
             other = folder / path.parent.name
