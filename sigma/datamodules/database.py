@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ LARGE = 4
 """Arrays of more than this part of the memory lie on the disk."""
 
 ROWS = 1 << 20  # of a batch
+
+LENIENT = "getvariable('lenient')"
+"""Whether lines of text that are no rows are left out, in place of an error."""
 
 
 def identifier(name: str) -> str:
@@ -65,7 +69,7 @@ class Database:
             settings["threads"] = int(threads)
         place = self.folder / "tables.duckdb" if size > memory // 2 else ":memory:"
         self.connection = duckdb.connect(place, config=settings)
-        self.run("SET TimeZone = 'UTC'")
+        self.run("SET TimeZone = 'UTC'; SET VARIABLE lenient = false")
         weakref.finalize(self, _release, self.connection, self.folder)
 
     def arrays(self, length: int, kinds: Iterable[Any]) -> list[np.ndarray]:
@@ -84,6 +88,26 @@ class Database:
         """Let queries read these files, and none of the others from now on."""
         self.run("SET allowed_paths = $paths", paths=[str(path) for path in paths])
         self.run("SET enable_external_access = false")
+
+    @contextmanager
+    def lenient(self) -> Iterator[None]:
+        """Meanwhile lines of text that are no rows are left out."""
+        before = self.value(f"SELECT {LENIENT}")
+        self.run("SET VARIABLE lenient = true")
+        try:
+            yield
+        finally:
+            self.run(f"SET VARIABLE lenient = {before}")
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Meanwhile a file is read from its beginning to its end."""
+        before = self.value("SELECT current_setting('threads')")
+        self.run("SET threads = 1")
+        try:
+            yield
+        finally:
+            self.run(f"SET threads = {before}")
 
     def run(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query's result."""

@@ -11,6 +11,7 @@ import pandas as pd
 from sigma.datamodules.database import Database, identifier, literal
 from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.readers import sources
+from sigma.datamodules.readers.faults import first_fault
 from sigma.datamodules.readers.layout import layout_of
 from sigma.datamodules.readers.roles import USUAL, plain, role_columns, usual_column
 from sigma.datamodules.readers.sources import FAULT, LINE, Source
@@ -91,16 +92,16 @@ def read_info(path: Path, database: Database | None = None) -> pd.DataFrame:
         query = f"SELECT {selected}, {LINE} AS line, {FAULT} AS fault FROM ({source.query})"
         try:
             rows = database.connection.execute(query).df()
-            rejected = (
-                database.run("SELECT line, error_message FROM reject_errors LIMIT 1")
-                if source.layout
-                else []
-            )
         except duckdb.Error as error:
-            raise UserError(
-                f"{path} cannot be read ({excerpt(' '.join(str(error).split()), 100)}); {_ADVICE}."
-            ) from error
-    faults = [*rejected, *rows.loc[rows["fault"].notna(), ["line", "fault"]].values.tolist()]
+            fault = first_fault(
+                database, source, [n for n in source.columns if n in columns.values()]
+            )
+            if fault is None:
+                reason = excerpt(" ".join(str(error).split()), 100)
+                raise UserError(f"{path} cannot be read ({reason}); {_ADVICE}.") from error
+            faults = [(fault.line, fault.reason)]
+        else:
+            faults = rows.loc[rows["fault"].notna(), ["line", "fault"]].values.tolist()
     if faults:
         raise UserError(
             f"{path}, {source.unit} {faults[0][0]}: not an item's record "
@@ -127,7 +128,7 @@ def _source(path: Path, folder: Path, database: Database) -> Source:
             "genres."
         )
     quoted = text.quotes and delimiter is None and not atomic
-    return sources.delimited(text, layout, quoted, rejects=1)  # the first is refused
+    return sources.delimited(text, layout, quoted)
 
 
 def _columns(source: Source, path: Path) -> dict[str, str]:

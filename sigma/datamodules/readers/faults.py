@@ -1,14 +1,15 @@
 """What is wrong with rows and lines: the first of each kind, and how many there are."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
+
+import duckdb
 
 from sigma.datamodules.database import Database, identifier
 from sigma.datamodules.readers import times
 from sigma.datamodules.readers.layout import broken_row, line_of
-from sigma.datamodules.readers.sources import REJECTS, Source, delimited, partitioned
-from sigma.datamodules.readers.text import LONGEST
+from sigma.datamodules.readers.sources import Source, delimited, partitioned, whole_lines
 from sigma.datamodules.readers.times import TimeForm
 from sigma.datamodules.readers.values import id_value, missing
 from sigma.errors import UserError, excerpt
@@ -16,7 +17,6 @@ from sigma.errors import UserError, excerpt
 _TEXT = "save the file as UTF-8, or name its encoding with dataset.encoding=, such as latin-1"
 _MEND = "mend or remove the line"
 _FILL = "fill it in or remove the row"
-FORGET = "DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans"
 
 
 class Fault(NamedTuple):
@@ -34,7 +34,7 @@ class OtherFormError(Exception):
 
 
 def stray_quotes(database: Database, source: Source, columns: Mapping[str, str]) -> bool:
-    """Whether fewer rows are lost when quotes are taken for what they are.
+    """Whether fewer lines are lost when quotes are taken for what they are.
 
     Raises:
         UserError: none are lost either way, and the rows are others.
@@ -42,74 +42,89 @@ def stray_quotes(database: Database, source: Source, columns: Mapping[str, str])
     text, layout = source.text, source.layout
     assert text is not None
     assert layout is not None
-    rows, quoted = lines_of(database, source.query)
-    over = text.lines - layout.above - rows - quoted  # lines of rows over several, or blank
-    if not quoted and over <= 0:
-        return False
-    parts = [identifier(columns[role]) for role in ("user", "item")]
-    odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
-    good = database.value(f"SELECT count(*) FROM ({delimited(text, layout, False, 0).query})")
-    if text.lines - layout.above - good > REJECTS // 10:
-        return False
-    bare = f"SELECT * FROM ({partitioned(delimited(text, layout, False)).query})"
-    every, rejected = lines_of(database, bare)
-    bare_lost = rejected + every - lines_of(database, f"{bare} WHERE ({odd}) IS NOT TRUE")[0]
-    texts = ", ".join(map(identifier, source.kinds))
-    broken = f"{source.query} WHERE contains(concat_ws('', {texts}), chr(10))"
-    if bare_lost == quoted and every > rows and lines_of(database, broken)[0]:
-        line = broken_row(text, layout)
-        raise UserError(
-            f"{source.path}, line {line}: a quoted field goes on below, where each line looks "
-            "like a row of its own; take out the quote, or the ends of lines within the field."
-        )
-    return bare_lost < quoted or (bare_lost == quoted and over > 0)
+    with database.lenient():
+        rows = database.value(f"SELECT count(*) FROM {source.base}")
+        if rows == text.lines - source.above:
+            return False
+        lines, lost = lines_of(database, source)
+        if not lost and lines == rows:
+            return False
+        bare = partitioned(delimited(text, layout, False))
+        parts = [identifier(columns[role]) for role in ("user", "item")]
+        odd = " OR ".join(f"contains({part}, '\"')" for part in parts)
+        every, good = database.run(
+            f"SELECT count(*), count(*) FILTER (({odd}) IS NOT TRUE) FROM ({bare.query})"
+        )[0]
+        bare_lost = sum(lines_of(database, bare)) - good
+        if bare_lost == lost and every > rows and lines > rows:
+            raise UserError(
+                f"{source.path}, line {broken_row(text, layout)}: a quoted field goes on below, "
+                "where each line looks like a row of its own; take out the quote, or the ends of "
+                "lines within the field."
+            )
+    return bare_lost < lost or (bare_lost == lost and lines > rows)
 
 
-def lines_of(database: Database, query: str) -> tuple[int, int]:
-    """Rows of a query of text, and lines that are none."""
-    database.run(FORGET)
-    rows = database.value(f"SELECT count(*) FROM ({query})")
-    lines = database.value(
-        "SELECT coalesce(sum(n), 0)::BIGINT FROM (SELECT any_value(1 + length(line_text) - "
-        "length(replace(line_text, chr(10), ''))) AS n FROM (SELECT line, "
-        "trim(csv_line, chr(10)) AS line_text FROM reject_errors) GROUP BY line)"
-    )
-    return rows, lines
+def lines_of(database: Database, source: Source, read: Collection[str] = ()) -> tuple[int, int]:
+    """Lines of rows of a text, blank ones within fields left out, and lines that are no rows.
+
+    Args:
+        read: columns whose bytes are to be text.
+    """
+    assert source.text is not None
+    counts = ", ".join(f"count({identifier(name)})" for name in read)
+    with database.lenient():
+        lines = database.run(f"SELECT count(*), {counts} FROM {source.base}")[0][0]
+        if source.quoted:
+            names = [f"coalesce({identifier(name)}, '')" for name in source.columns]
+            ends = " + ".join(f"length({f}) - length(replace({f}, chr(10), ''))" for f in names)
+            inner = (f"string_split({f}, chr(10))[2:-2]" for f in names)
+            blank = " + ".join(f"len(list_filter({part}, lambda x: x = ''))" for part in inner)
+            # Fields that nobody reads may hold any bytes.
+            rows = f"{source.base[:-1]}, encoding = 'latin-1')"
+            query = f"SELECT coalesce(sum({ends} - ({blank})), 0)::BIGINT FROM {rows}"
+            lines += database.value(query)
+        all_lines = source.text.lines - source.above
+        if source.columns:  # a blank line is none of its rows
+            all_lines -= database.value(
+                f"SELECT count(*) FROM (SELECT line, row_number() OVER () AS n FROM "
+                f"{whole_lines(source.text)}) WHERE coalesce(line, '') = '' AND n > {source.above}"
+            )
+    return lines, max(all_lines - lines, 0)
 
 
-def rejected(database: Database, source: Source) -> list[Fault]:
-    """Lines that are no rows."""
+def first_fault(database: Database, source: Source, read: Collection[str]) -> Fault | None:
+    """The first line of a text that is no row, if there is one; how many are not counted.
+
+    Args:
+        read: columns whose bytes are to be text.
+    """
     if source.text is None:
-        return []
-    rows = database.value("SELECT count(DISTINCT line) FROM reject_errors")
-    if not rows:
-        return []
-    errors = database.run(
-        "SELECT line, error_type::VARCHAR, error_message, csv_line FROM reject_errors "
-        "WHERE line = (SELECT min(line) FROM reject_errors)"
-    )
-    kinds = {kind for _, kind, *_ in errors}
-    longest = database.value("SELECT max(length(csv_line)) FROM reject_errors")
-    if source.quoted:  # a quote out of place takes lines along, which are lost as well
-        read, rows = lines_of(database, source.query)
-        if longest >= LONGEST // 8:  # not all of them are shown
-            above = source.layout.above if source.layout else 0
-            rows = max(rows, source.text.lines - above - read)
-    line, _, message, shown = errors[0]
-    line = line_number(source, line, shown)
-    counts = [re.search(r"Columns: (\d+) Found: (\d+)", text) for _, _, text, _ in errors]
-    found = [(int(c[1]), int(c[2])) for c in counts if c]
-    if "INVALID ENCODING" in kinds:
-        return [Fault(line, "the bytes are not UTF-8 text", _TEXT, rows)]
-    if "UNQUOTED VALUE" in kinds:
+        return None
+    counts = ", ".join(f"count({identifier(name)})" for name in read or ("line",))
+    try:
+        with database.one_thread():  # which meets the first one first
+            database.run(f"SELECT {counts} FROM {source.base}")
+        return None
+    except duckdb.InvalidInputException as error:
+        message = str(error)
+    match = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: ([^\n]*))?", message)
+    if match is None:
+        return None
+    said = message[match.end() :].partition("\nPossible ")[0]
+    line = line_number(source, int(match[1]), match[2] or "")
+    if "Invalid unicode" in said:
+        return Fault(line, "the bytes are not UTF-8 text", _TEXT, 0)
+    counts = re.findall(r"Expected Number of Columns: (\d+) Found: (\d+)", said)
+    if "unterminated quote" in said:
         reason = "a quote stands out of place"
-    elif found and source.layout is not None:
-        expected, got = min(found)
+    elif counts and source.layout is not None:
+        expected, got = counts[-1]
         sign = source.layout.sign
         reason = f"expected {expected} fields separated by '{sign}', got {got}"
     else:
-        reason = excerpt(message, 80)
-    return [Fault(line, reason, _MEND, rows)]
+        reason = excerpt(said.strip().rpartition("\n")[2], 80)
+    return Fault(line, reason, _MEND, 0)
 
 
 def line_number(source: Source, line: int, shown: str) -> int:

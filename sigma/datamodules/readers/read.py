@@ -11,10 +11,10 @@ from sigma.datamodules.database import Database, identifier, literal
 from sigma.datamodules.interactions import Interactions, Skipped
 from sigma.datamodules.readers import times
 from sigma.datamodules.readers.faults import (
-    FORGET,
     Fault,
     OtherFormError,
-    rejected,
+    first_fault,
+    lines_of,
     row_faults,
     stray_quotes,
 )
@@ -131,8 +131,24 @@ class _Reader:
             assert source.layout is not None
             bare = partitioned(delimited(source.text, source.layout, False))
             source, guarded = replace(bare, numbers=source.numbers), True
+        try:
+            self._take(source, columns, guarded, None)
+        except duckdb.InvalidInputException:
+            read = [n for n in source.columns if self.settings.where and n in self.settings.where]
+            read += [n for n in source.columns if n in columns.values()]
+            fault = first_fault(self.database, source, read)
+            if fault is None:
+                raise
+            with self.database.lenient():
+                lost = lines_of(self.database, source, read)[1]
+                self._take(source, columns, guarded, fault._replace(rows=max(lost, 1)))
+
+    def _take(
+        self, source: Source, columns: Mapping[str, str], guarded: bool, fault: Fault | None
+    ) -> None:
+        """Take what a source has; lines that are no rows are an error, or those of the fault."""
+        timed = self.data.timed
         rows, kinds = self._selected(source, columns, guarded)
-        say_choice(list(source.kinds), columns, self.joined, self.settings.columns, source.path)
         if self.form is None and self.data.timed:
             self.form = self._form(source, rows, kinds["time"], columns["timestamp"])
         time = (
@@ -144,14 +160,14 @@ class _Reader:
             f"CASE WHEN fault IS NULL THEN {time} END AS time FROM ({rows})"
         )
         make = "INSERT INTO raw" if self.made else "CREATE TABLE raw AS"
-        self.made = True
-        self.database.run(FORGET)
         self.database.run(f"{make} {clean}")
+        self.made = True
+        say_choice(list(source.kinds), columns, self.joined, self.settings.columns, source.path)
         start, self.rows = self.rows, self.database.value("SELECT max(rowid) + 1 FROM raw") or 0
         self.data.ends += (self.rows,)
         lines = source.text.lines if source.text else self.rows - start
         self.lines += lines
-        faults = rejected(self.database, source)
+        faults = [fault] if fault else []
         bad = f'rowid >= {start} AND ("user" IS NULL OR item IS NULL OR time IS NULL OR time < 0)'
         if self.database.value(f"SELECT count(*) FROM raw WHERE {bad}"):
             faults += row_faults(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sigma.datamodules.database import Database, identifier, literal
+from sigma.datamodules.database import LENIENT, Database, identifier, literal
 from sigma.datamodules.readers.layout import BLANKS, Layout, unique
 from sigma.datamodules.readers.roles import USUAL, plain, usual_column
 from sigma.datamodules.readers.text import LONGEST, Text
@@ -26,8 +26,6 @@ LINE, FAULT = '"#line"', '"#fault"'
 """Columns of each source beside its own: where a row stands, and what is wrong with all of it."""
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d{0,17})(\.\d*)?([eE][+-]?\d+)?")
-REJECTS = 1_000_000  # malformed lines that are looked at
-_UNNOTED = {"ignore_errors": True}
 _LITERAL = 1 << 20  # signs of a Python literal, whose parsing takes hundreds of times the memory
 
 
@@ -45,6 +43,8 @@ class Source:
         quoted: whether ``"`` wraps fields.
         files: of Parquet, all of them.
         numbers: types of columns of text that hold numbers, by the first lines.
+        base: of text, the rows that DuckDB makes of its lines, ``columns`` in each.
+        above: lines above the first of them.
     """
 
     path: Path
@@ -56,29 +56,37 @@ class Source:
     quoted: bool = False
     files: Sequence[Path] = ()
     numbers: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
+    columns: Sequence[str] = ()
+    above: int = 0
 
 
-def _csv(text: Text, columns: Iterable[str], rejects: int = REJECTS, **options: Any) -> str:
-    """``read_csv`` with nothing left to guess; lines that are no rows are noted, up to a number."""
+def _csv(text: Text, columns: Iterable[str], **options: str | int) -> str:
+    """``read_csv`` with nothing left to guess; what is no row is left out if ``LENIENT``."""
     kinds = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in columns)
-    given = {
-        **{"auto_detect": False, "header": False, "strict_mode": True},
-        **{"max_line_size": LONGEST, "buffer_size": 4 * LONGEST},
-        **({"store_rejects": True, "rejects_limit": rejects} if rejects else _UNNOTED),
-        **{"compression": text.compression, "hive_partitioning": False, **options},
+    given: dict[str, str | int] = {
+        **{"auto_detect": False, "header": False, "strict_mode": True, "hive_partitioning": False},
+        **{"max_line_size": LONGEST, "buffer_size": 4 * LONGEST, "compression": text.compression},
+        **options,
     }
-    shown = (
+    shown = [
         f"{name} = {literal(value) if isinstance(value, str) else value}"
         for name, value in given.items()
-    )
+    ]
     path = literal(str(text.plain))
+    shown.append(f"ignore_errors = {LENIENT}")
     return f"read_csv({path}, columns = {{{kinds}}}, {', '.join(shown)})"
 
 
-def _lines(text: Text, rejects: int = REJECTS) -> str:
+def whole_lines(text: Text) -> str:
+    """Rows of one column ``line``."""
+    return _csv(text, ["line"], delim="\x01", quote="", escape="")
+
+
+def _lines(text: Text) -> str:
     """``LINE`` and ``line``, those that are blank left out."""
-    rows = _csv(text, ["line"], rejects, delim="\x01", quote="", escape="")
-    return f"(SELECT row_number() OVER () AS {LINE}, line FROM {rows}) WHERE trim(line) <> ''"
+    rows = f"(SELECT row_number() OVER () AS {LINE}, line FROM {whole_lines(text)})"
+    return f"{rows} WHERE trim(line) <> ''"
 
 
 _FIELDS = "list_filter(string_split(replace(line, chr(9), ' '), ' '), lambda x: x <> '') AS f"
@@ -89,22 +97,19 @@ def _expected(count: int, of: str) -> str:
     return f"CASE WHEN len(f) <> {count} THEN {start} || len(f) || ' fields' END"
 
 
-def delimited(text: Text, layout: Layout, quoted: bool, rejects: int = REJECTS) -> Source:
-    """A table in text; ``layout`` has names.
-
-    Args:
-        rejects: how many lines that are no rows DuckDB keeps, which costs much memory of many.
-    """
+def delimited(text: Text, layout: Layout, quoted: bool) -> Source:
+    """A table in text; ``layout`` has names."""
     assert layout.names is not None
     names = unique(layout.names)
     if layout.delimiter == BLANKS:
         return spaced(text, names, layout.above, f"{len(names)} fields separated by blanks")
     quote = '"' if quoted else ""
     signs = {"delim": layout.delimiter, "quote": quote, "escape": quote}
-    rows = _csv(text, names, rejects, **signs, skip=layout.above)
+    rows = _csv(text, names, **signs, skip=layout.above)
     query = f"SELECT *, row_number() OVER () AS {LINE}, NULL::VARCHAR AS {FAULT} FROM {rows}"
     kinds = dict.fromkeys(names, "VARCHAR")
-    return Source(text.path, query, kinds, "line", text, layout, quoted)
+    base = {"base": rows, "columns": names, "above": layout.above}
+    return Source(text.path, query, kinds, "line", text, layout, quoted, **base)
 
 
 def spaced(text: Text, names: Sequence[str], above: int, of: str) -> Source:
@@ -112,7 +117,8 @@ def spaced(text: Text, names: Sequence[str], above: int, of: str) -> Source:
     columns = ", ".join(f"f[{k + 1}] AS {identifier(name)}" for k, name in enumerate(names))
     rows = f"(SELECT {LINE}, {_FIELDS} FROM {_lines(text)} AND {LINE} > {above})"
     query = f"SELECT {columns}, {LINE}, {_expected(len(names), of)} AS {FAULT} FROM {rows}"
-    return Source(text.path, query, dict.fromkeys(names, "VARCHAR"), text=text)
+    kinds = dict.fromkeys(names, "VARCHAR")
+    return Source(text.path, query, kinds, text=text, base=whole_lines(text))
 
 
 def sequences(text: Text) -> Source:
@@ -120,7 +126,7 @@ def sequences(text: Text) -> Source:
     user = "regexp_extract(line, '[^ \\t]+')"
     items = "regexp_matches(line, '[^ \\t][ \\t]+[^ \\t]')"
     turn = f"row_number() OVER (PARTITION BY {user}, {items} ORDER BY {LINE})"
-    again = f"SELECT {LINE} FROM {_lines(text, 0)} QUALIFY {turn} > 1"
+    again = f"SELECT {LINE} FROM {_lines(text)} QUALIFY {turn} > 1"
     fault = (
         "CASE WHEN len(f) < 2 THEN 'expected ''user item item …'', got only ''' || f[1] || '''' "
         f"WHEN {LINE} IN ({again}) "
@@ -130,7 +136,8 @@ def sequences(text: Text) -> Source:
         f'SELECT f[1] AS "user", f[2:] AS "item", {LINE}, {fault} AS {FAULT} '
         f"FROM (SELECT {LINE}, {_FIELDS} FROM {_lines(text)})"
     )
-    return Source(text.path, query, {"user": "VARCHAR", "item": "VARCHAR[]"}, text=text)
+    kinds = {"user": "VARCHAR", "item": "VARCHAR[]"}
+    return Source(text.path, query, kinds, text=text, base=whole_lines(text))
 
 
 def blocks(text: Text) -> Source:
@@ -146,7 +153,7 @@ def blocks(text: Text) -> Source:
     fault = _expected(3, "3 fields separated by ','")
     query = f"SELECT {columns}, {LINE}, {fault} AS {FAULT} FROM {rows}"
     kinds = dict.fromkeys(("user", "item", "rating", "date"), "VARCHAR")
-    return Source(text.path, query, kinds, text=text)
+    return Source(text.path, query, kinds, text=text, base=whole_lines(text))
 
 
 def impressions(text: Text) -> Source:
@@ -165,7 +172,7 @@ def impressions(text: Text) -> Source:
         f"FROM {rows} ORDER BY {LINE}"
     )
     kinds = {"user": "VARCHAR", "item": "VARCHAR[]", "time": "VARCHAR"}
-    return Source(text.path, query, kinds, text=text)
+    return Source(text.path, query, kinds, text=text, base=whole_lines(text))
 
 
 def json_lines(text: Text, records: Sequence[Mapping[str, Any]]) -> Source:
@@ -214,7 +221,7 @@ def json_lines(text: Text, records: Sequence[Mapping[str, Any]]) -> Source:
         f"FROM (SELECT {', '.join([LINE, 'line', fine, *lengths])} FROM {_lines(text)})"
     )
     kinds = {name: kind for name, (_, kind, _) in zip(names, columns, strict=True)}
-    return Source(text.path, query, kinds, text=text, numbers=numbers)
+    return Source(text.path, query, kinds, text=text, numbers=numbers, base=whole_lines(text))
 
 
 def number_kind(name: str, values: Iterable[object]) -> dict[str, str]:
