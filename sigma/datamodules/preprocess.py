@@ -194,7 +194,7 @@ def _ordered(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Items (from 1), times and parts, user by user, oldest first; on the disk if they are many."""
     database = data.database
-    columns = {"item": np.int32}
+    columns: dict[str, type] = {"item": np.int32}
     columns |= {"time": np.int64} if data.timed else {}
     columns |= {"part": np.int8} if data.ends else {}
     arrays = dict(zip(columns, database.arrays(rows, columns.values()), strict=True))

@@ -93,13 +93,12 @@ def read_info(path: Path, database: Database | None = None) -> pd.DataFrame:
         try:
             rows = database.connection.execute(query).df()
         except duckdb.Error as error:
-            fault = first_fault(
-                database, source, [n for n in source.columns if n in columns.values()]
-            )
+            read = [name for name in source.columns if name in columns.values()]
+            fault = first_fault(database, source, read)
             if fault is None:
                 reason = excerpt(" ".join(str(error).split()), 100)
                 raise UserError(f"{path} cannot be read ({reason}); {_ADVICE}.") from error
-            faults = [(fault.line, fault.reason)]
+            faults = [[fault.line, fault.reason]]
         else:
             faults = rows.loc[rows["fault"].notna(), ["line", "fault"]].values.tolist()
     if faults:

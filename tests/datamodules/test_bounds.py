@@ -7,6 +7,7 @@ import random
 import resource
 import tarfile
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_a_line_without_end_costs_no_memory(name: str, head: str, tmp_path: Path
     path.write_bytes(gzip.compress(head.encode()) + part * 700)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert f"{name}: line {1 + bool(head)} is longer than 8,388,608" in refused(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
+
+
+@pytest.mark.parametrize("reader", [read_titles, read], ids=["titles", "interactions"])
+def test_a_quote_before_many_lines_costs_no_memory(
+    reader: Callable[[Path], object], tmp_path: Path
+) -> None:
+    lines = [f'{k % 9},i{k % 7},"a, {k}",{k}' for k in range(200)]
+    lines.insert(150, '1,i1,"a, "' + "x\n" * 1_000_000)
+    path = raw.write(tmp_path / "a.csv", "user,item,title,timestamp\n" + "\n".join(lines) + "\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"line 152: .*a quote stands out of place"):
+        reader(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
 
 

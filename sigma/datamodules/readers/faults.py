@@ -115,11 +115,11 @@ def first_fault(database: Database, source: Source, read: Collection[str]) -> Fa
     line = line_number(source, int(match[1]), match[2] or "")
     if "Invalid unicode" in said:
         return Fault(line, "the bytes are not UTF-8 text", _TEXT, 0)
-    counts = re.findall(r"Expected Number of Columns: (\d+) Found: (\d+)", said)
+    fields = re.findall(r"Expected Number of Columns: (\d+) Found: (\d+)", said)
     if "unterminated quote" in said:
         reason = "a quote stands out of place"
-    elif counts and source.layout is not None:
-        expected, got = counts[-1]
+    elif fields and source.layout is not None:
+        expected, got = fields[-1]
         sign = source.layout.sign
         reason = f"expected {expected} fields separated by '{sign}', got {got}"
     else:
