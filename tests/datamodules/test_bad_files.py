@@ -41,6 +41,7 @@ CONTENTS: dict[str, tuple[str, str | bytes, str]] = {
         *("a.csv", CSV + "1,2,07/14/2017\n1,3,07/15/2017\n"),
         "line 2: the time '07/14/2017' in the column 'timestamp' is neither a number",
     ),
+    "no table": ("a.csv", "a,b\t" * 20_000 + "\n1,2\n", "names 20,001 columns, and no table"),
     "a name twice": ("a.csv", "user_id,item_id,user_id\n1,2,3\n", "several columns 'user"),
     "not UTF-8 header": ("a.csv", b"us\xe9r,item\n1,2\n", f"line 1: {NOT_UTF8}"),
     "binary as csv": ("a.csv", bytes(range(128, 256)) * 9, NOT_UTF8),

@@ -81,9 +81,7 @@ def test_starts_xavier_with_one_map_for_queries_keys_and_values() -> None:
     assert not model.items.weight[0].any()
 
 
-def test_training_drops_out_items_by_one_draw_a_step_where_read_and_where_scored() -> (
-    None
-):
+def test_training_drops_out_items_by_one_draw_a_step_where_read_and_where_scored() -> None:
     torch.manual_seed(0)
     model = ESASRec(num_items=K, max_length=7, hidden_size=64, dropout=0.5).train()
     read: list[Tensor] = []

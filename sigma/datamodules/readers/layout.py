@@ -17,6 +17,7 @@ BLANKS = " "
 """The delimiter of fields with any number of blanks between them."""
 
 _DELIMITERS = ("::", "\t", ",", ";", "|", "\x01", "^", BLANKS)
+_WIDEST = 10_000
 _COMMENT = re.compile(r'#|//|"?sep=(.)"?$', re.IGNORECASE)
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]|$)|.*\d:\d\d"
@@ -126,6 +127,12 @@ def layout_of(
     if not _headed(rows):
         return Layout(delimiter, None, above, rows)
     header = tuple(rows[0])
+    if len(header) > _WIDEST:
+        raise UserError(
+            f"{text.path}, line {above + 1} names {len(header):,} columns, and no table of "
+            f"interactions has more than {_WIDEST:,}; check that the file is whole, or name the "
+            "columns with dataset.columns.names if this line is no header."
+        )
     return Layout(delimiter, tuple(map(str.strip, header)), above + 1, rows[1:], header)
 
 
