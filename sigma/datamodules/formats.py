@@ -20,6 +20,7 @@ from sigma.datamodules.readers.layout import (
     layout_of,
     no_header,
 )
+from sigma.datamodules.readers.parquet import parquet
 from sigma.datamodules.readers.read import Reading, read
 from sigma.datamodules.readers.roles import USUAL, usual_column
 from sigma.datamodules.readers.sources import Source
@@ -106,8 +107,7 @@ class RawData:
             place = self.path if len(self.files) == 1 else Path(os.path.commonpath(self.files))
             tables = [self.files] if not self.split else [(file,) for file in self.files]
             parts = [
-                sources.parquet(database, files, files[0] if self.split else place)
-                for files in tables
+                parquet(database, files, files[0] if self.split else place) for files in tables
             ]
             copies: list[Path] = []
         else:
@@ -277,7 +277,7 @@ def is_table(path: Path, folder: Path, settings: Reading) -> bool:
     """Whether a file has columns of users and of items."""
     try:
         if is_parquet(path):
-            names = list(sources.parquet(Database(), [path], path).kinds)
+            names = list(parquet(Database(), [path], path).kinds)
         else:
             names = list(sources.partitioned(source_of(path, folder, settings)).kinds)
     except UserError:

@@ -13,6 +13,7 @@ from sigma.datamodules.preprocess import Sequences
 from sigma.datamodules.readers import sources
 from sigma.datamodules.readers.faults import first_fault
 from sigma.datamodules.readers.layout import layout_of
+from sigma.datamodules.readers.parquet import parquet
 from sigma.datamodules.readers.roles import USUAL, plain, role_columns, usual_column
 from sigma.datamodules.readers.sources import FAULT, LINE, Source
 from sigma.datamodules.readers.text import bare_name, is_parquet, read_text
@@ -112,7 +113,7 @@ def read_info(path: Path, database: Database | None = None) -> pd.DataFrame:
 def _source(path: Path, folder: Path, database: Database) -> Source:
     name = bare_name(path).lower()
     if is_parquet(path):
-        return sources.parquet(database, [path], path)
+        return parquet(database, [path], path)
     text = read_text(path, folder)
     if name in UNNAMED and any("\ufffd" in line for _, line in text.numbered()):
         text = read_text(path, folder, "latin-1")  # that of MovieLens before 10M

@@ -18,21 +18,14 @@ from sigma.datamodules.readers.faults import (
     row_faults,
     stray_quotes,
 )
-from sigma.datamodules.readers.roles import choose_columns, plain, say_choice
-from sigma.datamodules.readers.sources import (
-    FAULT,
-    LINE,
-    Source,
-    check_pages,
-    delimited,
-    partitioned,
-)
-from sigma.datamodules.readers.times import CLOCK, TimeForm
-from sigma.datamodules.readers.values import id_value, missing, spread
+from sigma.datamodules.readers.moments import check_format, clocked, form_of, warn_of_units
+from sigma.datamodules.readers.parquet import check_pages
+from sigma.datamodules.readers.roles import choose_columns, say_choice
+from sigma.datamodules.readers.sources import FAULT, LINE, Source, delimited, partitioned
+from sigma.datamodules.readers.times import TimeForm
+from sigma.datamodules.readers.values import id_value, spread
 from sigma.errors import UserError, excerpt
 
-_DAY = 86_400_000  # milliseconds
-_CLOCKS = "time eventtime hourmin hhmm hhmmss timeofday"
 ALWAYS = 10  # malformed lines that may be left out of a file however short it is
 
 log = logging.getLogger(__name__)
@@ -63,13 +56,7 @@ def read(sources: Iterable[Source], database: Database, settings: Reading) -> In
     if settings.where is not None and not settings.where.strip():
         settings = replace(settings, where=None)
     if settings.time_format is not None:
-        try:
-            database.run("SELECT try_strptime('', $format)", format=settings.time_format)
-        except duckdb.Error as error:
-            raise UserError(
-                f"dataset.time_format={excerpt(settings.time_format)} has a sign that stands for "
-                "nothing; write it like 'dataset.time_format=\"%d.%m.%Y %H:%M\"'."
-            ) from error
+        check_format(database, settings.time_format)
     while True:
         reader = _Reader(database, settings, form, several=len(sources) > 1)
         database.run("DROP TABLE IF EXISTS raw")
@@ -150,7 +137,10 @@ class _Reader:
         timed = self.data.timed
         rows, kinds = self._selected(source, columns, guarded)
         if self.form is None and self.data.timed:
-            self.form = self._form(source, rows, kinds["time"], columns["timestamp"])
+            self.form = form_of(
+                *(self.database, source, rows, kinds["time"], columns["timestamp"]),
+                self.settings.time_format,
+            )
         time = (
             self.form.sql.format("time") if self.form else "NULL::BIGINT" if timed else "0::BIGINT"
         )
@@ -185,7 +175,9 @@ class _Reader:
         kinds = {role: source.kinds[name] for role, name in columns.items()}
         time, kinds["time"] = parts.get("timestamp", "0"), kinds.pop("timestamp", "INTEGER")
         if self.data.timed:
-            time, kinds["time"], self.joined = self._clocked(source, columns, kinds["time"])
+            time, kinds["time"], self.joined = clocked(
+                self.database, source, columns, "timestamp" in self.settings.columns
+            )
         checks = []
         if source.text is not None and (
             source.layout is None
@@ -238,86 +230,6 @@ class _Reader:
                 "whole numbers or text as ids, or name another column with dataset.columns."
             )
 
-    def _clocked(
-        self, source: Source, columns: Mapping[str, str], kind: str
-    ) -> tuple[str, str, str | None]:
-        """The expression of times, of a date and a time of day where they stand apart.
-
-        Returns:
-            It, its type, and the column that was joined.
-        """
-        column = columns["timestamp"]
-        name, by_name = identifier(column), {plain(other): other for other in source.kinds}
-
-        def sample(other: str) -> list[str]:
-            rows = f"SELECT {identifier(other)} AS time FROM ({source.query})"
-            return self._sample(rows, source.kinds[other])
-
-        def beside(names: str) -> list[str]:
-            others = (by_name[word] for word in names.split() if word in by_name)
-            return [o for o in others if o not in columns.values() and "[" not in source.kinds[o]]
-
-        values = sample(column)
-        clock = bool(values) and all(map(CLOCK.fullmatch, values))
-        small = plain(column) in _CLOCKS.split() and all(
-            v.isdigit() and int(v) < _DAY for v in values
-        )
-        if values and (clock or small):
-            for date in beside("date day eventdate"):
-                if all(map(times.DAY.fullmatch, sample(date))):
-                    digits = 4 if clock else times.clock_digits(values)
-                    if digits:
-                        joined = times.joined_clock(identifier(date), name, digits)
-                        return joined, "VARCHAR", date
-                    clock = "timestamp" not in self.settings.columns
-        if clock:
-            raise UserError(
-                f"{source.path}: the column '{excerpt(column)}' holds times of day without a date "
-                f"(such as {excerpt(values[0])}); name the column of whole times with "
-                "dataset.columns.timestamp=."
-            )
-        if values and all(map(times.DAY.fullmatch, values)):
-            for other in beside(_CLOCKS):
-                hours = sample(other)
-                digits = 4 if all(map(CLOCK.fullmatch, hours)) else times.clock_digits(hours)
-                if digits:
-                    return times.joined_clock(name, identifier(other), digits), "VARCHAR", other
-            if hour := beside("hour"):
-                parts = [*hour, *beside("minute"), *beside("second")]
-                padded = [f"lpad({identifier(part)}::VARCHAR, 2, '0')" for part in parts]
-                text = " || ':' || ".join([*padded, "'00'"][: max(len(padded), 2)])
-                return times.joined_clock(name, f"({text})"), "VARCHAR", hour[0]
-            for offset in beside("timeframe"):  # DIGINETICA's
-                return times.later(name, identifier(offset)), "VARCHAR", offset
-        return name, kind, None
-
-    def _sample(self, rows: str, kind: str) -> list[str]:
-        """Some times as text."""
-        query = f"SELECT time::VARCHAR FROM ({rows}) WHERE NOT {missing('time', kind)} LIMIT 1000"
-        return [value for (value,) in self.database.run(query)]
-
-    def _form(self, source: Source, rows: str, kind: str, column: str) -> TimeForm | None:
-        """The form that most of the first times have; None where there are none."""
-        sample = self._sample(rows, kind)
-        forms = times.forms(kind, self.settings.time_format, sample)
-        if not forms:
-            raise UserError(
-                f"{source.path}: the time in the column '{excerpt(column)}' is of type "
-                f"{excerpt(kind)}; {times.ADVICE}."
-            )
-        if kind != "VARCHAR" or len(forms) == 1:
-            return forms[0]
-        if not sample:
-            return None
-        good = ", ".join(f"count({form.sql.format('x')})" for form in forms)
-        (counts,) = self.database.run(f"SELECT {good} FROM (SELECT unnest($x) AS x)", x=sample)
-        (first,) = self.database.run(f"SELECT {good} FROM (SELECT unnest($x) AS x)", x=sample[:1])
-        if not any(counts):
-            return times.neither(forms[0])
-        # Where two have as many, that of the file's beginning.
-        best = max(range(len(forms)), key=lambda k: (counts[k], first[k], -k))
-        return forms[0] if forms[best] is times.FRACTION and counts[0] else forms[best]
-
     def _judge(self, source: Source, faults: Sequence[Fault], lines: int) -> None:
         """Refuse the file, or note what was left out of it."""
         settings = self.settings
@@ -358,25 +270,5 @@ class _Reader:
         ):
             data.unit = second
         if self.form in (times.WHOLE, times.FRACTION):
-            self._warn_of_units(max(second, 1))
+            warn_of_units(self.database, max(second, 1))
         return data
-
-    def _warn_of_units(self, second: int) -> None:
-        """Tell of times of which some count seconds, and others parts of it."""
-        low, high = self.database.run("SELECT min(time), max(time) FROM raw")[0]
-        if low is None or high < 10 * low:
-            return
-        powers = {"seconds": 0, "milliseconds": 3, "microseconds": 6, "nanoseconds": 9}
-        places = (
-            f"time BETWEEN 1e{8 + p} * {second} AND 2e{10 + p} * {second}" for p in powers.values()
-        )
-        counts = self.database.run(
-            f"SELECT {', '.join(f'count(*) FILTER ({place})' for place in places)} FROM raw"
-        )[0]
-        units = [f"{n:,} look like {unit}" for unit, n in zip(powers, counts, strict=True) if n]
-        if len(units) > 1:
-            log.warning(
-                "The times are of several units, %s; their order is not that of time: write them "
-                "in one.",
-                " and ".join(units),
-            )
