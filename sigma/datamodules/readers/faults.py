@@ -107,7 +107,7 @@ def first_fault(database: Database, source: Source, read: Collection[str]) -> Fa
         with database.one_thread():  # which meets the first one first
             database.run(f"SELECT {counts} FROM {source.base}")
         return None
-    except duckdb.InvalidInputException as error:
+    except duckdb.Error as error:
         message = str(error)
     match = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: ([^\n]*))?", message)
     if match is None:
