@@ -165,8 +165,13 @@ def words_of(settings: Settings) -> list[str]:
 
 
 def refusal(overrides: Sequence[str]) -> str:
-    """Why the objective of a run cannot train its model; empty where it can."""
+    """Why a run cannot be a trial, as its objective cannot train its model; empty where it can."""
     config = composed(overrides)
+    if config.dataset.train_on_val:
+        return (
+            "A search chooses by validation, and dataset.train_on_val=true leaves none; leave it "
+            "out, and train the best settings with it afterwards."
+        )
     length = defaults(config.model, max_length=config.dataset.max_length)
     model = instantiate(config.model, num_items=1, **length, _convert_="all")
     try:

@@ -221,6 +221,7 @@ def test_the_fair_search_is_of_five_models_under_both_rankings() -> None:
         (["model=popularity"], "There is nothing to search"),
         (["model=popularity", "model.x=interval(2,1)"], "Cannot draw from model.x=interval"),
         (["model=sasrec", "model.dropuot=interval(0,1)"], "did you mean 'dropout'"),
+        (["model=sasrec", "dataset.train_on_val=true"], "A search chooses by validation"),
     ],
 )
 def test_what_cannot_be_searched_is_one_sentence(
