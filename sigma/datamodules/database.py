@@ -23,8 +23,9 @@ LARGE = 4
 
 ROWS = 1 << 20  # of a batch
 
-LENIENT = "getvariable('lenient')"
-"""Whether lines of text that are no rows are left out, in place of an error."""
+LENIENT = "ignore_errors = getvariable('lenient'), store_rejects = getvariable('careful')"
+"""Whether lines of text that are no rows are left out, in place of an error; and whether rows are
+looked for from the next line on, which takes kilobytes for each that is left out."""
 
 
 def identifier(name: str) -> str:
@@ -69,7 +70,8 @@ class Database:
             settings["threads"] = int(threads)
         place = self.folder / "tables.duckdb" if size > memory // 2 else ":memory:"
         self.connection = duckdb.connect(place, config=settings)
-        self.run("SET TimeZone = 'UTC'; SET VARIABLE lenient = false")
+        self.run("SET TimeZone = 'UTC'")
+        self._set(False, False)
         weakref.finalize(self, _release, self.connection, self.folder)
 
     def arrays(self, length: int, kinds: Iterable[Any]) -> list[np.ndarray]:
@@ -90,14 +92,17 @@ class Database:
         self.run("SET enable_external_access = false")
 
     @contextmanager
-    def lenient(self) -> Iterator[None]:
+    def lenient(self, careful: bool) -> Iterator[None]:
         """Meanwhile lines of text that are no rows are left out."""
-        before = self.value(f"SELECT {LENIENT}")
-        self.run("SET VARIABLE lenient = true")
+        before = self.run("SELECT getvariable('lenient'), getvariable('careful')")[0]
         try:
+            self._set(True, careful)
             yield
         finally:
-            self.run(f"SET VARIABLE lenient = {before}")
+            self._set(*before)
+
+    def _set(self, lenient: bool, careful: bool) -> None:
+        self.run(f"SET VARIABLE lenient = {lenient}; SET VARIABLE careful = {careful}")
 
     @contextmanager
     def one_thread(self) -> Iterator[None]:

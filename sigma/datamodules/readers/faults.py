@@ -42,7 +42,7 @@ def stray_quotes(database: Database, source: Source, columns: Mapping[str, str])
     text, layout = source.text, source.layout
     assert text is not None
     assert layout is not None
-    with database.lenient():
+    with database.lenient(text.small):
         rows = database.value(f"SELECT count(*) FROM {source.base}")
         if rows == text.lines - source.above:
             return False
@@ -73,13 +73,14 @@ def lines_of(database: Database, source: Source, read: Collection[str] = ()) -> 
     """
     assert source.text is not None
     counts = ", ".join(["count(*)", *(f"count({identifier(name)})" for name in read)])
-    with database.lenient():
+    with database.lenient(source.text.small):
         lines = database.run(f"SELECT {counts} FROM {source.base}")[0][0]
         if source.quoted:
             names = [f"coalesce({identifier(name)}, '')" for name in source.columns]
             ends = " + ".join(f"length({f}) - length(replace({f}, chr(10), ''))" for f in names)
             inner = (f"string_split({f}, chr(10))[2:-2]" for f in names)
-            blank = " + ".join(f"len(list_filter({part}, lambda x: x = ''))" for part in inner)
+            empty = "lambda x: x IN ('', chr(13))"
+            blank = " + ".join(f"len(list_filter({part}, {empty}))" for part in inner)
             more = f"SELECT coalesce(sum({ends} - ({blank})), 0)::BIGINT FROM"
             try:  # fields that nobody reads may hold any bytes, of which DuckDB's Latin-1 has most
                 lines += database.value(f"{more} {source.base[:-1]}, encoding = 'latin-1')")
@@ -109,11 +110,11 @@ def first_fault(database: Database, source: Source, read: Collection[str]) -> Fa
         return None
     except duckdb.Error as error:
         message = str(error)
-    match = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: ([^\n]*))?", message)
+    match = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: \n*([^\n]*))?", message)
     if match is None:
         return None
     said = message[match.end() :].partition("\nPossible ")[0]
-    line = line_number(source, int(match[1]), match[2] or "")
+    line = line_number(source, int(match[1]), (match[2] or "").replace("\\0", "\0"))
     if "Invalid unicode" in said:
         return Fault(line, "the bytes are not UTF-8 text", _TEXT, 0)
     fields = re.findall(r"Expected Number of Columns: (\d+) Found: (\d+)", said)

@@ -124,9 +124,9 @@ class _Reader:
             read = [n for n in source.columns if self.settings.where and n in self.settings.where]
             read += [n for n in source.columns if n in columns.values()]
             fault = first_fault(self.database, source, read)
-            if fault is None:
+            if fault is None or source.text is None:
                 raise
-            with self.database.lenient():
+            with self.database.lenient(source.text.small):
                 lost = lines_of(self.database, source, read)[1]
                 self._take(source, columns, guarded, fault._replace(rows=max(lost, 1)))
 

@@ -58,7 +58,7 @@ class Source:
 
 
 def _csv(text: Text, columns: Iterable[str], **options: str | int) -> str:
-    """``read_csv`` with nothing left to guess; what is no row is left out if ``LENIENT``."""
+    """``read_csv`` with nothing left to guess; what is no row is ``LENIENT``'s."""
     kinds = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in columns)
     given: dict[str, str | int] = {
         **{"auto_detect": False, "header": False, "strict_mode": True, "hive_partitioning": False},
@@ -70,7 +70,7 @@ def _csv(text: Text, columns: Iterable[str], **options: str | int) -> str:
         for name, value in given.items()
     ]
     path = literal(str(text.plain))
-    shown.append(f"ignore_errors = {LENIENT}")
+    shown.append(LENIENT)
     return f"read_csv({path}, columns = {{{kinds}}}, {', '.join(shown)})"
 
 
@@ -254,7 +254,7 @@ def without_literals(text: Text, folder: Path) -> Text:
                 copy.write(json.dumps(literal_record(line), default=str) + "\n")
             except ValueError:
                 copy.write(line.rstrip("\n") + "\n")
-    return Text(text.path, Path(name), text.head, text.lines, text.quotes)
+    return replace(text, plain=Path(name))
 
 
 def records(text: Text, folder: Path) -> Source:

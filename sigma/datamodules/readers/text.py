@@ -27,6 +27,7 @@ PARQUET = (".parquet", ".pq")
 
 _CHUNK = 1 << 20
 _HEAD = 1000  # lines looked at closely
+_FEW_LINES, _FEW_BYTES = 200_000, 1 << 26
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _OPEN: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
@@ -107,6 +108,7 @@ class Text:
         head: its first lines that are not blank, numbered from 1.
         lines: how many it has.
         quotes: whether there is a ``"``.
+        size: how many bytes it has, unpacked.
     """
 
     path: Path
@@ -114,6 +116,12 @@ class Text:
     head: list[tuple[int, str]]
     lines: int
     quotes: bool
+    size: int
+
+    @property
+    def small(self) -> bool:
+        """Whether each of its lines may be malformed, and all of them be told."""
+        return self.lines <= _FEW_LINES and self.size <= _FEW_BYTES
 
     @property
     def compression(self) -> str:
@@ -137,7 +145,7 @@ def read_text(path: Path, folder: Path, encoding: str | None = None) -> Text:
         UserError: a damaged file, an empty one, or a line of more than ``LONGEST`` bytes.
     """
     kind = encoding_of(path, encoding)
-    lines = returns = pairs = length = 0
+    lines = returns = pairs = length = size = 0
     quotes, last = False, b"\n"
     with readable(path), open_raw(path) as stream:
         while chunk := stream.read(_CHUNK):
@@ -151,6 +159,7 @@ def read_text(path: Path, folder: Path, encoding: str | None = None) -> Text:
                     "that its name says its format."
                 )
             length = len(chunk) - 1 - chunk.rfind(b"\n") + (length if end < 0 else 0)
+            size += len(chunk)
             lines += chunk.count(b"\n")
             returns += chunk.count(b"\r")
             pairs += chunk.count(b"\r\n")
@@ -161,7 +170,7 @@ def read_text(path: Path, folder: Path, encoding: str | None = None) -> Text:
     if not uniform or kind != "utf-8" or compression(path) in ("bz2", "xz"):
         plain, lines = _copy(path, folder, kind)
         last = b"\n"
-    text = Text(path, plain, [], lines + (last != b"\n"), quotes)
+    text = Text(path, plain, [], lines + (last != b"\n"), quotes, size)
     numbered = ((n, line.rstrip("\r\n")) for n, line in text.numbered() if line.strip("\r\n \t"))
     text.head.extend(islice(numbered, _HEAD))
     if not text.head:
