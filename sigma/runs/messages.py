@@ -156,6 +156,7 @@ def system_message(error: BaseException) -> str | None:
 
 
 def quiet() -> None:
+    logging.raiseExceptions = False  # a line that a full disk has no room for is no fault
     for message in IGNORED:
         warnings.filterwarnings("ignore", message)
 

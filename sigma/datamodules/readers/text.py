@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,7 @@ PARQUET = (".parquet", ".pq")
 
 _CHUNK = 1 << 20
 _HEAD = 1000  # lines looked at closely
-_FEW_LINES, _FEW_BYTES = 200_000, 1 << 26
+_FEW_LINES, _FEW_BYTES, _SHORT = 200_000, 1 << 26, 1 << 14
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _OPEN: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
@@ -118,10 +119,11 @@ class Text:
     quotes: bool
     size: int
 
-    @property
+    @cached_property
     def small(self) -> bool:
-        """Whether each of its lines may be malformed, and all of them be told."""
-        return self.lines <= _FEW_LINES and self.size <= _FEW_BYTES
+        """Whether each of its lines may be malformed, and DuckDB can tell of all of them."""
+        few = self.lines <= _FEW_LINES and self.size <= _FEW_BYTES
+        return few and all(len(line) <= _SHORT for _, line in self.numbered())
 
     @property
     def compression(self) -> str:
