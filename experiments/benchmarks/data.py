@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow.parquet as pq
 import torch
 
@@ -48,21 +47,17 @@ class OwnMemory(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.before = self.peak = self.now()
+        self.before = self.peak = measure.own_bytes()
         self.done = threading.Event()
         self.start()
 
-    def now(self) -> int:
-        memory = psutil.Process().memory_info()
-        return int(memory.rss - memory.shared)
-
     def run(self) -> None:
         while not self.done.wait(EVERY):
-            self.peak = max(self.peak, self.now())
+            self.peak = max(self.peak, measure.own_bytes())
 
     def mib(self) -> float:
         self.done.set()
-        return (max(self.peak, self.now()) - self.before) / 2**20
+        return (max(self.peak, measure.own_bytes()) - self.before) / 2**20
 
 
 def one(case: Case) -> Case:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.fabric.utilities import move_data_to_device
@@ -94,6 +95,12 @@ def medians(
     table.insert(1, "low", groups[columns[0]].min())
     table.insert(2, "high", groups[columns[0]].max())
     return table
+
+
+def own_bytes() -> int:
+    """Memory of this process without files that are mapped."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
 
 
 class Memory:

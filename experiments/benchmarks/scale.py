@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from experiments.benchmarks import measure
@@ -51,19 +50,13 @@ def write(path: Path, number: int) -> None:
             file.write(rng.integers(1, ITEMS, some, np.int32, endpoint=True).tobytes())
 
 
-def own_bytes(process: psutil.Process) -> int:
-    """Memory of a process without files that are mapped."""
-    memory = process.memory_info()
-    return int(memory.rss - memory.shared)
-
-
 def one(case: Case) -> Case:
     """Speed and memory of a model's training on one number of interactions."""
     config = measure.composed(f"model={case['model']}", "dataset=custom")
     config.dataset._target_ = f"{Mapped.__module__}.{Mapped.__qualname__}"
     config.dataset.path = case["path"]
-    memory, process = measure.Memory(CPU), psutil.Process()
-    before, start = own_bytes(process), time.perf_counter()
+    memory = measure.Memory(CPU)
+    before, start = measure.own_bytes(), time.perf_counter()
     data, task = measure.built(config, CPU)
     ready = time.perf_counter()
     next(iter(data.train_dataloader()))
@@ -83,7 +76,7 @@ def one(case: Case) -> Case:
         "setup_seconds": ready - start,
         "first_seconds": first - ready,
         "peak_mib": memory.mib(),
-        "own_mib": (own_bytes(process) - before) / 2**20,
+        "own_mib": (measure.own_bytes() - before) / 2**20,
     }
 
 

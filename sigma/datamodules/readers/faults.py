@@ -132,11 +132,10 @@ def first_fault(database: Database, source: Source, read: Collection[str]) -> Fa
 def line_number(source: Source, line: int, shown: str) -> int:
     """The number of a line that DuckDB knows by its rows, of which some go over several."""
     assert source.text is not None
-    first = shown.lstrip("\n").split("\n")[0]
-    start = re.split("[?\ufffd]", first)[0]
+    start = re.split("[?\ufffd]", shown)[0]
     for number, text in source.text.numbered() if source.quoted else ():
         if number >= line and (
-            text.rstrip("\n") == first or (first != start != "" and text.startswith(start))
+            text.rstrip("\n") == shown or (shown != start != "" and text.startswith(start))
         ):
             return number
     return line

@@ -126,8 +126,8 @@ class _Reader:
             fault = first_fault(self.database, source, read)
             if fault is None or source.text is None:
                 raise
+            lost = lines_of(self.database, source, read)[1]
             with self.database.lenient(source.text.small):
-                lost = lines_of(self.database, source, read)[1]
                 self._take(source, columns, guarded, fault._replace(rows=max(lost, 1)))
 
     def _take(
@@ -137,10 +137,8 @@ class _Reader:
         timed = self.data.timed
         rows, kinds = self._selected(source, columns, guarded)
         if self.form is None and self.data.timed:
-            self.form = form_of(
-                *(self.database, source, rows, kinds["time"], columns["timestamp"]),
-                self.settings.time_format,
-            )
+            name, time_format = columns["timestamp"], self.settings.time_format
+            self.form = form_of(self.database, source, rows, kinds["time"], name, time_format)
         time = (
             self.form.sql.format("time") if self.form else "NULL::BIGINT" if timed else "0::BIGINT"
         )

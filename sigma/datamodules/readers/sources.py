@@ -104,8 +104,12 @@ def delimited(text: Text, layout: Layout, quoted: bool) -> Source:
     rows = _csv(text, names, **signs, skip=layout.above)
     query = f"SELECT *, row_number() OVER () AS {LINE}, NULL::VARCHAR AS {FAULT} FROM {rows}"
     kinds = dict.fromkeys(names, "VARCHAR")
-    source = Source(text.path, query, kinds, text=text, layout=layout, quoted=quoted)
-    return replace(source, base=rows, columns=names, above=layout.above)
+    return Source(
+        *(text.path, query, kinds, "line", text, layout, quoted),
+        base=rows,
+        columns=names,
+        above=layout.above,
+    )
 
 
 def spaced(text: Text, names: Sequence[str], above: int, of: str) -> Source:
