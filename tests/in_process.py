@@ -22,9 +22,11 @@ def call(monkeypatch: pytest.MonkeyPatch, *command: str) -> int:
     except SystemExit as stopped:
         return int(stopped.code or 0)
     finally:
-        # Hydra leaves the run's own log open, in a folder that need not outlive the call.
-        for handler in logging.getLogger().handlers[:]:
-            if isinstance(handler, logging.FileHandler):
-                logging.getLogger().removeHandler(handler)
-                handler.close()
+        # Hydra leaves the run's own log open, in a folder that need not outlive the call; W&B
+        # writes to it, too.
+        for logger in (logging.getLogger(), logging.getLogger("wandb")):
+            for handler in logger.handlers[:]:
+                if isinstance(handler, logging.FileHandler):
+                    logger.removeHandler(handler)
+                    handler.close()
     return 0
