@@ -6,6 +6,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ class Database:
             self.folder = Path(tempfile.mkdtemp(prefix=".reading-", dir=folder))
         except OSError:  # one that nobody can write into
             self.folder = Path(tempfile.mkdtemp(prefix="reading-"))
+        self.size = size
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    @cached_property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Opened at its first use: small data need none."""
         memory = min(MEMORY, psutil.virtual_memory().total // 8)
         threads = os.environ.get("OMP_NUM_THREADS", "")
         settings: dict[str, Any] = {
@@ -68,11 +75,12 @@ class Database:
         }
         if threads.isdigit():
             settings["threads"] = int(threads)
-        place = self.folder / "tables.duckdb" if size > memory // 2 else ":memory:"
-        self.connection = duckdb.connect(place, config=settings)
-        self.run("SET TimeZone = 'UTC'")
-        self._set(False, False)
-        weakref.finalize(self, _release, self.connection, self.folder)
+        place = self.folder / "tables.duckdb" if self.size > memory // 2 else ":memory:"
+        connection = duckdb.connect(place, config=settings)
+        connection.execute("SET TimeZone = 'UTC'; SET VARIABLE lenient = false")
+        connection.execute("SET VARIABLE careful = false")
+        weakref.finalize(self, connection.close)  # the last one made is called first
+        return connection
 
     def arrays(self, length: int, kinds: Iterable[Any]) -> list[np.ndarray]:
         """New arrays; in files of the folder where they take a quarter of the memory."""
@@ -132,8 +140,3 @@ class Database:
         """The only column of a query's result as an array."""
         values = self.connection.sql(query).to_arrow_table().column(0)
         return values.combine_chunks().to_numpy(zero_copy_only=False)
-
-
-def _release(connection: Any, folder: Path) -> None:
-    connection.close()
-    shutil.rmtree(folder, ignore_errors=True)

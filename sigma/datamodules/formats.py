@@ -25,6 +25,7 @@ from sigma.datamodules.readers.read import Reading, read
 from sigma.datamodules.readers.roles import USUAL, usual_column
 from sigma.datamodules.readers.sources import Source
 from sigma.datamodules.readers.text import PACKED, PARQUET, Text, bare_name, is_parquet, read_text
+from sigma.datamodules.readers.whole_numbers import whole_numbers
 from sigma.datamodules.titles import read_info
 from sigma.errors import UserError, excerpt
 
@@ -114,8 +115,12 @@ class RawData:
             parts = [source_of(file, database.folder, settings) for file in self.files]
             copies = [part.text.plain for part in parts if part.text]
         info = None if self.info is None else read_info(self.info, database)
-        database.allow([*self.files, *copies, *database.folder.iterdir()])
-        data = read(parts, database, settings)
+        alone = None if len(parts) > 1 else whole_numbers(parts[0], settings)
+        if alone is not None:
+            data = Interactions(database, alone, timed="time" in alone.column_names)
+        else:
+            database.allow([*self.files, *copies, *database.folder.iterdir()])
+            data = read(parts, database, settings)
         if not self.split:
             data.ends = ()
         data.item_info = info

@@ -1,13 +1,21 @@
-"""Filtering against a brute-force reference, order and ties, duplicates, dense ids, titles."""
+"""Filtering against a brute-force reference, order and ties, duplicates, dense ids; two ways."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from sigma.datamodules import in_memory
 from sigma.datamodules.interactions import Interactions
-from sigma.datamodules.preprocess import Bounds, Sequences, preprocess
+from sigma.datamodules.preprocess import Bounds, Duplicates, Sequences, preprocess
 from sigma.errors import UserError
+from tests.runs.front_door import Logged, Patch
+
+
+@pytest.fixture(autouse=True, params=["in memory", "out of core"])
+def _room(request: pytest.FixtureRequest, monkeypatch: Patch) -> None:
+    if request.param == "out of core":
+        monkeypatch.setattr(in_memory, "ROWS", 0)
 
 
 def interactions(rows: list[tuple[int, int, int]], timed: bool = True) -> Interactions:
@@ -108,3 +116,41 @@ def test_duplicates_are_kept_unless_dropped(timed: bool) -> None:
 def test_bounds_that_keep_nothing(bounds: Bounds) -> None:
     with pytest.raises(ValueError, match=r"user_bounds=\[\d, 5\) keeps nothing"):
         preprocess(interactions([(1, 1, 1)]), bounds)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("ends", [(), (90, 200, 300)])
+@pytest.mark.parametrize("duplicates", ["keep", "identical", "consecutive", "first"])
+def test_both_ways_are_the_same(
+    duplicates: Duplicates, ends: tuple[int, ...], numbered: bool, monkeypatch: Patch
+) -> None:
+    rng = np.random.default_rng(5)
+    columns = rng.zipf(1.6, 300) % 40, rng.zipf(1.5, 300) % 30, rng.integers(0, 9, 300) * 10**9
+    bounds: Bounds = (None, None) if ends else (3, 40)
+
+    def result(rows: int, seed: int) -> Sequences:
+        monkeypatch.setattr(in_memory, "ROWS", rows)
+        data = Interactions.of(*(column[:300] for column in columns))
+        data.ends, data.unit, data.numbered = ends, 10**7, numbered
+        return preprocess(data, bounds, bounds, duplicates, float32_times=bool(seed))
+
+    if ends and duplicates != "keep":
+        for rows in (0, 1000):
+            with pytest.raises(UserError, match="The filters would leave out"):
+                result(rows, 0)
+        return
+    for seed in (0, 1):
+        ours, theirs = result(1000, seed), result(0, seed)
+        assert ours.fingerprint() == theirs.fingerprint()
+        for name in ("items", "offsets", "timestamps", "user_ids", "item_ids", "parts"):
+            a, b = getattr(ours, name), getattr(theirs, name)
+            assert (a is None) == (b is None)
+            assert a is None or (a.dtype == b.dtype and np.array_equal(a, b)), name
+
+
+def test_ids_written_in_two_ways_are_told(caplog: Logged) -> None:
+    users = np.array(["1", "1.0", " a", "a", "b", "c.5", "c"], dtype=object)
+    preprocess(Interactions.of(users, users[::-1].copy()))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert all(message.startswith("2 of the ") for message in messages)
