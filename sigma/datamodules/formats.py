@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,15 @@ from sigma.datamodules.readers.parquet import parquet
 from sigma.datamodules.readers.read import Reading, read
 from sigma.datamodules.readers.roles import USUAL, usual_column
 from sigma.datamodules.readers.sources import Source
-from sigma.datamodules.readers.text import PACKED, PARQUET, Text, bare_name, is_parquet, read_text
+from sigma.datamodules.readers.text import (
+    PACKED,
+    PARQUET,
+    Text,
+    bare_name,
+    is_parquet,
+    matches,
+    read_text,
+)
 from sigma.datamodules.readers.whole_numbers import whole_numbers
 from sigma.datamodules.titles import read_info
 from sigma.errors import UserError, excerpt
@@ -130,7 +137,7 @@ class RawData:
 def by_name(path: Path, table: Mapping[str, Any]) -> Any:
     """What a table has for a file of this name, or None."""
     name = bare_name(path)
-    return next((value for pattern, value in table.items() if fnmatch(name, pattern)), None)
+    return next((value for pattern, value in table.items() if matches(name, pattern)), None)
 
 
 def titles_beside(path: Path) -> Path | None:
@@ -139,7 +146,7 @@ def titles_beside(path: Path) -> Path | None:
     stem = Path(name).stem
     words = {"stem": stem, "category": re.sub(r"^(ratings|reviews)_|_5$", "", stem)}
     for pattern, beside in TITLES:
-        if fnmatch(name, pattern):
+        if matches(name, pattern):
             wanted = beside.format(**words)
             files = [p for ending in ("", *PACKED) for p in path.parent.glob(wanted + ending)]
             if len(files) == 1 and files[0] != path:

@@ -30,8 +30,11 @@ def ordered(
     for side in bounds:
         columns[side], ids[side] = _coded(table[side], data.numbered)
     twins = {side: pair for side, some in ids.items() if (pair := _twins(some))}
-    columns["time"] = table["time"].to_numpy() // data.unit
-    columns["part"] = np.searchsorted(data.ends[:-1], table["line"].to_numpy(), "right")
+    if data.timed:
+        columns["time"] = table["time"].to_numpy() // data.unit
+    if data.ends:
+        parts = np.searchsorted(data.ends[:-1], table["line"].to_numpy(), "right")
+        columns["part"] = parts.astype(np.int8)
     if duplicates != "keep":
         columns = _chosen(columns, _first_ones(columns, duplicates))
     while True:
@@ -44,13 +47,13 @@ def ordered(
         columns[side], used = _dense(columns[side])
         ids[side] = ids[side][used]
     counts = np.bincount(columns["user"]).astype(np.int64)
-    if float32_times:
+    if float32_times and data.timed:
         columns["time"] = columns["time"].astype(np.float32).astype(np.int64)
-    order = np.lexsort((columns["time"], columns["part"], columns["user"]))
+    columns = _chosen(columns, _order(columns, "user", "part", "time"))
     return Ordered(
-        items=columns["item"][order].astype(np.int32) + np.int32(1),
-        times=columns["time"][order] if data.timed else None,
-        parts=columns["part"][order].astype(np.int8) if data.ends else None,
+        items=columns["item"] + np.int32(1),
+        times=columns.get("time"),
+        parts=columns.get("part"),
         counts=counts,
         user_ids=ids["user"],
         item_ids=ids["item"],
@@ -66,7 +69,7 @@ def _coded(column: pa.ChunkedArray, numbered: bool) -> tuple[np.ndarray, np.ndar
     codes, ids = values.indices.to_numpy(), values.dictionary.to_numpy(zero_copy_only=False)
     if numbered:
         order = np.argsort(ids)
-        codes, ids = np.argsort(order)[codes], ids[order]
+        codes, ids = np.argsort(order).astype(np.int32)[codes], ids[order]
     return codes, ids
 
 
@@ -74,17 +77,24 @@ def _chosen(columns: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[str, np
     return {name: column[keep] for name, column in columns.items()}
 
 
+def _order(columns: Mapping[str, np.ndarray], *names: str) -> np.ndarray:
+    """Places (n,) in order of those of the columns that there are, the first of them first."""
+    keys = [columns[name] for name in names if name in columns]
+    return np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys[::-1])
+
+
 def _first_ones(columns: Mapping[str, np.ndarray], duplicates: Duplicates) -> np.ndarray:
     """Mask (n,) of those that are no duplicates."""
-    users, items, times = (columns[name] for name in ("user", "item", "time"))
-    sides = [users, items]
-    if duplicates == "consecutive":
-        order = np.lexsort((times, users))
-    else:
-        order = np.lexsort((times, items, users))
-        sides += [times] if duplicates == "identical" else []
-    again = np.logical_and.reduce([side[order][1:] == side[order][:-1] for side in sides])
-    keep = np.ones(len(users), bool)
+    same = {
+        "consecutive": ("user", "item"),
+        "identical": ("user", "item", "time"),
+        "first": ("user", "item"),
+    }[duplicates]
+    names = ("user", "time") if duplicates == "consecutive" else ("user", "item", "time")
+    order = _order(columns, *names)
+    sides = [columns[name][order] for name in same if name in columns]
+    again = np.logical_and.reduce([side[1:] == side[:-1] for side in sides])
+    keep = np.ones(len(order), bool)
     keep[order[1:][again]] = False
     return keep
 
@@ -101,7 +111,7 @@ def _inside(codes: np.ndarray, bounds: Bounds) -> np.ndarray:
 def _dense(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes without gaps, their order kept, and the old one of each."""
     used = np.bincount(codes) > 0
-    return (np.cumsum(used) - 1)[codes], np.flatnonzero(used)
+    return (np.cumsum(used, dtype=np.int32) - np.int32(1))[codes], np.flatnonzero(used)
 
 
 def _twins(ids: np.ndarray) -> tuple[str, str, int] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -73,22 +73,22 @@ class Interactions:
         return int(self.database.value("SELECT count(*) FROM raw"))
 
     def in_memory(self) -> pa.Table:
-        """``user``, ``item``, ``time`` and ``line``, by which a file's end is told."""
+        """``user``, ``item``, ``time`` and ``line``, the row number by which a file's end is told;
+        the latter two where there are any.
+        """
         if self.table is not None:
-            return self._timed().append_column("line", pa.array(np.arange(len(self))))
+            lines = pa.array(np.arange(len(self)))
+            return self.table.append_column("line", lines) if self.ends else self.table
         query = 'SELECT "user", item, time, rowid AS line FROM raw ORDER BY rowid'
         return self.database.connection.sql(query).to_arrow_table()
-
-    def _timed(self) -> Any:
-        assert self.table is not None
-        if "time" in self.table.column_names:
-            return self.table
-        return self.table.append_column("time", pa.array(np.zeros(len(self), np.int64)))
 
     def in_database(self) -> None:
         """See that there is ``raw``."""
         if self.table is not None:
-            self.database.connection.register("arrays", self._timed())
+            table = self.table
+            if not self.timed:
+                table = table.append_column("time", pa.array(np.zeros(len(self), np.int64)))
+            self.database.connection.register("arrays", table)
             self.database.run("CREATE TABLE raw AS FROM arrays")
             self.database.connection.unregister("arrays")
             self.table = None

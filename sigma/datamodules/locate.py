@@ -9,12 +9,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from sigma.datamodules.formats import ENDINGS, UNNAMED, RawData, is_table, titles_beside
 from sigma.datamodules.readers.read import Reading
-from sigma.datamodules.readers.text import PARQUET, bare_name, is_parquet, readable
+from sigma.datamodules.readers.text import PARQUET, bare_name, is_parquet, matches, readable
 from sigma.errors import UserError, excerpt, listed
 from sigma.files import replace, sweep_stale
 
@@ -124,7 +123,7 @@ def search(
     for level in levels:
         files = _sorted(p for p in level if p.is_file() and not _is_side_file(p))
         for pattern in (*prefer, *KNOWN):
-            fits = [p for p in files if fnmatch(p.name, pattern) or fnmatch(bare_name(p), pattern)]
+            fits = [p for p in files if matches(p.name, pattern) or matches(bare_name(p), pattern)]
             if len(fits) > 1 and pattern not in (*prefer, *TOGETHER):
                 raise UserError(_several(folder, fits))
             if fits and pattern in TOGETHER:

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 
 from sigma.datamodules.database import Database, identifier, literal
 from sigma.datamodules.preprocess import Sequences
@@ -16,7 +19,7 @@ from sigma.datamodules.readers.layout import layout_of
 from sigma.datamodules.readers.parquet import parquet
 from sigma.datamodules.readers.roles import USUAL, plain, role_columns, usual_column
 from sigma.datamodules.readers.sources import FAULT, LINE, Source
-from sigma.datamodules.readers.text import bare_name, is_parquet, read_text
+from sigma.datamodules.readers.text import bare_name, is_parquet, open_raw, read_text, readable
 from sigma.errors import UserError, excerpt
 
 ROLES = {
@@ -36,6 +39,7 @@ UNNAMED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "u.item": ("|", ("item", "title", "date", "video", "url", *FLAGS)),
     "news.tsv": ("\t", ("item", "category", "subcategory", "title", *"abcd")),
 }
+_SMALL = 1 << 20  # bytes
 _ADVICE = "fetch it again or remove it to go on without titles"
 
 
@@ -85,6 +89,8 @@ def read_info(path: Path, database: Database | None = None) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         source = _source(path, Path(folder), database)
         columns = _columns(source, path)
+        if (table := _simple(path, source, columns)) is not None:
+            return table
         parts = {role: _text(source, name) for role, name in columns.items()}
         if path.name.lower() == "u.item":
             flags = (f"CASE WHEN {identifier(f)} = '1' THEN {literal(f)} END" for f in FLAGS)
@@ -108,6 +114,40 @@ def read_info(path: Path, database: Database | None = None) -> pd.DataFrame:
             f"({excerpt(faults[0][1], 80)}); {_ADVICE}."
         )
     return rows.drop(columns=["line", "fault"]).dropna(subset="item").set_index("item")
+
+
+def _simple(path: Path, source: Source, columns: Mapping[str, str]) -> pd.DataFrame | None:
+    """What ``read_info`` gives, of a table whose fields are as they stand; None of any other."""
+    text, layout = source.text, source.layout
+    if text is None or layout is None or source.quoted or text.size > _SMALL:
+        return None
+    if len(layout.delimiter) > 1 or path.name.lower() == "u.item":
+        return None
+    with readable(path), open_raw(text.plain) as stream:
+        body = stream.read().replace(b"\r\n", b"\n")
+    if b"\r" in body or b"\0" in body or b"\n\n" in body:
+        return None
+    names, used = list(source.kinds), list(columns.values())
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(body),
+            csv.ReadOptions(column_names=names, skip_rows=layout.above),
+            csv.ParseOptions(delimiter=layout.delimiter, quote_char=False),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                include_columns=used,
+            ),
+        )
+    except pa.ArrowInvalid:  # lines that are no rows, or bytes that are no text
+        return None
+    for place, name in enumerate(used):
+        if _is_spaced(name):
+            spaced = pc.replace_substring(table[name], " ", "|")
+            table = table.set_column(place, name, spaced)
+    info: pd.DataFrame = table.rename_columns(list(columns)).to_pandas()
+    return info.dropna(subset="item").set_index("item")
 
 
 def _source(path: Path, folder: Path, database: Database) -> Source:
@@ -148,9 +188,12 @@ def _text(source: Source, name: str) -> str:
     column = identifier(name)
     if source.kinds[name].endswith("[]"):
         return f"array_to_string({column}, '|')"
-    if name.endswith(":token_seq") and any(w in name for w in ("class", "genre", "categor")):
-        return f"replace({column}, ' ', '|')"
-    return f"{column}::VARCHAR"
+    return f"replace({column}, ' ', '|')" if _is_spaced(name) else f"{column}::VARCHAR"
+
+
+def _is_spaced(name: str) -> bool:
+    """Whether a column's genres have blanks between them."""
+    return name.endswith(":token_seq") and any(w in name for w in ("class", "genre", "categor"))
 
 
 def _titles(ids: Iterable[Any], info: pd.DataFrame) -> dict[str, Title]:

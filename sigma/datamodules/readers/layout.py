@@ -76,6 +76,9 @@ def split(lines: Sequence[str], delimiter: str) -> list[list[str]]:
         return [line.split(delimiter) for line in lines]
     rows: list[list[str]] = []
     for line in lines:
+        if '"' not in line:
+            rows.append(line.split(delimiter))
+            continue
         try:
             rows.append(next(csv.reader([line], delimiter=delimiter)))
         except (csv.Error, StopIteration):  # a field without end

@@ -6,11 +6,13 @@ import gzip
 import io
 import lzma
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -54,6 +56,12 @@ def bare_name(path: Path) -> str:
     while Path(name).suffix.lower() in PACKED:
         name = Path(name).stem
     return name
+
+
+def matches(name: str, pattern: str) -> bool:
+    """``fnmatch``, which takes long to prepare a pattern: most are told by their first letters."""
+    start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    return os.path.normcase(name).startswith(os.path.normcase(start)) and fnmatch(name, pattern)
 
 
 def is_parquet(path: Path) -> bool:
@@ -163,8 +171,9 @@ def read_text(path: Path, folder: Path, encoding: str | None = None) -> Text:
             length = len(chunk) - 1 - chunk.rfind(b"\n") + (length if end < 0 else 0)
             size += len(chunk)
             lines += chunk.count(b"\n")
-            returns += chunk.count(b"\r")
-            pairs += chunk.count(b"\r\n")
+            if b"\r" in chunk:
+                returns += chunk.count(b"\r")
+                pairs += chunk.count(b"\r\n")
             quotes = quotes or b'"' in chunk
             last = chunk[-1:]
     uniform = returns == 0 or returns == pairs == lines

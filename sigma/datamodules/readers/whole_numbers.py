@@ -11,7 +11,7 @@ from sigma.datamodules.readers.text import open_raw, readable
 LONGEST = 1 << 24
 """Bytes of text: looking at each digit takes many times as many."""
 
-_DIGITS = 18  # of a number that is surely an int64
+_DIGITS = b"0123456789"
 _FIRST = 10**8  # no time of day, no date written as a number
 
 
@@ -34,11 +34,11 @@ def whole_numbers(source: Source, settings: Reading) -> pa.Table | None:
         body = body[body.index(b"\n") + 1 :]
     if source.layout is None and source.kinds == {"user": "VARCHAR", "item": "VARCHAR[]"}:
         return _histories(body)
-    rows = _rows(body, source)
-    if rows is None:
+    fields = _blank_fields(body, source) if source.layout is None else _fields(body, source)
+    if fields is None:
         return None
     columns = choose_columns(source.kinds, settings.columns, source.path)
-    picked = {role: rows[:, list(source.kinds).index(name)] for role, name in columns.items()}
+    picked = {role: fields[list(source.kinds).index(name)] for role, name in columns.items()}
     result = {"user": _encoded(picked["user"]), "item": _encoded(picked["item"])}
     if (times := picked.get("timestamp")) is not None:
         if times.min() < _FIRST or times.max() >= 10 * times.min():
@@ -48,14 +48,18 @@ def whole_numbers(source: Source, settings: Reading) -> pa.Table | None:
     return pa.table(result)
 
 
-def _rows(body: bytes, source: Source) -> np.ndarray | None:
-    """The fields (n, columns) of a table."""
+def _blank_fields(body: bytes, source: Source) -> np.ndarray | None:
+    """The columns (width, n) of a table with any number of blanks between fields."""
+    values = _numbers(body)
+    if values is None or (_lengths(body) != len(source.kinds)).any():
+        return None
+    return values.reshape(-1, len(source.kinds)).T
+
+
+def _fields(body: bytes, source: Source) -> np.ndarray | None:
+    """The columns (width, n) of a table."""
     layout, width = source.layout, len(source.kinds)
-    if layout is None:  # blanks, any number of them
-        values = _numbers(body, b" \t")
-        if values is None or (_lengths(body) != width).any():
-            return None
-        return values.reshape(-1, width)
+    assert layout is not None
     if width != len(layout.names or ()) or any(name.isdigit() for name in layout.header):
         return None
     delimiter = layout.delimiter.encode()
@@ -63,17 +67,20 @@ def _rows(body: bytes, source: Source) -> np.ndarray | None:
         if b"\t" in body:
             return None
         body, delimiter = body.replace(delimiter, b"\t"), b"\t"
-    values, signs = _numbers(body, delimiter), np.frombuffer(body, np.uint8)
-    separators = signs[~_is_digit(signs)]
-    if values is None or len(values) != len(separators) or len(values) % width:
+    separators = body.translate(None, _DIGITS)
+    line = delimiter * (width - 1) + b"\n"
+    if separators != line * (len(separators) // width):
         return None
-    ends = separators.reshape(-1, width) == ord("\n")
-    return None if ends[:, :-1].any() or not ends[:, -1].all() else values.reshape(-1, width)
+    lines = body.translate(bytes.maketrans(delimiter, b"\n"))
+    if lines.startswith(b"\n") or b"\n\n" in lines:  # a field is empty
+        return None
+    values = _numbers(lines)
+    return None if values is None else values.reshape(-1, width).T
 
 
 def _histories(body: bytes) -> pa.Table | None:
     """Of a user and items a line."""
-    values = _numbers(body, b" \t")
+    values = _numbers(body)
     if values is None:
         return None
     lengths = _lengths(body)
@@ -90,33 +97,26 @@ def _histories(body: bytes) -> pa.Table | None:
 def _lengths(body: bytes) -> np.ndarray:
     """How many numbers each line has that has any."""
     signs = np.frombuffer(body, np.uint8)
-    digit = _is_digit(signs)
-    starts = np.flatnonzero(digit & ~np.concatenate([[False], digit[:-1]]))
-    lengths = np.diff(np.searchsorted(starts, np.flatnonzero(signs == ord("\n"))), prepend=0)
+    starts = signs - np.uint8(ord("0")) <= 9  # what is below wraps round
+    starts[1:] &= ~starts[:-1]
+    ends = np.flatnonzero(signs == ord("\n"))
+    lengths = np.diff(np.searchsorted(np.flatnonzero(starts), ends), prepend=0)
     return lengths[lengths > 0]
 
 
-def _is_digit(signs: np.ndarray) -> np.ndarray:
-    return signs - np.uint8(ord("0")) <= 9  # what is below wraps round
-
-
-def _numbers(body: bytes, delimiters: bytes) -> np.ndarray | None:
-    """All numbers (n,) int64 of a text of them; None if there is anything else, or a number that is
-    not the only way to write it."""
-    if body.translate(None, b"0123456789\n" + delimiters):
+def _numbers(body: bytes) -> np.ndarray | None:
+    """All numbers (n,) int64 of a text that has blanks beside them; None if there is anything else,
+    or a number that is not the only way to write it.
+    """
+    if body.translate(None, _DIGITS + b" \t\n"):
         return None
-    signs = np.frombuffer(body, np.uint8)
-    edges = np.flatnonzero(np.diff(_is_digit(signs), prepend=False))
-    starts, ends = edges[::2], edges[1::2]
-    lengths = ends - starts
-    if not len(starts) or lengths.max() > _DIGITS or (lengths[signs[starts] == ord("0")] > 1).any():
+    ones = b"\n" + body.translate(bytes.maketrans(b"23456789 \t", b"11111111\n\n"))
+    if b"\n00" in ones or b"\n01" in ones:
         return None
-    values = np.zeros(len(starts), np.int64)
-    for place in range(lengths.max()):
-        some = np.flatnonzero(lengths > place)
-        values[some] *= 10
-        values[some] += signs[starts[some] + place] - np.uint8(ord("0"))
-    return values
+    if b"1" * 19 in ones.replace(b"0", b"1"):  # too much for an int64, perhaps
+        return None
+    values: np.ndarray = np.fromstring(body, np.int64, sep=" ")
+    return values if len(values) else None
 
 
 def _encoded(values: np.ndarray) -> pa.DictionaryArray:
