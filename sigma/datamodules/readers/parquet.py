@@ -52,7 +52,7 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str], rounded: str) -> 
             # Not buffered ahead: that would be the whole file.
             with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
                 known = [name for name in columns if name in file.schema_arrow.names]
-                for batch in file.iter_batches(1 << 20, columns=known):
+                for batch in file.iter_batches(1 << 17, columns=known):
                     if rounded in known and "[ns" in str(batch.schema.field(rounded).type):
                         _refuse_nanoseconds(path, rounded, batch.column(rounded))
         except UserError:
