@@ -117,14 +117,13 @@ class RawData:
             parts = [
                 parquet(database, files, files[0] if self.split else place) for files in tables
             ]
-            copies: list[Path] = []
         else:
             parts = [source_of(file, database.folder, settings) for file in self.files]
-            copies = [part.text.plain for part in parts if part.text]
+        copies = [part.text.plain for part in parts if part.text]
         info = None if self.info is None else read_info(self.info, database)
-        alone = None if len(parts) > 1 else whole_numbers(parts[0], settings)
-        if alone is not None:
-            data = Interactions(database, alone, timed="time" in alone.column_names)
+        table = None if len(parts) > 1 else whole_numbers(parts[0], settings)
+        if table is not None:
+            data = Interactions(database, table, timed="time" in table.column_names)
         else:
             database.allow([*self.files, *copies, *database.folder.iterdir()])
             data = read(parts, database, settings)
@@ -183,7 +182,7 @@ def source_of(path: Path, folder: Path, settings: Reading) -> Source:
     if name == "behaviors.tsv" and settings.names is None:
         return sources.impressions(text)
     if ending == ".inter":
-        return _atomic(text)
+        return _atomic(text, settings)
     layout = layout_of(text, settings.delimiter, settings.names)
     if layout.names is None:
         known = by_name(path, UNNAMED)
@@ -192,7 +191,8 @@ def source_of(path: Path, folder: Path, settings: Reading) -> Source:
         if layout.names is None:
             return _histories(text, layout, ending)
     quoted = text.quotes and layout.names is not by_name(path, UNNAMED)
-    return with_numbers(sources.delimited(text, layout, quoted), layout)
+    source = sources.delimited(text, layout, quoted)
+    return with_numbers(source, layout) if settings.where else source
 
 
 def with_numbers(source: Source, layout: Layout) -> Source:
@@ -250,7 +250,7 @@ def _histories(text: Text, layout: Layout, ending: str) -> Source:
     return sources.sequences(text)
 
 
-def _atomic(text: Text) -> Source:
+def _atomic(text: Text, settings: Reading) -> Source:
     """RecBole's ``.inter``: a header ``user_id:token <tab> …``, no quotes."""
     layout = layout_of(text, "\t")
     if layout.names is None:  # it is the header whatever it says
@@ -275,7 +275,7 @@ def _atomic(text: Text) -> Source:
     layout = replace(layout, names=names)
     source = sources.delimited(text, layout, False)
     if not lists:
-        return with_numbers(source, layout)
+        return with_numbers(source, layout) if settings.where else source
     split = ", ".join(f"string_split({identifier(n)}, ' ') AS {identifier(n)}" for n in lists)
     kinds = {n: "VARCHAR[]" if n in lists else "VARCHAR" for n in names}
     kinds = {"item_id" if n in histories else n: kind for n, kind in kinds.items()}
