@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,8 @@ class RawData:
         database = Database(folder, sum(file.stat().st_size for file in self.files))
         if all(map(is_parquet, self.files)):
             place = self.path if len(self.files) == 1 else Path(os.path.commonpath(self.files))
-            tables = [self.files] if not self.split else [(file,) for file in self.files]
-            parts = [
-                parquet(database, files, files[0] if self.split else place) for files in tables
-            ]
+            tables = {file: (file,) for file in self.files} if self.split else {place: self.files}
+            parts = [parquet(database, files, place) for place, files in tables.items()]
         else:
             parts = [source_of(file, database.folder, settings) for file in self.files]
         copies = [part.text.plain for part in parts if part.text]
@@ -241,7 +240,8 @@ def _histories(text: Text, layout: Layout, ending: str) -> Source:
     once = len(set(users)) == len(users)
     several = len(widths) == 1 and min(widths) > 2 and len(users) > 1
     again = len(users) > 10 and len(set(users)) < len(users) / 2
-    values = (t for row in rows for t in row[1:] if not re.fullmatch(r"[+-]?\d+", t))
+    fields = islice((field for row in rows for field in row[1:]), 100_000)  # enough to tell
+    values = (field for field in fields if not re.fullmatch(r"[+-]?\d+", field))
     table = several and (again or any(map(is_value, values)))
     if not blank or ending in (".csv", ".tsv") or table:
         raise no_header(text, layout)

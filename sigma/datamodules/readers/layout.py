@@ -163,7 +163,7 @@ def _delimiter(lines: Sequence[str], fields: int) -> str:
 def _headed(rows: list[list[str]]) -> bool:
     """Whether the first row names the columns below it."""
     first = rows[0]
-    roles = [usual_column(first, usual) for usual in USUAL.values()]
+    roles = [usual_column(first[:_WIDEST], usual) for usual in USUAL.values()]
     if sum(role is not None for role in roles) >= 2:
         return True
     if any(is_value(field) for field in first if field.strip()) or not any(first):
