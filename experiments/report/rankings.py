@@ -50,7 +50,7 @@ def places(compared: Sequence[Line], split: str) -> dict[str, list[str]]:
     texts = {}
     for ranking, column in values.items():
         place = column.rank(ascending=False, method="min")
-        texts[ranking] = place.map("{:.0f}".format, na_action="ignore").fillna(DASH).tolist()
+        texts[ranking] = [DASH if pd.isna(n) else f"{n:.0f}" for n in place]
     arrows = change.map(lambda n: f" {'↑' if n > 0 else '↓'}{abs(n):.0f}" if n else "").where(
         change.notna(), ""
     )
