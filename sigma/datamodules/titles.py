@@ -19,7 +19,7 @@ from sigma.datamodules.readers.layout import layout_of
 from sigma.datamodules.readers.parquet import parquet
 from sigma.datamodules.readers.roles import USUAL, plain, role_columns, usual_column
 from sigma.datamodules.readers.sources import FAULT, LINE, Source
-from sigma.datamodules.readers.text import bare_name, is_parquet, open_raw, read_text, readable
+from sigma.datamodules.readers.text import bare_name, is_parquet, read_text
 from sigma.errors import UserError, excerpt
 
 ROLES = {
@@ -123,8 +123,7 @@ def _simple(path: Path, source: Source, columns: Mapping[str, str]) -> pd.DataFr
         return None
     if len(layout.delimiter) > 1 or path.name.lower() == "u.item":
         return None
-    with readable(path), open_raw(text.plain) as stream:
-        body = stream.read().replace(b"\r\n", b"\n")
+    body = text.content()
     if b"\r" in body or b"\0" in body or b"\n\n" in body:
         return None
     names, used = list(source.kinds), list(columns.values())

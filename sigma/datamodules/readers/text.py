@@ -137,6 +137,11 @@ class Text:
     def compression(self) -> str:
         return compression(self.plain)
 
+    def content(self) -> bytes:
+        """All of it, unpacked, each line ended by a line feed alone."""
+        with readable(self.path), open_raw(self.plain) as stream:
+            return stream.read().replace(b"\r\n", b"\n")
+
     def numbered(self) -> Iterator[tuple[int, str]]:
         """``(number from 1, line)`` of all of it; bytes that are not UTF-8 become ``\\ufffd``."""
         with readable(self.path), open_raw(self.plain) as stream:

@@ -6,7 +6,6 @@ import pyarrow as pa
 from sigma.datamodules.readers.read import Reading
 from sigma.datamodules.readers.roles import choose_columns, say_choice
 from sigma.datamodules.readers.sources import Source, partitioned
-from sigma.datamodules.readers.text import open_raw, readable
 
 LONGEST = 1 << 24
 """Bytes of text: looking at each digit takes many times as many."""
@@ -27,8 +26,7 @@ def whole_numbers(source: Source, settings: Reading) -> pa.Table | None:
         return None
     if settings.where is not None or settings.time_format is not None:
         return None
-    with readable(text.path), open_raw(text.plain) as stream:
-        body = stream.read().replace(b"\r\n", b"\n")
+    body = text.content()
     body += b"" if body.endswith(b"\n") else b"\n"
     for _ in range(source.above):
         body = body[body.index(b"\n") + 1 :]
