@@ -92,6 +92,42 @@ def test_files_that_are_none(name: str, text: str, answer: str, tmp_path: Path) 
         read_titles(tmp_path / "none.csv")
 
 
+PLAIN = {
+    "movies.csv": "movieId,title,genres\n1,Toy Story (1995),Animation|Comedy\n2,Jumanji,\n",
+    "films.tsv": "item\ttitle\tgenre\n007\tDr. No, again\tSpies;Cars\n8\t 'x' \t(no genres listed)\n",
+    "movies.dat": "1::Ådalen 31::Drama\n2::Cité::War|Noir\n",
+    "news.tsv": 'N1\tsports\tgolf\tA "hole" in one\tx\ty\t[]\t[]\nN2\tnews\tworld\tPeace\t\t\t\t\n',
+    "ml.item": "item_id:token\tmovie_title:token_seq\tclass:token_seq\n1\tToy Story\tWar Noir\n2\t\t\n",
+    "marked.csv": "\ufeffitem,title\n1,a\n2,b\n",
+    "empty.csv": "item,title,genres\n,nobody,War\n3,,\n4,d,War\n3,twice,\n",
+    "blank.csv": "item,title\n1,a\n\n2,b\n",
+    "returns.csv": "item,title\r\n1,a\r\n2,b\r\n",
+    "quoted.csv": 'item,title\n1,"a, b"\n2,"c ""d"""\n',
+    "last.csv": "item,title\n1,a\n2,b",
+    "spaces.csv": "item, title\n 1 , a \n2,\tb\n",
+    "short.csv": "item,title,genres\n1,a\n2,b,War\n",
+    "long.csv": "item,title\n1,a\n2,b,c\n",
+    "null.csv": "item,title\n1,NULL\n2,nan\nNA,c\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_small_plain_table_says_without_the_engine_what_it_says_with_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = raw.write(tmp_path / name, PLAIN[name])
+    quick = outcome(path)
+    monkeypatch.setattr("sigma.datamodules.titles._SMALL", -1)
+    assert quick == outcome(path)
+
+
+def outcome(path: Path) -> dict[str, Title] | str:
+    try:
+        return read_titles(path)
+    except UserError as error:
+        return str(error)
+
+
 TOY_STORY = Title("Toy Story", ("Animation", "Children's", "Comedy"))
 JUMANJI = Title("Jumanji (1995)", ("Adventure", "Children", "Fantasy"))
 
