@@ -160,7 +160,15 @@ def _source(path: Path, folder: Path, database: Database) -> Source:
         return sources.records(text, folder)
     delimiter, names = UNNAMED.get(name, (None, None))
     atomic = name.endswith(".item") and name not in UNNAMED
-    layout = layout_of(text, "\t" if atomic else delimiter, names)
+    try:
+        layout = layout_of(text, "\t" if atomic else delimiter, names)
+    except UserError as error:
+        if names is None:
+            raise
+        raise UserError(
+            f"{path} is not laid out as a {name} is, {len(names)} columns separated by "
+            f"'{delimiter}' ({', '.join(names[:4])} …); {_ADVICE}."
+        ) from error
     if layout.names is None:
         raise UserError(
             f"{path} is not a table with a header; write one with columns for item, title and "

@@ -83,6 +83,7 @@ def test_a_list_of_genres_and_numbers_as_ids_and_no_genres(tmp_path: Path) -> No
         ("a.csv", "item,title\n1,2,3,4\n5\n6,7,8,9,10\n", "line 2: not an item's record"),
         ("a.parquet", "no", "is not a readable Parquet file"),
         ("a.item", "item_id:token\n1\n", "has no column of titles"),
+        ("news.tsv", "N1\tsports\tgolf\tA hole\tx\ty\t[]\n", "not laid out as a news.tsv is, 8"),
     ],
 )
 def test_files_that_are_none(name: str, text: str, answer: str, tmp_path: Path) -> None:
@@ -94,10 +95,10 @@ def test_files_that_are_none(name: str, text: str, answer: str, tmp_path: Path) 
 
 PLAIN = {
     "movies.csv": "movieId,title,genres\n1,Toy Story (1995),Animation|Comedy\n2,Jumanji,\n",
-    "films.tsv": "item\ttitle\tgenre\n007\tDr. No, again\tSpies;Cars\n8\t 'x' \t(no genres listed)\n",
+    "films.tsv": "item\ttitle\tgenre\n007\tDr. No, again\tSpies;Cars\n8\t 'x' \tunknown\n",
     "movies.dat": "1::Ådalen 31::Drama\n2::Cité::War|Noir\n",
     "news.tsv": 'N1\tsports\tgolf\tA "hole" in one\tx\ty\t[]\t[]\nN2\tnews\tworld\tPeace\t\t\t\t\n',
-    "ml.item": "item_id:token\tmovie_title:token_seq\tclass:token_seq\n1\tToy Story\tWar Noir\n2\t\t\n",
+    "ml.item": "item_id:token\tmovie_title:token_seq\tclass:token_seq\n1\tToy\tWar Noir\n2\t\t\n",
     "marked.csv": "\ufeffitem,title\n1,a\n2,b\n",
     "empty.csv": "item,title,genres\n,nobody,War\n3,,\n4,d,War\n3,twice,\n",
     "blank.csv": "item,title\n1,a\n\n2,b\n",
