@@ -28,7 +28,8 @@ RECURRENT: list[tuple[str, dict[str, Any]]] = [
     *(("sigma_causal", {"num_layers": 2} | options) for options in ({}, {"r": 1}, {"r": 50})),
     *(("sigma_causal", {key: False}) for key in ("partial_flip", "gate", "gru", "shared_mamba")),
 ]
-STREAMS = {*(name for name, settings in RECURRENT if "partial_flip" not in settings), "gru4rec_bce"}
+ALIKE = {"gru4rec_bce", "mamba4rec_cosine", "sigma_tuned"}  # other settings of those
+STREAMS = {name for name, settings in RECURRENT if "partial_flip" not in settings} | ALIKE
 each_model = pytest.mark.parametrize(("name", "settings"), RECURRENT, ids=str)
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
 
