@@ -21,7 +21,7 @@ def test_an_experiment_is_the_runs_it_says() -> None:
         **{"table3_efficiency dataset=games_2014": 6, "table4_ablation dataset=games": 20},
         **{"table5_layers": 15},
         **{"table6_case_study": 3, "figure5_flip_range": 45, "released_vs_paper": 55},
-        **{"strong": 30, "padding": 4},
+        **{"strong": 45, "padding": 4},
         # Of these a part: all of it takes seconds.
         **{"mambarec_context dataset=lfm_1b dataset.max_length=5000": 5},
         **{"mambarec_efficiency dataset.max_length=250": 4, "echomamba4rec dataset=tmall": 5},
