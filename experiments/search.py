@@ -187,10 +187,12 @@ class Search:
 
     def command(self, number: int, settings: dict[str, Any]) -> list[str]:
         """The command line of a trial; started again, it goes on with it."""
+        folder = self.trial_folder(number)
+        storage = f"sqlite:///{folder / '..' / 'search.db'}"  # from the run's folder, as in its row
         pruning = {"_target_": "experiments.search.Pruning", "trial": number}
-        pruning |= {"storage": quoted(self.storage), "study": quoted(self.name)}
+        pruning |= {"storage": quoted(storage), "study": quoted(self.name)}
         words = settings | {f"+callbacks.pruning.{key}": value for key, value in pruning.items()}
-        words |= {"resume": "true", "hydra.run.dir": quoted(str(self.trial_folder(number)))}
+        words |= {"resume": "true", "hydra.run.dir": quoted(str(folder))}
         words |= {"callbacks.row.search": f"{{trials:{self.words.n_trials},trial:{number}}}"}
         typed = ["group=fair_search", *self.fixed, *words_of(words)]
         return [sys.executable, str(SCRIPT), *typed]
